@@ -1,0 +1,78 @@
+# Every target makes what it needs in .venv/ and then runs; `make help` lists them.
+# Options are variables: make extract DATASET=folder ROOT=clips LABEL_COLUMN=verb FEATURES=lite:frames
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+AVFUSE := $(BIN)/avfuse
+
+DATASET ?= demo
+FUSION ?= all
+
+# An option is passed on only when its variable is set.
+flag = $(if $($(1)),$(2) "$($(1))")
+switch = $(if $($(1)),$(2))
+
+DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,LABEL_COLUMN,--label-column) \
+	$(call flag,GROUP_COLUMN,--group-column) $(call flag,SPLIT_COLUMN,--split-column)
+SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,DEVICE,--device) $(call flag,CACHE,--cache) \
+	$(call switch,REPLACE,--replace) $(ARGS)
+
+.PHONY: help demo test extract fuse report bench lint format clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.installed ## render a small data set, extract its features, train six heads, write runs/demo/demo/report.html
+	@$(AVFUSE) extract --dataset demo
+	@$(AVFUSE) fuse --dataset demo --fusion all --name demo --seeds 3 --replace
+
+extract: $(VENV)/.installed ## stage one: DATASET=demo|folder|..., ROOT=..., FEATURES=..., NAME=..., LIMIT=N, WORKERS=N
+	@$(AVFUSE) extract --dataset "$(DATASET)" $(DATASET_FLAGS) $(call flag,FEATURES,--features) \
+		$(call flag,FRAMES,--frames) $(call flag,LIMIT,--limit) $(call flag,WORKERS,--workers) \
+		$(call switch,RETRY_FAILED,--retry-failed) $(SHARED_FLAGS)
+
+fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all, SEEDS=N, NAME=...
+	@$(AVFUSE) fuse --dataset "$(DATASET)" --fusion "$(FUSION)" $(call flag,SEEDS,--seeds) $(call flag,VIDEO,--video) \
+		$(call flag,AUDIO,--audio) $(call flag,EPOCHS,--epochs) $(call flag,RUNS,--runs) $(SHARED_FLAGS)
+
+report: $(VENV)/.installed ## the page of a run again: DATASET=..., NAME=... (the run's name)
+	@$(AVFUSE) report "$(or $(RUNS),runs)/$(DATASET)/$(or $(NAME),$(FUSION))" $(call flag,CACHE,--cache) $(ARGS)
+
+test: $(VENV)/.installed-test ## run the tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+bench: $(VENV)/.installed-test ## run every benchmark; make bench-NAME runs one
+	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python "$$script" || exit 1; done
+
+bench-%: $(VENV)/.installed-test
+	@$(BIN)/python tests/benchmarks/bench_$(subst -,_,$*).py
+
+lint: $(VENV)/.installed-lint ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.installed-lint ## let ruff format and fix the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove what tools leave behind; the cache and the runs stay
+	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+
+# One virtual environment, with the extras asked for so far. It is brought up to date when pyproject.toml changes.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avfuse needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "installing avfuse into $(VENV) (PyTorch is large: a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed pyproject.toml
+	@echo "installing what '$*' needs"
+	@$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	@touch $@

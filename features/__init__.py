@@ -1,0 +1,21 @@
+"""WHAT is extracted: media reading, audio images, frozen backbones, and the cache that keeps their features.
+
+This layer knows a clip as (path, start, end) and nothing of labels. `features.load` is the door for people who only
+want the numbers.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from features.cache.loading import load
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `load` when it is asked for: decode workers import this package and need neither h5py nor pandas."""
+    if name == "load":
+        from features.cache.loading import load
+
+        return load
+    raise AttributeError(f"module 'features' has no attribute '{name}'")

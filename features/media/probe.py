@@ -1,0 +1,73 @@
+"""What a file says of itself, without decoding it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+from av.error import FFmpegError
+
+from features.errors import ClipError
+
+MEDIA_SUFFIXES = frozenset(
+    ".avi .mp4 .mkv .webm .mov .m4v .mpg .mpeg .ts .flv .wmv .3gp .ogv .wav .mp3 .flac .ogg .opus .m4a .aac".split()
+)
+"""Suffixes by which a folder is searched for clips; what a file really is, opening it tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaInfo:
+    """Streams and duration as the container claims them; None where it does not say."""
+
+    duration_seconds: float | None
+    has_video: bool
+    width: int | None
+    height: int | None
+    frames_per_second: float | None
+    has_audio: bool
+    sample_rate_hz: int | None
+    channels: int | None
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a media file for reading. Raises ClipError (stage `open`) that says what is wrong with it."""
+    if not path.exists():
+        raise ClipError("open", "file not found")
+    if path.is_dir():
+        raise ClipError("open", "is a folder")
+    if path.stat().st_size == 0:
+        raise ClipError("open", "file is empty (0 bytes)")
+    try:
+        # Without a path in the metadata FFmpeg may not name it; the file is a local file, never an address.
+        return av.open(f"file:{path}", mode="r", metadata_errors="replace")
+    except (FFmpegError, ValueError) as error:
+        raise ClipError("open", f"not a readable media file ({_reason(error)})") from error
+
+
+def probe(path: Path) -> MediaInfo:
+    """Read the container's header. Raises ClipError when it is no media file."""
+    with open_container(path) as container:
+        video = picture_stream(container)
+        audio = container.streams.audio[0] if container.streams.audio else None
+        rate = video.average_rate if video is not None else None
+        return MediaInfo(
+            duration_seconds=container.duration / av.time_base if container.duration is not None else None,
+            has_video=video is not None,
+            width=video.width if video is not None else None,
+            height=video.height if video is not None else None,
+            frames_per_second=float(rate) if rate else None,
+            has_audio=audio is not None,
+            sample_rate_hz=audio.rate if audio is not None else None,
+            channels=audio.channels if audio is not None else None,
+        )
+
+
+def picture_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream | None:
+    """The first real video stream: cover art inside a sound file is not one."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

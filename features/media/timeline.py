@@ -1,0 +1,75 @@
+"""When each displayed frame starts, in exact fractions of a second."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from features.media.sampling import uniform_indices
+
+_FALLBACK_RATE = Fraction(25)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Start times of the displayed frames, seconds since the first of them.
+
+    `origin` is that first frame's place on the container's clock; `end` is the last frame's start plus its duration.
+    """
+
+    starts: tuple[Fraction, ...]
+    origin: Fraction
+    end: Fraction
+
+    def uniform(self, wanted: int, start: float | None, end: float | None) -> NDArray[np.int64]:
+        """Indices of `wanted` frames spread over those with start <= time < end.
+
+        An interval between two frames gives the one on display then. Needs at least one frame.
+        """
+        first = Fraction(start) if start is not None else Fraction(0)
+        last = Fraction(end) if end is not None else self.end
+        inside = [index for index, time in enumerate(self.starts) if first <= time < last]
+        if not inside:
+            inside = [max((i for i, time in enumerate(self.starts) if time <= first), default=0)]
+        return np.asarray(inside, dtype=np.int64)[uniform_indices(len(inside), wanted)]
+
+
+def timeline(ticks: Sequence[int | None], stream: av.video.stream.VideoStream) -> Timeline:
+    """Place frames in time from their timestamps in decoder-output order.
+
+    Where these do not rise strictly they are not to be trusted (AVI with packed B-frames, as UCF101's), and a frame's
+    time is its index over the average rate. `ticks` are in the stream's time base.
+    """
+    rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
+    base = stream.time_base or 1 / rate
+    known = [tick for tick in ticks if tick is not None]
+    if len(known) == len(ticks) and all(a < b for a, b in zip(known, known[1:], strict=False)):
+        starts = tuple((tick - known[0]) * base for tick in known)
+        origin = known[0] * base if known else Fraction(0)
+    else:
+        starts = tuple(index / rate for index in range(len(ticks)))
+        origin = (stream.start_time or 0) * base
+    end = starts[-1] + 1 / rate if starts else Fraction(0)
+    return Timeline(starts=starts, origin=origin, end=end)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a video stream promises before it is decoded: its timeline, and how many frames that should have been, more
+    than the timeline has where the file was cut short of what its header says."""
+
+    timeline: Timeline
+    frames: int
+
+
+def promised_timeline(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Promise:
+    """The timeline that the packets promise, without decoding them. Frames that an edit list hides are left out."""
+    packets = [packet for packet in container.demux(stream) if packet.size]
+    ticks = [packet.pts if packet.pts is not None else packet.dts for packet in packets if not packet.is_discard]
+    known = sorted(tick for tick in ticks if tick is not None)
+    promised = timeline(known if len(known) == len(ticks) else ticks, stream)
+    lost = max(0, stream.frames - len(packets))  # the header counts every packet, hidden ones too
+    return Promise(promised, len(ticks) + lost)

@@ -1,0 +1,96 @@
+"""The table of a data set's clips, one row each, and what is known of how it was made."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pandera.pandas as pa
+
+from features.clips import Clip
+from features.errors import UsageError
+
+SPLITS = ("train", "val", "test")
+
+SCHEMA = pa.DataFrameSchema(
+    {
+        "clip_id": pa.Column(str, pa.Check.str_length(min_value=1), unique=True),
+        "path": pa.Column(str, pa.Check.str_length(min_value=1)),
+        "start": pa.Column(float, pa.Check.ge(0), nullable=True),
+        "end": pa.Column(float, pa.Check.gt(0), nullable=True),
+        "label": pa.Column(str, nullable=True),
+        "split": pa.Column(str, pa.Check.isin(SPLITS)),
+        "group": pa.Column(str, pa.Check.str_length(min_value=1)),
+    },
+    checks=pa.Check(
+        lambda table: ~(table["end"] <= table["start"].fillna(0)), error="end is after start", name="interval"
+    ),
+    strict=True,
+    coerce=True,
+)
+"""start and end in seconds, empty for the whole file; path relative to the root; label empty where there is none."""
+
+COLUMNS = tuple(SCHEMA.columns)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set: `table` as SCHEMA has it, over media under `root`.
+
+    `collection` names the media a cache belongs to; several manifests (splits, subsets) may share one. `provenance`
+    records the builder, its revision and its options.
+    """
+
+    name: str
+    collection: str
+    root: Path
+    table: pd.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", validate(self.table, self.name))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def clips(self) -> list[Clip]:
+        """The clips in the table's order."""
+        return [
+            Clip(
+                clip_id=row.clip_id,
+                path=self.root / row.path,
+                start=None if pd.isna(row.start) else float(row.start),
+                end=None if pd.isna(row.end) else float(row.end),
+            )
+            for row in self.table.itertuples(index=False)
+        ]
+
+    @property
+    def classes(self) -> list[str]:
+        """Sorted names of the classes; empty for a data set without labels."""
+        return sorted(self.table["label"].dropna().unique())
+
+    def summary(self) -> str:
+        counts = self.table["split"].value_counts()
+        parts = ", ".join(f"{counts[split]} {split}" for split in SPLITS if split in counts)
+        labels = f"{len(self.classes)} classes" if self.classes else "no labels"
+        groups = self.table["group"].nunique()
+        return f"{self.name}: {len(self)} clips ({parts}), {labels}, {groups} groups, media in {self.root}"
+
+
+def validate(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The table checked against SCHEMA. Raises UsageError that names the first wrong cell."""
+    try:
+        return SCHEMA.validate(table.reset_index(drop=True), lazy=True)
+    except (pa.errors.SchemaErrors, pa.errors.SchemaError) as error:
+        raise UsageError(f"manifest '{name}': {_first_problem(error)}") from error
+
+
+def _first_problem(error: pa.errors.SchemaErrors | pa.errors.SchemaError) -> str:
+    cases = getattr(error, "failure_cases", None)
+    if not isinstance(cases, pd.DataFrame) or cases.empty:
+        return str(error).splitlines()[0]
+    case = cases.iloc[0]
+    column = case["column"] if pd.notna(case.get("column")) else case["failure_case"]
+    where = f", row {int(case['index'])}" if pd.notna(case.get("index")) else ""
+    return f"column '{column}'{where}: {case['failure_case']!r} breaks the rule {case['check']}"

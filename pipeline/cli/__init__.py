@@ -1,0 +1,6 @@
+"""The `avfuse` command. Each command lives in its own file and imports what it needs when it runs, so that `--help`
+and mistakes answer at once."""
+
+from pipeline.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,82 @@
+"""`avfuse fuse`: stage two."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import cache_option, device_option, names, require_folder, runs_option
+
+
+@click.command()
+@click.option("--dataset", required=True, help="A data set whose features are in the cache.")
+@click.option(
+    "--fusion",
+    default="all",
+    show_default=True,
+    help="Comma-separated heads: audio, video, average, mlp, crossattn, bottleneck; or all.",
+)
+@click.option("--video", default="lite:frames", show_default=True, help="The feature that heads see as video.")
+@click.option("--audio", default="lite:images", show_default=True, help="Comma-separated features seen as audio.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds per head.")
+@click.option("--name", help="What to call the run (default: the fusion).")
+@click.option("--epochs", type=click.IntRange(min=1), help="At most so many epochs (default: the head's own).")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Clips per step (default: the head's own).")
+@click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True), help="Learning rate.")
+@click.option("--weight-decay", type=click.FloatRange(min=0), help="Decoupled weight decay.")
+@click.option("--shuffle-labels", is_flag=True, help="Control: permute the training labels; accuracy must fall to chance.")
+@click.option("--replace", is_flag=True, help="Replace a run of this name that has other settings.")
+@device_option
+@cache_option
+@runs_option
+def fuse(
+    dataset: str,
+    fusion: str,
+    video: str,
+    audio: str,
+    seeds: int,
+    name: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    weight_decay: float | None,
+    shuffle_labels: bool,
+    replace: bool,
+    device: str,
+    cache: Path,
+    runs: Path,
+) -> None:
+    """Train fusion heads on a data set's cached features, with several seeds, and write a table, plots and a page.
+
+    Heads trained before with the same data and settings are read back, not trained again. The number of epochs is
+    chosen on validation groups taken from the train split; the test split is read once, at the end.
+
+    \b
+    Examples:
+      avfuse fuse --dataset demo --fusion all
+      avfuse fuse --dataset clips --fusion mlp,crossattn --audio lite:chromagram --name chroma
+    """
+    from features.requests import expand_names
+    from manifests import load_manifest
+    from pipeline.provenance import describe_run
+    from pipeline.report import print_table, write_results
+    from stages.device import choose_device
+    from stages.fuse.data import load_data
+    from stages.fuse.experiment import run_experiment
+    from stages.fuse.heads import get_head, head_names
+    from stages.fuse.trainer import Training
+
+    heads = head_names() if fusion == "all" else names(fusion)
+    for head in heads:
+        get_head(head)
+    inputs = {"video": expand_names(names(video)), "audio": expand_names(names(audio))}
+    manifest = load_manifest(cache, dataset)
+    data = load_data(manifest, cache, inputs, choose_device(device))
+    folder = require_folder(runs / dataset / (name or fusion.replace(",", "+")), "--runs")
+    training = Training(learning_rate, weight_decay, batch_size, epochs, shuffle_labels)
+    described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
+    run = run_experiment(data, folder, heads, seeds, training, described, replace=replace)
+    click.echo(print_table(run))
+    written = write_results(run, manifest)
+    click.echo(f"results in {folder}: {', '.join(path.name for path in written)}")

@@ -1,0 +1,58 @@
+"""The command group, and the one place where errors become one line."""
+
+import sys
+
+import click
+
+from features.errors import ClipError, UsageError
+from pipeline.cli.extract import extract
+from pipeline.cli.fuse import fuse
+from pipeline.cli.manifest import manifest
+from pipeline.cli.render import render
+from pipeline.cli.report import report
+
+USAGE_EXIT_CODE = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="avfuse")
+def avfuse() -> None:
+    """Two-stage offline features for audio-video action recognition.
+
+    \b
+    Stage one renders each clip's sound as six audio images and runs frozen backbones over sound and frames, once,
+    into a cache. Stage two trains small fusion heads on the cached features, in seconds.
+
+    \b
+    A first tour:
+      avfuse manifest demo                          render a small labelled data set and list its clips
+      avfuse extract --dataset demo                 fill the cache
+      avfuse fuse --dataset demo --fusion all       train six heads, print a table, write a page
+    """
+
+
+for command in (manifest, extract, render, fuse, report):
+    avfuse.add_command(command)
+
+
+def main() -> None:
+    """Run the command line. A user's mistake is one line on standard error and exit code 2."""
+    try:
+        avfuse.main(standalone_mode=False)
+    except (UsageError, ClipError) as error:
+        _stop(str(error))
+    except click.exceptions.Abort:
+        click.echo("\navfuse: interrupted; what was committed is kept, run the same command to go on", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        hint = f" (try {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+        _stop(error.format_message().replace("\n", " ") + hint)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _stop(f"cannot use {error.filename}: {error.strerror}; name another place with --cache, --runs or -o")
+
+
+def _stop(message: str) -> None:
+    click.echo(f"avfuse: {message}", err=True)
+    sys.exit(USAGE_EXIT_CODE)

@@ -1,0 +1,30 @@
+"""`avfuse report`: the page of a run, again."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import cache_option, require_folder
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The HTML file (default: report.html in the run).")
+@cache_option
+def report(run: Path, output: Path | None, cache: Path) -> None:
+    """Write the page of RUN, a folder under runs/, from its saved predictions. Nothing is trained again.
+
+    \b
+    Example:
+      avfuse report runs/demo/demo -o demo.html
+    """
+    from manifests import load_manifest
+    from pipeline.report import print_table, write_page
+    from stages.fuse.experiment import load_run
+
+    loaded = load_run(run)
+    target = output or run / "report.html"
+    require_folder(target.parent, "-o")
+    manifest = load_manifest(cache, loaded.described["dataset"])
+    click.echo(print_table(loaded))
+    click.echo(write_page(loaded, manifest, target))

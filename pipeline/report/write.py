@@ -1,0 +1,123 @@
+"""Files of a run for people: plots and the page."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from manifests import Manifest
+from pipeline.report import plots
+from pipeline.report.examples import choose_examples
+from pipeline.report.table import HEADINGS, cells
+from stages.fuse.experiment import Run, results_table
+from stages.fuse.heads import get_head
+from stages.fuse.table import notes, summarise
+
+_FRAME_WIDTH = 160
+_CONFUSION_HEADS = 3
+
+
+def write_results(run: Run, manifest: Manifest) -> list[Path]:
+    """Plots and page into the run's folder. Returns all files for people there, results.csv included."""
+    folder = run.folder
+    figures = _figures(run)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=150)
+    page = write_page(run, manifest, folder / "report.html", figures)
+    return [folder / "results.csv", *(folder / f"{name}.png" for name in figures), page]
+
+
+def write_page(run: Run, manifest: Manifest, target: Path, figures: dict[str, Figure] | None = None) -> Path:
+    """One self-contained HTML page: table, plots, a few clips, and where everything came from."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    figures = figures or _figures(run)
+    rows = summarise(run)
+    html = environment.get_template("page.html.j2").render(
+        run=run.described,
+        classes=run.classes,
+        headings=HEADINGS,
+        rows=[cells(row) for row in rows],
+        summary=_summary(run),
+        notes=notes(run),
+        head_summaries={row.head: get_head(row.head).summary for row in rows},
+        figures={name: _figure_address(figure) for name, figure in figures.items()},
+        examples=[
+            {
+                "clip": example,
+                "frames": [_address(_narrow(frame), "JPEG") for frame in example.frames]
+                if example.frames is not None
+                else [],
+                "images": {name: _address(pixels, "PNG") for name, pixels in example.images.items()},
+            }
+            for example in choose_examples(run, manifest)
+        ],
+        results=results_table(run).round(4).to_csv(index=False),
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(html)
+    return target
+
+
+def _summary(run: Run) -> list[str]:
+    """The main result in words, without more certainty than the intervals allow."""
+    rows = {row.head: row for row in summarise(run)}
+    best = max(rows.values(), key=lambda row: row.top1)
+    sentences = [
+        f"On {best.n_test} test clips of {len(run.classes)} classes the best head is {best.head} with "
+        f"{100 * best.top1:.1f} % (95 % interval {100 * best.low:.1f} to {100 * best.high:.1f})."
+    ]
+    single = [rows[name] for name in ("audio", "video") if name in rows]
+    if single and best not in single:
+        alone = max(single, key=lambda row: row.top1)
+        sentences.append(
+            f"The better single modality, {alone.head}, reaches {100 * alone.top1:.1f} %: "
+            f"fusion gains {100 * (best.top1 - alone.top1):.1f} points."
+        )
+    return sentences
+
+
+def _figures(run: Run) -> dict[str, Figure]:
+    rows = summarise(run)
+    shown = [row.head for row in sorted(rows, key=lambda row: row.head not in ("audio", "video"))]
+    joint = [row.head for row in sorted(rows, key=lambda row: -row.top1) if row.head not in ("audio", "video")]
+    compared = [*(head for head in shown if head in ("audio", "video")), *joint][:_CONFUSION_HEADS]
+    return {
+        "accuracy": plots.accuracy_bars(
+            [row.head for row in rows],
+            [row.top1 for row in rows],
+            [row.low for row in rows],
+            [row.high for row in rows],
+            chance=1 / len(run.classes),
+        ),
+        "learning-curves": plots.learning_curves(run),
+        "confusion-matrix": plots.confusion_matrices(run, compared),
+    }
+
+
+def _figure_address(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return _data_address(buffer.getvalue(), "png")
+
+
+def _address(pixels: NDArray[np.uint8], kind: str) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=kind, quality=80)
+    return _data_address(buffer.getvalue(), kind.lower())
+
+
+def _data_address(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _narrow(frame: NDArray[np.uint8]) -> NDArray[Any]:
+    image = Image.fromarray(frame)
+    return np.asarray(image.resize((_FRAME_WIDTH, max(1, round(image.height * _FRAME_WIDTH / image.width)))))

@@ -1,0 +1,1 @@
+"""The two stages: `extract` (clips -> cache) and `fuse` (cache -> trained heads)."""

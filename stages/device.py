@@ -1,0 +1,19 @@
+"""Which device the networks run on."""
+
+import torch
+
+from features.errors import UsageError
+
+
+def choose_device(name: str) -> str:
+    """`auto` takes a CUDA GPU where there is one. Raises UsageError for a device this machine lacks."""
+    available = {"cpu"}
+    if torch.cuda.is_available():
+        available |= {"cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))}
+    if torch.backends.mps.is_available():
+        available.add("mps")
+    if name == "auto":
+        return "cuda" if "cuda" in available else "cpu"
+    if name not in available:
+        raise UsageError(f"device '{name}' is not on this machine: choose from {', '.join(sorted(available))}")
+    return name

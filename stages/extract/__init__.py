@@ -1,0 +1,10 @@
+"""Stage one: decode every clip once, render its sound, run frozen backbones, commit shards.
+
+    plan.py    which clips lack which features, cut into chunks
+    worker.py  what a decode process does with one clip
+    pool.py    the decode processes, and the shared memory their pixels come back through
+    encode.py  batches of pixels through a loaded backbone
+    run.py     one chunk after another, from plan to committed shards
+
+This file imports nothing: decode processes import the package and need no torch.
+"""

@@ -1,0 +1,114 @@
+"""Decode processes, and the shared memory slots their pixels come back through.
+
+A hang or a crash in native code costs the clip it happened on: pebble ends that process, starts another, and the run
+goes on. The parent owns the slots; only slot names and errors pass through the pipe.
+"""
+
+import multiprocessing
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import TimeoutError
+from dataclasses import dataclass
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from types import TracebackType
+
+from numpy.typing import NDArray
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from features.clips import Clip
+from features.errors import ClipError, UsageError
+from features.inputs import NoAudio, Outcome
+from features.spec import FramesInput, ImageInput
+from stages.extract import worker
+
+CLIP_SECONDS = 300.0
+"""A clip that takes longer than this to decode and render is given up."""
+
+_TASKS_PER_PROCESS = 500  # native libraries leak a little; a fresh process every so often keeps memory flat
+_SHARED_MEMORY = Path("/dev/shm")
+Input = FramesInput | ImageInput
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One clip's inputs, in the order asked; arrays are views that hold until the next clip is taken."""
+
+    clip: Clip
+    outcomes: list[Outcome]
+
+
+class DecodePool:
+    """`workers` processes that prepare clips. Use as a context manager."""
+
+    def __init__(self, workers: int, inputs: Sequence[Input], clip_seconds: float = CLIP_SECONDS) -> None:
+        """`inputs`: all that may be asked of one clip; they decide a slot's size."""
+        self._clip_seconds = clip_seconds
+        size = worker.slot_bytes(inputs)
+        count = 2 * workers + 1  # each worker has one clip at work and one finished; one is being read
+        _check_shared_memory(size * count, workers)
+        self._slots = [SharedMemory(create=True, size=size) for _ in range(count)]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([worker.__name__])
+        self._pool = ProcessPool(
+            max_workers=workers, max_tasks=_TASKS_PER_PROCESS, initializer=worker.start_worker, context=context
+        )
+
+    def __enter__(self) -> "DecodePool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.stop()
+        self._pool.join()
+        for slot in self._slots:
+            slot.close()
+            slot.unlink()
+
+    def prepare(self, jobs: Iterable[tuple[Clip, Sequence[Input]]]) -> Iterator[Prepared]:
+        """Prepare clips side by side and yield them in the order given."""
+        free = list(self._slots)
+        running: deque[tuple[Clip, Sequence[Input], SharedMemory, ProcessFuture[list[worker.Status]]]] = deque()
+        for clip, inputs in jobs:
+            if not free:
+                yield from self._oldest(running, free)
+            slot = free.pop()
+            future = self._pool.schedule(worker.work, args=(slot.name, clip, inputs), timeout=self._clip_seconds)
+            running.append((clip, inputs, slot, future))
+        while running:
+            yield from self._oldest(running, free)
+
+    def _oldest(
+        self,
+        running: deque[tuple[Clip, Sequence[Input], SharedMemory, "ProcessFuture[list[worker.Status]]"]],
+        free: list[SharedMemory],
+    ) -> Iterator[Prepared]:
+        clip, inputs, slot, future = running.popleft()
+        statuses = self._result(future, len(inputs))
+        views = worker.slot_views(slot, inputs)
+        yield Prepared(clip, [_outcome(status, view) for status, view in zip(statuses, views, strict=True)])
+        free.append(slot)
+
+    def _result(self, future: "ProcessFuture[list[worker.Status]]", count: int) -> list[worker.Status]:
+        try:
+            return future.result()
+        except TimeoutError:
+            lost = ClipError("worker", f"took longer than {self._clip_seconds:g} s")
+        except ProcessExpired as error:
+            lost = ClipError("worker", f"the decode process died (exit code {error.exitcode})")
+        return [lost] * count
+
+
+def _outcome(status: "NoAudio | ClipError | None", view: NDArray) -> Outcome:  # type: ignore[type-arg]
+    return view if status is None else status
+
+
+def _check_shared_memory(wanted: int, workers: int) -> None:
+    """Writing past what /dev/shm has kills the process without a word, so look first."""
+    if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < wanted:
+        raise UsageError(
+            f"{workers} decode workers need {wanted / 2**20:.0f} MiB of shared memory and {_SHARED_MEMORY} has less: "
+            "use fewer (--workers N), or give the container more (docker run --shm-size)"
+        )

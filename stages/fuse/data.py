@@ -1,0 +1,141 @@
+"""Cached features, labels and masks of a data set, as tensors on one device."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from features.cache import FeatureStore
+from features.cache.store import Loaded, find_spec
+from features.errors import UsageError
+from features.spec import FeatureSpec
+from manifests import Manifest
+from manifests.splits import held_out
+
+VALIDATION_FRACTION = 0.2
+_VALIDATION_SEED = 0
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One modality of every clip: tokens (n, T, D), NaN where `present` (n,) is False. T is time for video, and one
+    token per audio image for audio."""
+
+    tokens: Tensor
+    present: Tensor
+    specs: tuple[FeatureSpec, ...]
+
+    @property
+    def dim(self) -> int:
+        return self.tokens.shape[-1]
+
+    @property
+    def length(self) -> int:
+        return self.tokens.shape[1]
+
+    @property
+    def untrained(self) -> bool:
+        return any(spec.model.untrained for spec in self.specs)
+
+
+@dataclass(frozen=True)
+class FusionData:
+    """All that heads of one experiment train and are tested on. `table` is the manifest's rows that are used, in the
+    order of the tensors; `excluded` says, by clip id, why the others are not."""
+
+    modalities: Mapping[str, Modality]
+    targets: Tensor  # int64 (n,)
+    classes: tuple[str, ...]
+    table: pd.DataFrame
+    train: Tensor  # int64 indices, without validation
+    validation: Tensor
+    test: Tensor
+    excluded: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what a trained head depends on: features by key, clips with labels, splits and masks."""
+        state = hashlib.sha256()
+        for name, modality in sorted(self.modalities.items()):
+            state.update(f"{name}:{','.join(spec.key for spec in modality.specs)};".encode())
+            state.update(modality.present.cpu().numpy().tobytes())
+        state.update(self.table[["clip_id", "label", "split", "group"]].to_csv(index=False).encode())
+        state.update(self.validation.cpu().numpy().tobytes())
+        return state.hexdigest()[:16]
+
+
+def load_data(
+    manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]], device: str = "cpu"
+) -> FusionData:
+    """Load the named features of a data set.
+
+    Args:
+        inputs: modality -> feature names, for example {"video": ["lite:frames"], "audio": ["lite:mfcc", ...]}. Pooled
+            features of one modality become its tokens, in this order.
+
+    Raises:
+        UsageError: a feature is not in the cache, or the data set has no labels, classes or test clips to learn from.
+    """
+    if not manifest.classes:
+        raise UsageError(f"data set '{manifest.name}' has no labels: name their column, LABEL_COLUMN=... (--label-column)")
+    loaded = {name: [_load(manifest, cache, feature) for feature in features] for name, features in inputs.items()}
+    kept, excluded = _usable(manifest, loaded)
+    table = manifest.table[kept].reset_index(drop=True)
+    modalities = {name: _modality(parts, kept, device) for name, parts in loaded.items()}
+    classes = tuple(sorted(table["label"].unique()))
+    train, validation, test = (torch.from_numpy(part).to(device) for part in _splits(table, manifest.name))
+    numbers = {name: number for number, name in enumerate(classes)}
+    targets = torch.tensor([numbers[label] for label in table["label"]])
+    return FusionData(modalities, targets.to(device), classes, table, train, validation, test, excluded)
+
+
+def _load(manifest: Manifest, cache: Path, feature: str) -> Loaded:
+    store = FeatureStore(cache, manifest.collection, find_spec(cache, manifest.collection, feature))
+    loaded = store.load(manifest.clips())
+    not_extracted = [clip_id for clip_id, why in loaded.missing.items() if why == "not extracted"]
+    if len(not_extracted) == len(manifest):
+        raise UsageError(
+            f"feature '{feature}' is cached for other clips than those of '{manifest.name}': "
+            f"run make extract DATASET={manifest.name} FEATURES={feature}"
+        )
+    return loaded
+
+
+def _usable(manifest: Manifest, loaded: Mapping[str, list[Loaded]]) -> tuple[np.ndarray, dict[str, str]]:
+    """Clips with a label and at least one modality. A modality counts where all its features are there."""
+    any_present = np.zeros(len(manifest), dtype=bool)
+    for parts in loaded.values():
+        any_present |= np.logical_and.reduce([part.present for part in parts])
+    labelled = manifest.table["label"].notna().to_numpy()
+    excluded = {}
+    for index in np.flatnonzero(~(any_present & labelled)):
+        clip_id = manifest.table["clip_id"].iat[index]
+        reasons = {part.missing.get(clip_id, "") for parts in loaded.values() for part in parts} - {""}
+        excluded[clip_id] = "; ".join(sorted(reasons)) if labelled[index] else "no label"
+    return any_present & labelled, excluded
+
+
+def _modality(parts: Sequence[Loaded], kept: np.ndarray, device: str) -> Modality:
+    present = np.logical_and.reduce([part.present for part in parts])[kept]
+    tokens = [part.data[kept].reshape(len(present), -1, part.spec.shape[-1]) for part in parts]
+    stacked = torch.from_numpy(np.concatenate(tokens, axis=1).astype(np.float32))
+    stacked[torch.from_numpy(~present)] = float("nan")
+    return Modality(stacked.to(device), torch.from_numpy(present).to(device), tuple(part.spec for part in parts))
+
+
+def _splits(table: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    split = table["split"].to_numpy()
+    train, validation, test = (np.flatnonzero(split == part) for part in ("train", "val", "test"))
+    if len(test) == 0 or len(train) == 0:
+        raise UsageError(f"data set '{name}' has {len(train)} usable train and {len(test)} test clips: both are needed")
+    if len(validation) == 0:
+        marked = held_out(table["label"].iloc[train], table["group"].iloc[train], VALIDATION_FRACTION, _VALIDATION_SEED)
+        train, validation = train[~marked], train[marked]
+    if len(train) == 0 or len(validation) == 0:
+        raise UsageError(f"data set '{name}' has too few groups to set a validation part of its train clips aside")
+    return train, validation, test

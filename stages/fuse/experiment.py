@@ -1,0 +1,260 @@
+"""Many heads and seeds under one name, saved so that nothing is trained twice to be read again.
+
+    runs/<dataset>/<name>/
+        run.json                    what the numbers depend on
+        results.csv                 one line per head and seed
+        <head>/seed-<n>.json        settings and metrics of one trained head
+        <head>/seed-<n>.curve.csv   its learning curve
+        <head>/seed-<n>.npz         its test predictions: clip_id, target, logits
+        <head>/seed-<n>.safetensors its weights
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from features.errors import UsageError
+from stages.fuse.data import FusionData
+from stages.fuse.heads import get_head
+from stages.fuse.metrics import evaluate
+from stages.fuse.trainer import Trained, Training, train_head
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class HeadRun:
+    """One trained head, read back: logits float32 (n_test, C), targets int64 (n_test,), in the order of clip_ids."""
+
+    head: str
+    seed: int
+    described: dict[str, Any]
+    clip_ids: list[str]
+    targets: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    curve: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Run:
+    """A named set of trained heads over one data set. `groups` (n_test,) go with every HeadRun's clips."""
+
+    folder: Path
+    described: dict[str, Any]
+    heads: dict[str, list[HeadRun]]
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.described["classes"])
+
+    @property
+    def groups(self) -> NDArray[np.object_]:
+        return np.array(self.described["test_groups"], dtype=object)
+
+
+def run_experiment(
+    data: FusionData,
+    folder: Path,
+    heads: Sequence[str],
+    seeds: int,
+    training: Training,
+    described: Mapping[str, Any],
+    *,
+    replace: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train what is not trained yet, and return all that lies under `folder`.
+
+    `described` goes into run.json as it is (data set, command, versions). Raises UsageError when the folder holds a run
+    with other settings and `replace` is not given.
+    """
+    described = {**described, **_describe(data, training)}
+    _claim(folder, described, replace)
+    wanted = [(head, seed) for head in heads for seed in range(seeds)]
+    missing = [(head, seed) for head, seed in wanted if not _is_done(folder, head, seed, _key(data, head, seed, training))]
+    epochs = sum(training.resolve(head).epochs * 2 for head, _ in missing)
+    with tqdm(total=epochs, unit="epoch", desc="fuse", disable=not progress or not missing) as bar:
+        for head, seed in missing:
+            bar.set_postfix(head=head, seed=seed)
+            before = bar.n
+            started = time.perf_counter()
+            trained = train_head(head, data, seed, training, on_epoch=bar.update)
+            _save(folder, head, seed, trained, data, training, time.perf_counter() - started)
+            bar.update(before + training.resolve(head).epochs * 2 - bar.n)  # early stopping leaves epochs out
+    run = load_run(folder)
+    _write_atomically(folder / "results.csv", results_table(run).to_csv(index=False))
+    return run
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run back. Raises UsageError when there is none."""
+    described = _read_json(folder / "run.json")
+    heads: dict[str, list[HeadRun]] = {}
+    for name in described["head_order"]:
+        runs = [
+            _load_head(folder, name, path)
+            for path in sorted((folder / name).glob("seed-*.json"), key=lambda path: int(path.stem.split("-")[1]))
+        ]
+        if runs:
+            heads[name] = runs
+    return Run(folder, described, heads)
+
+
+def results_table(run: Run) -> pd.DataFrame:
+    """One line per head and seed."""
+    return pd.DataFrame(
+        [
+            {"head": one.head, "seed": one.seed, **one.described["metrics"], **one.described["cost"]}
+            for runs in run.heads.values()
+            for one in runs
+        ]
+    )
+
+
+def _describe(data: FusionData, training: Training) -> dict[str, Any]:
+    from stages.fuse.heads import head_names
+
+    test = data.table.iloc[data.test.cpu().numpy()]
+    return {
+        "format_version": FORMAT_VERSION,
+        "data": data.fingerprint,
+        "training": asdict(training),
+        "classes": list(data.classes),
+        "test_groups": test["group"].tolist(),
+        "clips": {
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test),
+            "excluded": dict(data.excluded),
+        },
+        "features": {
+            name: [json.loads(spec.canonical_json) | {"key": spec.key} for spec in modality.specs]
+            for name, modality in data.modalities.items()
+        },
+        "untrained": sorted({spec.name for m in data.modalities.values() for spec in m.specs if spec.model.untrained}),
+        "head_order": head_names(),
+    }
+
+
+def _claim(folder: Path, described: dict[str, Any], replace: bool) -> None:
+    """Make the folder this run's. Another run's results are never mixed with it nor silently overwritten."""
+    known = folder / "run.json"
+    if known.exists() and not replace:
+        other = _read_json(known)
+        differing = [name for name in ("format_version", "data", "training") if other.get(name) != described[name]]
+        if differing:
+            raise UsageError(
+                f"{folder} holds a run with other settings ({_differences(other, described, differing)}): "
+                "give this one another name (NAME=..., --name), or replace it (--replace)"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_atomically(known, json.dumps(described, indent=2) + "\n")
+    if replace:
+        keep = described
+        for path in folder.glob("*/seed-*.json"):
+            one = _read_json(path)
+            if one["data"] != keep["data"] or one["training"] != keep["training"]:
+                for sibling in path.parent.glob(f"{path.stem}.*"):
+                    sibling.unlink()
+
+
+def _differences(other: dict[str, Any], described: dict[str, Any], names: list[str]) -> str:
+    parts = []
+    for name in names:
+        if name == "training":
+            ours, theirs = described[name], other.get(name, {})
+            parts += [f"{key}: {theirs.get(key)} there, {ours[key]} here" for key in ours if ours[key] != theirs.get(key)]
+        else:
+            parts.append({"data": "other clips or features", "format_version": "another version"}[name])
+    return "; ".join(parts)
+
+
+def _key(data: FusionData, head: str, seed: int, training: Training) -> str:
+    """What one trained head depends on, as a hash."""
+    content = {
+        "format": FORMAT_VERSION,
+        "data": data.fingerprint,
+        "head": head,
+        "modalities": get_head(head).modalities,
+        "optimisation": asdict(training.resolve(head)),
+        "shuffle_labels": training.shuffle_labels,
+        "seed": seed,
+    }
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_done(folder: Path, head: str, seed: int, key: str) -> bool:
+    path = folder / head / f"seed-{seed}.json"
+    return path.exists() and _read_json(path)["key"] == key
+
+
+def _save(
+    folder: Path, head: str, seed: int, trained: Trained, data: FusionData, training: Training, seconds: float
+) -> None:
+    """Write one trained head; its JSON comes last and marks it complete."""
+    target = folder / head
+    target.mkdir(parents=True, exist_ok=True)
+    stem = target / f"seed-{seed}"
+    test = data.test.cpu().numpy()
+    targets = data.targets[data.test].cpu().numpy()
+    clip_ids = np.array([clip_id.encode() for clip_id in data.table["clip_id"].iloc[test]])
+    save_file({name: tensor.contiguous() for name, tensor in trained.head.state_dict().items()}, f"{stem}.safetensors")
+    np.savez_compressed(f"{stem}.npz", clip_id=clip_ids, target=targets, logits=trained.logits)
+    pd.DataFrame([asdict(epoch) for epoch in trained.curve]).to_csv(f"{stem}.curve.csv", index=False)
+    described = {
+        "key": _key(data, head, seed, training),
+        "data": data.fingerprint,
+        "training": asdict(training),
+        "optimisation": asdict(training.resolve(head)),
+        "metrics": {"n_test": len(test), **evaluate(trained.logits, targets)},
+        "cost": {
+            "validation_top1": trained.curve[trained.best_epoch - 1].validation_top1,
+            "epochs": trained.best_epoch,
+            "parameters": trained.parameters,
+            "seconds": round(seconds, 2),
+        },
+    }
+    _write_atomically(Path(f"{stem}.json"), json.dumps(described, indent=2) + "\n")
+
+
+def _load_head(folder: Path, head: str, path: Path) -> HeadRun:
+    stem = path.with_suffix("")
+    with np.load(f"{stem}.npz", allow_pickle=False) as saved:
+        return HeadRun(
+            head=head,
+            seed=int(stem.name.split("-")[1]),
+            described=_read_json(path),
+            clip_ids=[clip_id.decode() for clip_id in saved["clip_id"]],
+            targets=saved["target"],
+            logits=saved["logits"],
+            curve=pd.read_csv(f"{stem}.curve.csv"),
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+    except FileNotFoundError as error:
+        raise UsageError(f"{path.parent} holds no run ({path.name} is missing): train one with avfuse fuse") from error
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path} is damaged ({error}): train again with --replace") from error
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""What every head is: named token tensors and masks in, logits out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from features.errors import UsageError
+from stages.fuse.heads.inputs import ModalityInput
+from stages.fuse.losses import cross_entropy
+
+
+class ModalityShape(NamedTuple):
+    """Tokens per clip and their dimension."""
+
+    length: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How a head is trained unless the user says otherwise: Adam with decoupled weight decay, for at most `epochs`,
+    less when validation has not improved for `patience` of them. `cosine` warms up over a tenth of the steps and then
+    lets the learning rate fall to zero."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    batch_size: int = 64
+    epochs: int = 60
+    patience: int = 15
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+class Head(nn.Module):
+    """A trainable fusion module over cached features.
+
+    `forward` takes tokens {modality: (B, T, D)}, NaN where a clip lacks the modality, and masks {modality: bool (B,)};
+    it returns {"logits": (B, C)} and may add named extras.
+    """
+
+    name: ClassVar[str]
+    modalities: ClassVar[tuple[str, ...]]
+    summary: ClassVar[str]
+    optimisation: ClassVar[Optimisation] = Optimisation()
+
+    def __init__(self, shapes: Mapping[str, ModalityShape], classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.inputs = nn.ModuleDict({name: ModalityInput(shapes[name].length, shapes[name].dim) for name in shapes})
+
+    def fit_inputs(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
+        """Set the standardisation of every input from training clips."""
+        for name, module in self.inputs.items():
+            module.fit(tokens[name], present[name])
+
+    def read(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Standardised tokens, with a learned token in the place of a missing modality."""
+        return {name: module(tokens[name], present[name]) for name, module in self.inputs.items()}
+
+    def loss(self, outputs: Mapping[str, Tensor], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """Scalar; cross-entropy of the logits unless a head says otherwise."""
+        return cross_entropy(outputs["logits"], targets)
+
+
+_HEADS: dict[str, type[Head]] = {}
+_HeadType = TypeVar("_HeadType", bound=type[Head])
+
+
+def register_head(name: str, *, modalities: tuple[str, ...], summary: str) -> Callable[[_HeadType], _HeadType]:
+    """Class decorator: make a head known to the command line under `name`."""
+
+    def register(head: _HeadType) -> _HeadType:
+        if name in _HEADS:
+            raise ValueError(f"head '{name}' is registered twice")
+        head.name, head.modalities, head.summary = name, modalities, summary
+        _HEADS[name] = head
+        return head
+
+    return register
+
+
+def head_names() -> list[str]:
+    """In the order in which tables list them: single modalities, late fusion, then joint heads."""
+    order = ["audio", "video", "average", "mlp"]
+    return sorted(_HEADS, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def get_head(name: str) -> type[Head]:
+    """Raises UsageError that lists the known heads."""
+    if name not in _HEADS:
+        raise UsageError(f"unknown fusion '{name}': choose from {', '.join(head_names())}, or all")
+    return _HEADS[name]
+
+
+def build_head(name: str, shapes: Mapping[str, ModalityShape], classes: int) -> Head:
+    """A freshly initialised head that sees only its own modalities."""
+    head = get_head(name)
+    return head({modality: shapes[modality] for modality in head.modalities}, classes)

@@ -1,0 +1,37 @@
+"""Parts that several heads are made of."""
+
+from torch import Tensor, nn
+
+HIDDEN = (512, 256)
+DROPOUT = 0.5
+
+
+def mlp(inputs: int, classes: int, hidden: tuple[int, ...] = HIDDEN, dropout: float = DROPOUT) -> nn.Sequential:
+    """Linear-ReLU-Dropout per hidden size, then Linear: MAiVAR's classifier. (B, inputs) -> (B, classes)."""
+    layers: list[nn.Module] = []
+    for size in hidden:
+        layers += [nn.Linear(inputs, size), nn.ReLU(), nn.Dropout(dropout)]
+        inputs = size
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+class FeedForward(nn.Sequential):
+    """LayerNorm, then Linear 4d, GELU, Linear d: the second half of a pre-LN transformer block, without its skip."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), nn.Dropout(dropout)
+        )
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries (B, N, d) over context (B, M, d), dropout on its output. -> (B, N, d)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, context: Tensor) -> Tensor:
+        mixed, _ = self.attend(queries, context, context, need_weights=False)
+        return self.dropout(mixed)

@@ -1,0 +1,44 @@
+"""One bidirectional cross-attention layer: MAiVAR-T (arXiv 2308.03741), sizes ours."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from stages.fuse.heads.base import Head, ModalityShape, Optimisation, register_head
+from stages.fuse.heads.blocks import Attention, FeedForward
+
+DIM, HEADS, DROPOUT = 256, 4, 0.1
+
+
+@register_head("crossattn", modalities=("video", "audio"), summary="one bidirectional cross-attention layer over tokens")
+class CrossAttention(Head):
+    """Frames and audio images attend to each other once.
+
+    V' = V + MHA(LN V, LN A) and A' = A + MHA(LN A, LN V), both reading the other's old stream; then a feed-forward
+    block each; [mean V' ; mean A'] -> LN -> Linear.
+    """
+
+    optimisation = Optimisation(learning_rate=3e-4, weight_decay=5e-2, batch_size=32, epochs=40, patience=10)
+
+    def __init__(self, shapes: Mapping[str, ModalityShape], classes: int) -> None:
+        super().__init__(shapes, classes)
+        names = ("video", "audio")
+        self.project = nn.ModuleDict({name: nn.Linear(shapes[name].dim, DIM) for name in names})
+        # One embedding per position says which frame, or which audio image, and so which modality a token is of.
+        self.position = nn.ParameterDict(
+            {name: nn.Parameter(torch.randn(shapes[name].length, DIM) * 0.02) for name in names}
+        )
+        self.norm = nn.ModuleDict({name: nn.LayerNorm(DIM) for name in names})
+        self.attend = nn.ModuleDict({name: Attention(DIM, HEADS, DROPOUT) for name in names})
+        self.feed = nn.ModuleDict({name: FeedForward(DIM, DROPOUT) for name in names})
+        self.classifier = nn.Sequential(nn.LayerNorm(2 * DIM), nn.Linear(2 * DIM, classes))
+
+    def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        streams = {name: self.project[name](x) + self.position[name] for name, x in self.read(tokens, present).items()}
+        normed = {name: self.norm[name](x) for name, x in streams.items()}
+        video = streams["video"] + self.attend["video"](normed["video"], normed["audio"])
+        audio = streams["audio"] + self.attend["audio"](normed["audio"], normed["video"])
+        video = video + self.feed["video"](video)
+        audio = audio + self.feed["audio"](audio)
+        return {"logits": self.classifier(torch.cat([video.mean(dim=1), audio.mean(dim=1)], dim=1))}
