@@ -31,7 +31,7 @@ def resolve(wanted: Iterable[str], sampling: str = DEFAULT_SAMPLING) -> list[Fea
 
 
 def expand_names(wanted: Iterable[str]) -> list[str]:
-    """Feature names with groups spelled out: `lite:images` -> `lite:waveplot`, ... A name with `@key` stays as it is."""
+    """Feature names with groups spelled out: `lite:images` -> `lite:waveplot`, ... A name with `@key` stays itself."""
     expanded: list[str] = []
     for name in wanted:
         if "@" in name:
@@ -80,9 +80,7 @@ def _spec(backbone: Backbone, taken: str, sampling: str) -> FeatureSpec:
     return FeatureSpec(
         name=f"{backbone.name}:{taken}",
         input=taken_input,
-        model=ModelSpec(
-            backbone=backbone.name, revision=backbone.revision, checkpoint=backbone.checkpoint.sha256
-        ),
+        model=ModelSpec(backbone=backbone.name, revision=backbone.revision, checkpoint=backbone.checkpoint.sha256),
         output="frames" if taken == "frames" else "pooled",
         shape=shape,
     )

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
 from features.media.sampling import parse_frames
 
 KEY_DIGITS = 8

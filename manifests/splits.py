@@ -23,9 +23,7 @@ def held_out(
     if n_groups < 2:
         return marked
     if pd.isna(labels).any() or n_groups < folds or pd.Series(labels).value_counts().max() < folds:
-        _, chosen = next(
-            GroupShuffleSplit(1, test_size=fraction, random_state=seed).split(labels, groups=groups)
-        )
+        _, chosen = next(GroupShuffleSplit(1, test_size=fraction, random_state=seed).split(labels, groups=groups))
     else:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         with warnings.catch_warnings():

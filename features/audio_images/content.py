@@ -4,8 +4,9 @@ Parameters are those of the reference tool (`pymaivar`): 2048-sample Hann window
 12 chroma bins, roll-off at 85 % of the energy. Padding at the ends is librosa's present default, `constant`.
 """
 
+import warnings
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import librosa
 import numpy as np
@@ -58,7 +59,7 @@ class AudioContent:
     @cached_property
     def mfcc(self) -> Array:
         """(20, T)."""
-        mel = librosa.feature.melspectrogram(S=self.power, sr=self.rate_hz, n_mels=MEL_BANDS)
+        mel = _mel_filters(self.rate_hz) @ self.power
         return librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=80), n_mfcc=MFCC_COEFFICIENTS)
 
     @cached_property
@@ -73,6 +74,15 @@ class AudioContent:
         """(12, T), each frame scaled to maximum 1; 0 where a frame is silent. Tuning is estimated from the clip."""
         tuning = _tuning(self.power, self.rate_hz)
         return librosa.feature.chroma_stft(S=self.power, sr=self.rate_hz, tuning=tuning)
+
+
+@cache
+def _mel_filters(rate_hz: int) -> Array:
+    """(128, 1025)."""
+    with warnings.catch_warnings():
+        # At very high rates some low bands are narrower than a frequency bin; they stay at the decibel floor.
+        warnings.filterwarnings("ignore", message="Empty filters detected")
+        return librosa.filters.mel(sr=rate_hz, n_fft=FFT_SAMPLES, n_mels=MEL_BANDS)  # type: ignore[no-any-return]
 
 
 def _tuning(power: Array, rate_hz: int) -> float:

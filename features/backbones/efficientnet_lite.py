@@ -1,7 +1,7 @@
 """EfficientNet-Lite0, as Google published it, in plain PyTorch.
 
 The network is the TPU/mobile variant of EfficientNet-B0: no squeeze-and-excitation, ReLU6 for swish, stem and head of
-fixed width. Module names follow the state dict of the PyTorch port that the checkpoint comes in (`_blocks.0._bn1`, ...),
+fixed width. Module names follow the state dict of the PyTorch port the checkpoint is of (`_blocks.0._bn1`, ...),
 so that it loads strictly, without a renaming table.
 
 Source: M. Tan, "Higher accuracy on vision models with EfficientNet-Lite" (2020) and the TensorFlow definition,
@@ -137,7 +137,7 @@ class EfficientNetLite0(nn.Module):
 def fold_batch_norms(network: EfficientNetLite0) -> EfficientNetLite0:
     """Merge every batch norm into the convolution before it, in place: the same function (to float rounding), with
     one memory pass less per layer. For inference only."""
-    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+    pairs: list[tuple[nn.Module, str, str]] = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
     for block in network._blocks:
         pairs += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
         if hasattr(block, "_expand_conv"):

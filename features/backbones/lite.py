@@ -29,7 +29,7 @@ def _build(checkpoint: Path, device: str) -> Encoder:
 
     network = EfficientNetLite0()
     network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    network = fold_batch_norms(network.eval()).to(device, memory_format=torch.channels_last)
+    network = fold_batch_norms(network.eval()).to(device).to(memory_format=torch.channels_last)
     if device == "cpu":
         _keep_large_buffers()
 

@@ -1,6 +1,6 @@
 """The store of extracted features: HDF5 shards that carry their own proof.
 
-    cache/<collection>/<feature-name>-<key>/shard-<clips>-<hash>.h5
+cache/<collection>/<feature-name>-<key>/shard-<clips>-<hash>.h5
 """
 
 from features.cache.fingerprint import Fingerprint, fingerprint

@@ -86,7 +86,7 @@ class FeatureStore:
         return next((row for row in self.rows.get(clip.clip_id, ()) if row.is_valid_for(clip)), None)
 
     def load(self, clips: Sequence[Clip]) -> Loaded:
-        """The feature of each clip, in order. Verifies every shard it reads from; raises UsageError on a damaged one."""
+        """The feature of each clip, in order. Verifies every shard it reads; raises UsageError on a damaged one."""
         found = [self.find(clip) for clip in clips]
         data = np.full((len(clips), *self.spec.shape), np.nan, dtype=self.spec.dtype)
         present = np.zeros(len(clips), dtype=bool)
@@ -128,8 +128,7 @@ def find_spec(cache: Path, collection: str, name: str) -> FeatureSpec:
     specs = [spec for spec in find_specs(cache, collection, plain) if spec.key.startswith(key)]
     if not specs:
         raise UsageError(
-            f"feature '{name}' is not cached for '{collection}': "
-            f"run make extract DATASET={collection} FEATURES={plain}"
+            f"feature '{name}' is not cached for '{collection}': run make extract DATASET={collection} FEATURES={plain}"
         )
     if len(specs) > 1:
         choices = ", ".join(f"{plain}@{spec.key}" for spec in specs)

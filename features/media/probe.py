@@ -9,7 +9,28 @@ from av.error import FFmpegError
 from features.errors import ClipError
 
 MEDIA_SUFFIXES = frozenset(
-    ".avi .mp4 .mkv .webm .mov .m4v .mpg .mpeg .ts .flv .wmv .3gp .ogv .wav .mp3 .flac .ogg .opus .m4a .aac".split()
+    [
+        ".avi",
+        ".mp4",
+        ".mkv",
+        ".webm",
+        ".mov",
+        ".m4v",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".flv",
+        ".wmv",
+        ".3gp",
+        ".ogv",
+        ".wav",
+        ".mp3",
+        ".flac",
+        ".ogg",
+        ".opus",
+        ".m4a",
+        ".aac",
+    ]
 )
 """Suffixes by which a folder is searched for clips; what a file really is, opening it tells."""
 

@@ -43,7 +43,7 @@ def decode(
         stream that is absent or fails leaves the other usable; see Media.
 
     Raises:
-        ClipError: the file cannot be opened at all.
+        ClipError: the file cannot be opened at all, or is cut short of most of what its header says.
         UsageError: the sampling scheme or the interval makes no sense.
     """
     path = Path(path)
@@ -63,6 +63,9 @@ def decode(
             frames_error=missing if wanted else None,
             waveform_error=waveform_error,
         )
+    if len(promised.timeline.starts) < MIN_DECODED_FRACTION * promised.frames:
+        there = len(promised.timeline.starts)
+        raise ClipError("open", f"the file is cut short: {there} of {promised.frames} video frames are there")
     return _frames_and_sound(path, promised, wanted, audio and has_audio, has_audio, start, end)
 
 
@@ -180,7 +183,7 @@ def _decode_pass(path: Path, wanted: set[int], *, decode_frames: bool, decode_so
 
 
 def _upright_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    pixels = frame.to_ndarray(format="rgb24")
+    pixels = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
     quarter_turns = round(frame.rotation / 90)
     return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -46,7 +47,7 @@ def timeline(ticks: Sequence[int | None], stream: av.video.stream.VideoStream) -
     rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
     base = stream.time_base or 1 / rate
     known = [tick for tick in ticks if tick is not None]
-    if len(known) == len(ticks) and all(a < b for a, b in zip(known, known[1:], strict=False)):
+    if len(known) == len(ticks) and all(a < b for a, b in pairwise(known)):
         starts = tuple((tick - known[0]) * base for tick in known)
         origin = known[0] * base if known else Fraction(0)
     else:

@@ -1,5 +1,5 @@
 """The `avfuse` command. Each command lives in its own file and imports what it needs when it runs, so that `--help`
-and mistakes answer at once."""
+answers at once."""
 
 from pipeline.cli.main import main
 

@@ -1,7 +1,7 @@
 """`avfuse extract`: stage one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -37,7 +37,7 @@ def extract(
     retry_failed: bool,
     device: str,
     cache: Path,
-    **described: object,
+    **described: Any,
 ) -> None:
     """Compute the features of a data set and keep them; what is in the cache already is not computed again.
 
@@ -70,12 +70,12 @@ def extract(
     _print(summary, len(clips))
 
 
-def _manifest(dataset: str, cache: Path, described: dict[str, object]) -> "Manifest":
+def _manifest(dataset: str, cache: Path, described: dict[str, Any]) -> "Manifest":
     from features.errors import UsageError
     from manifests import BUILDERS, list_manifests, load_manifest
 
     if dataset in BUILDERS:
-        return build_manifest(dataset, cache, **described)  # type: ignore[arg-type]
+        return build_manifest(dataset, cache, **described)
     known = list_manifests(cache)
     if dataset in known:
         return load_manifest(cache, dataset)

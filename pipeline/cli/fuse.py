@@ -25,7 +25,9 @@ from pipeline.cli.options import cache_option, device_option, names, require_fol
 @click.option("--batch-size", type=click.IntRange(min=1), help="Clips per step (default: the head's own).")
 @click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True), help="Learning rate.")
 @click.option("--weight-decay", type=click.FloatRange(min=0), help="Decoupled weight decay.")
-@click.option("--shuffle-labels", is_flag=True, help="Control: permute the training labels; accuracy must fall to chance.")
+@click.option(
+    "--shuffle-labels", is_flag=True, help="Control: permute the training labels; accuracy must fall to chance."
+)
 @click.option("--replace", is_flag=True, help="Replace a run of this name that has other settings.")
 @device_option
 @cache_option

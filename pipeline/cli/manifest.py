@@ -1,7 +1,8 @@
 """`avfuse manifest`: list the clips of a data set."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -9,6 +10,8 @@ from pipeline.cli.options import cache_option, require_folder
 
 if TYPE_CHECKING:
     from manifests import Manifest
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 BUILDER_OPTIONS = (
     click.option("--root", type=click.Path(path_type=Path), help="The folder of the media."),
@@ -20,7 +23,7 @@ BUILDER_OPTIONS = (
 )
 
 
-def builder_options(command):  # type: ignore[no-untyped-def]
+def builder_options(command: Command) -> Command:
     """All options by which a data set is described."""
     for option in reversed(BUILDER_OPTIONS):
         command = option(command)
@@ -31,7 +34,7 @@ def builder_options(command):  # type: ignore[no-untyped-def]
 @click.argument("dataset")
 @builder_options
 @cache_option
-def manifest(dataset: str, cache: Path, **described: object) -> None:
+def manifest(dataset: str, cache: Path, **described: Any) -> None:
     """List the clips of DATASET: one row each, with label, split and group.
 
     \b
@@ -48,8 +51,8 @@ def manifest(dataset: str, cache: Path, **described: object) -> None:
     click.echo(built.summary())
 
 
-def build_manifest(  # type: ignore[no-untyped-def]
-    dataset: str, cache: Path, *, root: Path | None, name: str | None, replace: bool, **columns
+def build_manifest(
+    dataset: str, cache: Path, *, root: Path | None, name: str | None, replace: bool, **columns: str | None
 ) -> "Manifest":
     """Build and save a data set's manifest."""
     from manifests import build, save_manifest

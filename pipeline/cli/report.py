@@ -9,7 +9,9 @@ from pipeline.cli.options import cache_option, require_folder
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The HTML file (default: report.html in the run).")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The HTML file (default: report.html in the run)."
+)
 @cache_option
 def report(run: Path, output: Path | None, cache: Path) -> None:
     """Write the page of RUN, a folder under runs/, from its saved predictions. Nothing is trained again.

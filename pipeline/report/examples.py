@@ -1,7 +1,6 @@
 """A few test clips to look at: their frames, their six images, and what each head made of them."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray

@@ -27,7 +27,9 @@ def print_table(run: Run) -> str:
     rows = [HEADINGS, *(cells(row) for row in summarise(run))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in rows
     ]
     lines.insert(1, "-" * len(lines[0]))

@@ -29,16 +29,15 @@ def write_results(run: Run, manifest: Manifest) -> list[Path]:
     figures = _figures(run)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)
-    page = write_page(run, manifest, folder / "report.html", figures)
+    page = write_page(run, manifest, folder / "report.html")
     return [folder / "results.csv", *(folder / f"{name}.png" for name in figures), page]
 
 
-def write_page(run: Run, manifest: Manifest, target: Path, figures: dict[str, Figure] | None = None) -> Path:
+def write_page(run: Run, manifest: Manifest, target: Path) -> Path:
     """One self-contained HTML page: table, plots, a few clips, and where everything came from."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    figures = figures or _figures(run)
     rows = summarise(run)
     html = environment.get_template("page.html.j2").render(
         run=run.described,
@@ -48,7 +47,7 @@ def write_page(run: Run, manifest: Manifest, target: Path, figures: dict[str, Fi
         summary=_summary(run),
         notes=notes(run),
         head_summaries={row.head: get_head(row.head).summary for row in rows},
-        figures={name: _figure_address(figure) for name, figure in figures.items()},
+        figures={name: _figure_address(figure) for name, figure in _figures(run).items()},
         examples=[
             {
                 "clip": example,

@@ -9,10 +9,11 @@ from features.backbones import Encoder
 CPU_BATCH_IMAGES, GPU_BATCH_IMAGES = 8, 128
 """On a CPU small batches are the faster ones: their activations stay in the cache."""
 
+
 class Batcher:
     """Gathers images from any number of clips into batches of one fixed size.
 
-    Each image comes with the array (D,) that its vector is written to. The last batch is filled up with repeats, so that
+    Each image comes with the array (D,) that its vector is written to. The last batch is filled with repeats, so that
     every forward pass has the same shape and an image's feature does not depend on how many others there were.
     """
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from features import backbones
@@ -36,8 +35,8 @@ class FeatureSummary:
 
 @dataclass
 class ExtractSummary:
-    """`problems`: clip id -> what is wrong with it, each reason once, in the manifest's order. `new`: clips worked on in
-    this run."""
+    """`new`: clips worked on in this run. `problems`: clip id -> what is wrong with it, each reason once, in the
+    manifest's order."""
 
     new: int
     features: list[FeatureSummary]

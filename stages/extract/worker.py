@@ -28,7 +28,7 @@ def work(slot: str, clip: Clip, inputs: Sequence[FramesInput | ImageInput]) -> l
     """Prepare one clip's inputs into a shared slot, one after the other in the order asked."""
     try:
         outcomes = prepare(clip.path, clip.start, clip.end, inputs)
-    except Exception as error:  # whatever one file provokes in a library costs that file, by name, and not the run
+    except Exception as error:  # noqa: BLE001  (what one file provokes in a library costs that file, not the run)
         reason = ClipError("worker", f"{type(error).__name__}: {error}")
         return [reason for _ in inputs]
     if slot not in _attached:

@@ -1,9 +1,9 @@
 """Stage two: train light fusion heads on cached features.
 
-    data.py        cached features, labels and masks of a data set, as tensors
-    heads/         one fusion module per file: named tensors and masks in, logits out
-    losses/        one loss per file
-    trainer.py     epochs, selection on validation, refit
-    metrics.py     what is measured on the test split, and its interval
-    experiment.py  many heads and seeds, saved so that nothing is trained twice
+data.py        cached features, labels and masks of a data set, as tensors
+heads/         one fusion module per file: named tensors and masks in, logits out
+losses/        one loss per file
+trainer.py     epochs, selection on validation, refit
+metrics.py     what is measured on the test split, and its interval
+experiment.py  many heads and seeds, saved so that nothing is trained twice
 """

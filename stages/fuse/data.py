@@ -69,9 +69,7 @@ class FusionData:
         return state.hexdigest()[:16]
 
 
-def load_data(
-    manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]], device: str = "cpu"
-) -> FusionData:
+def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]], device: str = "cpu") -> FusionData:
     """Load the named features of a data set.
 
     Args:
@@ -82,7 +80,9 @@ def load_data(
         UsageError: a feature is not in the cache, or the data set has no labels, classes or test clips to learn from.
     """
     if not manifest.classes:
-        raise UsageError(f"data set '{manifest.name}' has no labels: name their column, LABEL_COLUMN=... (--label-column)")
+        raise UsageError(
+            f"data set '{manifest.name}' has no labels: name their column, LABEL_COLUMN=... (--label-column)"
+        )
     loaded = {name: [_load(manifest, cache, feature) for feature in features] for name, features in inputs.items()}
     kept, excluded = _usable(manifest, loaded)
     table = manifest.table[kept].reset_index(drop=True)
@@ -114,7 +114,7 @@ def _usable(manifest: Manifest, loaded: Mapping[str, list[Loaded]]) -> tuple[np.
     labelled = manifest.table["label"].notna().to_numpy()
     excluded = {}
     for index in np.flatnonzero(~(any_present & labelled)):
-        clip_id = manifest.table["clip_id"].iat[index]
+        clip_id = manifest.table["clip_id"].iloc[index]
         reasons = {part.missing.get(clip_id, "") for parts in loaded.values() for part in parts} - {""}
         excluded[clip_id] = "; ".join(sorted(reasons)) if labelled[index] else "no label"
     return any_present & labelled, excluded

@@ -1,12 +1,12 @@
 """Many heads and seeds under one name, saved so that nothing is trained twice to be read again.
 
-    runs/<dataset>/<name>/
-        run.json                    what the numbers depend on
-        results.csv                 one line per head and seed
-        <head>/seed-<n>.json        settings and metrics of one trained head
-        <head>/seed-<n>.curve.csv   its learning curve
-        <head>/seed-<n>.npz         its test predictions: clip_id, target, logits
-        <head>/seed-<n>.safetensors its weights
+runs/<dataset>/<name>/
+    run.json                    what the numbers depend on
+    results.csv                 one line per head and seed
+    <head>/seed-<n>.json        settings and metrics of one trained head
+    <head>/seed-<n>.curve.csv   its learning curve
+    <head>/seed-<n>.npz         its test predictions: clip_id, target, logits
+    <head>/seed-<n>.safetensors its weights
 """
 
 import json
@@ -82,7 +82,9 @@ def run_experiment(
     described = {**described, **_describe(data, training)}
     _claim(folder, described, replace)
     wanted = [(head, seed) for head in heads for seed in range(seeds)]
-    missing = [(head, seed) for head, seed in wanted if not _is_done(folder, head, seed, _key(data, head, seed, training))]
+    missing = [
+        (head, seed) for head, seed in wanted if not _is_done(folder, head, seed, _key(data, head, seed, training))
+    ]
     epochs = sum(training.resolve(head).epochs * 2 for head, _ in missing)
     with tqdm(total=epochs, unit="epoch", desc="fuse", disable=not progress or not missing) as bar:
         for head, seed in missing:
@@ -174,7 +176,9 @@ def _differences(other: dict[str, Any], described: dict[str, Any], names: list[s
     for name in names:
         if name == "training":
             ours, theirs = described[name], other.get(name, {})
-            parts += [f"{key}: {theirs.get(key)} there, {ours[key]} here" for key in ours if ours[key] != theirs.get(key)]
+            parts += [
+                f"{key}: {theirs.get(key)} there, {ours[key]} here" for key in ours if ours[key] != theirs.get(key)
+            ]
         else:
             parts.append({"data": "other clips or features", "format_version": "another version"}[name])
     return "; ".join(parts)

@@ -1,9 +1,7 @@
 """Training one head: epochs over index batches, the epoch chosen on validation, then a refit on all of train."""
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -119,9 +117,6 @@ class _Fit:
         self._optimiser = torch.optim.AdamW(
             self.head.parameters(), lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay, fused=True
         )
-        steps = optimisation.epochs * math.ceil(len(indices) / optimisation.batch_size)
-        factor = partial(_SCHEDULES[optimisation.schedule], steps=steps)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, factor)
 
     def epoch(self) -> float:
         """One pass over the training clips in a new random order. Returns the mean loss."""
@@ -137,25 +132,9 @@ class _Fit:
                 self._optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 self._optimiser.step()
-                self._schedule.step()
                 total += loss.item() * len(batch)
             self._random_state = torch.get_rng_state()
         return total / len(order)
-
-
-def _constant(step: int, steps: int) -> float:
-    return 1.0
-
-
-def _cosine(step: int, steps: int) -> float:
-    """Linear warm-up over the first tenth of the steps, then half a cosine down to zero."""
-    warm_up = max(1, steps // 10)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
-
-
-_SCHEDULES = {"constant": _constant, "cosine": _cosine}
 
 
 def _batch(data: FusionData, indices: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

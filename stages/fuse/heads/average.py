@@ -3,33 +3,31 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.fuse.heads.audio import AudioOnly
 from stages.fuse.heads.base import Head, ModalityShape, register_head
 from stages.fuse.heads.video import VideoOnly
 
 
-@register_head("average", modalities=("video", "audio"), summary="late fusion: mean of the two classifiers' probabilities")
+@register_head(
+    "average", modalities=("video", "audio"), summary="late fusion: mean of the two classifiers' probabilities"
+)
 class Average(Head):
     """The `audio` and the `video` head, each trained on its own loss; their class probabilities are averaged over the
     modalities that a clip has. Neither sees the other while training."""
 
     def __init__(self, shapes: Mapping[str, ModalityShape], classes: int) -> None:
         super().__init__({}, classes)
-        self.single = nn.ModuleDict(
-            {
-                "video": VideoOnly({"video": shapes["video"]}, classes),
-                "audio": AudioOnly({"audio": shapes["audio"]}, classes),
-            }
-        )
+        self.video = VideoOnly({"video": shapes["video"]}, classes)
+        self.audio = AudioOnly({"audio": shapes["audio"]}, classes)
 
     def fit_inputs(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
-        for head in self.single.values():
-            head.fit_inputs(tokens, present)
+        self.video.fit_inputs(tokens, present)
+        self.audio.fit_inputs(tokens, present)
 
     def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        single = {name: head(tokens, present)["logits"] for name, head in self.single.items()}
+        single = {name: getattr(self, name)(tokens, present)["logits"] for name in ("video", "audio")}
         logs = torch.stack([logits.log_softmax(dim=1) for logits in single.values()])
         absent = ~torch.stack([present[name] for name in single])
         absent &= ~absent.all(dim=0)  # a clip with neither modality keeps both priors
@@ -39,6 +37,6 @@ class Average(Head):
 
     def loss(self, outputs: Mapping[str, Tensor], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """Sum of the two heads' losses."""
-        return sum(  # type: ignore[return-value]
-            head.loss({"logits": outputs[name]}, present, targets) for name, head in self.single.items()
-        )
+        video = self.video.loss({"logits": outputs["video"]}, present, targets)
+        audio = self.audio.loss({"logits": outputs["audio"]}, present, targets)
+        return video + audio

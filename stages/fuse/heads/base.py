@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -21,15 +21,13 @@ class ModalityShape(NamedTuple):
 @dataclass(frozen=True)
 class Optimisation:
     """How a head is trained unless the user says otherwise: Adam with decoupled weight decay, for at most `epochs`,
-    less when validation has not improved for `patience` of them. `cosine` warms up over a tenth of the steps and then
-    lets the learning rate fall to zero."""
+    less when validation has not improved for `patience` of them."""
 
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     batch_size: int = 64
     epochs: int = 60
-    patience: int = 15
-    schedule: Literal["constant", "cosine"] = "constant"
+    patience: int = 10
 
 
 class Head(nn.Module):
@@ -51,12 +49,17 @@ class Head(nn.Module):
 
     def fit_inputs(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
         """Set the standardisation of every input from training clips."""
-        for name, module in self.inputs.items():
-            module.fit(tokens[name], present[name])
+        for name in self.inputs:
+            self._input(name).fit(tokens[name], present[name])
 
     def read(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Standardised tokens, with a learned token in the place of a missing modality."""
-        return {name: module(tokens[name], present[name]) for name, module in self.inputs.items()}
+        return {name: self._input(name)(tokens[name], present[name]) for name in self.inputs}
+
+    def _input(self, name: str) -> ModalityInput:
+        module = self.inputs[name]
+        assert isinstance(module, ModalityInput)
+        return module
 
     def loss(self, outputs: Mapping[str, Tensor], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """Scalar; cross-entropy of the logits unless a head says otherwise."""
@@ -82,7 +85,7 @@ def register_head(name: str, *, modalities: tuple[str, ...], summary: str) -> Ca
 
 def head_names() -> list[str]:
     """In the order in which tables list them: single modalities, late fusion, then joint heads."""
-    order = ["audio", "video", "average", "mlp"]
+    order = ["audio", "video", "average", "mlp", "crossattn", "bottleneck"]
     return sorted(_HEADS, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from stages.fuse.heads.base import Head, ModalityShape, Optimisation, register_head
 from stages.fuse.heads.blocks import Attention, FeedForward
 
-DIM, HEADS, DROPOUT = 256, 4, 0.1
+DIM, HEADS, DROPOUT = 128, 4, 0.1
 BOTTLENECK_TOKENS, BLOCKS = 4, 4
 
 
@@ -35,7 +35,7 @@ class Bottleneck(Head):
     [mean V' ; mean A'] -> LN -> Linear.
     """
 
-    optimisation = Optimisation(learning_rate=3e-4, weight_decay=5e-2, batch_size=32, epochs=40, patience=10)
+    optimisation = Optimisation(learning_rate=1e-3, weight_decay=5e-2, batch_size=32, epochs=40, patience=6)
 
     def __init__(self, shapes: Mapping[str, ModalityShape], classes: int) -> None:
         super().__init__(shapes, classes)

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from stages.fuse.heads.base import Head, ModalityShape, Optimisation, register_head
 from stages.fuse.heads.blocks import Attention, FeedForward
 
-DIM, HEADS, DROPOUT = 256, 4, 0.1
+DIM, HEADS, DROPOUT = 128, 4, 0.1
 
 
-@register_head("crossattn", modalities=("video", "audio"), summary="one bidirectional cross-attention layer over tokens")
+@register_head(
+    "crossattn", modalities=("video", "audio"), summary="one bidirectional cross-attention layer over tokens"
+)
 class CrossAttention(Head):
     """Frames and audio images attend to each other once.
 
@@ -19,7 +21,7 @@ class CrossAttention(Head):
     block each; [mean V' ; mean A'] -> LN -> Linear.
     """
 
-    optimisation = Optimisation(learning_rate=3e-4, weight_decay=5e-2, batch_size=32, epochs=40, patience=10)
+    optimisation = Optimisation(learning_rate=1e-3, weight_decay=5e-2, batch_size=32, epochs=40, patience=6)
 
     def __init__(self, shapes: Mapping[str, ModalityShape], classes: int) -> None:
         super().__init__(shapes, classes)

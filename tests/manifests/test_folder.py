@@ -1,0 +1,135 @@
+"""Any folder becomes a manifest, or one line says why not."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from features.errors import UsageError
+from manifests import build, load_manifest, save_manifest
+from manifests.folder import build_folder
+from manifests.manifest import Manifest
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for label in ("run", "jump"):
+        for index in range(10):
+            path = tmp_path / "clips" / label / f"{label}{index}.avi"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    (tmp_path / "clips" / "notes.txt").touch()
+    return tmp_path / "clips"
+
+
+def write_labels(folder: Path, rows: list[dict[str, object]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
+    return folder
+
+
+def test_sub_folders_are_classes(tree: Path) -> None:
+    manifest = build_folder(tree)
+    assert manifest.name == "clips"
+    assert manifest.classes == ["jump", "run"]
+    assert len(manifest) == 20
+    assert (manifest.table["split"] == "test").sum() == 4
+    assert manifest.table.query("split == 'test'")["label"].value_counts().to_dict() == {"jump": 2, "run": 2}
+
+
+def test_the_split_is_the_same_every_time_and_recorded(tree: Path) -> None:
+    first, second = build_folder(tree), build_folder(tree)
+    pd.testing.assert_frame_equal(first.table, second.table)
+    assert first.provenance["split"]["seed"] == 0
+
+
+def test_groups_stay_on_one_side(tmp_path: Path) -> None:
+    rows = [{"file": f"{i}.mp4", "verb": "ab"[i % 2], "video": f"v{i // 4}"} for i in range(80)]
+    manifest = build_folder(write_labels(tmp_path / "set", rows), label_column="verb", group_column="video")
+    sides = manifest.table.groupby("group")["split"].nunique()
+    assert (sides == 1).all()
+    assert 10 <= (manifest.table["split"] == "test").sum() <= 22
+
+
+def test_only_named_columns_are_read(tmp_path: Path) -> None:
+    rows = [{"file": f"{i}.mp4", "label": "a", "start_seconds": 30, "vggsound_split": "test"} for i in range(5)]
+    table = build_folder(write_labels(tmp_path / "set", rows)).table
+    assert table["start"].isna().all()
+    assert set(table["split"]) == {"train", "test"}
+
+
+def test_segments_of_one_file_are_clips_of_one_group(tmp_path: Path) -> None:
+    rows = [{"path": "long.mp4", "start": s, "end": s + 2.5, "label": "a", "split": "train"} for s in (0, 2.5)]
+    table = build_folder(write_labels(tmp_path / "set", rows)).table
+    assert table["clip_id"].tolist() == ["long@0-2.5", "long@2.5-5"]
+    assert len(set(table["group"])) == 1
+
+
+def test_files_that_differ_only_in_suffix_keep_it(tmp_path: Path) -> None:
+    for name in ("a.avi", "a.mp4", "b.avi"):
+        (tmp_path / name).touch()
+    table = build_folder(tmp_path).table
+    assert table["clip_id"].tolist() == ["a.avi", "a.mp4", "b"]
+    assert table["label"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "reason"),
+    [
+        ([{"name": "a.mp4"}], {}, "no column 'path' or 'file'"),
+        ([{"file": "a.mp4"}], {"label_column": "verb"}, "--label-column verb"),
+        ([{"file": "a.mp4", "start": "soon", "label": "x"}], {}, "column 'start'"),
+        ([{"file": "a.mp4", "start": 3, "end": 1, "label": "x", "split": "train"}], {}, "end is after start"),
+        ([{"file": "a.mp4", "label": "x", "split": "training"}], {}, "column 'split', row 0: 'training'"),
+        ([{"file": "a.mp4", "label": "x"}, {"file": "a.mp4", "label": "y"}], {}, "clip_id"),
+    ],
+)
+def test_wrong_tables_are_refused_by_name(
+    tmp_path: Path, rows: list[dict[str, object]], options: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        build_folder(write_labels(tmp_path / "set", rows), **options)
+
+
+def test_a_folder_without_media_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no media files"):
+        build_folder(tmp_path)
+    with pytest.raises(UsageError, match="not a folder"):
+        build_folder(tmp_path / "nowhere")
+
+
+def test_a_data_set_needs_its_root(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ROOT=DIR"):
+        build("folder", None, tmp_path)
+    with pytest.raises(UsageError, match="unknown data set 'ucf'"):
+        build("ucf", None, tmp_path)
+    with pytest.raises(UsageError, match="takes no --label-column"):
+        build("demo", tmp_path, tmp_path, label_column="x")
+
+
+def test_manifests_survive_the_disk(tree: Path, tmp_path: Path) -> None:
+    manifest = build_folder(tree)
+    save_manifest(tmp_path / "cache", manifest)
+    read = load_manifest(tmp_path / "cache", "clips")
+    pd.testing.assert_frame_equal(read.table, manifest.table)
+    assert (read.root, read.collection, read.provenance) == (manifest.root, "clips", manifest.provenance)
+
+
+def test_a_name_stands_for_one_root(tree: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    manifest = build_folder(tree)
+    save_manifest(cache, manifest)
+    moved = Manifest("clips", "clips", tmp_path / "elsewhere", manifest.table)
+    with pytest.raises(UsageError, match="NAME="):
+        save_manifest(cache, moved)
+    save_manifest(cache, moved, replace=True)
+    assert load_manifest(cache, "clips").root == tmp_path / "elsewhere"
+
+
+def test_a_missing_or_foreign_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no data set 'x'"):
+        load_manifest(tmp_path, "x")
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "x.parquet").write_text("nonsense")
+    with pytest.raises(UsageError, match="not a manifest"):
+        load_manifest(tmp_path, "x")

@@ -1,0 +1,163 @@
+"""The command line: the whole path on a small data set, and one line for every mistake."""
+
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from features.audio_images import REPRESENTATIONS
+from manifests.demo import render_demo
+
+AVFUSE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+
+
+def avfuse(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [*AVFUSE, *(str(argument) for argument in arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment, timeout=280)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of four classes, one of them cut short and one without sound, extracted and fused."""
+    folder = tmp_path_factory.mktemp("work")
+    classes = ["BouncingCube", "SwingingBall", "DrumSteady", "FluteRising"]
+    clips = render_demo(folder / "clips", groups=5, clips_per_group=1, classes=classes, n_jobs=1, progress=False)
+    rows = [{"path": clip.path, "label": clip.label, "scene": clip.group, "split": clip.split} for clip in clips]
+    pd.DataFrame(rows).to_csv(folder / "clips" / "labels.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extracted(workplace: Path) -> subprocess.CompletedProcess[str]:
+    return avfuse(
+        "extract", "--dataset", "folder", "--root", "clips", "--group-column", "scene",
+        "--features", "lite:frames,lite:chromagram,lite:mfcc", "--frames", "uniform:4", "--workers", 1, cwd=workplace,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fused(workplace: Path, extracted: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert extracted.returncode == 0, extracted.stderr
+    return avfuse(
+        "fuse", "--dataset", "clips", "--audio", "lite:mfcc,lite:chromagram", "--seeds", 2, "--epochs", 2, cwd=workplace
+    )
+
+
+def test_extract_says_what_it_did(extracted: subprocess.CompletedProcess[str]) -> None:
+    assert extracted.returncode == 0, extracted.stderr
+    assert "clips: 20 clips" in extracted.stdout
+    assert "lite:chromagram" in extracted.stdout
+    assert "without an audio stream" in extracted.stdout
+
+
+def test_extract_again_has_nothing_to_do(workplace: Path, extracted: subprocess.CompletedProcess[str]) -> None:
+    again = avfuse("extract", "--dataset", "clips", "--features", "lite:mfcc", cwd=workplace)
+    assert "nothing to extract" in again.stdout
+
+
+def test_fuse_prints_a_table_and_writes_everything(workplace: Path, fused: subprocess.CompletedProcess[str]) -> None:
+    assert fused.returncode == 0, fused.stderr
+    folder = workplace / "runs" / "clips" / "all"
+    for head in ("audio", "video", "average", "mlp", "crossattn", "bottleneck"):
+        assert f"\n{head} " in fused.stdout
+    assert len(pd.read_csv(folder / "results.csv")) == 12
+    for name in ("accuracy.png", "learning-curves.png", "confusion-matrix.png"):
+        assert Image.open(folder / name).size[0] > 400
+
+
+class _Addresses(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.alternatives: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.found += [named[key] or "" for key in ("src", "href") if key in named]
+        if tag == "img":
+            self.alternatives.append(named.get("alt"))
+
+
+def test_the_page_is_self_contained_and_shows_clips(workplace: Path, fused: subprocess.CompletedProcess[str]) -> None:
+    assert fused.returncode == 0, fused.stderr
+    page = (workplace / "runs" / "clips" / "all" / "report.html").read_text()
+    addresses = _Addresses()
+    addresses.feed(page)
+    assert addresses.found
+    assert all(address.startswith("data:image/") for address in addresses.found)
+    assert all(addresses.alternatives)
+    assert "@import" not in page
+    assert "url(" not in page
+    assert all(f">{name}</figcaption>" in page for name in REPRESENTATIONS)
+    assert len(page) < 10e6
+
+
+def test_report_writes_the_page_again(workplace: Path, fused: subprocess.CompletedProcess[str]) -> None:
+    made = avfuse("report", "runs/clips/all", "-o", "again.html", cwd=workplace)
+    assert made.returncode == 0, made.stderr
+    assert (workplace / "again.html").read_text() == (workplace / "runs/clips/all/report.html").read_text()
+
+
+def test_render_writes_the_six_images_of_a_sound_file(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "sound.wav", np.random.default_rng(0).uniform(-1, 1, 20_000), 16_000)
+    assert avfuse("render", "sound.wav", "-o", "pictures", cwd=tmp_path).returncode == 0
+    assert {path.stem for path in (tmp_path / "pictures").glob("*.png")} == set(REPRESENTATIONS)
+    assert Image.open(tmp_path / "pictures" / "mfcc.png").size == (224, 224)
+
+
+MISTAKES = {
+    "unknown command": (["extrakt"], "extrakt"),
+    "unknown data set": (["extract", "--dataset", "ucf102"], "ucf102"),
+    "missing root": (["extract", "--dataset", "folder"], "ROOT"),
+    "root is no folder": (["extract", "--dataset", "folder", "--root", "nowhere"], "nowhere"),
+    "unknown feature": (["extract", "--dataset", "clips", "--features", "resnet9000"], "resnet9000"),
+    "unknown representation": (["extract", "--dataset", "clips", "--features", "lite:spectrum"], "lite:spectrum"),
+    "unknown sampling": (["extract", "--dataset", "clips", "--frames", "every:2"], "every:2"),
+    "unknown device": (["extract", "--dataset", "clips", "--device", "tpu", "--frames", "uniform:2"], "tpu"),
+    "unknown fusion": (["fuse", "--dataset", "clips", "--fusion", "gated"], "gated"),
+    "features not extracted": (["fuse", "--dataset", "clips", "--audio", "lite:waveplot"], "make extract"),
+    "data set not listed": (["fuse", "--dataset", "nothing"], "nothing"),
+    "cache is a file": (["extract", "--dataset", "clips", "--cache", "clips/labels.csv"], "clips/labels.csv"),
+    "runs is a file": (
+        ["fuse", "--dataset", "clips", "--audio", "lite:mfcc", "--runs", "clips/labels.csv"],
+        "labels.csv",
+    ),
+    "unwritable output": (
+        ["render", "clips/DrumSteady/v_DrumSteady_g02_c01.avi", "-o", "/proc/pictures"],
+        "/proc/pictures",
+    ),
+    "unwritable cache": (["manifest", "folder", "--root", "clips", "--cache", "/proc/cache"], "/proc/cache"),
+    "clip without sound": (["render", "clips/BouncingCube/v_BouncingCube_g01_c01.avi", "-o", "out"], "no audio stream"),
+    "clip not there": (["render", "nowhere.avi", "-o", "out"], "not found"),
+    "no run there": (["report", "clips"], "holds no run"),
+    "bad number": (["fuse", "--dataset", "clips", "--seeds", "none"], "none"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_with_the_way_out(
+    workplace: Path, extracted: subprocess.CompletedProcess[str], mistake: str
+) -> None:
+    arguments, named = MISTAKES[mistake]
+    answer = avfuse(*arguments, cwd=workplace)
+    lines = answer.stderr.strip().splitlines()
+    assert answer.returncode == 2, answer.stderr
+    assert len(lines) == 1, answer.stderr
+    assert lines[0].startswith("avfuse: ")
+    assert named in lines[0]
+
+
+def test_help_teaches(tmp_path: Path) -> None:
+    for command in ([], ["extract"], ["fuse"], ["manifest"], ["render"], ["report"]):
+        shown = avfuse(*command, "--help", cwd=tmp_path)
+        assert shown.returncode == 0
+        assert "avfuse" in shown.stdout
+        assert "Example" in shown.stdout or "tour" in shown.stdout

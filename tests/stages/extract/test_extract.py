@@ -1,0 +1,135 @@
+"""Extraction ends, whatever lies in the folder, and what it kept is right."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import features
+from features.backbones import get
+from features.cache import FeatureStore
+from features.clips import Clip
+from features.errors import UsageError
+from features.inputs import prepare
+from features.requests import resolve
+from stages.device import choose_device
+from stages.extract import plan as planning
+from stages.extract.pool import DecodePool
+from stages.extract.run import ExtractSummary, extract
+
+ASKED = resolve(["lite:frames", "lite:mfcc"], sampling="uniform:3")
+USABLE = {"good", "other", "no_sound", "silent"}
+
+
+def clips_of(folder: Path) -> list[Clip]:
+    return [Clip(path.stem, path) for path in sorted(folder.glob("*.avi"))]
+
+
+def run(clips: list[Clip], cache: Path, **options: object) -> ExtractSummary:
+    return extract(clips, ASKED, cache, "set", device="cpu", progress=False, **options)  # type: ignore[arg-type]
+
+
+def row_bytes(cache: Path) -> dict[tuple[str, str], bytes]:
+    table = {}
+    for spec in ASKED:
+        loaded = features.load("set", spec.name, cache)
+        table |= {(spec.name, clip): row.tobytes() for clip, row in zip(loaded.clip_ids, loaded.data, strict=True)}
+    return table
+
+
+@pytest.fixture(scope="module")
+def done(media: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExtractSummary]:
+    cache = tmp_path_factory.mktemp("cache")
+    return cache, run(clips_of(media), cache, workers=1)
+
+
+def test_every_clip_is_accounted_for_in_every_feature(media: Path, done: tuple[Path, ExtractSummary]) -> None:
+    cache, summary = done
+    for feature in summary.features:
+        counts = {"clip_id": 0, "failed": 0, "no_audio": 0}
+        for shard in FeatureStore(cache, "set", feature.spec).shards():
+            with h5py.File(shard) as file:
+                for name in counts:
+                    counts[name] += len(file[name])
+        assert sum(counts.values()) == len(clips_of(media))
+        assert counts["no_audio"] == (1 if feature.spec.needs_audio else 0)
+        assert counts["failed"] == 3
+
+
+def test_problems_name_the_file_and_the_reason(done: tuple[Path, ExtractSummary]) -> None:
+    _, summary = done
+    assert set(summary.problems) == {"cut_short", "text", "empty"}
+    assert "cut short" in summary.problems["cut_short"][0]
+    assert "empty" in summary.problems["empty"][0]
+    assert summary.no_audio == ["no_sound"]
+
+
+def test_features_are_the_backbone_on_the_prepared_pixels(media: Path, done: tuple[Path, ExtractSummary]) -> None:
+    cache, _ = done
+    encode = get("lite").load("cpu")
+    for spec in ASKED:
+        table = features.load("set", spec.name, cache)
+        pixels = prepare(media / "other.avi", None, None, [spec.input])[0]
+        assert isinstance(pixels, np.ndarray)
+        expected = encode(torch.tensor(pixels.reshape(-1, 224, 224, 3))).numpy().reshape(spec.shape)
+        stored = table.data[table.clip_ids.index("other")]
+        np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-3)  # float16 on disk
+
+
+def test_a_second_run_does_nothing(media: Path, done: tuple[Path, ExtractSummary]) -> None:
+    cache, _ = done
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.h5")}
+    assert run(clips_of(media), cache).new == 0
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.h5")} == before
+
+
+def test_workers_and_chunks_change_no_byte(
+    media: Path, tmp_path: Path, done: tuple[Path, ExtractSummary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "CHUNK_CLIPS", 2)
+    run(clips_of(media), tmp_path, workers=3)
+    assert row_bytes(tmp_path) == row_bytes(done[0])
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    media: Path, tmp_path: Path, done: tuple[Path, ExtractSummary]
+) -> None:
+    clips = clips_of(media)
+    run(clips[:4], tmp_path, workers=1)
+    (tmp_path / "set" / ASKED[1].folder).rename(tmp_path / "lost")  # killed before the second feature was committed
+    summary = run(clips, tmp_path, workers=1)
+    assert summary.new == len(clips)
+    assert row_bytes(tmp_path) == row_bytes(done[0])
+    first = FeatureStore(tmp_path, "set", ASKED[0])
+    assert all(len(rows) == 1 for rows in first.rows.values())
+
+
+def test_failures_are_tried_again_only_when_asked(media: Path, done: tuple[Path, ExtractSummary]) -> None:
+    cache, _ = done
+    clips = [clip for clip in clips_of(media) if clip.clip_id == "text"]
+    assert run(clips, cache).new == 0
+    assert run(clips, cache, retry_failed=True, workers=1).new == 1
+    row = FeatureStore(cache, "set", ASKED[0]).rows["text"]
+    assert sorted(one.failure.attempts for one in row if one.failure) == [1, 2]
+
+
+def test_a_clip_that_takes_too_long_costs_only_itself(media: Path) -> None:
+    clip = Clip("good", media / "good.avi")
+    inputs = [spec.input for spec in ASKED]
+    with DecodePool(1, inputs, clip_seconds=0.001) as pool:
+        outcomes = [prepared.outcomes for prepared in pool.prepare([(clip, inputs)])]
+    assert "longer than" in str(outcomes[0][0])
+
+
+def test_decode_workers_import_no_torch() -> None:
+    code = "import sys, stages.extract.worker; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match="cuda:99"):
+        choose_device("cuda:99")

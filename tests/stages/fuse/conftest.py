@@ -1,0 +1,46 @@
+"""Made-up features with known structure."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from features.requests import resolve
+from stages.fuse.data import FusionData, Modality
+
+CLASSES, FRAMES, DIM = 6, 5, 16
+
+
+def make_data(clips_per_class: int = 60, noise: float = 0.7, seed: int = 0, missing: float = 0.05) -> FusionData:
+    """Six classes = two that only the picture tells apart times three that only the sound does."""
+    generator = np.random.default_rng(seed)
+    targets = np.repeat(np.arange(CLASSES), clips_per_class)
+    seen, heard = generator.standard_normal((2, DIM)), generator.standard_normal((3, DIM))
+    count = len(targets)
+    video = seen[targets % 2][:, None] + noise * generator.standard_normal((count, FRAMES, DIM))
+    audio = heard[targets // 2][:, None] + noise * generator.standard_normal((count, 2, DIM))
+    specs = resolve(["lite:frames", "lite:mfcc", "lite:chromagram"])
+    modalities = {}
+    for name, values, its_specs in (("video", video, specs[:1]), ("audio", audio, specs[1:])):
+        present = generator.random(count) >= missing
+        values[~present] = np.nan
+        modalities[name] = Modality(torch.tensor(values, dtype=torch.float32), torch.tensor(present), tuple(its_specs))
+    part = generator.permutation(count) % 4
+    table = pd.DataFrame(
+        {
+            "clip_id": [f"clip{i}" for i in range(count)],
+            "label": [f"class{t}" for t in targets],
+            "split": np.where(part == 3, "test", "train"),
+            "group": [f"g{i // 2}" for i in range(count)],
+        }
+    )
+    train, validation, test = (torch.tensor(np.flatnonzero(np.isin(part, which))) for which in ((0, 1), (2,), (3,)))
+    classes = tuple(f"class{i}" for i in range(CLASSES))
+    return FusionData(modalities, torch.tensor(targets), classes, table, train, validation, test, {})
+
+
+@pytest.fixture(name="make_data", scope="session")
+def make_data_fixture() -> Callable[..., FusionData]:
+    return make_data

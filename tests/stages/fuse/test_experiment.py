@@ -1,0 +1,94 @@
+"""Runs are kept, read back, and never mixed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.errors import UsageError
+from stages.fuse import experiment
+from stages.fuse.data import FusionData
+from stages.fuse.experiment import Run, load_run, results_table, run_experiment
+from stages.fuse.table import notes, summarise
+from stages.fuse.trainer import Training
+
+QUICK = Training(epochs=2)
+DESCRIBED = {"dataset": "made-up"}
+
+
+def fuse(data: FusionData, folder: Path, heads: list[str], seeds: int = 2, **options: object) -> Run:
+    training = options.pop("training", QUICK)
+    return run_experiment(data, folder, heads, seeds, training, DESCRIBED, progress=False, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def data(make_data: Callable[..., FusionData]) -> FusionData:
+    return make_data(clips_per_class=20)
+
+
+def test_results_have_a_line_per_head_and_seed(data: FusionData, tmp_path: Path) -> None:
+    run = fuse(data, tmp_path / "run", ["mlp", "audio"])
+    table = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert table[["head", "seed"]].values.tolist() == [["audio", 0], ["audio", 1], ["mlp", 0], ["mlp", 1]]
+    assert (table["n_test"] == len(data.test)).all()
+    one = run.heads["mlp"][1]
+    expected = (one.logits.argmax(axis=1) == data.targets[data.test].numpy()).mean()
+    assert table.query("head == 'mlp' and seed == 1")["top1"].item() == pytest.approx(expected)
+
+
+def test_what_was_trained_is_read_back(data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fuse(data, tmp_path / "run", ["mlp"])
+    trained: list[tuple[str, int]] = []
+    original = experiment.train_head
+    monkeypatch.setattr(
+        experiment,
+        "train_head",
+        lambda name, d, seed, *rest, **more: trained.append((name, seed)) or original(name, d, seed, *rest, **more),
+    )
+    fuse(data, tmp_path / "run", ["mlp"])
+    assert trained == []
+    again = fuse(data, tmp_path / "run", ["mlp", "video"], seeds=3)
+    assert trained == [("mlp", 2), ("video", 0), ("video", 1), ("video", 2)]
+    np.testing.assert_array_equal(again.heads["mlp"][0].logits, first.heads["mlp"][0].logits)
+
+
+def test_a_run_read_back_equals_the_one_that_was_made(data: FusionData, tmp_path: Path) -> None:
+    run = fuse(data, tmp_path / "run", ["audio"])
+    read = load_run(tmp_path / "run")
+    pd.testing.assert_frame_equal(results_table(read), results_table(run))
+    assert summarise(read) == summarise(run)
+
+
+def test_other_settings_under_the_same_name_are_refused(data: FusionData, tmp_path: Path) -> None:
+    fuse(data, tmp_path / "run", ["audio"], seeds=1)
+    with pytest.raises(UsageError, match=r"learning_rate: None there, 0\.1 here"):
+        fuse(data, tmp_path / "run", ["audio"], seeds=1, training=Training(epochs=2, learning_rate=0.1))
+    replaced = fuse(data, tmp_path / "run", ["video"], seeds=1, training=Training(epochs=1), replace=True)
+    assert list(replaced.heads) == ["video"]
+    assert not list((tmp_path / "run" / "audio").glob("seed-*"))
+
+
+def test_other_data_under_the_same_name_are_refused(
+    data: FusionData, make_data: Callable[..., FusionData], tmp_path: Path
+) -> None:
+    fuse(data, tmp_path / "run", ["audio"], seeds=1)
+    with pytest.raises(UsageError, match="other clips or features"):
+        fuse(make_data(clips_per_class=21), tmp_path / "run", ["audio"], seeds=1)
+
+
+def test_the_table_says_what_its_reader_has_to_know(data: FusionData, tmp_path: Path) -> None:
+    control = fuse(data, tmp_path / "run", ["audio"], seeds=1, training=Training(epochs=1, shuffle_labels=True))
+    said = " ".join(notes(control))
+    assert "shuffled" in said
+    control.described["untrained"] = ["lite:frames"]
+    control.described["test_groups"] = ["a", "b"]
+    said = " ".join(notes(control))
+    assert "UNTRAINED" in said
+    assert "Only 2 groups" in said
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no run"):
+        load_run(tmp_path)

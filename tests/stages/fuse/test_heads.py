@@ -1,0 +1,116 @@
+"""Every head: shapes, masks, and what it can and cannot see."""
+
+import pytest
+import torch
+
+from features.errors import UsageError
+from stages.fuse.heads import ModalityShape, build_head, get_head, head_names
+
+SHAPES = {"video": ModalityShape(25, 1280), "audio": ModalityShape(6, 1280)}
+BATCH, CLASSES = 4, 12
+
+
+def clips(seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = {name: torch.randn(BATCH, *shape, generator=generator) for name, shape in SHAPES.items()}
+    return tokens, {name: torch.ones(BATCH, dtype=torch.bool) for name in SHAPES}
+
+
+@pytest.fixture(params=head_names())
+def head(request: pytest.FixtureRequest) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_head(request.param, SHAPES, CLASSES).eval()
+
+
+def test_the_six_heads_are_there() -> None:
+    assert head_names() == ["audio", "video", "average", "mlp", "crossattn", "bottleneck"]
+
+
+def test_logits_have_a_column_per_class(head: torch.nn.Module) -> None:
+    assert head(*clips())["logits"].shape == (BATCH, CLASSES)
+
+
+def test_a_missing_modality_is_never_read(head: torch.nn.Module) -> None:
+    """NaN stands in its place: any use of it would show."""
+    for name in SHAPES:
+        tokens, present = clips()
+        tokens[name][1] = torch.nan
+        present[name][1] = False
+        logits = head(tokens, present)["logits"]
+        assert logits.isfinite().all()
+        torch.testing.assert_close(logits[[0, 2, 3]], head(*clips())["logits"][[0, 2, 3]])
+
+
+def test_gradients_stay_finite_with_missing_modalities(head: torch.nn.Module) -> None:
+    tokens, present = clips()
+    for index, name in enumerate(SHAPES):
+        tokens[name][index] = torch.nan
+        present[name][index] = False
+    targets = torch.arange(BATCH)
+    head.loss(head(tokens, present), present, targets).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_joint_heads_depend_on_both_modalities_and_single_ones_on_their_own(head: torch.nn.Module) -> None:
+    reference = head(*clips())["logits"]
+    for name in SHAPES:
+        tokens, present = clips()
+        tokens[name] = tokens[name] + torch.randn_like(tokens[name])
+        moved = not torch.allclose(head(tokens, present)["logits"], reference, atol=1e-6)
+        assert moved == (name in type(head).modalities)
+
+
+def test_clips_of_a_batch_do_not_see_each_other(head: torch.nn.Module) -> None:
+    tokens, present = clips()
+    alone = head({n: t[:1] for n, t in tokens.items()}, {n: p[:1] for n, p in present.items()})["logits"]
+    torch.testing.assert_close(alone, head(tokens, present)["logits"][:1], rtol=1e-4, atol=1e-5)
+
+
+def test_average_is_the_mean_of_the_present_modalities_probabilities() -> None:
+    head = build_head("average", SHAPES, CLASSES).eval()
+    tokens, present = clips()
+    present["audio"][0] = False
+    outputs = head(tokens, present)
+    single = torch.stack([outputs["video"].softmax(1), outputs["audio"].softmax(1)])
+    expected = single.mean(dim=0)
+    expected[0] = single[0, 0]
+    torch.testing.assert_close(outputs["logits"].exp(), expected)
+
+
+def test_standardisation_comes_from_the_clips_that_have_the_modality() -> None:
+    head = build_head("audio", {"audio": ModalityShape(2, 3)}, CLASSES)
+    tokens = torch.randn(50, 2, 3) * 5 + 3
+    present = torch.rand(50) > 0.2
+    tokens[~present] = torch.nan
+    head.fit_inputs({"audio": tokens}, {"audio": present})
+    seen = head.read({"audio": tokens}, {"audio": present})["audio"][present]
+    torch.testing.assert_close(seen.mean(dim=0), torch.zeros(2, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen.std(dim=0), torch.ones(2, 3), atol=1e-4, rtol=0)
+
+
+def test_bottleneck_video_reaches_audio_only_through_the_shared_tokens() -> None:
+    head = build_head("bottleneck", SHAPES, CLASSES).eval()
+    with torch.no_grad():  # cut the shared tokens' way into the audio blocks: nothing else may carry video there
+        streams = {name: head.project[name](x) + head.position[name] for name, x in clips()[0].items()}
+        audio = head.audio_blocks[0](torch.cat([torch.zeros(BATCH, 4, 128), streams["audio"]], dim=1))
+    assert audio.shape == (BATCH, 10, 128)
+    with torch.no_grad():
+        for block in head.video_blocks:
+            for parameter in block.parameters():
+                parameter.zero_()
+    moved = []
+    for scale in (0.0, 1.0):
+        tokens, present = clips()
+        tokens["video"] = tokens["video"] * scale
+        seen: list[torch.Tensor] = []
+        hook = head.audio_blocks[-1].register_forward_hook(lambda _m, _i, out, seen=seen: seen.append(out[:, 4:]))
+        with torch.no_grad():
+            head(tokens, present)
+        hook.remove()
+        moved.append(seen[0])
+    torch.testing.assert_close(moved[0], moved[1])
+
+
+def test_an_unknown_head_is_named() -> None:
+    with pytest.raises(UsageError, match="unknown fusion 'gated': choose from audio"):
+        get_head("gated")
