@@ -38,22 +38,34 @@ class Timeline:
         return np.asarray(inside, dtype=np.int64)[uniform_indices(len(inside), wanted)]
 
 
-def timeline(ticks: Sequence[int | None], stream: av.video.stream.VideoStream) -> Timeline:
+@dataclass(frozen=True)
+class Clock:
+    """What turns a stream's timestamps into seconds: its time base, average rate and start."""
+
+    base: Fraction
+    frames_per_second: Fraction
+    start: int
+
+    @classmethod
+    def of(cls, stream: av.video.stream.VideoStream) -> "Clock":
+        rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
+        return cls(base=stream.time_base or 1 / rate, frames_per_second=rate, start=stream.start_time or 0)
+
+
+def timeline(ticks: Sequence[int | None], clock: Clock) -> Timeline:
     """Place frames in time from their timestamps in decoder-output order.
 
     Where these do not rise strictly they are not to be trusted (AVI with packed B-frames, as UCF101's), and a frame's
-    time is its index over the average rate. `ticks` are in the stream's time base.
+    time is its index over the average rate. `ticks` are in units of the clock's base.
     """
-    rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
-    base = stream.time_base or 1 / rate
     known = [tick for tick in ticks if tick is not None]
     if len(known) == len(ticks) and all(a < b for a, b in pairwise(known)):
-        starts = tuple((tick - known[0]) * base for tick in known)
-        origin = known[0] * base if known else Fraction(0)
+        starts = tuple((tick - known[0]) * clock.base for tick in known)
+        origin = known[0] * clock.base if known else Fraction(0)
     else:
-        starts = tuple(index / rate for index in range(len(ticks)))
-        origin = (stream.start_time or 0) * base
-    end = starts[-1] + 1 / rate if starts else Fraction(0)
+        starts = tuple(index / clock.frames_per_second for index in range(len(ticks)))
+        origin = clock.start * clock.base
+    end = starts[-1] + 1 / clock.frames_per_second if starts else Fraction(0)
     return Timeline(starts=starts, origin=origin, end=end)
 
 
@@ -64,6 +76,7 @@ class Promise:
 
     timeline: Timeline
     frames: int
+    clock: Clock
 
 
 def promised_timeline(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Promise:
@@ -71,6 +84,7 @@ def promised_timeline(container: av.container.InputContainer, stream: av.video.s
     packets = [packet for packet in container.demux(stream) if packet.size]
     ticks = [packet.pts if packet.pts is not None else packet.dts for packet in packets if not packet.is_discard]
     known = sorted(tick for tick in ticks if tick is not None)
-    promised = timeline(known if len(known) == len(ticks) else ticks, stream)
+    clock = Clock.of(stream)
+    promised = timeline(known if len(known) == len(ticks) else ticks, clock)
     lost = max(0, stream.frames - len(packets))  # the header counts every packet, hidden ones too
-    return Promise(promised, len(ticks) + lost)
+    return Promise(promised, len(ticks) + lost, clock)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stages.extract.run import ExtractSummary
 
 
-@click.command()
+@click.command(short_help="Stage one: compute the features of a data set into the cache.")
 @click.option("--dataset", required=True, help="A data set listed before, or a kind to list first: demo, folder.")
 @click.option(
     "--features",

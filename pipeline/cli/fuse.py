@@ -9,7 +9,7 @@ import click
 from pipeline.cli.options import cache_option, device_option, names, require_folder, runs_option
 
 
-@click.command()
+@click.command(short_help="Stage two: train fusion heads on cached features.")
 @click.option("--dataset", required=True, help="A data set whose features are in the cache.")
 @click.option(
     "--fusion",

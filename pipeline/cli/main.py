@@ -1,5 +1,6 @@
 """The command group, and the one place where errors become one line."""
 
+import errno
 import sys
 
 import click
@@ -12,6 +13,7 @@ from pipeline.cli.render import render
 from pipeline.cli.report import report
 
 USAGE_EXIT_CODE = 2
+_FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -48,9 +50,10 @@ def main() -> None:
         hint = f" (try {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
         _stop(error.format_message().replace("\n", " ") + hint)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _FULL_OR_READ_ONLY:
             raise
-        _stop(f"cannot use {error.filename}: {error.strerror}; name another place with --cache, --runs or -o")
+        place = f"cannot use {error.filename}" if error.filename else "cannot write"
+        _stop(f"{place}: {error.strerror}; make room, or name another place with --cache, --runs or -o")
 
 
 def _stop(message: str) -> None:

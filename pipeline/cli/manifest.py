@@ -30,7 +30,7 @@ def builder_options(command: Command) -> Command:
     return command
 
 
-@click.command(name="manifest")
+@click.command(short_help="List the clips of a data set.")
 @click.argument("dataset")
 @builder_options
 @cache_option

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Draw the sound of a media file as the six audio images.")
 @click.argument("clip", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the six PNG files.")
 def render(clip: Path, output: Path) -> None:

@@ -7,7 +7,7 @@ import click
 from pipeline.cli.options import cache_option, require_folder
 
 
-@click.command()
+@click.command(short_help="Write the page of a run again.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The HTML file (default: report.html in the run)."

@@ -38,5 +38,5 @@ def print_table(run: Run) -> str:
         f"{run.described['dataset']}: {clips['train']} train, {clips['validation']} validation, {clips['test']} test "
         f"clips, {len(run.classes)} classes (chance {100 / len(run.classes):.1f} %)"
     )
-    left_out = [f"{len(clips['excluded'])} clips have no usable feature and are left out."] if clips["excluded"] else []
+    left_out = [f"Left out, with no usable feature: {', '.join(clips['excluded'])}."] if clips["excluded"] else []
     return "\n".join([title, "", *lines, "", *left_out, *notes(run)])

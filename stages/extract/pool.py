@@ -9,17 +9,20 @@ import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import TimeoutError
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from features.clips import Clip
 from features.errors import ClipError, UsageError
-from features.inputs import NoAudio, Outcome
+from features.inputs import Outcome
 from features.spec import FramesInput, ImageInput
 from stages.extract import worker
 
@@ -37,6 +40,13 @@ class Prepared:
 
     clip: Clip
     outcomes: list[Outcome]
+
+
+class _Running(NamedTuple):
+    clip: Clip
+    inputs: Sequence[Input]
+    slot: SharedMemory
+    future: "ProcessFuture[list[worker.Status]]"
 
 
 class DecodePool:
@@ -64,27 +74,24 @@ class DecodePool:
         self._pool.stop()
         self._pool.join()
         for slot in self._slots:
-            slot.close()
             slot.unlink()
+            with suppress(BufferError):  # a view lives on in the traceback of an error; its memory goes with it
+                slot.close()
 
     def prepare(self, jobs: Iterable[tuple[Clip, Sequence[Input]]]) -> Iterator[Prepared]:
         """Prepare clips side by side and yield them in the order given."""
         free = list(self._slots)
-        running: deque[tuple[Clip, Sequence[Input], SharedMemory, ProcessFuture[list[worker.Status]]]] = deque()
+        running: deque[_Running] = deque()
         for clip, inputs in jobs:
             if not free:
                 yield from self._oldest(running, free)
             slot = free.pop()
             future = self._pool.schedule(worker.work, args=(slot.name, clip, inputs), timeout=self._clip_seconds)
-            running.append((clip, inputs, slot, future))
+            running.append(_Running(clip, inputs, slot, future))
         while running:
             yield from self._oldest(running, free)
 
-    def _oldest(
-        self,
-        running: deque[tuple[Clip, Sequence[Input], SharedMemory, "ProcessFuture[list[worker.Status]]"]],
-        free: list[SharedMemory],
-    ) -> Iterator[Prepared]:
+    def _oldest(self, running: "deque[_Running]", free: list[SharedMemory]) -> Iterator[Prepared]:
         clip, inputs, slot, future = running.popleft()
         statuses = self._result(future, len(inputs))
         views = worker.slot_views(slot, inputs)
@@ -101,7 +108,7 @@ class DecodePool:
         return [lost] * count
 
 
-def _outcome(status: "NoAudio | ClipError | None", view: NDArray) -> Outcome:  # type: ignore[type-arg]
+def _outcome(status: worker.Status, view: NDArray[np.uint8]) -> Outcome:
     return view if status is None else status
 
 

@@ -1,5 +1,8 @@
 """Parts that several heads are made of."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
 
 HIDDEN = (512, 256)
@@ -13,6 +16,21 @@ def mlp(inputs: int, classes: int, hidden: tuple[int, ...] = HIDDEN, dropout: fl
         layers += [nn.Linear(inputs, size), nn.ReLU(), nn.Dropout(dropout)]
         inputs = size
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+class TokenProjection(nn.Module):
+    """Each modality's tokens to one width, plus a learned embedding per position, which says which frame or which audio
+    image, and so which modality, a token is of. {name: (B, T, D)} -> {name: (B, T, d)}."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], dim: int) -> None:
+        super().__init__()
+        self.project = nn.ModuleDict({name: nn.Linear(width, dim) for name, (_, width) in shapes.items()})
+        self.position = nn.ParameterDict(
+            {name: nn.Parameter(torch.randn(length, dim) * 0.02) for name, (length, _) in shapes.items()}
+        )
+
+    def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.project[name](x) + self.position[name] for name, x in tokens.items()}
 
 
 class FeedForward(nn.Sequential):

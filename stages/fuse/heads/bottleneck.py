@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.fuse.heads.base import Head, ModalityShape, Optimisation, register_head
-from stages.fuse.heads.blocks import Attention, FeedForward
+from stages.fuse.heads.blocks import Attention, FeedForward, TokenProjection
 
 DIM, HEADS, DROPOUT = 128, 4, 0.1
 BOTTLENECK_TOKENS, BLOCKS = 4, 4
@@ -39,18 +39,14 @@ class Bottleneck(Head):
 
     def __init__(self, shapes: Mapping[str, ModalityShape], classes: int) -> None:
         super().__init__(shapes, classes)
-        names = ("video", "audio")
-        self.project = nn.ModuleDict({name: nn.Linear(shapes[name].dim, DIM) for name in names})
-        self.position = nn.ParameterDict(
-            {name: nn.Parameter(torch.randn(shapes[name].length, DIM) * 0.02) for name in names}
-        )
+        self.project = TokenProjection(shapes, DIM)
         self.shared = nn.Parameter(torch.randn(BOTTLENECK_TOKENS, DIM) * 0.02)
         self.video_blocks = nn.ModuleList(_Block() for _ in range(BLOCKS))
         self.audio_blocks = nn.ModuleList(_Block() for _ in range(BLOCKS))
         self.classifier = nn.Sequential(nn.LayerNorm(2 * DIM), nn.Linear(2 * DIM, classes))
 
     def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        streams = {name: self.project[name](x) + self.position[name] for name, x in self.read(tokens, present).items()}
+        streams = self.project(self.read(tokens, present))
         video, audio = streams["video"], streams["audio"]
         shared = self.shared.expand(len(video), -1, -1)
         for video_block, audio_block in zip(self.video_blocks, self.audio_blocks, strict=True):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.fuse.heads.base import Head, ModalityShape, Optimisation, register_head
-from stages.fuse.heads.blocks import Attention, FeedForward
+from stages.fuse.heads.blocks import Attention, FeedForward, TokenProjection
 
 DIM, HEADS, DROPOUT = 128, 4, 0.1
 
@@ -26,18 +26,14 @@ class CrossAttention(Head):
     def __init__(self, shapes: Mapping[str, ModalityShape], classes: int) -> None:
         super().__init__(shapes, classes)
         names = ("video", "audio")
-        self.project = nn.ModuleDict({name: nn.Linear(shapes[name].dim, DIM) for name in names})
-        # One embedding per position says which frame, or which audio image, and so which modality a token is of.
-        self.position = nn.ParameterDict(
-            {name: nn.Parameter(torch.randn(shapes[name].length, DIM) * 0.02) for name in names}
-        )
+        self.project = TokenProjection(shapes, DIM)
         self.norm = nn.ModuleDict({name: nn.LayerNorm(DIM) for name in names})
         self.attend = nn.ModuleDict({name: Attention(DIM, HEADS, DROPOUT) for name in names})
         self.feed = nn.ModuleDict({name: FeedForward(DIM, DROPOUT) for name in names})
         self.classifier = nn.Sequential(nn.LayerNorm(2 * DIM), nn.Linear(2 * DIM, classes))
 
     def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        streams = {name: self.project[name](x) + self.position[name] for name, x in self.read(tokens, present).items()}
+        streams = self.project(self.read(tokens, present))
         normed = {name: self.norm[name](x) for name, x in streams.items()}
         video = streams["video"] + self.attend["video"](normed["video"], normed["audio"])
         audio = streams["audio"] + self.attend["audio"](normed["audio"], normed["video"])

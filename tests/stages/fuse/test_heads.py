@@ -88,13 +88,9 @@ def test_standardisation_comes_from_the_clips_that_have_the_modality() -> None:
     torch.testing.assert_close(seen.std(dim=0), torch.ones(2, 3), atol=1e-4, rtol=0)
 
 
-def test_bottleneck_video_reaches_audio_only_through_the_shared_tokens() -> None:
+def test_bottleneck_video_reaches_audio_only_through_its_own_blocks_and_the_shared_tokens() -> None:
     head = build_head("bottleneck", SHAPES, CLASSES).eval()
-    with torch.no_grad():  # cut the shared tokens' way into the audio blocks: nothing else may carry video there
-        streams = {name: head.project[name](x) + head.position[name] for name, x in clips()[0].items()}
-        audio = head.audio_blocks[0](torch.cat([torch.zeros(BATCH, 4, 128), streams["audio"]], dim=1))
-    assert audio.shape == (BATCH, 10, 128)
-    with torch.no_grad():
+    with torch.no_grad():  # blocks without weights hand their input on: shared tokens then carry nothing of the video
         for block in head.video_blocks:
             for parameter in block.parameters():
                 parameter.zero_()
