@@ -86,5 +86,8 @@ def promised_timeline(container: av.container.InputContainer, stream: av.video.s
     known = sorted(tick for tick in ticks if tick is not None)
     clock = Clock.of(stream)
     promised = timeline(known if len(known) == len(ticks) else ticks, clock)
-    lost = max(0, stream.frames - len(packets))  # the header counts every packet, hidden ones too
+    # AVI's header counts the packets. An MP4's count includes those an edit list leaves out, but its index does not;
+    # other containers' indices hold key frames only, and promise nothing.
+    claimed = stream.frames if container.format.name == "avi" else len(stream.index_entries)
+    lost = max(0, claimed - len(packets))
     return Promise(promised, len(ticks) + lost, clock)

@@ -70,8 +70,13 @@ def _summary(run: Run) -> list[str]:
     rows = {row.head: row for row in summarise(run)}
     best = max(rows.values(), key=lambda row: row.top1)
     sentences = [
-        f"On {best.n_test} test clips of {len(run.classes)} classes the best head is {best.head} with "
-        f"{100 * best.top1:.1f} % (95 % interval {100 * best.low:.1f} to {100 * best.high:.1f})."
+        f"On {best.n_test} test clips of {len(run.classes)} classes {best.head} reaches "
+        f"{100 * best.top1:.1f} % (95 % interval {100 * best.low:.1f} to {100 * best.high:.1f})"
+        + (
+            f", the most of {len(rows)} heads; the highest of several is always a little flattered."
+            if len(rows) > 1
+            else "."
+        )
     ]
     single = [rows[name] for name in ("audio", "video") if name in rows]
     if single and best not in single:

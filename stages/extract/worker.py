@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from multiprocessing.shared_memory import SharedMemory
 
-import librosa.feature  # noqa: F401  (librosa loads its parts on first use: do it once, before workers are forked)
 import numpy as np
 import threadpoolctl
+from librosa.feature import mfcc  # noqa: F401  (librosa loads its parts on first use: once, before workers fork)
 from numpy.typing import NDArray
 
 from features.clips import Clip

@@ -98,6 +98,29 @@ def test_what_cannot_be_read_says_why(media: Path, name: str, reason: str) -> No
         decode(media / name)
 
 
+def test_a_cut_short_mp4_is_found_by_its_index(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    noise = np.random.default_rng(0).integers(0, 255, (50, 48, 64, 3), dtype=np.uint8)
+    write_video(tmp_path / "plain.mp4", noise, fps=25, video_codec="libx264")
+    with av.open(tmp_path / "plain.mp4") as source, av.open(whole, "w", options={"movflags": "+faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    decode(whole)
+    content = whole.read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ClipError, match="cut short"):
+        decode(cut)
+
+
+def test_an_edit_list_that_hides_a_third_of_the_frames_is_no_damage(real_data: Path) -> None:
+    frames = decode(real_data / "vggsound-clips" / "bpSzLZtliFo_000005.mp4", audio=False).frames
+    assert frames is not None
+    assert frames.available == 301
+
+
 @pytest.mark.parametrize(("start", "end"), [(-1, None), (2, 1), (1, 1), (float("nan"), None)])
 def test_a_senseless_interval_is_refused(media: Path, start: float, end: float | None) -> None:
     with pytest.raises(UsageError):
