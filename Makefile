@@ -9,6 +9,8 @@ AVFUSE := $(BIN)/avfuse
 DATASET ?= demo
 FUSION ?= all
 
+comma := ,
+
 # An option is passed on only when its variable is set.
 flag = $(if $($(1)),$(2) "$($(1))")
 switch = $(if $($(1)),$(2))
@@ -38,7 +40,7 @@ fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all
 		$(call flag,AUDIO,--audio) $(call flag,EPOCHS,--epochs) $(call flag,RUNS,--runs) $(SHARED_FLAGS)
 
 report: $(VENV)/.installed ## the page of a run again: DATASET=..., NAME=... (the run's name)
-	@$(AVFUSE) report "$(or $(RUNS),runs)/$(DATASET)/$(or $(NAME),$(FUSION))" $(call flag,CACHE,--cache) $(ARGS)
+	@$(AVFUSE) report "$(or $(RUNS),runs)/$(DATASET)/$(or $(NAME),$(subst $(comma),+,$(FUSION)))" $(call flag,CACHE,--cache) $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

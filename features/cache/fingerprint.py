@@ -28,18 +28,28 @@ class Fingerprint:
             return self.is_missing
         if status.st_size != self.size:
             return False
-        return status.st_mtime_ns == self.mtime_ns or _digest(path, status.st_size) == self.digest
+        if status.st_mtime_ns == self.mtime_ns:
+            return True
+        try:
+            return _digest(path, status.st_size) == self.digest
+        except OSError:
+            return False
 
 
-MISSING = Fingerprint(size=-1, mtime_ns=0, digest=bytes(16))
+_UNREADABLE = bytes(16)
+MISSING = Fingerprint(size=-1, mtime_ns=0, digest=_UNREADABLE)
 
 
 def fingerprint(path: Path) -> Fingerprint:
+    """The fingerprint of the file now at `path`; of one that cannot be read, size and time alone."""
     try:
         status = path.stat()
-        digest = _digest(path, status.st_size)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         return MISSING
+    try:
+        digest = _digest(path, status.st_size)
+    except OSError:
+        digest = _UNREADABLE
     return Fingerprint(size=status.st_size, mtime_ns=status.st_mtime_ns, digest=digest)
 
 

@@ -95,8 +95,22 @@ def file_hash(path: Path) -> str:
 def open_verified(path: Path) -> h5py.File:
     """Open a shard whose bytes hash to what its name says. Raises UsageError when they do not."""
     if file_hash(path) != path.stem.rpartition("-")[2]:
-        raise UsageError(f"{path} is damaged (its bytes do not match its name): delete it and extract again")
-    return h5py.File(path, "r", locking=False)
+        raise _damaged(path)
+    return open_shard(path)
+
+
+def open_shard(path: Path) -> h5py.File:
+    """Open a shard without reading all of it. Raises UsageError when it is no whole HDF5 file."""
+    try:
+        return h5py.File(path, "r", locking=False)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> UsageError:
+    return UsageError(f"{path} is damaged (its bytes do not match its name): delete it and extract again")
 
 
 def spec_of(file: h5py.File) -> FeatureSpec:

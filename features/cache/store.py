@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.cache.fingerprint import Fingerprint
-from features.cache.shard import ChunkResult, Failure, open_verified, spec_of, write_shard
+from features.cache.shard import ChunkResult, Failure, open_shard, open_verified, spec_of, write_shard
 from features.clips import Clip
 from features.errors import UsageError
 from features.spec import FeatureSpec
@@ -69,14 +69,15 @@ class FeatureStore:
 
     @cached_property
     def rows(self) -> dict[str, list[Row]]:
-        """Every row by clip id, the preferred first: done before no_audio before failed, then by shard name."""
+        """Every row by clip id, the preferred first: done before no_audio before failed, of two media files under one
+        id the later one, then by shard name."""
         table: dict[str, list[Row]] = {}
         for path in self.shards():
-            with h5py.File(path, "r", locking=False) as file:
+            with open_shard(path) as file:
                 for clip_id, row in _rows_of(path, file):
                     table.setdefault(clip_id, []).append(row)
         for rows in table.values():
-            rows.sort(key=lambda row: (_PREFERENCE[row.outcome], row.shard.name))
+            rows.sort(key=lambda row: (_PREFERENCE[row.outcome], -row.fingerprint.mtime_ns, row.shard.name))
         return table
 
     def shards(self) -> list[Path]:
@@ -112,7 +113,7 @@ def find_specs(cache: Path, collection: str, name: str | None = None) -> list[Fe
         shard = next(iter(sorted(folder.glob("shard-*.h5"))), None)
         if shard is None:
             continue
-        with h5py.File(shard, "r", locking=False) as file:
+        with open_shard(shard) as file:
             spec = spec_of(file)
         if name is None or spec.name == name:
             specs.append(spec)

@@ -1,13 +1,14 @@
 """Cached features, labels and masks of a data set, as tensors on one device."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+import xxhash
 from torch import Tensor
 
 from features.cache import FeatureStore
@@ -57,12 +58,13 @@ class FusionData:
     test: Tensor
     excluded: Mapping[str, str]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """A hash of what a trained head depends on: features by key, clips with labels, splits and masks."""
-        state = hashlib.sha256()
+        """A hash of what a trained head depends on: features by key and by value, clips with labels, splits, masks."""
+        state = xxhash.xxh3_128()
         for name, modality in sorted(self.modalities.items()):
             state.update(f"{name}:{','.join(spec.key for spec in modality.specs)};".encode())
+            state.update(modality.tokens.cpu().numpy().tobytes())
             state.update(modality.present.cpu().numpy().tobytes())
         state.update(self.table[["clip_id", "label", "split", "group"]].to_csv(index=False).encode())
         state.update(self.validation.cpu().numpy().tobytes())

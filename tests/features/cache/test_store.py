@@ -83,6 +83,24 @@ def test_a_flipped_bit_is_found(tmp_path: Path, spec: FeatureSpec, clips: list[C
         features.load("set", "lite:mfcc", cache=tmp_path)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_a_shard_cut_short_is_named(tmp_path: Path, spec: FeatureSpec, clips: list[Clip], share: float) -> None:
+    path = FeatureStore(tmp_path, "set", spec).commit(rows_for(spec, clips))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UsageError, match=f"{path.name} is damaged"):
+        FeatureStore(tmp_path, "set", spec).load(clips)
+
+
+def test_a_replaced_and_extracted_file_gives_its_new_row(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
+    store = FeatureStore(tmp_path, "set", spec)
+    store.commit(rows_for(spec, clips))
+    clips[0].path.write_bytes(b"other" * 40_000)
+    store.commit(rows_for(spec, clips[:1], value=50))
+    assert store.load(clips[:1]).data[0, 0] == 50
+    assert features.load("set", "lite:mfcc", cache=tmp_path).data[0, 0] == 50
+
+
 def test_a_replaced_file_or_another_interval_is_not_the_same_clip(
     tmp_path: Path, spec: FeatureSpec, clips: list[Clip]
 ) -> None:
@@ -104,6 +122,14 @@ def test_features_outlive_their_media(tmp_path: Path, spec: FeatureSpec, clips: 
     FeatureStore(tmp_path, "set", spec).commit(rows_for(spec, clips))
     clips[0].path.unlink()
     assert FeatureStore(tmp_path, "set", spec).load(clips[:1]).present.all()
+
+
+def test_a_folder_in_a_files_place_is_not_planned_again(tmp_path: Path, spec: FeatureSpec) -> None:
+    clip = Clip("folder", tmp_path / "folder.avi")
+    clip.path.mkdir()
+    failure = (clip, fingerprint(clip.path), Failure("open", "is a folder"))
+    FeatureStore(tmp_path, "set", spec).commit(ChunkResult(spec, failed=[failure]))
+    assert FeatureStore(tmp_path, "set", spec).find(clip) is not None
 
 
 def test_a_later_success_outweighs_an_earlier_failure(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:

@@ -78,6 +78,13 @@ def test_other_data_under_the_same_name_are_refused(
         fuse(make_data(clips_per_class=21), tmp_path / "run", ["audio"], seeds=1)
 
 
+def test_other_feature_values_are_other_data(data: FusionData, make_data: Callable[..., FusionData]) -> None:
+    same, other = make_data(clips_per_class=20), make_data(clips_per_class=20)
+    other.modalities["audio"].tokens[0, 0, 0] += 1
+    assert same.fingerprint == data.fingerprint
+    assert other.fingerprint != data.fingerprint
+
+
 def test_the_table_says_what_its_reader_has_to_know(data: FusionData, tmp_path: Path) -> None:
     control = fuse(data, tmp_path / "run", ["audio"], seeds=1, training=Training(epochs=1, shuffle_labels=True))
     said = " ".join(notes(control))
