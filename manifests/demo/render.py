@@ -16,12 +16,14 @@ from tqdm import tqdm
 
 from features.media.writer import write_video
 from manifests.demo import scenes, sounds
+from manifests.demo.camera import FRAMES_PER_SECOND
+from manifests.demo.canvas import Pixels
 
 # Raise when a change to the drawing, the sounds or the layout changes any file's bytes.
 REVISION = 1
 
 Split = Literal["train", "test"]
-Paint = Callable[[np.random.Generator, np.random.Generator, int], Iterator[scenes.Pixels]]
+Paint = Callable[[np.random.Generator, np.random.Generator, int], Iterator[Pixels]]
 Play = Callable[[np.random.Generator, np.random.Generator, int], npt.NDArray[np.float32]]
 
 _SUBJECTS = {
@@ -208,18 +210,18 @@ def _write_clip(path: Path, clip: DemoClip, seeds: _Seeds) -> None:
     paint, play = _painter(clip.label), _player(clip.label)
     length = seeds.generator("length").beta(*_LENGTH_BETA)
     duration_seconds = _SHORTEST_SECONDS + (_LONGEST_SECONDS - _SHORTEST_SECONDS) * length
-    frame_count = round(duration_seconds * scenes.FRAMES_PER_SECOND)
+    frame_count = round(duration_seconds * FRAMES_PER_SECOND)
     frames = paint(seeds.generator("picture", of_group=True), seeds.generator("picture"), frame_count)
     waveform = None
     if clip.note != NO_AUDIO:
-        sample_count = frame_count * sounds.SAMPLE_RATE_HZ // scenes.FRAMES_PER_SECOND
+        sample_count = frame_count * sounds.SAMPLE_RATE_HZ // FRAMES_PER_SECOND
         waveform = play(seeds.generator("sound", of_group=True), seeds.generator("sound"), sample_count)
     if waveform is not None and clip.note == SILENT:
         waveform = np.zeros_like(waveform)
     write_video(
         path,
         frames,
-        fps=scenes.FRAMES_PER_SECOND,
+        fps=FRAMES_PER_SECOND,
         waveform=waveform,
         sample_rate_hz=None if waveform is None else sounds.SAMPLE_RATE_HZ,
         video_bit_rate=450_000,

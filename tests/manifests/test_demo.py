@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from manifests.demo import CLASSES, DemoClip, render, render_demo, scenes, sounds
+from manifests.demo import CLASSES, DemoClip, canvas, render, render_demo, scenes, sounds
 from manifests.demo.render import HEARD_CLASSES, NO_AUDIO, NOT_A_VIDEO, SEEN_CLASSES, SILENT, TRUNCATED
 
 PROBED_CLASSES = ["BouncingStar", "FluteGallop"]
@@ -218,6 +218,17 @@ def test_seen_classes_share_one_sound_and_heard_classes_one_picture() -> None:
     assert {render._painter(label) for label in HEARD_CLASSES} == {scenes.performer_frames}
 
 
+@pytest.mark.parametrize("label", CLASSES)
+def test_every_class_has_moving_pictures_and_sound(label: str) -> None:
+    generators = [np.random.default_rng(seed) for seed in range(4)]
+    frames = [frame.copy() for frame in render._painter(label)(generators[0], generators[1], 5)]
+    assert {(frame.shape, str(frame.dtype)) for frame in frames} == {((240, 320, 3), "uint8")}
+    assert not np.array_equal(frames[0], frames[-1])
+    sound = render._player(label)(generators[2], generators[3], 8820)
+    assert len(sound) == 8820
+    assert np.abs(sound).max() > 0.01
+
+
 def test_clips_of_a_group_share_the_look_and_differ_in_the_rest() -> None:
     first, second = (clip for clip in _plan(groups=2, clips_per_group=2)[:2])
     looks = [
@@ -270,7 +281,7 @@ def test_a_gallop_is_long_short_short() -> None:
 def test_shapes_have_about_the_same_area(shape: scenes.Shape) -> None:
     offsets = np.arange(-60, 61, dtype=np.float32)
 
-    inside = scenes.shape_distance(shape, offsets[None, :], offsets[:, None], 30.0) < 0
+    inside = canvas.shape_distance(shape, offsets[None, :], offsets[:, None], 30.0) < 0
 
     assert inside.sum() == pytest.approx(np.pi * 30**2, rel=0.12)
 
