@@ -9,6 +9,7 @@ import pandera.pandas as pa
 
 from features.clips import Clip
 from features.errors import UsageError
+from features.names import check_name
 
 SPLITS = ("train", "val", "test")
 
@@ -48,6 +49,8 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_name(self.name, "data set")
+        check_name(self.collection, "collection")
         object.__setattr__(self, "table", validate(self.table, self.name))
 
     def __len__(self) -> int:

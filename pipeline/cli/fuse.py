@@ -59,6 +59,7 @@ def fuse(
       avfuse fuse --dataset demo --fusion all
       avfuse fuse --dataset clips --fusion mlp,crossattn --audio lite:chromagram --name chroma
     """
+    from features.names import check_name
     from features.requests import expand_names
     from manifests import load_manifest
     from pipeline.provenance import describe_run
@@ -75,7 +76,7 @@ def fuse(
     inputs = {"video": expand_names(names(video)), "audio": expand_names(names(audio))}
     manifest = load_manifest(cache, dataset)
     data = load_data(manifest, cache, inputs, choose_device(device))
-    folder = require_folder(runs / dataset / (name or fusion.replace(",", "+")), "--runs")
+    folder = require_folder(runs / dataset / check_name(name or fusion.replace(",", "+"), "run"), "--runs")
     training = Training(learning_rate, weight_decay, batch_size, epochs, shuffle_labels)
     described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
     run = run_experiment(data, folder, heads, seeds, training, described, replace=replace)

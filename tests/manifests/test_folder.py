@@ -58,6 +58,12 @@ def test_only_named_columns_are_read(tmp_path: Path) -> None:
     assert set(table["split"]) == {"train", "test"}
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", " a", "manifests", "media", "a\\b", "a\nb"])
+def test_a_name_that_is_no_folder_name_is_refused(tree: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be the name"):
+        Manifest(name, name, tree, build_folder(tree).table)
+
+
 def test_segments_of_one_file_are_clips_of_one_group(tmp_path: Path) -> None:
     rows = [{"path": "long.mp4", "start": s, "end": s + 2.5, "label": "a", "split": "train"} for s in (0, 2.5)]
     table = build_folder(write_labels(tmp_path / "set", rows)).table

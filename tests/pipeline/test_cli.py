@@ -124,6 +124,7 @@ MISTAKES = {
     "unknown device": (["extract", "--dataset", "clips", "--device", "tpu", "--frames", "uniform:2"], "tpu"),
     "unknown fusion": (["fuse", "--dataset", "clips", "--fusion", "gated"], "gated"),
     "features not extracted": (["fuse", "--dataset", "clips", "--audio", "lite:waveplot"], "make extract"),
+    "a name that leaves its folder": (["fuse", "--dataset", "clips", "--audio", "lite:mfcc", "--name", "../x"], "../x"),
     "data set not listed": (["fuse", "--dataset", "nothing"], "nothing"),
     "cache is a file": (["extract", "--dataset", "clips", "--cache", "clips/labels.csv"], "clips/labels.csv"),
     "runs is a file": (
