@@ -9,7 +9,6 @@ import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import TimeoutError
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -36,7 +35,7 @@ Input = FramesInput | ImageInput
 
 @dataclass(frozen=True)
 class Prepared:
-    """One clip's inputs, in the order asked; arrays are views that hold until the next clip is taken."""
+    """One clip's inputs, in the order asked."""
 
     clip: Clip
     outcomes: list[Outcome]
@@ -74,9 +73,8 @@ class DecodePool:
         self._pool.stop()
         self._pool.join()
         for slot in self._slots:
+            slot.close()
             slot.unlink()
-            with suppress(BufferError):  # a view lives on in the traceback of an error; its memory goes with it
-                slot.close()
 
     def prepare(self, jobs: Iterable[tuple[Clip, Sequence[Input]]]) -> Iterator[Prepared]:
         """Prepare clips side by side and yield them in the order given."""
@@ -109,7 +107,7 @@ class DecodePool:
 
 
 def _outcome(status: worker.Status, view: NDArray[np.uint8]) -> Outcome:
-    return view if status is None else status
+    return view.copy() if status is None else status  # a millisecond a clip, and nothing can outlive its slot
 
 
 def _check_shared_memory(wanted: int, workers: int) -> None:

@@ -44,7 +44,8 @@ def work(slot: str, clip: Clip, inputs: Sequence[FramesInput | ImageInput]) -> l
 
 
 def slot_views(slot: SharedMemory, inputs: Sequence[FramesInput | ImageInput]) -> list[NDArray[np.uint8]]:
-    """The arrays of a slot, one per input, laid out in order."""
+    """The arrays of a slot, one per input, laid out in order. They must not outlive the slot."""
+    assert slot.buf is not None, "the slot is closed"
     views, offset = [], 0
     for each in inputs:
         size = int(np.prod(each.shape))

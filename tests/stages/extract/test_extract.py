@@ -1,5 +1,6 @@
 """Extraction ends, whatever lies in the folder, and what it kept is right."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,12 @@ import features
 from features.backbones import get
 from features.cache import FeatureStore
 from features.clips import Clip
-from features.errors import UsageError
+from features.errors import ClipError, UsageError
 from features.inputs import prepare
 from features.requests import resolve
 from stages.device import choose_device
 from stages.extract import plan as planning
+from stages.extract import worker
 from stages.extract.pool import DecodePool
 from stages.extract.run import ExtractSummary, extract
 
@@ -117,12 +119,31 @@ def test_failures_are_tried_again_only_when_asked(media: Path, done: tuple[Path,
     assert sorted(one.failure.attempts for one in row if one.failure) == [1, 2]
 
 
-def test_a_clip_that_takes_too_long_costs_only_itself(media: Path) -> None:
-    clip = Clip("good", media / "good.avi")
-    inputs = [spec.input for spec in ASKED]
-    with DecodePool(1, inputs, clip_seconds=0.001) as pool:
-        outcomes = [prepared.outcomes for prepared in pool.prepare([(clip, inputs)])]
-    assert "longer than" in str(outcomes[0][0])
+TROUBLE = """
+import os, signal, time
+from stages.extract.worker import work as real_work
+
+def work(slot, clip, inputs):
+    if clip.clip_id == "hangs":
+        time.sleep(60)
+    if clip.clip_id == "crashes":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return real_work(slot, clip, inputs)
+"""
+
+
+def test_a_hang_or_a_crash_costs_only_its_clip(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "avfuse_trouble.py").write_text(TROUBLE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(worker, "work", importlib.import_module("avfuse_trouble").work)
+    inputs = [ASKED[0].input]
+    jobs = [(Clip(name, media / "good.avi"), inputs) for name in ("fine", "hangs", "crashes", "fine")]
+    with DecodePool(1, inputs, clip_seconds=5) as pool:
+        said = [
+            str(prepared.outcomes[0]) if isinstance(prepared.outcomes[0], ClipError) else "fine"
+            for prepared in pool.prepare(jobs)
+        ]
+    assert said == ["fine", "worker: took longer than 5 s", "worker: the decode process died (exit code -11)", "fine"]
 
 
 def test_decode_workers_import_no_torch() -> None:
