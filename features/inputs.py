@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from PIL import Image
 
 from features.audio_images import render
 from features.errors import ClipError
-from features.media import Media, decode
+from features.media import DEFAULT_READER, Media, MediaFile
 from features.spec import FramesInput, ImageInput, Preprocess
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -25,24 +26,72 @@ Outcome = NDArray[np.uint8] | NoAudio | ClipError
 """What became of one input of one clip."""
 
 
+class Prepared(NamedTuple):
+    """One clip's inputs in the order asked, and what a user should know of it (a line each)."""
+
+    outcomes: list[Outcome]
+    notes: tuple[str, ...]
+
+
+class SharedFile:
+    """The file that the last clip came from, kept open: the clips of one long video come one after the other."""
+
+    def __init__(self) -> None:
+        self._file: MediaFile | None = None
+        self._stamp: tuple[Path, str, int, int] | None = None
+
+    def open(self, path: Path, reader: str) -> MediaFile:
+        """The open file, or another in its place. Raises ClipError when it cannot be opened."""
+        stamp = (path, reader, *_stat(path))
+        if self._file is None or self._stamp != stamp:
+            self.close()
+            self._file = MediaFile(path, reader)
+            self._stamp = stamp
+        return self._file
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = self._stamp = None
+
+
 def prepare(
-    path: Path, start: float | None, end: float | None, inputs: Sequence[FramesInput | ImageInput]
-) -> list[Outcome]:
+    path: Path,
+    start: float | None,
+    end: float | None,
+    inputs: Sequence[FramesInput | ImageInput],
+    shared: SharedFile | None = None,
+) -> Prepared:
     """Decode a clip once and make each input asked of it: uint8 arrays of `input.shape`.
 
-    Nothing is raised for a broken clip: its ClipError stands in the place of every array it costs.
+    `shared` keeps the file open for the next clip. Nothing is raised for a broken clip: its ClipError stands in the
+    place of every array it costs.
     """
-    samplings = {each.sampling for each in inputs if isinstance(each, FramesInput)}
-    wants_sound = any(isinstance(each, ImageInput) for each in inputs)
-    media: dict[str | None, Media] = {}
+    framed = [each for each in inputs if isinstance(each, FramesInput)]
+    drawn = [each for each in inputs if isinstance(each, ImageInput)]
+    reader = framed[0].reader.name if framed else DEFAULT_READER
+    assert all(each.reader.name == reader for each in framed), "one run has one reader"
+    schemes = list(dict.fromkeys(each.sampling for each in framed))
     try:
-        for index, sampling in enumerate(sorted(samplings) or [None]):
-            media[sampling] = decode(path, sampling, audio=wants_sound and index == 0, start=start, end=end)
+        if shared is None:
+            with MediaFile(path, reader) as file:
+                media = file.read(schemes, audio=bool(drawn), start=start, end=end)
+        else:
+            media = shared.open(path, reader).read(schemes, audio=bool(drawn), start=start, end=end)
     except ClipError as error:
-        return [error for _ in inputs]
-    heard = next(iter(media.values()))
-    images = _draw(heard, [each for each in inputs if isinstance(each, ImageInput)]) if wants_sound else {}
-    return [images[each] if isinstance(each, ImageInput) else _stack(media[each.sampling], each) for each in inputs]
+        return Prepared([error for _ in inputs], ())
+    fitted = _Fitted()
+    images = _draw(media, drawn)
+    outcomes = [images[each] if isinstance(each, ImageInput) else _stack(media, each, fitted) for each in inputs]
+    return Prepared(outcomes, media.notes)
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0  # opening it says what is wrong
+    return status.st_size, status.st_mtime_ns
 
 
 def _draw(media: Media, inputs: Sequence[ImageInput]) -> dict[ImageInput, Outcome]:
@@ -63,18 +112,25 @@ def _draw(media: Media, inputs: Sequence[ImageInput]) -> dict[ImageInput, Outcom
     return drawn
 
 
-def _stack(media: Media, wanted: FramesInput) -> Outcome:
-    if media.frames is None:
+class _Fitted:
+    """Frames at the size that backbones take: each frame is resized once per size, whoever asks for it."""
+
+    def __init__(self) -> None:
+        self._done: dict[tuple[int, int | None, int, str], NDArray[np.uint8]] = {}
+
+    def frame(self, rank: int, pixels: NDArray[np.uint8], wanted: Preprocess) -> NDArray[np.uint8]:
+        key = (rank, wanted.resize, wanted.crop, wanted.interpolation)
+        if key not in self._done:
+            self._done[key] = _fit(pixels, wanted)
+        return self._done[key]
+
+
+def _stack(media: Media, wanted: FramesInput, fitted: _Fitted) -> Outcome:
+    frames = media.by_scheme.get(wanted.sampling)
+    if frames is None:
         return media.frames_error or ClipError("decode", "no video frames")
-    distinct = {index: _fit(pixels, wanted.preprocess) for index, pixels in _first_of_each(media)}
-    return np.stack([distinct[index] for index in media.frames.indices.tolist()])
-
-
-def _first_of_each(media: Media) -> list[tuple[int, NDArray[np.uint8]]]:
-    """(index, pixels) of every distinct frame: a repeated frame is resized once."""
-    assert media.frames is not None
-    _, first = np.unique(media.frames.indices, return_index=True)
-    return [(int(media.frames.indices[at]), media.frames.pixels[at]) for at in first]
+    pixels = frames.distinct
+    return np.stack([fitted.frame(rank, pixels[rank], wanted.preprocess) for rank in frames.indices.tolist()])
 
 
 def _fit(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:

@@ -6,24 +6,25 @@ from features import backbones
 from features.audio_images.render import REPRESENTATION_REVISION, REPRESENTATIONS, SIZE
 from features.backbones import Backbone
 from features.errors import UsageError
-from features.media.reader import READER, READER_REVISION
+from features.media.reader import DEFAULT_READER, READERS, check_reader
 from features.spec import FeatureSpec, FramesInput, ImageInput, ModelSpec, ReaderSpec
 
 DEFAULT_SAMPLING = "uniform:25"
 
 
-def resolve(wanted: Iterable[str], sampling: str = DEFAULT_SAMPLING) -> list[FeatureSpec]:
+def resolve(wanted: Iterable[str], sampling: str = DEFAULT_SAMPLING, reader: str = DEFAULT_READER) -> list[FeatureSpec]:
     """The specs of the features asked for, in order, each once.
 
     A name is BACKBONE or BACKBONE:INPUT. INPUT is `frames`, one of the six representations, or `images` for all six;
-    a backbone alone means everything it takes; `all` means every backbone.
+    a backbone alone means everything it takes; `all` means every backbone. `reader` decodes the frames.
 
-    Raises UsageError for a name that means nothing.
+    Raises UsageError for a name that means nothing, and for a sampling that does not give every clip as many frames.
     """
+    check_reader(reader)
     specs: dict[str, FeatureSpec] = {}
     for name in wanted:
         for backbone, taken in _expand(name):
-            spec = _spec(backbone, taken, sampling)
+            spec = _spec(backbone, taken, sampling, reader)
             specs[spec.key] = spec
     if not specs:
         raise UsageError("no feature asked for: name one, for example --features lite")
@@ -59,16 +60,15 @@ def _expand(name: str) -> list[tuple[Backbone, str]]:
     raise UsageError(f"unknown feature '{name}': {backbone_name} takes {', '.join(every)}, or images for all six")
 
 
-def _spec(backbone: Backbone, taken: str, sampling: str) -> FeatureSpec:
-    reader = ReaderSpec(name=READER, revision=READER_REVISION)
+def _spec(backbone: Backbone, taken: str, sampling: str, reader: str) -> FeatureSpec:
     taken_input: FramesInput | ImageInput
     if taken == "frames":
-        taken_input = FramesInput(reader=reader, sampling=sampling, preprocess=backbone.preprocess)
+        taken_input = FramesInput(reader=_reader(reader), sampling=sampling, preprocess=backbone.preprocess)
         shape: tuple[int, ...] = (taken_input.shape[0], backbone.feature_dim)
     else:
         height, width = SIZE
         taken_input = ImageInput(
-            reader=reader,
+            reader=_reader(DEFAULT_READER),  # sound is always PyAV's
             representation=taken,
             revision=REPRESENTATION_REVISION,
             height=height,
@@ -84,3 +84,7 @@ def _spec(backbone: Backbone, taken: str, sampling: str) -> FeatureSpec:
         output="frames" if taken == "frames" else "pooled",
         shape=shape,
     )
+
+
+def _reader(name: str) -> ReaderSpec:
+    return ReaderSpec(name=name, revision=READERS[name])

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from features.media.sampling import parse_frames
+from features.media.sampling import frames_per_clip
 
 KEY_DIGITS = 8
 
@@ -42,7 +42,7 @@ class FramesInput(_Frozen):
     @property
     def shape(self) -> tuple[int, ...]:
         side = self.preprocess.crop
-        return (parse_frames(self.sampling), side, side, 3)
+        return (frames_per_clip(self.sampling), side, side, 3)
 
 
 class ImageInput(_Frozen):

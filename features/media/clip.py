@@ -1,31 +1,56 @@
 """What decoding gives: pixels and samples that never lose their time."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import ClipError
+from features.media.timeline import TimeSource
+
+MIN_DECODED_FRACTION = 0.8
+"""A damaged clip is used when at least this share of its frames, or of its sound, decodes before the damage."""
+
+Sound = Literal["waveform", "silent", "no audio stream", "undecodable", "not asked for"]
+"""What became of a clip's sound."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """Video frames of one clip.
+    """Video frames that one scheme takes of one clip.
 
-    pixels: uint8 (T, H, W, 3), RGB, upright. times: float64 (T,), each frame's own start in seconds of the file's
-    timeline. indices: int64 (T,), each frame's rank among the displayed frames of the clip. available: how many frames
-    the clip has; fewer than T means that some were repeated.
+    distinct: rank -> uint8 (H, W, 3), RGB, upright, at native size; frames that several schemes take are shared.
+    indices: int64 (T,), each frame's rank among the displayed frames of the clip. times: float64 (T,), each frame's own
+    start in seconds of the file's timeline. available: how many frames the clip has. time_source: where `times` come
+    from.
     """
 
-    pixels: NDArray[np.uint8]
-    times: NDArray[np.float64]
+    distinct: Mapping[int, NDArray[np.uint8]]
     indices: NDArray[np.int64]
+    times: NDArray[np.float64]
     available: int
+    time_source: TimeSource
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """uint8 (T, H, W, 3). Raises ClipError where the picture's size changes within the clip."""
+        sizes = {"x".join(map(str, self.distinct[rank].shape[1::-1])) for rank in self.indices.tolist()}
+        if len(sizes) > 1:
+            raise ClipError("decode", f"the picture's size changes within the clip ({', '.join(sorted(sizes))})")
+        return np.stack([self.distinct[rank] for rank in self.indices.tolist()])
+
+    @property
+    def repeated(self) -> int:
+        """How many of the T frames are repeats, because the clip has too few."""
+        return len(self.indices) - len(np.unique(self.indices))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Waveform:
-    """Sound of one clip: float32 (samples,), mono (mean of channels), at the file's own rate."""
+    """Sound of one clip: float32 (samples,), mono (mean of channels), from the clip's start on."""
 
     samples: NDArray[np.float32]
     rate_hz: int
@@ -41,11 +66,35 @@ class Waveform:
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
-    """One decoded clip. `frames` or `waveform` is None when it was not asked for, when the file has no such stream, or
-    when that stream failed; `frames_error` and `waveform_error` tell a failure from an absence."""
+    """One decoded clip.
 
-    frames: Frames | None
+    reader: who decoded the frames, with its revision (`pyav-2`). start: where the clip starts, in seconds of the file's
+    timeline. by_scheme: the frames of each scheme asked for; empty when none was, or when `frames_error` says what is
+    wrong with the picture. waveform: None when it was not asked for, when the file has no audio stream, or when
+    `waveform_error` says what is wrong with it; `sound` tells these apart. notes: what a user should know of a clip
+    that is used all the same, a line each.
+    """
+
+    reader: str
+    start: float
+    by_scheme: Mapping[str, Frames]
     waveform: Waveform | None
     has_audio: bool
     frames_error: ClipError | None = None
     waveform_error: ClipError | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> Frames | None:
+        """The frames, where one scheme was asked for (of several, the first)."""
+        return next(iter(self.by_scheme.values()), None)
+
+    @property
+    def sound(self) -> Sound:
+        if not self.has_audio:
+            return "no audio stream"
+        if self.waveform_error is not None:
+            return "undecodable"
+        if self.waveform is None:
+            return "not asked for"
+        return "silent" if self.waveform.is_silent else "waveform"

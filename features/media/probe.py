@@ -7,6 +7,7 @@ import av
 from av.error import FFmpegError
 
 from features.errors import ClipError
+from features.media.packets import damage_of
 
 MEDIA_SUFFIXES = frozenset(
     [
@@ -61,7 +62,7 @@ def open_container(path: Path) -> av.container.InputContainer:
         # Without a path in the metadata FFmpeg may not name it; the file is a local file, never an address.
         return av.open(f"file:{path}", mode="r", metadata_errors="replace")
     except (FFmpegError, ValueError) as error:
-        raise ClipError("open", f"not a readable media file ({_reason(error)})") from error
+        raise ClipError("open", f"not a readable media file ({damage_of(error)})") from error
 
 
 def probe(path: Path) -> MediaInfo:
@@ -88,7 +89,3 @@ def picture_stream(container: av.container.InputContainer) -> av.video.stream.Vi
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
     return None
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

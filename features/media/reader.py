@@ -1,209 +1,283 @@
-"""Reading a clip: one sequential decode, in which only the wanted frames become pixels."""
+"""Reading clips: one sequential decode, in which only the wanted frames become pixels.
 
+A file's packets are looked at before any is decoded: their timestamps promise which frames there will be, so that the
+wanted ones are known in time and what none of them needs is not decoded. Where the decoder shows other frames than
+promised, its word counts and everything is decoded. In a long file, a clip is reached by seeking.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 
-import av
 import numpy as np
-from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from features.errors import ClipError, UsageError
-from features.media.clip import Frames, Media, Waveform
-from features.media.probe import open_container, picture_stream
-from features.media.sampling import parse_frames
-from features.media.timeline import Promise, Timeline, promised_timeline, timeline
-from features.media.waveform import WaveformBuilder
+from features.media import decord_reader
+from features.media.clip import MIN_DECODED_FRACTION, Frames, Media, Waveform
+from features.media.deep import Stretch, find_stretch, sound_packets
+from features.media.pictures import decode_everything, decode_promised
+from features.media.sampling import Choice, Sampling, choose, parse_sampling
+from features.media.sound import decode_sound, lay
+from features.media.source import Source
+from features.media.timeline import Interval, Promise, Seconds, Timeline
 
-READER = "pyav"
-READER_REVISION = 1
+READERS = {"pyav": 2, "decord": decord_reader.REVISION}
+"""Who turns packets into frames, each with the revision of what it gives. Sound is always PyAV's."""
 
-MIN_DECODED_FRACTION = 0.8
-"""A damaged video is used when at least this share of its frames decodes; less is a failure."""
+DEFAULT_READER = "pyav"
 
 
 def decode(
     path: str | Path,
     frames: str | None = "uniform:25",
     audio: bool = True,
-    start: float | None = None,
-    end: float | None = None,
+    start: Seconds | None = None,
+    end: Seconds | None = None,
+    *,
+    rate_hz: int | None = None,
+    whole_audio: bool = False,
+    reader: str = DEFAULT_READER,
 ) -> Media:
     """Decode one clip: its frames by a sampling scheme, and its sound.
 
     Args:
         path: any media file FFmpeg reads; a sound file is a clip too.
-        frames: `uniform:N`, or None for no frames.
+        frames: a scheme such as `uniform:25`, `strided:8x32` or `rate:2` (docs/media.md), or None for no frames.
         audio: whether to decode the sound.
         start, end: interval in seconds since the first displayed frame (the first sample where there is no video).
+        rate_hz: samples per second of the waveform; None: the file's own.
+        whole_audio: keep sound that goes on after the last frame.
+        reader: `pyav`, or `decord`, which gives no frames of a file in which it is not to be trusted.
 
     Returns:
-        Media with `frames` (T, H, W, 3) uint8 at native size and `waveform` (samples,) float32 at native rate. A
-        stream that is absent or fails leaves the other usable; see Media.
+        Media with `frames` (T, H, W, 3) uint8 at native size and `waveform` (samples,) float32. A stream that is absent
+        or fails leaves the other usable; see Media.
 
     Raises:
-        ClipError: the file cannot be opened at all, or is cut short of most of what its header says.
-        UsageError: the sampling scheme or the interval makes no sense.
+        ClipError: the file cannot be opened at all, is cut short of most of the clip, or ends before it starts.
+        UsageError: the sampling scheme, the interval, the rate or the reader makes no sense.
     """
-    path = Path(path)
-    wanted = parse_frames(frames) if frames is not None else 0
-    _check_interval(start, end)
-    with open_container(path) as container:
-        has_audio = bool(container.streams.audio)
-        video = picture_stream(container)
-        promised = promised_timeline(container, video) if video is not None else None
-    if promised is None or not promised.timeline.starts:
-        missing = ClipError("decode", "no video stream" if promised is None else "the video stream is empty")
-        waveform, waveform_error = _only_sound(path, start, end) if audio and has_audio else (None, None)
-        return Media(
-            frames=None,
-            waveform=waveform,
-            has_audio=has_audio,
-            frames_error=missing if wanted else None,
-            waveform_error=waveform_error,
-        )
-    if len(promised.timeline.starts) < MIN_DECODED_FRACTION * promised.frames:
-        there = len(promised.timeline.starts)
-        raise ClipError("open", f"the file is cut short: {there} of {promised.frames} video frames are there")
-    return _frames_and_sound(path, promised, wanted, audio and has_audio, has_audio, start, end)
-
-
-def _check_interval(start: float | None, end: float | None) -> None:
-    if start is not None and not start >= 0:
-        raise UsageError(f"start={start}: a clip starts at 0 seconds or later")
-    if end is not None and not end > (start or 0):
-        raise UsageError(f"end={end}: a clip ends after its start ({start or 0})")
+    with MediaFile(path, reader) as file:
+        schemes = [frames] if frames is not None else []
+        return file.read(schemes, audio=audio, start=start, end=end, rate_hz=rate_hz, whole_audio=whole_audio)
 
 
 @dataclass
-class _Pass:
-    """What one sequential decode gathers."""
+class _Picture:
+    """What reading one clip's picture gives. clip_end: when the picture ends, in seconds; None: it has none."""
 
-    ticks: list[int | None] = field(default_factory=list)
-    pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    sound: WaveformBuilder = field(default_factory=WaveformBuilder)
-    frame_problem: str | None = None
-    sound_problem: str | None = None
-
-
-def _frames_and_sound(
-    path: Path,
-    promised: Promise,
-    wanted: int,
-    decode_sound: bool,
-    has_audio: bool,
-    start: float | None,
-    end: float | None,
-) -> Media:
-    guess = set(promised.timeline.uniform(wanted, start, end).tolist()) if wanted else set()
-    result = _decode_pass(path, guess, decode_frames=wanted > 0, decode_sound=decode_sound)
-    actual = promised.timeline
-    frames, frames_error = None, None
-    if wanted:
-        try:
-            frames, actual = _choose_frames(path, result, promised, wanted, start, end)
-        except ClipError as error:
-            frames_error = error
-    waveform, waveform_error = None, None
-    if decode_sound:
-        try:
-            waveform = _cut(result, actual.origin, start, end, clip_end=actual.end)
-        except ClipError as error:
-            waveform_error = error
-    return Media(
-        frames=frames,
-        waveform=waveform,
-        has_audio=has_audio,
-        frames_error=frames_error,
-        waveform_error=waveform_error,
-    )
+    clip_end: Fraction | None = None
+    by_scheme: dict[str, Frames] = field(default_factory=dict)
+    error: ClipError | None = None
+    notes: list[str] = field(default_factory=list)
 
 
-def _choose_frames(
-    path: Path, result: _Pass, promised: Promise, wanted: int, start: float | None, end: float | None
-) -> tuple[Frames, Timeline]:
-    """The frames the scheme names on the timeline that really decoded; a second decode where the packets promised
-    another one."""
-    decoded = len(result.ticks)
-    if decoded == 0 or decoded < MIN_DECODED_FRACTION * promised.frames:
-        reason = f" ({result.frame_problem})" if result.frame_problem else ""
-        raise ClipError("decode", f"only {decoded} of {promised.frames} video frames can be decoded{reason}")
-    actual = timeline(result.ticks, promised.clock)
-    indices = actual.uniform(wanted, start, end)
-    missing = set(indices.tolist()) - result.pixels.keys()
-    if missing:
-        result.pixels.update(_decode_pass(path, missing, decode_frames=True, decode_sound=False).pixels)
-    frames = Frames(
-        pixels=np.stack([result.pixels[index] for index in indices.tolist()]),
-        times=np.array([float(actual.starts[index]) for index in indices.tolist()]),
-        indices=indices,
-        available=decoded,
-    )
-    return frames, actual
+class MediaFile:
+    """One open file, from which any number of clips are read, one after the other. A context manager.
 
+    Raises ClipError when the file cannot be opened, UsageError for an unknown reader.
+    """
 
-def _decode_pass(path: Path, wanted: set[int], *, decode_frames: bool, decode_sound: bool) -> _Pass:
-    result = _Pass()
-    with open_container(path) as container:
-        video = picture_stream(container) if decode_frames else None
-        sound = container.streams.audio[0] if decode_sound else None
-        streams = [stream for stream in (video, sound) if stream is not None]
-        if video is not None:
-            video.codec_context.thread_count = 1  # one codec thread: clips are decoded side by side, in processes
-        packets = container.demux(*streams)
-        while True:
+    def __init__(self, path: str | Path, reader: str = DEFAULT_READER) -> None:
+        check_reader(reader)
+        self.path = Path(path)
+        self.reader = reader
+        self._source = Source(self.path)
+
+    def __enter__(self) -> "MediaFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._source.close()
+
+    def read(
+        self,
+        schemes: Sequence[str] = (),
+        *,
+        audio: bool = True,
+        start: Seconds | None = None,
+        end: Seconds | None = None,
+        rate_hz: int | None = None,
+        whole_audio: bool = False,
+    ) -> Media:
+        """Decode one clip once for all sampling schemes and its sound; arguments and errors as in `decode`."""
+        samplings = [parse_sampling(scheme) for scheme in schemes]
+        interval = Interval.of(start, end)
+        if rate_hz is not None and rate_hz < 1:
+            raise UsageError(f"rate_hz={rate_hz}: a rate is at least 1 sample per second")
+        stretch = find_stretch(self._source, interval) if self.reader == "pyav" else None
+        picture = self._stretch_picture(stretch, samplings, interval) if stretch is not None else None
+        if picture is None:
+            stretch, picture = None, self._whole_picture(samplings, interval)
+        waveform, waveform_error = None, None
+        if audio and self._source.audio is not None:
+            picture_end = None if whole_audio else picture.clip_end
             try:
-                packet = next(packets)
-            except (StopIteration, EOFError):
-                break
-            except FFmpegError as error:  # the container itself is damaged from here on
-                result.frame_problem = result.frame_problem or error.strerror
-                break
+                waveform = self._waveform(interval, stretch, picture_end, rate_hz, picture.notes)
+            except ClipError as error:
+                waveform_error = error
+        return Media(
+            reader=f"{self.reader}-{READERS[self.reader]}",
+            start=float(interval.start),
+            by_scheme=picture.by_scheme,
+            waveform=waveform,
+            has_audio=self._source.audio is not None,
+            frames_error=picture.error,
+            waveform_error=waveform_error,
+            notes=tuple(picture.notes),
+        )
+
+    def _stretch_picture(self, stretch: Stretch, samplings: Sequence[Sampling], interval: Interval) -> _Picture | None:
+        """The frames of a clip reached by seeking; None where the decoder does not give what its packets promise."""
+        assert self._source.video is not None
+        picture = _Picture(stretch.timeline.end if stretch.reaches_end else interval.end)
+        if samplings:
+            choice = choose(samplings, stretch.timeline, interval)
+            pixels = decode_promised(self._source.video, stretch.packets, stretch.timeline.ticks, choice.wanted)
+            if pixels is None:
+                return None
+            _fill(picture, samplings, choice, stretch.timeline, pixels)
+        return picture
+
+    def _whole_picture(self, samplings: Sequence[Sampling], interval: Interval) -> _Picture:
+        """The frames of a clip of a file that is read from its start."""
+        promise = self._source.promise
+        if promise is None:
+            what = "no video stream" if self._source.video is None else "the video stream is empty"
+            return _Picture(error=ClipError("decode", what) if samplings else None)
+        picture = _Picture(promise.timeline.end)
+        _check_reach(promise, interval)
+        if promise.lost:
+            picture.notes.append(f"the file is cut short: {promise.lost} frames that its header counts are missing")
+        if samplings:
             try:
-                decoded = packet.decode()
-            except FFmpegError as error:  # one bad packet costs its own frames
-                if packet.stream is video:
-                    result.frame_problem = result.frame_problem or error.strerror
-                else:
-                    result.sound_problem = result.sound_problem or error.strerror
-                continue
-            for frame in decoded:
-                if isinstance(frame, av.VideoFrame):
-                    if len(result.ticks) in wanted:
-                        result.pixels[len(result.ticks)] = _upright_rgb(frame)
-                    result.ticks.append(frame.pts)
-                elif isinstance(frame, av.AudioFrame):
-                    result.sound.add(frame)
-        result.sound.finish()
-    return result
+                self._choose_and_decode(picture, promise, samplings, interval)
+            except ClipError as error:
+                picture.error = error
+        return picture
+
+    def _choose_and_decode(
+        self, picture: _Picture, promise: Promise, samplings: Sequence[Sampling], interval: Interval
+    ) -> None:
+        source = self._source
+        assert source.video is not None
+        choice = choose(samplings, promise.timeline, interval)
+        if self.reader == "decord":
+            reorders = source.is_avi and bool(source.video.codec_context.has_b_frames)
+            if reason := decord_reader.distrust(promise, reorders_without_times=reorders):
+                raise ClipError("decode", f"decord cannot be trusted with this file ({reason}): use --reader pyav")
+            pixels = decord_reader.read(self.path, promise, choice.wanted)
+            _fill(picture, samplings, choice, promise.timeline, pixels)
+            return
+        if promise.is_certain and not source.is_avi:
+            ticks = promise.timeline.ticks
+            promised = decode_promised(source.video, source.packets(source.video), ticks, choice.wanted)
+            if promised is not None:
+                _fill(picture, samplings, choice, promise.timeline, promised)
+                return
+        decoded = decode_everything(source.video, source.packets(source.video), choice.wanted)
+        if not decoded.ticks:
+            raise ClipError("decode", f"no video frame can be decoded{_because(decoded.damage)}")
+        last = decoded.ticks[-1]
+        shown = promise.clock.timeline(decoded.ticks, promise.durations.get(last, 0) if last is not None else 0)
+        choice = self._checked_choice(picture, promise, samplings, interval, shown, decoded.damage)
+        if missing := choice.wanted - decoded.pixels.keys():
+            again = decode_everything(source.video, source.packets(source.video), missing)
+            decoded.pixels.update(again.pixels)
+        _fill(picture, samplings, choice, shown, decoded.pixels)
+
+    def _checked_choice(
+        self,
+        picture: _Picture,
+        promise: Promise,
+        samplings: Sequence[Sampling],
+        interval: Interval,
+        shown: Timeline,
+        damage: str | None,
+    ) -> Choice:
+        """The frames to take of those that the decoder showed, where these are enough of the clip."""
+        claimed = promise.claimed(interval)
+        found = len(shown.inside(interval.start, interval.end or shown.end)) if interval.start < shown.end else 0
+        if found < MIN_DECODED_FRACTION * claimed or not found:
+            raise ClipError("decode", f"only {found} of {claimed} video frames can be decoded{_because(damage)}")
+        if damage is not None and found < claimed:
+            picture.notes.append(f"damaged: {found} of {claimed} frames decode before it{_because(damage)}")
+        return choose(samplings, shown, interval)
+
+    def _waveform(
+        self,
+        interval: Interval,
+        stretch: Stretch | None,
+        picture_end: Fraction | None,
+        rate_hz: int | None,
+        notes: list[str],
+    ) -> Waveform:
+        source = self._source
+        assert source.audio is not None
+        if stretch is not None:
+            signal = decode_sound(source.audio, sound_packets(source, stretch, interval))
+            origin = stretch.origin
+        else:
+            signal = decode_sound(source.audio, source.packets(source.audio))
+            origin = signal.start if source.promise is None else source.origin
+        ends = [end for end in (interval.end, picture_end) if end is not None]
+        end = origin + min(ends) if ends else None
+        waveform = lay(signal, origin + interval.start, end, rate_hz)
+        if signal.damage is not None and (end is None or signal.end < end):
+            notes.append(f"damaged: the sound ends at {float(signal.end - origin):.2f} s{_because(signal.damage)}")
+        return waveform
 
 
-def _upright_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    # One thread: PyAV's default of one per core is slower at these sizes, and clips are decoded side by side anyway.
-    pixels = np.asarray(frame.to_ndarray(format="rgb24", threads=1), dtype=np.uint8)
-    quarter_turns = round(frame.rotation / 90)
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
+def check_reader(name: str) -> None:
+    """Raises UsageError for a reader that there is not."""
+    if name not in READERS:
+        raise UsageError(f"unknown reader '{name}': choose from {', '.join(READERS)}")
 
 
-def _only_sound(path: Path, start: float | None, end: float | None) -> tuple[Waveform | None, ClipError | None]:
-    result = _decode_pass(path, set(), decode_frames=False, decode_sound=True)
-    try:
-        return _cut(result, result.sound.first_time, start, end, clip_end=None), None
-    except ClipError as error:
-        return None, error
+def _check_reach(promise: Promise, interval: Interval) -> None:
+    """Raises ClipError where the file ends before the clip starts, or was cut short of most of the clip."""
+    found = len(promise.timeline.inside(interval.start, interval.end or promise.timeline.end))
+    if interval.start >= promise.timeline.end:
+        found = 0
+    claimed = promise.claimed(interval)
+    if not claimed:
+        raise ClipError("decode", f"the file ends at {float(promise.timeline.end):.2f} s, before the clip starts")
+    if found < MIN_DECODED_FRACTION * claimed:
+        raise ClipError("open", f"the file is cut short: {found} of {claimed} video frames are there")
 
 
-def _cut(
-    result: _Pass, origin: Fraction, start: float | None, end: float | None, clip_end: Fraction | None
-) -> Waveform:
-    """The sound between start and end on the clip's timeline, cut where the picture ends."""
-    if result.sound.rate_hz is None:
-        reason = f" ({result.sound_problem})" if result.sound_problem else ""
-        raise ClipError("decode", f"the audio stream gives no samples{reason}")
-    first = Fraction(start) if start is not None else Fraction(0)
-    ends = [bound for bound in (Fraction(end) if end is not None else None, clip_end) if bound is not None]
-    waveform = result.sound.cut(origin + first, origin + min(ends) if ends else None)
-    if len(waveform.samples) == 0:
-        raise ClipError("decode", "the audio stream has no samples within the clip")
-    return waveform
+def _fill(
+    picture: _Picture,
+    samplings: Sequence[Sampling],
+    choice: Choice,
+    timeline: Timeline,
+    pixels: Mapping[int, NDArray[np.uint8]],
+) -> None:
+    first, available = choice.inside.start, len(choice.inside)
+    distinct = {rank - first: pixels[rank] for rank in sorted(choice.wanted)}
+    for sampling in samplings:
+        ranks = choice.ranks[sampling.scheme]
+        picture.by_scheme[sampling.scheme] = Frames(
+            distinct=distinct,
+            indices=ranks - first,
+            times=timeline.times(ranks),
+            available=available,
+            time_source=timeline.source,
+        )
+        if available < sampling.frames_needed:
+            there = "1 frame" if available == 1 else f"{available} frames"
+            picture.notes.append(
+                f"{sampling.scheme} needs {sampling.frames_needed} frames, the clip has {there}: they repeat"
+            )
+
+
+def _because(damage: str | None) -> str:
+    return f" ({damage})" if damage else ""

@@ -1,29 +1,159 @@
-"""Which of a clip's frames a scheme takes."""
+"""Which of a clip's frames a scheme takes.
+
+A scheme is a short text: `uniform:25`, `strided:8x32`, `rate:2`, the first two also over temporal windows:
+`strided:16x4@2/4` is the second of four windows, `strided:16x4@4` all four, one after the other.
+"""
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import UsageError
+from features.errors import ClipError, UsageError
+from features.media.timeline import Interval, Timeline
+
+MAX_FRAMES_AT_RATE = 100_000
+"""A fixed rate over a clip whose file claims months would fill any memory with repeats."""
+
+_HELP = (
+    "write uniform:N (N frames evenly spread), strided:NxS (N frames, every S-th), either with @k/K for the k-th of K "
+    "windows or @K for all of them, or rate:R (R frames per second)"
+)
+_SCHEME = re.compile(r"(?:uniform:(\d+)|strided:(\d+)x(\d+))(?:@(?:(\d+)/)?(\d+))?|rate:(\d+(?:\.\d+)?|\d+/\d+)")
 
 
-def parse_frames(scheme: str) -> int:
-    """The number of frames that a scheme such as `uniform:25` gives.
+@dataclass(frozen=True)
+class Sampling:
+    """A parsed scheme. `frames_per_clip` is None where the clip's duration decides it."""
 
-    Raises UsageError for anything else.
-    """
-    match = re.fullmatch(r"uniform:([1-9][0-9]*)", scheme)
+    scheme: str
+    frames_per_window: int | None
+    stride: int | None
+    windows: tuple[int, ...]
+    window_count: int
+    rate: Fraction | None
+
+    @property
+    def frames_per_clip(self) -> int | None:
+        return None if self.frames_per_window is None else self.frames_per_window * len(self.windows)
+
+    @property
+    def frames_needed(self) -> int:
+        """A clip with fewer frames than this has some of them repeated."""
+        if self.frames_per_window is None:
+            return 1
+        if self.stride:
+            return (self.frames_per_window - 1) * self.stride + 1
+        return self.frames_per_window * self.window_count
+
+    def choose(self, timeline: Timeline, start: Fraction, end: Fraction) -> NDArray[np.int64]:
+        """Ranks on the timeline of the frames this scheme takes of the clip between two times, in seconds.
+
+        The clip's frames are those with start <= time < end, or where there is none, the one on display at `start`.
+        Where the clip has too few frames, the nearest repeats.
+
+        Raises ClipError for a fixed rate that would give more than MAX_FRAMES_AT_RATE frames.
+        """
+        inside = timeline.inside(start, end)
+        if self.rate is not None:
+            return _at_rate(timeline, self.rate, start, end)
+        chosen = [
+            self._strided(len(inside), window) if self.stride else self._uniform(len(inside), window)
+            for window in self.windows
+        ]
+        return inside.start + np.concatenate(chosen)
+
+    def _uniform(self, available: int, window: int) -> NDArray[np.int64]:
+        assert self.frames_per_window is not None
+        first = min(window * available // self.window_count, available - 1)
+        last = max((window + 1) * available // self.window_count, first + 1)
+        return first + segment_centres(last - first, self.frames_per_window)
+
+    def _strided(self, available: int, window: int) -> NDArray[np.int64]:
+        assert self.frames_per_window is not None
+        assert self.stride is not None
+        span = (self.frames_per_window - 1) * self.stride + 1
+        places = max(available - span + 1, 1)
+        first = segment_centres(places, self.window_count)[window]
+        return np.minimum(first + self.stride * np.arange(self.frames_per_window), available - 1)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which frames several schemes take of one clip. inside: the clip's frames. ranks: scheme -> ranks (T,)."""
+
+    inside: range
+    ranks: Mapping[str, NDArray[np.int64]]
+
+    @property
+    def wanted(self) -> set[int]:
+        return {rank for ranks in self.ranks.values() for rank in ranks.tolist()}
+
+
+def choose(samplings: Sequence[Sampling], timeline: Timeline, interval: Interval) -> Choice:
+    """Frames for every scheme; errors as in Sampling.choose."""
+    end = timeline.end if interval.end is None else interval.end
+    ranks = {sampling.scheme: sampling.choose(timeline, interval.start, end) for sampling in samplings}
+    return Choice(timeline.inside(interval.start, end), ranks)
+
+
+@lru_cache
+def parse_sampling(scheme: str) -> Sampling:
+    """Read a scheme. Raises UsageError for anything that is none."""
+    match = _SCHEME.fullmatch(scheme)
     if match is None:
-        raise UsageError(f"unknown frame sampling '{scheme}': write uniform:N with N >= 1, for example uniform:25")
-    return int(match.group(1))
+        raise UsageError(f"unknown frame sampling '{scheme}': {_HELP}")
+    uniform, strided, stride, window, count, rate = match.groups()
+    windows = int(count or 1)
+    chosen = (int(window) - 1,) if window else tuple(range(windows))
+    numbers = [int(text) for text in (uniform, strided, stride, window, count) if text is not None]
+    if 0 in numbers or chosen[-1] >= windows or (rate is not None and _is_zero(rate)):
+        raise UsageError(f"frame sampling '{scheme}' makes no sense: {_HELP}")
+    return Sampling(
+        scheme=scheme,
+        frames_per_window=int(uniform or strided) if rate is None else None,
+        stride=int(stride) if stride else None,
+        windows=chosen,
+        window_count=windows,
+        rate=Fraction(rate) if rate is not None else None,
+    )
 
 
-def uniform_indices(available: int, wanted: int) -> NDArray[np.int64]:
-    """Centres of `wanted` equal segments of `available` frames: int(n / (2 N) + i n / N).
+def frames_per_clip(scheme: str) -> int:
+    """How many frames a scheme gives of every clip.
+
+    Raises UsageError for a scheme that gives each clip its own number: a feature has one shape for all.
+    """
+    frames = parse_sampling(scheme).frames_per_clip
+    if frames is None:
+        raise UsageError(
+            f"'{scheme}' gives each clip its own number of frames: a feature needs uniform:N or strided:NxS"
+        )
+    return frames
+
+
+def segment_centres(available: int, wanted: int) -> NDArray[np.int64]:
+    """Centres of `wanted` equal segments of `available` places: int(n / (2 N) + i n / N).
 
     TSN's test-time sampling (Wang et al., "Temporal Segment Networks", 2016), in integers so that no rounding of a
-    float decides a frame. With fewer frames than segments, frames repeat.
+    float decides a frame. With fewer places than segments, places repeat.
     """
     segment = np.arange(wanted, dtype=np.int64)
     return (available * (2 * segment + 1)) // (2 * wanted)
+
+
+def _at_rate(timeline: Timeline, rate: Fraction, start: Fraction, end: Fraction) -> NDArray[np.int64]:
+    """The frames on display at start, start + 1 / rate, ... before end: one at least."""
+    count = max(1, -int((start - end) * rate // 1))
+    if count > MAX_FRAMES_AT_RATE:
+        raise ClipError("decode", f"{float(rate):g} frames a second of {float(end - start):.0f} s are {count} frames")
+    return np.array([timeline.rank_at(start + index / rate) for index in range(count)], dtype=np.int64)
+
+
+def _is_zero(rate: str) -> bool:
+    numerator, _, denominator = rate.partition("/")
+    return float(numerator) == 0 or (denominator != "" and int(denominator) == 0)

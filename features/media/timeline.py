@@ -1,41 +1,101 @@
-"""When each displayed frame starts, in exact fractions of a second."""
+"""When each displayed frame starts, in exact arithmetic.
 
-from collections.abc import Sequence
+Time 0 is the first displayed frame. Timestamps stay integer ticks and times exact fractions until they are handed out:
+no rounding of a float decides which frame is on display.
+"""
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
+from typing import Literal, TypeGuard
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from features.media.sampling import uniform_indices
+from features.errors import UsageError
+from features.media.packets import AnyPacket
 
+TimeSource = Literal["timestamps", "index"]
+"""Where frames' times come from: the decoder's timestamps, or a frame's index over the average rate."""
+
+Seconds = float | Fraction | Decimal
 _FALLBACK_RATE = Fraction(25)
 
 
 @dataclass(frozen=True)
-class Timeline:
-    """Start times of the displayed frames, seconds since the first of them.
+class Interval:
+    """A stretch of a file's timeline in exact seconds; an `end` of None is the file's own."""
 
-    `origin` is that first frame's place on the container's clock; `end` is the last frame's start plus its duration.
+    start: Fraction
+    end: Fraction | None
+
+    @classmethod
+    def of(cls, start: Seconds | None, end: Seconds | None) -> "Interval":
+        """0.4 means 2/5, not the binary fraction nearest to it: else the frame that starts at 2/5 would be missed.
+
+        Raises UsageError for an interval that makes no sense.
+        """
+        first, last = _exact("start", start), _exact("end", end)
+        if first is not None and first < 0:
+            raise UsageError(f"start={start}: a clip starts at 0 seconds or later")
+        if last is not None and last <= (first or 0):
+            raise UsageError(f"end={end}: a clip ends after its start ({start or 0})")
+        return cls(first or Fraction(0), last)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.start == 0 and self.end is None
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Consecutive displayed frames. ticks: their rising starts, in units of `base` seconds; zero: the tick of time 0.
+
+    last_duration: how long the last frame stays; origin: where time 0 lies on the container's clock; both in seconds.
     """
 
-    starts: tuple[Fraction, ...]
+    ticks: Sequence[int]
+    base: Fraction
+    zero: int
+    last_duration: Fraction
     origin: Fraction
-    end: Fraction
+    source: TimeSource
 
-    def uniform(self, wanted: int, start: float | None, end: float | None) -> NDArray[np.int64]:
-        """Indices of `wanted` frames spread over those with start <= time < end.
+    def __len__(self) -> int:
+        return len(self.ticks)
 
-        An interval between two frames gives the one on display then. Needs at least one frame.
-        """
-        first = Fraction(start) if start is not None else Fraction(0)
-        last = Fraction(end) if end is not None else self.end
-        inside = [index for index, time in enumerate(self.starts) if first <= time < last]
-        if not inside:
-            inside = [max((i for i, time in enumerate(self.starts) if time <= first), default=0)]
-        return np.asarray(inside, dtype=np.int64)[uniform_indices(len(inside), wanted)]
+    @property
+    def end(self) -> Fraction:
+        """When the last frame has been shown."""
+        return self.time(len(self) - 1) + self.last_duration
+
+    def time(self, rank: int) -> Fraction:
+        return (self.ticks[rank] - self.zero) * self.base
+
+    def times(self, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Start times of some frames: float64 seconds."""
+        return np.array([float(self.time(rank)) for rank in ranks.tolist()])
+
+    def rank_at(self, time: Fraction) -> int:
+        """The frame on display at a time: the last with start <= time. Before the first, the first."""
+        return max(bisect_right(self.ticks, self.zero + math.floor(time / self.base)) - 1, 0)
+
+    def inside(self, start: Fraction, end: Fraction) -> range:
+        """Ranks of the frames with start <= time < end; where there is none, of the one on display at `start`."""
+        first = self._count_before(start)
+        last = self._count_before(end)
+        if first < last:
+            return range(first, last)
+        shown = self.rank_at(start)
+        return range(shown, shown + 1)
+
+    def _count_before(self, time: Fraction) -> int:
+        return bisect_left(self.ticks, self.zero + math.ceil(time / self.base))
 
 
 @dataclass(frozen=True)
@@ -51,43 +111,80 @@ class Clock:
         rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
         return cls(base=stream.time_base or 1 / rate, frames_per_second=rate, start=stream.start_time or 0)
 
+    def timeline(self, ticks: Sequence[int | None], last_duration: int = 0, zero: int | None = None) -> Timeline:
+        """Place frames in time from their timestamps in decoder-output order, in units of the clock's base.
 
-def timeline(ticks: Sequence[int | None], clock: Clock) -> Timeline:
-    """Place frames in time from their timestamps in decoder-output order.
-
-    Where these do not rise strictly they are not to be trusted (AVI with packed B-frames, as UCF101's), and a frame's
-    time is its index over the average rate. `ticks` are in units of the clock's base.
-    """
-    known = [tick for tick in ticks if tick is not None]
-    if len(known) == len(ticks) and all(a < b for a, b in pairwise(known)):
-        starts = tuple((tick - known[0]) * clock.base for tick in known)
-        origin = known[0] * clock.base if known else Fraction(0)
-    else:
-        starts = tuple(index / clock.frames_per_second for index in range(len(ticks)))
-        origin = clock.start * clock.base
-    end = starts[-1] + 1 / clock.frames_per_second if starts else Fraction(0)
-    return Timeline(starts=starts, origin=origin, end=end)
+        Where these do not rise strictly they are not to be trusted (AVI with packed B-frames, as UCF101's), and a
+        frame's time is its index over the average rate. `zero`: the tick of time 0, unless it is the first one.
+        """
+        frame_duration = 1 / self.frames_per_second
+        if rises(ticks):
+            return Timeline(
+                ticks=ticks,
+                base=self.base,
+                zero=ticks[0] if zero is None else zero,
+                last_duration=last_duration * self.base if last_duration > 0 else frame_duration,
+                origin=(ticks[0] if zero is None else zero) * self.base,
+                source="timestamps",
+            )
+        return Timeline(range(len(ticks)), frame_duration, 0, frame_duration, self.start * self.base, "index")
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What a video stream promises before it is decoded: its timeline, and how many frames that should have been, more
-    than the timeline has where the file was cut short of what its header says."""
+    """What the packets of a video stream promise before any is decoded.
+
+    timeline: the displayed frames; frames that an edit list hides are left out. is_certain: whether every packet names
+    its frame's time. hidden: how many packets are decoded for others' sake only. lost: frames that the file's header
+    counts and the file does not hold: it was cut short.
+    """
 
     timeline: Timeline
-    frames: int
+    is_certain: bool
+    hidden: int
+    lost: int
     clock: Clock
+    durations: Mapping[int, int]
+
+    @classmethod
+    def of(cls, packets: Sequence[AnyPacket], stream: av.video.stream.VideoStream) -> "Promise":
+        clock = Clock.of(stream)
+        shown = [packet for packet in packets if not packet.is_discard]
+        ticks = [packet.pts if packet.pts is not None else packet.dts for packet in shown]
+        durations = {packet.pts: packet.duration or 0 for packet in shown if packet.pts is not None}
+        known = sorted(tick for tick in ticks if tick is not None)
+        in_order: Sequence[int | None] = known if len(known) == len(ticks) else ticks
+        # AVI's header counts the packets. An MP4's count includes those an edit list leaves out, but its index does
+        # not; other containers' indices hold key frames only, and promise nothing.
+        claimed = stream.frames if stream.container.format.name == "avi" else len(stream.index_entries)
+        return cls(
+            timeline=clock.timeline(in_order, durations.get(known[-1], 0) if known else 0),
+            is_certain=len(durations) == len(shown),
+            hidden=len(packets) - len(shown),
+            lost=max(0, claimed - len(packets)),
+            clock=clock,
+            durations=durations,
+        )
+
+    def claimed(self, interval: Interval) -> int:
+        """How many frames the header says there are between two moments, those that were cut off included."""
+        end = self.timeline.end
+        found = len(self.timeline.inside(interval.start, interval.end or end)) if interval.start < end else 0
+        beyond = self.lost
+        if interval.end is not None:
+            beyond = min(beyond, max(0, math.ceil((interval.end - end) * self.clock.frames_per_second)))
+        return found + beyond
 
 
-def promised_timeline(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Promise:
-    """The timeline that the packets promise, without decoding them. Frames that an edit list hides are left out."""
-    packets = [packet for packet in container.demux(stream) if packet.size]
-    ticks = [packet.pts if packet.pts is not None else packet.dts for packet in packets if not packet.is_discard]
-    known = sorted(tick for tick in ticks if tick is not None)
-    clock = Clock.of(stream)
-    promised = timeline(known if len(known) == len(ticks) else ticks, clock)
-    # AVI's header counts the packets. An MP4's count includes those an edit list leaves out, but its index does not;
-    # other containers' indices hold key frames only, and promise nothing.
-    claimed = stream.frames if container.format.name == "avi" else len(stream.index_entries)
-    lost = max(0, claimed - len(packets))
-    return Promise(promised, len(ticks) + lost, clock)
+def rises(ticks: Sequence[int | None]) -> TypeGuard[Sequence[int]]:
+    """Whether timestamps are all known and each is later than the one before."""
+    return None not in ticks and all(a < b for a, b in pairwise(ticks))  # type: ignore[operator]
+
+
+def _exact(name: str, seconds: Seconds | None) -> Fraction | None:
+    if seconds is None:
+        return None
+    try:
+        return Fraction(seconds if isinstance(seconds, Fraction) else str(seconds))
+    except ValueError as error:
+        raise UsageError(f"{name}={seconds}: not a number of seconds") from error

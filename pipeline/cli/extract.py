@@ -1,12 +1,13 @@
 """`avfuse extract`: stage one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.manifest import build_manifest, builder_options
-from pipeline.cli.options import cache_option, device_option, names, require_folder
+from pipeline.cli.options import cache_option, device_option, names, reader_option, require_folder
 
 if TYPE_CHECKING:
     from manifests import Manifest
@@ -21,9 +22,20 @@ if TYPE_CHECKING:
     show_default=True,
     help="Comma-separated: BACKBONE (all it takes), BACKBONE:frames, BACKBONE:images, or BACKBONE:<representation>.",
 )
-@click.option("--frames", default="uniform:25", show_default=True, help="Which frames: uniform:N.")
+@click.option(
+    "--frames", default="uniform:25", show_default=True, help="Which frames: uniform:N or strided:NxS (docs/media.md)."
+)
+@reader_option
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N clips, to try things out.")
 @click.option("--workers", type=click.IntRange(min=1), help="Decode processes (default: one per core).")
+@click.option(
+    "--clip-seconds", type=click.FloatRange(min=0, min_open=True), help="Give a clip up after so long (default: 300)."
+)
+@click.option(
+    "--clip-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Give a clip up that takes more memory to decode, in GiB (default: 4).",
+)
 @click.option("--retry-failed", is_flag=True, help="Try clips again that failed before.")
 @builder_options
 @device_option
@@ -32,8 +44,11 @@ def extract(
     dataset: str,
     features: str,
     frames: str,
+    reader: str,
     limit: int | None,
     workers: int | None,
+    clip_seconds: float | None,
+    clip_memory: float | None,
     retry_failed: bool,
     device: str,
     cache: Path,
@@ -52,11 +67,17 @@ def extract(
     require_folder(cache, "--cache")
     from features.requests import resolve
 
-    specs = resolve(names(features), frames)
+    specs = resolve(names(features), frames, reader)
     listed = _manifest(dataset, cache, described)
     click.echo(listed.summary())
+    from stages.extract.pool import DEFAULT_LIMITS
     from stages.extract.run import extract as run_extract
 
+    limits = DEFAULT_LIMITS
+    if clip_seconds is not None:
+        limits = replace(limits, seconds=clip_seconds)
+    if clip_memory is not None:
+        limits = replace(limits, memory_bytes=round(clip_memory * 2**30))
     clips = listed.clips()[:limit]
     summary = run_extract(
         clips,
@@ -66,6 +87,7 @@ def extract(
         device=device,
         workers=workers,
         retry_failed=retry_failed,
+        limits=limits,
     )
     _print(summary, len(clips))
 
@@ -97,6 +119,10 @@ def _print(summary: "ExtractSummary", clips: int) -> None:
         )
     if summary.no_audio:
         click.echo(f"without an audio stream ({len(summary.no_audio)}): {', '.join(summary.no_audio)}")
+    if summary.notes:
+        click.echo(f"used, but look ({len(summary.notes)}):")
+        for clip_id, notes in summary.notes.items():
+            click.echo(f"  {clip_id}: {'; '.join(notes)}")
     if summary.problems:
         click.echo(f"could not be used ({len(summary.problems)}):")
         for clip_id, reasons in summary.problems.items():

@@ -6,6 +6,7 @@ import sys
 import click
 
 from features.errors import ClipError, UsageError
+from pipeline.cli.decode import decode
 from pipeline.cli.extract import extract
 from pipeline.cli.fuse import fuse
 from pipeline.cli.manifest import manifest
@@ -33,7 +34,7 @@ def avfuse() -> None:
     """
 
 
-for command in (manifest, extract, render, fuse, report):
+for command in (manifest, extract, decode, render, fuse, report):
     avfuse.add_command(command)
 
 

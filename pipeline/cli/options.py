@@ -25,6 +25,12 @@ runs_option = click.option(
 device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps; auto takes a GPU where there is one."
 )
+reader_option = click.option(
+    "--reader",
+    default="pyav",
+    show_default=True,
+    help="Who decodes frames: pyav, or decord, which refuses files in which it would give wrong ones.",
+)
 
 
 def require_folder(path: Path, flag: str) -> Path:
@@ -41,6 +47,14 @@ def require_folder(path: Path, flag: str) -> Path:
         probe.unlink()
     except OSError as error:
         raise UsageError(f"{flag} {path} cannot be written to ({error.strerror}): name another place") from error
+    return path
+
+
+def require_file(path: Path, flag: str) -> Path:
+    """The path of a file to write. Raises UsageError when it is a folder, or its folder cannot be written to."""
+    if path.is_dir():
+        raise UsageError(f"{flag} {path} is a folder: name a file in it, for example {path / 'out'}")
+    require_folder(path.absolute().parent, flag)
     return path
 
 

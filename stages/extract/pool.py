@@ -25,35 +25,54 @@ from features.inputs import Outcome
 from features.spec import FramesInput, ImageInput
 from stages.extract import worker
 
-CLIP_SECONDS = 300.0
-"""A clip that takes longer than this to decode and render is given up."""
+TASKS_PER_PROCESS = 500
+"""Native libraries leak a little; a fresh process every so often keeps memory flat."""
 
-_TASKS_PER_PROCESS = 500  # native libraries leak a little; a fresh process every so often keeps memory flat
 _SHARED_MEMORY = Path("/dev/shm")
 Input = FramesInput | ImageInput
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one clip may cost. A clip that takes longer to decode and render, or makes its decode process allocate more,
+    is given up."""
+
+    seconds: float = 300.0
+    memory_bytes: int = 4 * 2**30
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """One clip's inputs, in the order asked."""
+    """One clip's inputs, in the order asked, and what a user should know of it."""
 
     clip: Clip
     outcomes: list[Outcome]
+    notes: tuple[str, ...] = ()
 
 
 class _Running(NamedTuple):
     clip: Clip
     inputs: Sequence[Input]
     slot: SharedMemory
-    future: "ProcessFuture[list[worker.Status]]"
+    future: "ProcessFuture[worker.Report]"
 
 
 class DecodePool:
     """`workers` processes that prepare clips. Use as a context manager."""
 
-    def __init__(self, workers: int, inputs: Sequence[Input], clip_seconds: float = CLIP_SECONDS) -> None:
-        """`inputs`: all that may be asked of one clip; they decide a slot's size."""
-        self._clip_seconds = clip_seconds
+    def __init__(
+        self,
+        workers: int,
+        inputs: Sequence[Input],
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        tasks_per_process: int = TASKS_PER_PROCESS,
+    ) -> None:
+        """`inputs`: all that may be asked of one clip; they decide a slot's size. `tasks_per_process`: 0 is no end."""
+        self._limits = limits
         size = worker.slot_bytes(inputs)
         count = 2 * workers + 1  # each worker has one clip at work and one finished; one is being read
         _check_shared_memory(size * count, workers)
@@ -61,7 +80,11 @@ class DecodePool:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([worker.__name__])
         self._pool = ProcessPool(
-            max_workers=workers, max_tasks=_TASKS_PER_PROCESS, initializer=worker.start_worker, context=context
+            max_workers=workers,
+            max_tasks=tasks_per_process,
+            initializer=worker.start_worker,
+            initargs=(limits.memory_bytes,),
+            context=context,
         )
 
     def __enter__(self) -> "DecodePool":
@@ -84,26 +107,26 @@ class DecodePool:
             if not free:
                 yield from self._oldest(running, free)
             slot = free.pop()
-            future = self._pool.schedule(worker.work, args=(slot.name, clip, inputs), timeout=self._clip_seconds)
+            future = self._pool.schedule(worker.work, args=(slot.name, clip, inputs), timeout=self._limits.seconds)
             running.append(_Running(clip, inputs, slot, future))
         while running:
             yield from self._oldest(running, free)
 
     def _oldest(self, running: "deque[_Running]", free: list[SharedMemory]) -> Iterator[Prepared]:
         clip, inputs, slot, future = running.popleft()
-        statuses = self._result(future, len(inputs))
+        statuses, notes = self._result(future, len(inputs))
         views = worker.slot_views(slot, inputs)
-        yield Prepared(clip, [_outcome(status, view) for status, view in zip(statuses, views, strict=True)])
+        yield Prepared(clip, [_outcome(status, view) for status, view in zip(statuses, views, strict=True)], notes)
         free.append(slot)
 
-    def _result(self, future: "ProcessFuture[list[worker.Status]]", count: int) -> list[worker.Status]:
+    def _result(self, future: "ProcessFuture[worker.Report]", count: int) -> worker.Report:
         try:
             return future.result()
         except TimeoutError:
-            lost = ClipError("worker", f"took longer than {self._clip_seconds:g} s")
+            lost = ClipError("worker", f"took longer than {self._limits.seconds:g} s")
         except ProcessExpired as error:
             lost = ClipError("worker", f"the decode process died (exit code {error.exitcode})")
-        return [lost] * count
+        return worker.Report([lost] * count, ())
 
 
 def _outcome(status: worker.Status, view: NDArray[np.uint8]) -> Outcome:

@@ -1,9 +1,11 @@
 """From a manifest's clips to committed shards."""
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,15 @@ from tqdm import tqdm
 from features import backbones
 from features.backbones import Encoder
 from features.cache import ChunkResult, Failure, FeatureStore, fingerprint
+from features.cache.fingerprint import Fingerprint
 from features.clips import Clip
 from features.errors import ClipError
 from features.inputs import NoAudio
-from features.spec import FeatureSpec
+from features.spec import FeatureSpec, InputSpec
 from stages.device import choose_device
 from stages.extract.encode import CPU_BATCH_IMAGES, GPU_BATCH_IMAGES, Batcher
-from stages.extract.plan import Job, make_plan
-from stages.extract.pool import DecodePool, Prepared
+from stages.extract.plan import Job, Plan, make_plan
+from stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits, Prepared
 
 
 @dataclass
@@ -36,12 +39,13 @@ class FeatureSummary:
 @dataclass
 class ExtractSummary:
     """`new`: clips worked on in this run. `problems`: clip id -> what is wrong with it, each reason once, in the
-    manifest's order."""
+    manifest's order. `notes`: clip id -> what this run noticed of a clip that was used all the same."""
 
     new: int
     features: list[FeatureSummary]
     problems: dict[str, list[str]] = field(default_factory=dict)
     no_audio: list[str] = field(default_factory=list)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def extract(
@@ -53,6 +57,7 @@ def extract(
     device: str = "auto",
     workers: int | None = None,
     retry_failed: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
     progress: bool = True,
 ) -> ExtractSummary:
     """Bring every asked feature of every clip into the cache; what is there already is not done again.
@@ -61,33 +66,50 @@ def extract(
     """
     stores = [FeatureStore(cache, collection, spec) for spec in specs]
     plan = make_plan(stores, clips, retry_failed)
+    notes: dict[str, tuple[str, ...]] = {}
     if plan.jobs:
         device = choose_device(device)
         workers = workers or os.cpu_count() or 1
         with ExitStack() as stack:
             bar = stack.enter_context(tqdm(total=plan.jobs, unit="clip", desc="extract", disable=not progress))
-            pool = stack.enter_context(DecodePool(workers, [spec.input for spec in specs]))
+            pool = stack.enter_context(DecodePool(workers, [spec.input for spec in specs], limits=limits))
             encoders = {name: backbones.get(name).load(device) for name in sorted({s.model.backbone for s in specs})}
             batch_images = CPU_BATCH_IMAGES if device == "cpu" else GPU_BATCH_IMAGES
             failures = 0
+            prints: deque[Fingerprint] = deque()
+            prepared = pool.prepare(_asked(plan, stores, prints))  # of all chunks: the next is decoded meanwhile
             for chunk in plan.chunks:
-                for failed in _run_chunk(chunk, stores, pool, encoders, batch_images):
+                for clip, failed in _run_chunk(chunk, stores, prepared, prints, encoders, batch_images):
+                    if clip.notes:
+                        notes[clip.clip.clip_id] = clip.notes
                     failures += failed
                     bar.set_postfix(failed=failures, refresh=False)
                     bar.update()
-    return summarise(stores, clips, plan.jobs)
+    summary = summarise(stores, clips, plan.jobs)
+    summary.notes = notes
+    return summary
+
+
+def _asked(
+    plan: Plan, stores: Sequence[FeatureStore], prints: "deque[Fingerprint]"
+) -> Iterator[tuple[Clip, list[InputSpec]]]:
+    """Every clip with the inputs it lacks. Its file is fingerprinted before it is decoded: replaced meanwhile, it no
+    longer matches and is planned again."""
+    for chunk in plan.chunks:
+        for job in chunk:
+            prints.append(fingerprint(job.clip.path))
+            yield job.clip, [stores[position].spec.input for position in job.lacks]
 
 
 def _run_chunk(
     jobs: Sequence[Job],
     stores: Sequence[FeatureStore],
-    pool: DecodePool,
+    prepared: Iterator[Prepared],
+    prints: "deque[Fingerprint]",
     encoders: dict[str, Encoder],
     batch_images: int,
-) -> Iterator[bool]:
-    """Work one chunk and commit one shard per feature. Yields, per clip, whether anything of it failed."""
-    # Before decoding: a file replaced meanwhile then no longer matches, and is planned again.
-    prints = [fingerprint(job.clip.path) for job in jobs]
+) -> Iterator[tuple[Prepared, bool]]:
+    """Work one chunk and commit one shard per feature. Yields every clip, and whether anything of it failed."""
     rows = _Rows(len(jobs), stores)
     batchers = {
         (spec.model.backbone, spec.input.preprocess.crop): Batcher(
@@ -95,14 +117,14 @@ def _run_chunk(
         )
         for spec in (store.spec for store in stores)
     }
-    asked = [(job.clip, [stores[position].spec.input for position in job.lacks]) for job in jobs]
-    for index, prepared in enumerate(pool.prepare(asked)):
-        yield _send(index, jobs[index], prepared, rows, stores, batchers)
+    for index, clip in enumerate(islice(prepared, len(jobs))):
+        yield clip, _send(index, jobs[index], clip, rows, stores, batchers)
+    of_these = [prints.popleft() for _ in jobs]
     for batcher in batchers.values():
         batcher.flush()
     for position, store in enumerate(stores):
         result = ChunkResult(store.spec)
-        for index, (job, print_) in enumerate(zip(jobs, prints, strict=True)):
+        for index, (job, print_) in enumerate(zip(jobs, of_these, strict=True)):
             if position not in job.lacks:
                 continue
             outcome = rows.outcomes[position].get(index)

@@ -1,7 +1,11 @@
 """What a decode process does. It imports no torch and holds no state but its view of the shared slots."""
 
+import gc
+import resource
 from collections.abc import Sequence
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import threadpoolctl
@@ -10,27 +14,57 @@ from numpy.typing import NDArray
 
 from features.clips import Clip
 from features.errors import ClipError
-from features.inputs import NoAudio, prepare
+from features.inputs import NoAudio, Outcome, SharedFile, prepare
 from features.spec import FramesInput, ImageInput
 
 Status = NoAudio | ClipError | None
 """What is told of one input through the pipe; None: its pixels lie in the slot."""
 
+
+class Report(NamedTuple):
+    """What is told of one clip through the pipe: a status per input, and notes."""
+
+    statuses: list[Status]
+    notes: tuple[str, ...]
+
+
 _attached: dict[str, SharedMemory] = {}
+_shared_file = SharedFile()
 
 
-def start_worker() -> None:
-    """One thread per worker: clips are the parallel dimension."""
+def start_worker(memory_bytes: int) -> None:
+    """One thread per worker: clips are the parallel dimension. `memory_bytes`: how much it may take beyond its own."""
     threadpoolctl.threadpool_limits(1)
+    limit_memory(memory_bytes)
 
 
-def work(slot: str, clip: Clip, inputs: Sequence[FramesInput | ImageInput]) -> list[Status]:
+def limit_memory(more_bytes: int) -> None:
+    """From here on allocating more than this fails, in this process alone (Linux; elsewhere there is no such limit)."""
+    data = _data_bytes()
+    if data is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = data + more_bytes
+        resource.setrlimit(
+            resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+
+
+def work(slot: str, clip: Clip, inputs: Sequence[FramesInput | ImageInput]) -> Report:
     """Prepare one clip's inputs into a shared slot, one after the other in the order asked."""
     try:
-        outcomes = prepare(clip.path, clip.start, clip.end, inputs)
+        outcomes, notes = prepare(clip.path, clip.start, clip.end, inputs, _shared_file)
+    except MemoryError:
+        reason = "took more memory than a clip may (--clip-memory)"
     except Exception as error:  # noqa: BLE001  (what one file provokes in a library costs that file, not the run)
-        reason = ClipError("worker", f"{type(error).__name__}: {error}")
-        return [reason for _ in inputs]
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        return Report(_hand_over(slot, inputs, outcomes), notes)
+    _shared_file.close()  # a file that provoked an error may be in any state
+    gc.collect()  # the error is gone by here, and with it what its traceback held
+    return Report([ClipError("worker", reason) for _ in inputs], ())
+
+
+def _hand_over(slot: str, inputs: Sequence[FramesInput | ImageInput], outcomes: Sequence[Outcome]) -> list[Status]:
     if slot not in _attached:
         _attached[slot] = SharedMemory(name=slot)
     statuses: list[Status] = []
@@ -41,6 +75,15 @@ def work(slot: str, clip: Clip, inputs: Sequence[FramesInput | ImageInput]) -> l
         else:
             statuses.append(outcome)
     return statuses
+
+
+def _data_bytes() -> int | None:
+    """How much writable memory this process has of its own; None where the system does not say (only Linux does)."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData"))
 
 
 def slot_views(slot: SharedMemory, inputs: Sequence[FramesInput | ImageInput]) -> list[NDArray[np.uint8]]:

@@ -11,16 +11,19 @@ import pytest
 import torch
 
 import features
+from features import inputs as preparing
 from features.backbones import get
 from features.cache import FeatureStore
 from features.clips import Clip
-from features.errors import ClipError, UsageError
+from features.errors import UsageError
+from features.inputs import _fit as real_fit
 from features.inputs import prepare
+from features.media import write_video
 from features.requests import resolve
 from stages.device import choose_device
 from stages.extract import plan as planning
 from stages.extract import worker
-from stages.extract.pool import DecodePool
+from stages.extract.pool import DecodePool, Limits
 from stages.extract.run import ExtractSummary, extract
 
 ASKED = resolve(["lite:frames", "lite:mfcc"], sampling="uniform:3")
@@ -75,7 +78,7 @@ def test_features_are_the_backbone_on_the_prepared_pixels(media: Path, done: tup
     encode = get("lite").load("cpu")
     for spec in ASKED:
         table = features.load("set", spec.name, cache)
-        pixels = prepare(media / "other.avi", None, None, [spec.input])[0]
+        pixels = prepare(media / "other.avi", None, None, [spec.input]).outcomes[0]
         assert isinstance(pixels, np.ndarray)
         expected = encode(torch.tensor(pixels.reshape(-1, 224, 224, 3))).numpy().reshape(spec.shape)
         stored = table.data[table.clip_ids.index("other")]
@@ -120,30 +123,82 @@ def test_failures_are_tried_again_only_when_asked(media: Path, done: tuple[Path,
 
 
 TROUBLE = """
-import os, signal, time
+import ctypes, os, signal
+import numpy as np
+from stages.extract import worker
 from stages.extract.worker import work as real_work
 
+real_prepare = worker.prepare
+
 def work(slot, clip, inputs):
-    if clip.clip_id == "hangs":
-        time.sleep(60)
-    if clip.clip_id == "crashes":
+    trouble = clip.clip_id.split("_")[0]
+    if trouble == "hangs":
+        ctypes.PyDLL(None).sleep(600)  # PyDLL keeps the interpreter lock: no Python code runs meanwhile
+    if trouble == "crashes":
         os.kill(os.getpid(), signal.SIGSEGV)
+    worker.prepare = eat if trouble == "eats" else real_prepare
     return real_work(slot, clip, inputs)
+
+def eat(*_):
+    eaten = []
+    while True:
+        eaten.append(np.ones(2**24))
 """
 
 
-def test_a_hang_or_a_crash_costs_only_its_clip(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In decode workers, a clip does what its name says."""
     (tmp_path / "avfuse_trouble.py").write_text(TROUBLE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(worker, "work", importlib.import_module("avfuse_trouble").work)
+
+
+@pytest.mark.usefixtures("trouble")
+def test_a_hang_a_crash_and_a_glutton_cost_only_their_clips(
+    media: Path, tmp_path: Path, done: tuple[Path, ExtractSummary]
+) -> None:
+    names = ["good", "hangs", "other", "crashes", "eats", "eats_again", "no_sound", "silent"]
+    known = {path.stem: path for path in media.glob("*.avi")}
+    clips = [Clip(name, known.get(name, known["good"])) for name in names]
+    limits = Limits(seconds=8, memory_bytes=2**29)
+    summary = run(clips, tmp_path / "cache", workers=2, limits=limits)
+    assert summary.problems == {
+        "hangs": ["worker: took longer than 8 s"],
+        "crashes": ["worker: the decode process died (exit code -11)"],
+        "eats": ["worker: took more memory than a clip may (--clip-memory)"],
+        "eats_again": ["worker: took more memory than a clip may (--clip-memory)"],
+    }
+    assert row_bytes(tmp_path / "cache") == row_bytes(done[0])
+
+
+def test_a_picture_far_too_large_costs_only_its_clip(media: Path, tmp_path: Path) -> None:
+    frames = [np.full((5000, 6000, 3), 90, np.uint8)] * 3
+    write_video(tmp_path / "bomb.avi", frames, fps=25, video_codec="mjpeg", pixel_format="yuvj420p")
     inputs = [ASKED[0].input]
-    jobs = [(Clip(name, media / "good.avi"), inputs) for name in ("fine", "hangs", "crashes", "fine")]
-    with DecodePool(1, inputs, clip_seconds=5) as pool:
-        said = [
-            str(prepared.outcomes[0]) if isinstance(prepared.outcomes[0], ClipError) else "fine"
-            for prepared in pool.prepare(jobs)
-        ]
-    assert said == ["fine", "worker: took longer than 5 s", "worker: the decode process died (exit code -11)", "fine"]
+    jobs = [(Clip(path.stem, path), inputs) for path in (tmp_path / "bomb.avi", media / "good.avi")]
+    with DecodePool(1, inputs, limits=Limits(memory_bytes=160 * 2**20)) as pool:
+        bomb, good = pool.prepare(jobs)
+    assert "memory" in str(bomb.outcomes[0])
+    assert isinstance(good.outcomes[0], np.ndarray)
+
+
+def test_what_is_odd_about_a_clip_is_said(tmp_path: Path) -> None:
+    write_video(tmp_path / "short.avi", np.full((2, 48, 64, 3), 90, np.uint8), fps=25)
+    summary = run([Clip("short", tmp_path / "short.avi")], tmp_path / "cache", workers=1)
+    assert summary.notes == {"short": ("uniform:3 needs 3 frames, the clip has 2 frames: they repeat",)}
+
+
+def test_a_frame_wanted_at_one_size_by_several_features_is_resized_once(
+    media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(preparing, "_fit", lambda pixels, wanted: calls.append(1) or real_fit(pixels, wanted))
+    asked = [resolve(["lite:frames"], sampling=scheme)[0].input for scheme in ("uniform:3", "uniform:9", "uniform:3")]
+    few, many, again = prepare(media / "good.avi", None, None, asked).outcomes
+    assert len(calls) == 9  # the three are among the nine
+    np.testing.assert_array_equal(few, again)
+    np.testing.assert_array_equal(few, many[1::3])
 
 
 def test_decode_workers_import_no_torch() -> None:

@@ -1,0 +1,106 @@
+"""Clips deep in a long file: reached by seeking, so that hours before them are not read.
+
+Only containers with an index of key frames and timestamps of their own are sought in. Where anything is not as it
+should be, there is no stretch and the file is read from its start instead.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+
+from features.errors import ClipError
+from features.media.packets import AnyPacket
+from features.media.source import HELD_BYTES, Source
+from features.media.timeline import Clock, Interval, Timeline
+
+LONG_SECONDS = 60
+"""In a file that claims less, reading from the start costs little."""
+
+_SEEKABLE = ("mp4", "matroska")
+_STEPS_BACK = (0, 10, 60)
+"""Seconds to seek further back when the key frame found lies behind the clip's start."""
+
+_SOUND_LEAD_SECONDS = 1
+"""Sound is decoded from so much earlier: codecs need what came before to give the samples of a whole decode."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Packets around one clip of a long file, and the frames that they promise. reaches_end: the last is the file's."""
+
+    packets: list[AnyPacket]
+    timeline: Timeline
+    origin: Fraction
+    reaches_end: bool
+
+
+def find_stretch(source: Source, interval: Interval) -> Stretch | None:
+    """The packets that one clip's frames need; None where the file is better read from its start.
+
+    Raises ClipError where the file ends before the clip starts.
+    """
+    video = source.video
+    if interval.is_whole or video is None or video.time_base is None or not _is_long(source):
+        return None
+    origin = source.origin
+    base = video.time_base
+    zero = round(origin / base)
+    first = zero + math.ceil(interval.start / base)
+    end = zero + math.ceil(interval.end / base) if interval.end is not None else None
+    for back in _STEPS_BACK:
+        packets, reaches_end = _collect(source, origin + interval.start - back, end)
+        if not packets or any(packet.pts is None or packet.dts is None for packet in packets):
+            return None
+        if packets[0].is_keyframe and (packets[0].pts or 0) <= first:
+            break
+    else:
+        return None
+    durations = {packet.pts: packet.duration or 0 for packet in packets if not packet.is_discard}
+    ticks = sorted(tick for tick in durations if tick is not None and tick >= (packets[0].pts or 0))
+    if not ticks:
+        return None
+    timeline = Clock.of(video).timeline(ticks, durations[ticks[-1]], zero)
+    if reaches_end and interval.start >= timeline.end:
+        raise ClipError("decode", f"the file ends at {float(timeline.end):.2f} s, before the clip starts")
+    return Stretch(packets, timeline, origin, reaches_end)
+
+
+def sound_packets(source: Source, stretch: Stretch, interval: Interval) -> list[AnyPacket]:
+    """The packets that hold one clip's sound, and a lead before them."""
+    assert source.audio is not None
+    base = source.audio.time_base or Fraction(1)
+    start = stretch.origin + interval.start
+    end = stretch.origin + interval.end if interval.end is not None else None
+    packets: list[AnyPacket] = []
+    for back in _STEPS_BACK:
+        packets = []
+        for packet in source.packets_from(source.audio, start - back - _SOUND_LEAD_SECONDS):
+            if end is not None and packet.pts is not None and packet.pts * base >= end:
+                break
+            packets.append(packet)
+        if packets and packets[0].pts is not None and packets[0].pts * base <= start - _SOUND_LEAD_SECONDS / 2:
+            return packets
+    return [packet for packet in source.packets(source.audio) if end is None or (packet.pts or 0) * base < end]
+
+
+def _is_long(source: Source) -> bool:
+    claimed = source.container.duration
+    seekable = any(name in source.container.format.name for name in _SEEKABLE)
+    return seekable and claimed is not None and claimed > LONG_SECONDS * av.time_base
+
+
+def _collect(source: Source, time: Fraction, end: int | None) -> tuple[list[AnyPacket], bool]:
+    """Packets from a key frame on, until none that follows can be shown before `end`; and whether the file ended."""
+    assert source.video is not None
+    packets: list[AnyPacket] = []
+    size = 0
+    for packet in source.packets_from(source.video, time):
+        packets.append(packet)
+        size += packet.size
+        if size > HELD_BYTES:
+            return [], False
+        if end is not None and packet.dts is not None and packet.dts >= end:
+            return packets, False
+    return packets, True

@@ -1,0 +1,154 @@
+"""From the packets of a video stream to RGB frames: in decoder-output order, only the wanted ones converted."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+from features.media.packets import AnyPacket, damage_of
+from features.media.timeline import rises
+
+_SKIPPING_CODECS = frozenset(["h264"])
+"""Codecs whose decoder can be told to leave out pictures that no other refers to; measured to change no other pixel."""
+
+_STUB_BYTES = 19
+"""MPEG-4 packets up to this size may be placeholders for a frame that shares another packet (FFmpeg's own bound)."""
+
+_LEANING_FRAMES = 2
+"""Where timestamps tell nothing of the decoding order, so many frames shown before a damaged one may lean on it."""
+
+
+@dataclass
+class Decoded:
+    """A stream decoded up to its end or its first damage. ticks: timestamps of the frames, in decoder-output order.
+    pixels: rank -> uint8 (H, W, 3) of the wanted ones. damage: what the decoder said where it ended early."""
+
+    ticks: list[int | None] = field(default_factory=list)
+    pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    damage: str | None = None
+
+
+def decode_promised(
+    stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], promised: Sequence[int], wanted: set[int]
+) -> dict[int, NDArray[np.uint8]] | None:
+    """The wanted ranks of the frames whose rising timestamps the packets promise, without decoding what none of them
+    needs. Frames before the first promised one are passed over.
+
+    Returns None where the decoder gives anything but the promised frames in the promised order, or calls one damaged:
+    then only decoding everything tells what is there.
+    """
+    ranks: dict[int | None, int] = {tick: rank for rank, tick in enumerate(promised)}
+    pixels: dict[int, NDArray[np.uint8]] = {}
+    codec = stream.codec_context
+    to_rgb = _Converter()
+    last = -1
+    skipping = False
+    try:
+        for packet in _then_drain(packets):
+            may_skip = last >= 0 and codec.name in _SKIPPING_CODECS
+            needless = may_skip and packet is not None and ranks.get(packet.pts, -1) not in wanted
+            if needless != skipping:
+                skipping = needless
+                codec.skip_frame = "NONREF" if needless else "DEFAULT"
+            for frame in codec.decode(packet):
+                if last < 0 and frame.pts is not None and frame.pts < promised[0]:
+                    continue
+                rank = ranks.get(frame.pts)
+                if frame.is_corrupt or rank is None or rank <= last or (last < 0 and rank > 0):
+                    return None
+                last = rank
+                if rank in wanted:
+                    pixels[rank] = to_rgb(frame)
+    except FFmpegError as error:
+        damage_of(error)
+        return None
+    finally:
+        codec.skip_frame = "DEFAULT"
+        codec.flush_buffers()
+    return pixels if pixels.keys() == wanted else None
+
+
+def decode_everything(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], wanted: set[int]) -> Decoded:
+    """Decode up to the first damage: what comes after may lean on what is broken, whether or not it looks so."""
+    result = Decoded()
+    order: list[int | None] = []  # timestamps in decoding order
+    codec = stream.codec_context
+    to_rgb = _Converter()
+    stubs = 0
+    whole = None  # how many frames were decoded before the damage
+    try:
+        for packet in _then_drain(packets):
+            if packet is not None:
+                order.append(packet.pts)
+            for frame in codec.decode(packet):
+                if frame.is_corrupt:
+                    result.damage = "a damaged picture"
+                    whole = _before(frame.pts, order, result.ticks)
+                    break
+                if len(result.ticks) in wanted:
+                    result.pixels[len(result.ticks)] = to_rgb(frame)
+                result.ticks.append(frame.pts)
+            if packet is not None and codec.name == "mpeg4" and result.damage is None:
+                # One packet, one frame, one of them held back: this decoder passes over broken packets without a word.
+                stubs += packet.size <= _STUB_BYTES and len(order) - len(result.ticks) > 1 + stubs
+                if len(order) - len(result.ticks) > 1 + stubs:
+                    result.damage = "a picture is missing"
+                    whole = _before(None, order, result.ticks)
+            if result.damage is not None:
+                break
+    except FFmpegError as error:
+        result.damage = damage_of(error)
+        whole = _before(order[-1] if order else None, order, result.ticks)
+    finally:
+        codec.flush_buffers()
+    if whole is not None:
+        del result.ticks[whole:]
+        result.pixels = {rank: pixels for rank, pixels in result.pixels.items() if rank < whole}
+    return result
+
+
+def first_tick(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket]) -> int | None:
+    """The timestamp of the first frame that decodes; None where there is none before the first damage."""
+    codec = stream.codec_context
+    try:
+        for packet in _then_drain(packets):
+            for frame in codec.decode(packet):
+                return None if frame.is_corrupt else frame.pts
+    except FFmpegError as error:
+        damage_of(error)
+        return None
+    finally:
+        codec.flush_buffers()
+    return None
+
+
+def _before(damaged: int | None, order: list[int | None], shown: list[int | None]) -> int:
+    """How many of the shown frames were decoded before a damaged one: frames are not shown in decoding order."""
+    if damaged not in order or not rises(shown):
+        return max(len(shown) - _LEANING_FRAMES, 0)
+    suspects = [tick for tick in order[order.index(damaged) :] if tick is not None]
+    first = min(suspects, default=None)
+    return sum(first is None or tick < first for tick in shown)
+
+
+def _then_drain(packets: Iterable[AnyPacket]) -> Iterator[AnyPacket | None]:
+    """The packets, then None: a decoder holds frames back until it is told that nothing more comes."""
+    yield from packets
+    yield None
+
+
+class _Converter:
+    """Frames to upright RGB arrays of uint8 (H, W, 3)."""
+
+    def __init__(self) -> None:
+        self._reformatter = av.video.reformatter.VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        # One thread: PyAV's default of one per core is slower at these sizes, and clips are decoded side by side.
+        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        pixels = np.asarray(rgb.to_ndarray(), dtype=np.uint8)
+        quarter_turns = round(frame.rotation / 90)
+        return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels

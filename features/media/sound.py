@@ -1,0 +1,164 @@
+"""From the packets of an audio stream to one mono signal on the clip's timeline."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+import soxr
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+from features.errors import ClipError
+from features.media.clip import MIN_DECODED_FRACTION, Waveform
+from features.media.packets import AnyPacket, damage_of
+
+MAX_GAP_SECONDS = 3600
+"""A longer hole in the timestamps is damage or a trap: filling it with silence would take any amount of memory."""
+
+_JITTER_SECONDS = Fraction(1, 20)
+"""Timestamps may be off by this much before a jump counts as a gap in the sound: recorders stamp packets as they come,
+so that those of whole, unbroken sound are seen to stray by an AAC packet (23 ms)."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A stretch of sound: float32 (samples,), mono; `start` is where it begins on the container's clock, in seconds.
+
+    promised_start, promised_end: where the packets say that it lies. damage: what the decoder said where it broke off.
+    """
+
+    samples: NDArray[np.float32]
+    rate_hz: int
+    start: Fraction
+    promised_start: Fraction
+    promised_end: Fraction
+    damage: str | None
+
+    @property
+    def end(self) -> Fraction:
+        return self.start + Fraction(len(self.samples), self.rate_hz)
+
+
+def lay(signal: Signal, start: Fraction, end: Fraction | None, rate_hz: int | None) -> Waveform:
+    """The sound between two moments of the container's clock, silence where it begins later than `start`.
+
+    Raises ClipError where there is none, or where too little of it decoded before damage.
+    """
+    if signal.damage is not None:
+        first = max(start, signal.promised_start)
+        last = signal.promised_end if end is None else min(end, signal.promised_end)
+        found = max(min(signal.end, last) - max(signal.start, first), Fraction(0))
+        if found < MIN_DECODED_FRACTION * (last - first):
+            whole = f"{float(last - first):.1f} s of sound"
+            raise ClipError("decode", f"only {float(found):.1f} of {whole} can be decoded ({signal.damage})")
+    samples = _cut(signal, start, end)
+    if not len(samples):
+        raise ClipError("decode", "the audio stream has no samples within the clip")
+    if rate_hz is None or rate_hz == signal.rate_hz:
+        return Waveform(samples=samples, rate_hz=signal.rate_hz)
+    return Waveform(samples=soxr.resample(samples, signal.rate_hz, rate_hz), rate_hz=rate_hz)
+
+
+def _cut(signal: Signal, start: Fraction, end: Fraction | None) -> NDArray[np.float32]:
+    first = round((start - signal.start) * signal.rate_hz)
+    last = round((end - signal.start) * signal.rate_hz) if end is not None else len(signal.samples)
+    lead = max(0, min(-first, last - first))
+    if lead > MAX_GAP_SECONDS * signal.rate_hz:
+        raise ClipError("decode", f"the audio stream claims to begin {lead // signal.rate_hz} s late")
+    found = signal.samples[max(first, 0) : max(last, 0)]
+    if not len(found):
+        return found
+    return np.concatenate([np.zeros(lead, dtype=np.float32), found]) if lead else found.copy()
+
+
+def decode_sound(stream: av.audio.stream.AudioStream, packets: Iterable[AnyPacket]) -> Signal:
+    """Decode up to the first damage. Gaps in the timestamps become silence; channels are averaged.
+
+    Raises ClipError when there are no samples.
+    """
+    codec = stream.codec_context
+    base = stream.time_base or Fraction(1, stream.rate or 1)
+    if codec is None:
+        raise ClipError("decode", "there is no decoder for its audio codec")
+    signal = _Joined(base)
+    promised_start: Fraction | None = None
+    promised_end = Fraction(0)
+    problem: str | None = None
+    damaged = False
+    try:
+        for packet in packets:
+            if packet.pts is not None:
+                promised_start = packet.pts * base if promised_start is None else promised_start
+                promised_end = max(promised_end, (packet.pts + (packet.duration or 0)) * base)
+            if damaged:
+                continue
+            try:
+                decoded = codec.decode(packet)
+            except FFmpegError as error:
+                # What cannot be decoded before the first sound is lead-in; after that it is where the sound ends.
+                problem, damaged = damage_of(error), signal.rate_hz is not None
+                continue
+            for frame in decoded:
+                signal.add(frame)
+        for frame in codec.decode(None) if not damaged else ():
+            signal.add(frame)
+    finally:
+        codec.flush_buffers()
+    samples = signal.finish()
+    if signal.rate_hz is None or not len(samples):
+        raise ClipError("decode", f"the audio stream gives no samples{f' ({problem})' if problem else ''}")
+    start = signal.start if promised_start is None else promised_start
+    return Signal(samples, signal.rate_hz, signal.start, start, promised_end, problem if damaged else None)
+
+
+class _Joined:
+    """Audio frames in decoding order, one after the other."""
+
+    def __init__(self, base: Fraction) -> None:
+        self.rate_hz: int | None = None
+        self._base = base
+        self.start = Fraction(0)
+        self._pieces: list[NDArray[np.float32]] = []
+        self._length = 0
+        self._form: tuple[str, str, int] | None = None
+        self._to_float: av.AudioResampler | None = None
+
+    def add(self, frame: av.AudioFrame) -> None:
+        if self.rate_hz is None:
+            self.rate_hz = frame.rate
+            if frame.pts is not None:
+                self.start = frame.pts * self._base
+        form = (frame.format.name, frame.layout.name, frame.rate)
+        if form != self._form:  # the first frame, or a stream that changes its channels or rate midway
+            self._flush()
+            self._to_float = av.AudioResampler(format="fltp", layout=frame.layout, rate=self.rate_hz)
+            self._form = form
+        assert self._to_float is not None
+        self._fill_gap(frame)
+        for converted in self._to_float.resample(frame):
+            self._extend(converted.to_ndarray().mean(axis=0, dtype=np.float32))
+
+    def finish(self) -> NDArray[np.float32]:
+        self._flush()
+        return np.concatenate(self._pieces) if self._pieces else np.zeros(0, dtype=np.float32)
+
+    def _fill_gap(self, frame: av.AudioFrame) -> None:
+        assert self.rate_hz is not None
+        if frame.pts is None:
+            return
+        gap = round((frame.pts * self._base - self.start) * self.rate_hz) - self._length
+        if gap > MAX_GAP_SECONDS * self.rate_hz:
+            raise ClipError("decode", f"the audio stream claims a gap of {gap // self.rate_hz} s")
+        if gap > _JITTER_SECONDS * self.rate_hz:
+            self._extend(np.zeros(gap, dtype=np.float32))
+
+    def _flush(self) -> None:
+        if self._to_float is not None:
+            for converted in self._to_float.resample(None):
+                self._extend(converted.to_ndarray().mean(axis=0, dtype=np.float32))
+
+    def _extend(self, samples: NDArray[np.float32]) -> None:
+        self._pieces.append(samples)
+        self._length += len(samples)

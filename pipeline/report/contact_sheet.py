@@ -1,0 +1,74 @@
+"""A clip at one glance: its frames with their times, over its sound on the same timeline."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from features.media import Frames, Media
+
+TILE_WIDTH = 240
+MARGIN, GAP, LABEL_HEIGHT, SOUND_HEIGHT = 16, 8, 18, 96
+PAPER, INK, FAINT, ACCENT = "#ffffff", "#202428", "#aab0b6", "#2a6fbb"
+
+
+def draw(media: Media) -> Image.Image:
+    """The frames of a clip, each with its time, and its sound below; a mark in the sound is a frame. RGB.
+
+    Raises ClipError where the picture's size changes within the clip.
+    """
+    tiles = _tiles(media.frames) if media.frames is not None else []
+    columns = max(1, min(len(tiles), math.ceil(math.sqrt(len(tiles)))))
+    rows = math.ceil(len(tiles) / columns)
+    tile_height = tiles[0].height if tiles else 0
+    width = 2 * MARGIN + max(columns * (TILE_WIDTH + GAP) - GAP, 3 * TILE_WIDTH)
+    sound_top = MARGIN + rows * (tile_height + LABEL_HEIGHT + GAP)
+    sheet = Image.new(
+        "RGB", (width, sound_top + (SOUND_HEIGHT + LABEL_HEIGHT if media.waveform else 0) + MARGIN), PAPER
+    )
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(12)
+    for index, tile in enumerate(tiles):
+        assert media.frames is not None
+        row, column = divmod(index, columns)
+        left = MARGIN + column * (TILE_WIDTH + GAP)
+        top = MARGIN + row * (tile_height + LABEL_HEIGHT + GAP)
+        sheet.paste(tile, (left, top))
+        label = f"{media.frames.times[index]:.3f} s"
+        pen.text((left, top + tile_height + 2), label, fill=INK, font=font)
+        rank = f"frame {media.frames.indices[index]}"
+        pen.text((left + TILE_WIDTH, top + tile_height + 2), rank, fill=FAINT, font=font, anchor="ra")
+    if media.waveform is not None:
+        _draw_sound(pen, media, (MARGIN, sound_top, width - MARGIN, sound_top + SOUND_HEIGHT))
+    return sheet
+
+
+def _tiles(frames: Frames) -> list[Image.Image]:
+    _, height, width, _ = frames.pixels.shape
+    size = (TILE_WIDTH, max(1, round(TILE_WIDTH * height / width)))
+    return [Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC) for pixels in frames.pixels]
+
+
+def _draw_sound(pen: ImageDraw.ImageDraw, media: Media, box: tuple[int, int, int, int]) -> None:
+    """The envelope of the sound, from the clip's start to its end, and a tick where each frame starts."""
+    assert media.waveform is not None
+    waveform = media.waveform
+    left, top, right, bottom = box
+    middle, half = (top + bottom) / 2, (bottom - top) / 2
+    edges = np.linspace(0, len(waveform.samples), right - left + 1).astype(int)
+    peak = float(np.abs(waveform.samples).max()) or 1.0
+    for x, (first, last) in enumerate(pairwise(edges.tolist())):
+        piece = waveform.samples[first : max(last, first + 1)]
+        pen.line(
+            (left + x, middle - half * float(piece.max()) / peak, left + x, middle - half * float(piece.min()) / peak),
+            fill=ACCENT,
+        )
+    font = ImageFont.load_default(12)
+    duration = waveform.duration_seconds
+    for time in media.frames.times if media.frames is not None else ():
+        x = left + (right - left) * (time - media.start) / duration
+        if left <= x <= right:
+            pen.line((x, top, x, bottom), fill=INK)
+    pen.text((left, bottom + 2), f"sound from {media.start:.3f} s", fill=INK, font=font)
+    pen.text((right, bottom + 2), f"{media.start + duration:.3f} s", fill=INK, font=font, anchor="ra")
