@@ -6,41 +6,55 @@ numbers mean. So the packets are looked at first, and a file whose numbering is 
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import ClipError, UsageError
+from features.media.source import Source
 from features.media.timeline import Promise
 
 REVISION = 1
 
+_INDEXED = ("mp4", "matroska", "avi")
 
-def distrust(promise: Promise, *, reorders_without_times: bool) -> str | None:
-    """Why decord's numbering of a file's frames is open to doubt; None where it is not.
 
-    `reorders_without_times`: the container (AVI) gives decoding order only, and the codec shows frames in another.
-    """
+def distrust(source: Source, promise: Promise) -> str | None:
+    """Why decord cannot be trusted to give the frames of a file that are asked for; None where it can."""
+    assert source.video is not None
     if promise.hidden:
         return f"an edit list hides {promise.hidden} of its frames"
-    if not promise.is_certain:
-        return "some frames have no time of their own"
-    if reorders_without_times:
-        return "AVI does not say in which order its frames are shown"
     if promise.lost:
         return f"{promise.lost} frames of its index are missing"
+    if source.is_avi and source.video.codec_context.has_b_frames:
+        return "AVI does not say in which order its frames are shown"
+    if not promise.is_certain:
+        return "some frames have no time of their own"
+    if not any(name in source.container.format.name for name in _INDEXED):
+        return f"{source.container.format.name} has no index to seek by"
+    if source.video.format is not None and any(component.bits > 8 for component in source.video.format.components):
+        return "it converts pictures of more than 8 bits differently"
+    if source.is_turned:
+        return "its pictures are to be turned upright"
     return None
+
+
+def require() -> Any:
+    """decord itself. Raises UsageError when it is not installed."""
+    try:
+        import decord
+    except ImportError as error:
+        raise UsageError("--reader decord needs decord, which is not installed here: pip install decord") from error
+    return decord
 
 
 def read(path: Path, promise: Promise, wanted: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
     """rank -> uint8 (H, W, 3) of the wanted ranks of a trusted file.
 
-    Raises ClipError when decord fails or counts other frames than promised, UsageError when it is not installed.
+    Raises ClipError when decord fails or counts other frames than promised.
     """
-    try:
-        import decord
-    except ImportError as error:
-        raise UsageError("--reader decord needs decord, which is not installed here: pip install decord") from error
+    decord = require()
     ranks = sorted(wanted)
     try:
         reader = decord.VideoReader(str(path), num_threads=1)

@@ -7,11 +7,13 @@ should be, there is no stretch and the file is read from its start instead.
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import takewhile
 
 import av
 
 from features.errors import ClipError
 from features.media.packets import AnyPacket
+from features.media.sound import Signal, decode_sound
 from features.media.source import HELD_BYTES, Source
 from features.media.timeline import Clock, Interval, Timeline
 
@@ -22,7 +24,7 @@ _SEEKABLE = ("mp4", "matroska")
 _STEPS_BACK = (0, 10, 60)
 """Seconds to seek further back when the key frame found lies behind the clip's start."""
 
-_SOUND_LEAD_SECONDS = 1
+_SOUND_LEAD_SECONDS = Fraction(1)
 """Sound is decoded from so much earlier: codecs need what came before to give the samples of a whole decode."""
 
 
@@ -51,7 +53,7 @@ def find_stretch(source: Source, interval: Interval) -> Stretch | None:
     end = zero + math.ceil(interval.end / base) if interval.end is not None else None
     for back in _STEPS_BACK:
         packets, reaches_end = _collect(source, origin + interval.start - back, end)
-        if not packets or any(packet.pts is None or packet.dts is None for packet in packets):
+        if not packets or any(packet.pts is None for packet in packets):
             return None
         if packets[0].is_keyframe and (packets[0].pts or 0) <= first:
             break
@@ -67,22 +69,31 @@ def find_stretch(source: Source, interval: Interval) -> Stretch | None:
     return Stretch(packets, timeline, origin, reaches_end)
 
 
-def sound_packets(source: Source, stretch: Stretch, interval: Interval) -> list[AnyPacket]:
-    """The packets that hold one clip's sound, and a lead before them."""
+def stretch_sound(source: Source, stretch: Stretch, interval: Interval) -> Signal:
+    """The sound of one clip, and a lead before it. Raises ClipError when there is none.
+
+    The file is opened anew: some decoders (AAC's noise substitution) carry state over that no flush resets, and the
+    sound of a clip must not depend on the clips read before it.
+    """
     assert source.audio is not None
     base = source.audio.time_base or Fraction(1)
     start = stretch.origin + interval.start
     end = stretch.origin + interval.end if interval.end is not None else None
-    packets: list[AnyPacket] = []
-    for back in _STEPS_BACK:
-        packets = []
-        for packet in source.packets_from(source.audio, start - back - _SOUND_LEAD_SECONDS):
-            if end is not None and packet.pts is not None and packet.pts * base >= end:
-                break
-            packets.append(packet)
-        if packets and packets[0].pts is not None and packets[0].pts * base <= start - _SOUND_LEAD_SECONDS / 2:
-            return packets
-    return [packet for packet in source.packets(source.audio) if end is None or (packet.pts or 0) * base < end]
+    for back in _STEPS_BACK if start > _SOUND_LEAD_SECONDS else ():
+        with Source(source.path) as own:
+            assert own.audio is not None
+            found = own.packets_from(own.audio, start - back - _SOUND_LEAD_SECONDS)
+            packets = list(takewhile(lambda packet: _starts_before(packet, base, end), found))
+            if packets and _starts_before(packets[0], base, start - _SOUND_LEAD_SECONDS / 2):
+                return decode_sound(own.audio, packets)
+    with Source(source.path) as own:
+        assert own.audio is not None
+        packets = list(takewhile(lambda packet: _starts_before(packet, base, end), own.read_anew(own.audio)))
+        return decode_sound(own.audio, packets)
+
+
+def _starts_before(packet: AnyPacket, base: Fraction, end: Fraction | None) -> bool:
+    return end is None or packet.pts is None or packet.pts * base < end
 
 
 def _is_long(source: Source) -> bool:

@@ -110,13 +110,13 @@ def decode_everything(stream: av.video.stream.VideoStream, packets: Iterable[Any
     return result
 
 
-def first_tick(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket]) -> int | None:
-    """The timestamp of the first frame that decodes; None where there is none before the first damage."""
+def first_frame(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket]) -> av.VideoFrame | None:
+    """The first frame that decodes; None where there is none before the first damage."""
     codec = stream.codec_context
     try:
         for packet in _then_drain(packets):
             for frame in codec.decode(packet):
-                return None if frame.is_corrupt else frame.pts
+                return None if frame.is_corrupt else frame
     except FFmpegError as error:
         damage_of(error)
         return None

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from features.errors import ClipError, UsageError
 from features.media import decord_reader
 from features.media.clip import MIN_DECODED_FRACTION, Frames, Media, Waveform
-from features.media.deep import Stretch, find_stretch, sound_packets
+from features.media.deep import Stretch, find_stretch, stretch_sound
 from features.media.pictures import decode_everything, decode_promised
 from features.media.sampling import Choice, Sampling, choose, parse_sampling
-from features.media.sound import decode_sound, lay
+from features.media.sound import lay
 from features.media.source import Source
 from features.media.timeline import Interval, Promise, Seconds, Timeline
 
@@ -171,8 +171,7 @@ class MediaFile:
         assert source.video is not None
         choice = choose(samplings, promise.timeline, interval)
         if self.reader == "decord":
-            reorders = source.is_avi and bool(source.video.codec_context.has_b_frames)
-            if reason := decord_reader.distrust(promise, reorders_without_times=reorders):
+            if reason := decord_reader.distrust(source, promise):
                 raise ClipError("decode", f"decord cannot be trusted with this file ({reason}): use --reader pyav")
             pixels = decord_reader.read(self.path, promise, choice.wanted)
             _fill(picture, samplings, choice, promise.timeline, pixels)
@@ -223,10 +222,10 @@ class MediaFile:
         source = self._source
         assert source.audio is not None
         if stretch is not None:
-            signal = decode_sound(source.audio, sound_packets(source, stretch, interval))
+            signal = stretch_sound(source, stretch, interval)
             origin = stretch.origin
         else:
-            signal = decode_sound(source.audio, source.packets(source.audio))
+            signal = source.signal
             origin = signal.start if source.promise is None else source.origin
         ends = [end for end in (interval.end, picture_end) if end is not None]
         end = origin + min(ends) if ends else None
@@ -237,9 +236,11 @@ class MediaFile:
 
 
 def check_reader(name: str) -> None:
-    """Raises UsageError for a reader that there is not."""
+    """Raises UsageError for a reader that there is not, or that is not installed."""
     if name not in READERS:
         raise UsageError(f"unknown reader '{name}': choose from {', '.join(READERS)}")
+    if name == "decord":
+        decord_reader.require()
 
 
 def _check_reach(promise: Promise, interval: Interval) -> None:

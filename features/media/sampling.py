@@ -96,7 +96,7 @@ class Choice:
 
 def choose(samplings: Sequence[Sampling], timeline: Timeline, interval: Interval) -> Choice:
     """Frames for every scheme; errors as in Sampling.choose."""
-    end = timeline.end if interval.end is None else interval.end
+    end = timeline.end if interval.end is None else min(interval.end, timeline.end)
     ranks = {sampling.scheme: sampling.choose(timeline, interval.start, end) for sampling in samplings}
     return Choice(timeline.inside(interval.start, end), ranks)
 

@@ -4,14 +4,16 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 
 import av
 from av.error import FFmpegError
 
 from features.errors import ClipError
 from features.media.packets import AnyPacket, damage_of
-from features.media.pictures import first_tick
+from features.media.pictures import first_frame
 from features.media.probe import open_container, picture_stream
+from features.media.sound import Signal, decode_sound
 from features.media.timeline import Promise
 
 HELD_BYTES = 256 * 2**20
@@ -40,13 +42,21 @@ class Source:
         self._is_small = path.stat().st_size <= HELD_BYTES
         self._at_start = True
 
+    def __enter__(self) -> "Source":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def close(self) -> None:
         self.__dict__.pop("_held", None)
         self.container.close()
 
     def packets(self, stream: av.stream.Stream) -> Iterable[AnyPacket]:
         """A stream's packets from the first on, up to where the container is damaged."""
-        return self._held[stream.index] if self._is_small else self._read_anew(stream)
+        return self._held[stream.index] if self._is_small else self.read_anew(stream)
 
     def packets_from(self, stream: av.stream.Stream, time: Fraction) -> Iterator[AnyPacket]:
         """A stream's packets from the last key frame before a moment of the container's clock, where it can tell."""
@@ -78,13 +88,29 @@ class Source:
         base = self.video.time_base or Fraction(1)
         if self.is_avi:
             return (self.video.start_time or 0) * base
-        packets = self.packets(self.video) if "_held" in self.__dict__ else self._read_anew(self.video)
-        shown = first_tick(self.video, packets)
+        shown = self._first_frame.pts if self._first_frame is not None else None
         return (shown if shown is not None else self.video.start_time or 0) * base
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the file says that its pictures are to be turned upright."""
+        return self._first_frame is not None and self._first_frame.rotation != 0
+
+    @cached_property
+    def signal(self) -> Signal:
+        """The whole file's sound, decoded once. Raises ClipError when there is none."""
+        assert self.audio is not None
+        return decode_sound(self.audio, self.packets(self.audio))
 
     @property
     def is_avi(self) -> bool:
         return self.container.format.name == "avi"
+
+    @cached_property
+    def _first_frame(self) -> av.VideoFrame | None:
+        assert self.video is not None
+        packets = self.packets(self.video) if "_held" in self.__dict__ else self.read_anew(self.video)
+        return first_frame(self.video, packets)
 
     @cached_property
     def _held(self) -> dict[int, list[AnyPacket]]:
@@ -101,7 +127,8 @@ class Source:
                     held[packet.stream_index].append(packet)
         return held
 
-    def _read_anew(self, stream: av.stream.Stream) -> Iterator[AnyPacket]:
+    def read_anew(self, stream: av.stream.Stream) -> Iterator[AnyPacket]:
+        """A stream's packets from the first on, by opening the file again: nothing is held."""
         with open_container(self.path) as container:
             yield from _until_damage(container.demux(container.streams[stream.index]))
 
