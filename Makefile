@@ -20,20 +20,20 @@ DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,LABEL_COLUMN,--label-column
 SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,DEVICE,--device) $(call flag,CACHE,--cache) \
 	$(call switch,REPLACE,--replace) $(ARGS)
 
-.PHONY: help demo test extract fuse report bench lint format clean
+.PHONY: help demo test extract fuse report bench compare-readers lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed ## render a small data set, extract its features, train six heads, write runs/demo/demo/report.html
 	@$(AVFUSE) extract --dataset demo
 	@$(AVFUSE) fuse --dataset demo --fusion all --name demo --seeds 3 --replace
 
-extract: $(VENV)/.installed ## stage one: DATASET=demo|folder|..., ROOT=..., FEATURES=..., NAME=..., LIMIT=N, WORKERS=N
+extract: $(VENV)/.installed ## stage one: DATASET=demo|folder|..., ROOT=..., FEATURES=..., FRAMES=uniform:25, READER=pyav, LIMIT=N, WORKERS=N
 	@$(AVFUSE) extract --dataset "$(DATASET)" $(DATASET_FLAGS) $(call flag,FEATURES,--features) \
 		$(call flag,FRAMES,--frames) $(call flag,LIMIT,--limit) $(call flag,WORKERS,--workers) \
-		$(call switch,RETRY_FAILED,--retry-failed) $(SHARED_FLAGS)
+		$(call flag,READER,--reader) $(call switch,RETRY_FAILED,--retry-failed) $(SHARED_FLAGS)
 
 fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all, SEEDS=N, NAME=...
 	@$(AVFUSE) fuse --dataset "$(DATASET)" --fusion "$(FUSION)" $(call flag,SEEDS,--seeds) $(call flag,VIDEO,--video) \
@@ -47,6 +47,9 @@ test: $(VENV)/.installed-test ## run the tests
 
 bench: $(VENV)/.installed-test ## run every benchmark; make bench-NAME runs one
 	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python "$$script" || exit 1; done
+
+compare-readers: $(VENV)/.installed-test ## hold readers against a plain decode: CLIPS=FOLDER
+	@PYTHONPATH=tests/helpers $(BIN)/python tests/benchmarks/compare_readers.py "$(CLIPS)"
 
 bench-%: $(VENV)/.installed-test
 	@$(BIN)/python tests/benchmarks/bench_$(subst -,_,$*).py
