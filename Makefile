@@ -20,7 +20,7 @@ DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,LABEL_COLUMN,--label-column
 SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,DEVICE,--device) $(call flag,CACHE,--cache) \
 	$(call switch,REPLACE,--replace) $(ARGS)
 
-.PHONY: help demo test extract fuse report bench compare-readers lint format clean
+.PHONY: help demo test extract fuse report bench compare-readers survey-damage lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -50,6 +50,9 @@ bench: $(VENV)/.installed-test ## run every benchmark; make bench-NAME runs one
 
 compare-readers: $(VENV)/.installed-test ## hold readers against a plain decode: CLIPS=FOLDER
 	@PYTHONPATH=tests/helpers $(BIN)/python tests/benchmarks/compare_readers.py "$(CLIPS)"
+
+survey-damage: $(VENV)/.installed-test ## how often damage in media is noticed: CLIPS=FOLDER
+	@$(BIN)/python tests/benchmarks/survey_damage.py "$(CLIPS)"
 
 bench-%: $(VENV)/.installed-test
 	@$(BIN)/python tests/benchmarks/bench_$(subst -,_,$*).py

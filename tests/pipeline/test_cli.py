@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from features.audio_images import REPRESENTATIONS
+from features.media import decode
 from manifests.demo import render_demo
 
 AVFUSE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
@@ -105,6 +106,57 @@ def test_report_writes_the_page_again(workplace: Path, fused: subprocess.Complet
     assert (workplace / "again.html").read_text() == (workplace / "runs/clips/all/report.html").read_text()
 
 
+def test_decode_writes_arrays_and_a_contact_sheet(workplace: Path) -> None:
+    clip = next((workplace / "clips").rglob("v_DrumSteady*.avi"))
+    done = avfuse(
+        "decode", clip, "--frames", "uniform:6", "--start", "0.4", "--end", 1.2, "-o", "out/clip.npz",
+        "--contact-sheet", "out/clip.png", cwd=workplace,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = decode(clip, "uniform:6", start=0.4, end=1.2)
+    assert expected.frames is not None
+    assert expected.waveform is not None
+    with np.load(workplace / "out" / "clip.npz") as saved:
+        assert set(saved) == {"frames", "times", "audio", "rate", "reader"}
+        np.testing.assert_array_equal(saved["frames"], expected.frames.pixels)
+        np.testing.assert_array_equal(saved["times"], expected.frames.times)
+        np.testing.assert_array_equal(saved["audio"], expected.waveform.samples)
+        assert saved["audio"].dtype == np.float32
+        assert int(saved["rate"]) == expected.waveform.rate_hz
+        assert str(saved["reader"]) == expected.reader
+    sheet = np.asarray(Image.open(workplace / "out" / "clip.png"))
+    assert sheet.shape[1] > 3 * 240
+    assert sheet.std() > 10
+    assert "6 of 20" in done.stdout
+
+
+def test_decode_leaves_out_what_is_not_there(media: Path, tmp_path: Path) -> None:
+    assert avfuse("decode", media / "no_sound.avi", "-o", "clip.npz", cwd=tmp_path).returncode == 0
+    with np.load(tmp_path / "clip.npz") as saved:
+        assert set(saved) == {"frames", "times", "reader"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("good.avi", "nothing to write"),
+        ("good.avi -o out.npy", "ends in .npz"),
+        ("good.avi -o out.npz --frames every:2", "unknown frame sampling 'every:2'"),
+        ("good.avi -o out.npz --start two", "--start two: not a number of seconds"),
+        ("good.avi -o out.npz --start 2 --end 1", "a clip ends after its start"),
+        ("good.avi -o out.npz --start 9", "the file ends at 2.00 s, before the clip starts"),
+        ("good.avi -o out.npz --reader opencv", "unknown reader 'opencv'"),
+        ("text.avi -o out.npz", "not a readable media file"),
+        ("none.avi -o out.npz", "file not found"),
+    ],
+)
+def test_a_mistake_with_decode_is_one_line(media: Path, arguments: str, says: str) -> None:
+    done = avfuse("decode", *arguments.split(), cwd=media)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+
+
 def test_render_writes_the_six_images_of_a_sound_file(tmp_path: Path) -> None:
     soundfile = pytest.importorskip("soundfile")
     soundfile.write(tmp_path / "sound.wav", np.random.default_rng(0).uniform(-1, 1, 20_000), 16_000)
@@ -157,7 +209,7 @@ def test_a_mistake_is_one_line_with_the_way_out(
 
 
 def test_help_teaches(tmp_path: Path) -> None:
-    for command in ([], ["extract"], ["fuse"], ["manifest"], ["render"], ["report"]):
+    for command in ([], ["extract"], ["fuse"], ["manifest"], ["decode"], ["render"], ["report"]):
         shown = avfuse(*command, "--help", cwd=tmp_path)
         assert shown.returncode == 0
         assert "avfuse" in shown.stdout
