@@ -27,8 +27,11 @@ def distrust(source: Source, promise: Promise) -> str | None:
         return f"an edit list hides {promise.hidden} of its frames"
     if promise.lost:
         return f"{promise.lost} frames of its index are missing"
-    if source.is_avi and source.video.codec_context.has_b_frames:
+    codec = source.video.codec_context
+    if source.is_avi and codec.has_b_frames:
         return "AVI does not say in which order its frames are shown"
+    if codec.name == "mpeg4" and codec.has_b_frames:
+        return "it loses count in MPEG-4 with B-frames"
     if not promise.is_certain:
         return "some frames have no time of their own"
     if not any(name in source.container.format.name for name in _INDEXED):

@@ -25,7 +25,7 @@ from scipy.stats import linregress
 
 from features.clips import Clip as ClipToPrepare
 from features.errors import ClipError
-from features.media import MEDIA_SUFFIXES, decode, write_video
+from features.media import MEDIA_SUFFIXES, MediaFile, decode, write_video
 from features.requests import resolve
 from stages.extract.pool import DecodePool
 
@@ -46,6 +46,7 @@ FRAMES, FRAMES_PER_SECOND, HEIGHT, WIDTH = 180, 25, 240, 320
 RATE_HZ = 44_100
 REAL_CLIPS = 8
 MEMORY_CLIPS = 2000
+SEGMENTS, SEGMENT_SECONDS = 25, 2.6
 
 Pixels = NDArray[np.uint8]
 
@@ -84,6 +85,12 @@ def figures(folder: Path) -> Iterator[Figure]:
                     continue
                 name = f"decode_time_over_{opponent}{suffix}"
                 yield compare(name, partial(each, read_ours, clips), partial(each, read, clips))
+        long = render_long(folder / "long.mp4")
+        segments = segments_of(long)
+        ours, theirs = partial(read_segments, long, segments), partial(seek_by_hand, long, segments)
+        if not all(np.array_equal(*pair) for pair in zip(ours(), theirs(), strict=True)):
+            raise SystemExit("seeking by hand gives other pixels than ours: there is nothing to compare")
+        yield compare("segment_time_over_seek_by_hand", ours, theirs)
     yield memory_per_clip([rendered.path, h264.path])
 
 
@@ -196,6 +203,50 @@ def real_clips(folder: Path) -> list[Clip]:
     return clips
 
 
+def segments_of(path: Path) -> list[tuple[float, list[int]]]:
+    """Starts of segments all over a long file, in order, and the timestamps of the frames wanted of each."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        ticks = [packet.pts for packet in container.demux(stream) if packet.size]
+        base = stream.time_base
+    by_time = sorted(ticks)
+    starts = [60 + 8 * rank for rank in range(SEGMENTS)]
+    return [
+        (start, [tick for tick in by_time if start <= tick * base < start + SEGMENT_SECONDS][2::5]) for start in starts
+    ]
+
+
+def read_segments(path: Path, segments: list[tuple[float, list[int]]]) -> list[Pixels]:
+    read = []
+    with MediaFile(path) as file:
+        for start, ticks in segments:
+            media = file.read([f"strided:{len(ticks)}x5"], audio=False, start=start, end=start + SEGMENT_SECONDS)
+            assert media.frames is not None
+            read.append(media.frames.pixels)
+    return read
+
+
+def seek_by_hand(path: Path, segments: list[tuple[float, list[int]]]) -> list[Pixels]:
+    """Seek to the key frame before each segment and decode to its last frame; the file is open, the frames are known."""
+    read = []
+    converter = VideoReformatter()
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        for _, ticks in segments:
+            container.seek(ticks[0], stream=stream)
+            wanted, kept = set(ticks), []
+            for packet in container.demux(stream):
+                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+                for frame in packet.decode():
+                    if frame.pts in wanted:
+                        kept.append(converter.reformat(frame, format="rgb24", threads=1).to_ndarray())
+                if len(kept) == len(ticks):
+                    break
+            read.append(np.stack(kept))
+    return read
+
+
 def memory_per_clip(paths: list[Path]) -> Figure:
     """KiB that the decode workers gain per clip: the slope of their own memory over clips, without recycling them."""
     inputs = [spec.input for spec in resolve(["lite:frames", "lite:waveplot"], SAMPLING)]
@@ -216,14 +267,30 @@ def _own_memory_kib() -> float:
     return sum(child.memory_full_info().uss for child in psutil.Process().children(recursive=True)) / 1024
 
 
-def render_clip(path: Path, codec: str) -> Path:
+def render_long(path: Path) -> Path:
+    """Five minutes of H.264."""
+    options = {"preset": "veryfast"}
+    return write_video(
+        path, drift(300 * FRAMES_PER_SECOND), fps=FRAMES_PER_SECOND, video_codec="libx264", video_options=options
+    )
+
+
+def drift(count: int) -> Iterator[Pixels]:
+    """A texture that moves by a pixel or two a frame, over and over."""
     rng = np.random.default_rng(0)
     texture = gaussian_filter(rng.normal(size=(HEIGHT + FRAMES, WIDTH + 2 * FRAMES, 3)), sigma=(2, 2, 0))
     texture = np.clip(128 + 60 * texture / texture.std(), 0, 255).astype(np.uint8)
-    frames = (texture[shift : shift + HEIGHT, 2 * shift : 2 * shift + WIDTH] for shift in range(FRAMES))
+    for shift in (rank % FRAMES for rank in range(count)):
+        yield texture[shift : shift + HEIGHT, 2 * shift : 2 * shift + WIDTH]
+
+
+def render_clip(path: Path, codec: str) -> Path:
+    rng = np.random.default_rng(0)
     seconds = np.arange(FRAMES * RATE_HZ // FRAMES_PER_SECOND) / RATE_HZ
     sound = 0.3 * np.sin(2 * np.pi * 440 * seconds) + rng.normal(scale=0.05, size=len(seconds))
-    return write_video(path, frames, fps=FRAMES_PER_SECOND, waveform=sound, sample_rate_hz=RATE_HZ, video_codec=codec)
+    return write_video(
+        path, drift(FRAMES), fps=FRAMES_PER_SECOND, waveform=sound, sample_rate_hz=RATE_HZ, video_codec=codec
+    )
 
 
 @contextmanager

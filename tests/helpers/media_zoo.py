@@ -228,6 +228,20 @@ READABLE: dict[str, Callable[[Path], object]] = {
     "long_sound.mp4": lambda p: encode(p, pictures(), click(3.5), options={"threads": "1"}),
     "centuries.mp4": lambda p: claim_centuries(encode(p, pictures(), click(), options=H264_B)),
     "broadcast.ts": lambda p: encode(p, pictures(), click(), video_codec="mpeg2video", audio_codec="mp2"),
+    "h264.avi": lambda p: encode(p, pictures(), click(), options=H264_B, audio_codec="libmp3lame"),
+    "mpeg4.mp4": lambda p: encode(p, pictures(), click(), video_codec="mpeg4", options={"bf": "2", "b_strategy": "0"}),
+    "hidden_frames.webm": lambda p: encode(
+        p,
+        pictures(),
+        click(rate_hz=48000),
+        video_codec="libvpx-vp9",
+        options={"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "good", "cpu-used": "5"},
+        audio_codec="libopus",
+        rate_hz=48000,
+    ),
+    "av1.mp4": lambda p: encode(
+        p, pictures(height=96, width=128), click(), video_codec="libsvtav1", options={"preset": "10"}
+    ),
     "h264.ts": lambda p: encode(p, pictures(), click(), options=H264_B),
 }
 """Files of which every frame decodes, with a flash and a click."""

@@ -16,6 +16,8 @@ pytest.importorskip("decord")
 REFUSED = {
     "b_frames.avi": "AVI does not say in which order",
     "packed.avi": "AVI does not say in which order",
+    "h264.avi": "AVI does not say in which order",
+    "mpeg4.mp4": "loses count in MPEG-4 with B-frames",
     "edit_list.mp4": "an edit list hides 35 of its frames",
     "broadcast.ts": "mpegts has no index",
     "h264.ts": "mpegts has no index",
@@ -27,6 +29,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", READABLE)
 def test_it_gives_the_right_frames_or_none(zoo: Path, name: str) -> None:
     ours, theirs = decode(zoo / name, "uniform:25"), decode(zoo / name, "uniform:25", reader="decord")
+    if name == "av1.mp4":
+        assert str(theirs.frames_error).startswith("decode: decord: ")  # it has no decoder for it
+        return
     if name in REFUSED:
         assert theirs.frames is None
         assert REFUSED[name] in str(theirs.frames_error)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_zoo import READABLE
+from media_zoo import READABLE, encode, pictures
 from plain_decode import Plain, click_seconds, expected, plain_sound
 
+from features.errors import ClipError
 from features.media import MediaFile, decode
 
 FRAME = 1 / 25
@@ -111,10 +112,41 @@ def test_frames_alone_sound_alone_and_both_agree(zoo: Path) -> None:
         np.testing.assert_array_equal(both.samples, alone.samples)
 
 
+@pytest.mark.parametrize("name", ["edit_list.mp4", "packed.avi", "h264.ts", "surround.mkv"])
+def test_a_file_too_large_to_hold_is_read_anew(zoo: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = decode(zoo / name, "uniform:5")
+    monkeypatch.setattr("features.media.source.HELD_BYTES", 0)
+    monkeypatch.setattr("features.media.source.Source._held", None)
+    read = decode(zoo / name, "uniform:5")
+    assert held.frames is not None
+    assert read.frames is not None
+    assert held.waveform is not None
+    assert read.waveform is not None
+    np.testing.assert_array_equal(held.frames.pixels, read.frames.pixels)
+    np.testing.assert_array_equal(held.waveform.samples, read.waveform.samples)
+
+
+def test_a_picture_that_changes_its_size_is_no_array(zoo: Path, tmp_path: Path) -> None:
+    whole = {"video_codec": "mpeg2video", "audio_codec": "mp2"}
+    small = encode(tmp_path / "small.ts", pictures(20), None, **whole)
+    large = encode(tmp_path / "large.ts", pictures(20, height=96, width=128), None, **whole)
+    both = tmp_path / "both.ts"
+    both.write_bytes(small.read_bytes() + large.read_bytes())
+    frames = decode(both, "uniform:8").frames
+    assert frames is not None
+    assert {pixels.shape for pixels in frames.distinct.values()} == {(48, 64, 3), (96, 128, 3)}
+    with pytest.raises(ClipError, match=r"size changes within the clip \(128x96, 64x48\)"):
+        _ = frames.pixels
+
+
 def test_the_real_clips_are_a_plain_decode(real_data: Path) -> None:
     for path in sorted((real_data / "clips").iterdir()):
-        if path.name != "corrupted.mp4":
-            assert_is_a_plain_decode(path, ["uniform:25", "strided:8x32", "rate:2"])
+        if path.name == "corrupted.mp4":
+            continue
+        plain = Plain(path)
+        assert_is_a_plain_decode(path, ["uniform:25", "strided:8x32", "rate:2"], plain=plain)
+        if decode(path, None).has_audio:
+            assert_sound_is_a_plain_decode(path, plain)
 
 
 @pytest.mark.parametrize("part", range(8))
