@@ -227,7 +227,7 @@ def read_segments(path: Path, segments: list[tuple[float, list[int]]]) -> list[P
 
 
 def seek_by_hand(path: Path, segments: list[tuple[float, list[int]]]) -> list[Pixels]:
-    """Seek to the key frame before each segment and decode to its last frame; the file is open, the frames are known."""
+    """Seek to the key frame before each segment, decode to its last frame; file open, frames known."""
     read = []
     converter = VideoReformatter()
     with av.open(str(path)) as container:
