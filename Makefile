@@ -30,10 +30,10 @@ demo: $(VENV)/.installed ## render a small data set, extract its features, train
 	@$(AVFUSE) extract --dataset demo
 	@$(AVFUSE) fuse --dataset demo --fusion all --name demo --seeds 3 --replace
 
-extract: $(VENV)/.installed ## stage one: DATASET=demo|folder|..., ROOT=..., FEATURES=..., FRAMES=uniform:25, READER=pyav, LIMIT=N, WORKERS=N
+extract: $(VENV)/.installed ## stage one: DATASET=demo|folder|..., ROOT=..., FEATURES=..., FRAMES=uniform:25, READER=pyav, STYLE=aligned, LIMIT=N, WORKERS=N
 	@$(AVFUSE) extract --dataset "$(DATASET)" $(DATASET_FLAGS) $(call flag,FEATURES,--features) \
 		$(call flag,FRAMES,--frames) $(call flag,LIMIT,--limit) $(call flag,WORKERS,--workers) \
-		$(call flag,READER,--reader) $(call switch,RETRY_FAILED,--retry-failed) $(SHARED_FLAGS)
+		$(call flag,READER,--reader) $(call flag,STYLE,--style) $(call flag,SIZE,--size) $(call switch,RETRY_FAILED,--retry-failed) $(SHARED_FLAGS)
 
 fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all, SEEDS=N, NAME=...
 	@$(AVFUSE) fuse --dataset "$(DATASET)" --fusion "$(FUSION)" $(call flag,SEEDS,--seeds) $(call flag,VIDEO,--video) \
@@ -46,7 +46,7 @@ test: $(VENV)/.installed-test ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: $(VENV)/.installed-test ## run every benchmark; make bench-NAME runs one
-	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python "$$script" || exit 1; done
+	@for script in tests/benchmarks/bench_*.py; do PYTHONPATH=tests/helpers $(BIN)/python "$$script" || exit 1; done
 
 compare-readers: $(VENV)/.installed-test ## hold readers against a plain decode: CLIPS=FOLDER
 	@PYTHONPATH=tests/helpers $(BIN)/python tests/benchmarks/compare_readers.py "$(CLIPS)"
@@ -55,7 +55,7 @@ survey-damage: $(VENV)/.installed-test ## how often damage in media is noticed: 
 	@$(BIN)/python tests/benchmarks/survey_damage.py "$(CLIPS)"
 
 bench-%: $(VENV)/.installed-test
-	@$(BIN)/python tests/benchmarks/bench_$(subst -,_,$*).py
+	@PYTHONPATH=tests/helpers $(BIN)/python tests/benchmarks/bench_$(subst -,_,$*).py
 
 lint: $(VENV)/.installed-lint ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

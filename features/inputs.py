@@ -1,4 +1,4 @@
-"""From one clip to the pixel arrays that backbones take. Runs in decode workers: nothing here imports torch."""
+"""From one clip to the arrays that backbones take. Runs in decode workers: nothing here imports torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from PIL import Image
 
 from features.audio_images import render
 from features.errors import ClipError
-from features.media import DEFAULT_READER, Media, MediaFile
-from features.spec import FramesInput, ImageInput, Preprocess
+from features.filter_bank import filter_banks
+from features.media import DEFAULT_READER, Media, MediaFile, Waveform
+from features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput, Preprocess
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -22,7 +23,7 @@ class NoAudio:
     """The clip has no audio stream: not a failure, and no feature either."""
 
 
-Outcome = NDArray[np.uint8] | NoAudio | ClipError
+Outcome = NDArray[np.uint8] | NDArray[np.float32] | NoAudio | ClipError
 """What became of one input of one clip."""
 
 
@@ -59,31 +60,53 @@ def prepare(
     path: Path,
     start: float | None,
     end: float | None,
-    inputs: Sequence[FramesInput | ImageInput],
+    inputs: Sequence[AnyInput],
     shared: SharedFile | None = None,
 ) -> Prepared:
-    """Decode a clip once and make each input asked of it: uint8 arrays of `input.shape`.
+    """Decode a clip once and make each input asked of it: arrays of `input.shape` and `dtype_of(input)`.
 
     `shared` keeps the file open for the next clip. Nothing is raised for a broken clip: its ClipError stands in the
-    place of every array it costs.
+    place of every array it costs. Where no input is asked for, the file is not opened.
     """
+    if not inputs:
+        return Prepared([], ())
     framed = [each for each in inputs if isinstance(each, FramesInput)]
-    drawn = [each for each in inputs if isinstance(each, ImageInput)]
+    heard = len(framed) < len(inputs)
     reader = framed[0].reader.name if framed else DEFAULT_READER
     assert all(each.reader.name == reader for each in framed), "one run has one reader"
     schemes = list(dict.fromkeys(each.sampling for each in framed))
     try:
         if shared is None:
             with MediaFile(path, reader) as file:
-                media = file.read(schemes, audio=bool(drawn), start=start, end=end)
+                media = file.read(schemes, audio=heard, start=start, end=end)
         else:
-            media = shared.open(path, reader).read(schemes, audio=bool(drawn), start=start, end=end)
+            media = shared.open(path, reader).read(schemes, audio=heard, start=start, end=end)
     except ClipError as error:
         return Prepared([error for _ in inputs], ())
     fitted = _Fitted()
-    images = _draw(media, drawn)
-    outcomes = [images[each] if isinstance(each, ImageInput) else _stack(media, each, fitted) for each in inputs]
+    pictures = _draw(media, [each for each in inputs if isinstance(each, ImageInput)])
+    outcomes: list[Outcome] = []
+    for each in inputs:
+        if isinstance(each, FramesInput):
+            outcomes.append(_stack(media, each, fitted))
+        elif isinstance(each, ImageInput):
+            outcomes.append(pictures[each])
+        else:
+            outcomes.append(_filter_bank(media, each))
     return Prepared(outcomes, media.notes)
+
+
+def dtype_of(taken: AnyInput) -> type[np.uint8 | np.float32]:
+    """How an input's values come."""
+    return np.float32 if isinstance(taken, FilterBankInput) else np.uint8
+
+
+def fit_image(pixels: NDArray[np.uint8], preprocess: Preprocess | None) -> NDArray[np.uint8]:
+    """The whole of a drawn picture at the size that a backbone takes."""
+    if preprocess is None or pixels.shape[:2] == (preprocess.crop, preprocess.crop):
+        return pixels
+    side = (preprocess.crop, preprocess.crop)
+    return np.asarray(Image.fromarray(pixels).resize(side, _FILTERS[preprocess.interpolation]))
 
 
 def _stat(path: Path) -> tuple[int, int]:
@@ -94,22 +117,37 @@ def _stat(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _draw(media: Media, inputs: Sequence[ImageInput]) -> dict[ImageInput, Outcome]:
+def _sound(media: Media) -> Waveform | NoAudio | ClipError:
     if not media.has_audio:
-        return {each: NoAudio() for each in inputs}
-    if media.waveform is None:
-        error = media.waveform_error or ClipError("decode", "the audio stream gives no samples")
-        return dict.fromkeys(inputs, error)
+        return NoAudio()
+    return media.waveform or media.waveform_error or ClipError("decode", "the audio stream gives no samples")
+
+
+def _draw(media: Media, inputs: Sequence[ImageInput]) -> dict[ImageInput, Outcome]:
+    sound = _sound(media)
+    if not isinstance(sound, Waveform):
+        return dict.fromkeys(inputs, sound)
     drawn: dict[ImageInput, Outcome] = {}
-    for size in {(each.height, each.width) for each in inputs}:
-        of_size = [each for each in inputs if (each.height, each.width) == size]
+    for style, size in {(each.style, (each.height, each.width)) for each in inputs}:
+        alike = [each for each in inputs if (each.style, each.height, each.width) == (style, *size)]
+        names = list(dict.fromkeys(each.representation for each in alike))
         try:
-            pictures = render(media.waveform.samples, media.waveform.rate_hz, size, [e.representation for e in of_size])
+            pictures = render(sound.samples, sound.rate_hz, style=style, size=size, representations=names)
         except ClipError as error:
-            drawn.update(dict.fromkeys(of_size, error))
+            drawn.update(dict.fromkeys(alike, error))
         else:
-            drawn.update({e: _fit(pictures[e.representation], e.preprocess) for e in of_size})
+            drawn.update({each: fit_image(pictures[each.representation], each.preprocess) for each in alike})
     return drawn
+
+
+def _filter_bank(media: Media, wanted: FilterBankInput) -> Outcome:
+    sound = _sound(media)
+    if not isinstance(sound, Waveform):
+        return sound
+    try:
+        return filter_banks([sound.at_rate(wanted.rate_hz).samples])[0]
+    except ClipError as error:
+        return error
 
 
 class _Fitted:

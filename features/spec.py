@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -46,24 +47,53 @@ class FramesInput(_Frozen):
 
 
 class ImageInput(_Frozen):
-    """One audio image: uint8 (crop, crop, 3)."""
+    """One audio image, drawn at (height, width): uint8 (height, width, 3) as it is, or (crop, crop, 3), the whole of it
+    resized where it was drawn at another size, when a backbone is to take it."""
 
     kind: Literal["image"] = "image"
     reader: ReaderSpec
     representation: str
     revision: int
-    style: Literal["aligned"] = "aligned"
+    style: Literal["aligned", "paper"]
     height: int
     width: int
-    preprocess: Preprocess
+    preprocess: Preprocess | None
 
     @property
     def shape(self) -> tuple[int, ...]:
+        if self.preprocess is None:
+            return (self.height, self.width, 3)
         side = self.preprocess.crop
         return (side, side, 3)
 
+    @property
+    def as_drawn(self) -> "ImageInput":
+        """The same picture, before any backbone's preprocessing."""
+        return self.model_copy(update={"preprocess": None})
 
-InputSpec = Annotated[FramesInput | ImageInput, Field(discriminator="kind")]
+
+class FilterBankInput(_Frozen):
+    """AST's normalised log-mel filter bank (features/filter_bank.py): float32 (frames, bands)."""
+
+    kind: Literal["filter_bank"] = "filter_bank"
+    reader: ReaderSpec
+    revision: int
+    rate_hz: int
+    frames: int
+    bands: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.frames, self.bands)
+
+
+AnyInput = FramesInput | ImageInput | FilterBankInput
+InputSpec = Annotated[AnyInput, Field(discriminator="kind")]
+View = Literal["id", "h", "v", "hv"]
+"""How a picture is turned before a backbone sees it: as it is, mirrored left to right, top to bottom, or both."""
+
+VIEWS: tuple[View, ...] = get_args(View)
+Dtype = Literal["float16", "float32", "uint8"]
 
 
 class ModelSpec(_Frozen):
@@ -78,18 +108,19 @@ class ModelSpec(_Frozen):
 class FeatureSpec(_Frozen):
     """One feature. Two specs that differ in anything have different keys and never share rows.
 
-    `name` is what users type (`lite:frames`); `output` is `pooled` (D,) or `frames` (T, D); `dtype` is how rows are
-    stored, `compute` how they were computed.
+    `name` is what users type (`lite:frames`); `output` is `pooled` (D,) or `frames` (T, D), or with no `model` the
+    input itself, `image` (H, W, 3) or `filter_bank` (T, bands); `dtype` is how rows are stored, `compute` how they were
+    computed.
     """
 
     name: str
     input: InputSpec
-    model: ModelSpec
-    output: Literal["pooled", "frames"]
+    model: ModelSpec | None
+    output: Literal["pooled", "frames", "image", "filter_bank"]
     shape: tuple[int, ...]
-    dtype: Literal["float16", "float32"] = "float16"
-    compute: Literal["float32"] = "float32"
-    view: Literal["id"] = "id"
+    dtype: Dtype = "float16"
+    compute: Literal["float32", "float64"] = "float32"
+    view: View = "id"
 
     @property
     def canonical_json(self) -> str:
@@ -107,11 +138,18 @@ class FeatureSpec(_Frozen):
 
     @property
     def needs_audio(self) -> bool:
-        return self.input.kind == "image"
+        return self.input.kind != "frames"
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """How the backbone's images are prepared; None for a backbone's input itself."""
+        return None if isinstance(self.input, FilterBankInput) else self.input.preprocess
+
+    @property
+    def untrained(self) -> bool:
+        """Whether it comes from random weights."""
+        return self.model is not None and self.model.untrained
 
     @property
     def bytes_per_clip(self) -> int:
-        size = 2 if self.dtype == "float16" else 4
-        for length in self.shape:
-            size *= length
-        return size
+        return math.prod(self.shape) * {"float16": 2, "float32": 4, "uint8": 1}[self.dtype]

@@ -1,65 +1,105 @@
 """The numbers behind the six audio images, by librosa's definitions, from one short-time transform per clip.
 
 Parameters are those of the reference tool (`pymaivar`): 2048-sample Hann windows, hop 512, 20 MFCCs of 128 mel bands,
-12 chroma bins, roll-off at 85 % of the energy. Padding at the ends is librosa's present default, `constant`.
+12 chroma bins, roll-off at 85 % of the energy. What librosa works out anew in every function is worked out once here,
+and only where it is looked at; results are librosa's.
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
+from typing import Literal
 
 import librosa
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 FFT_SAMPLES = 2048
 HOP_SAMPLES = 512
 MFCC_COEFFICIENTS = 20
 MEL_BANDS = 128
+CHROMA_BINS = 12
 ROLLOFF_FRACTION = 0.85
-_ROLLOFF_OFFSET = 0.01  # the reference tool adds it to the samples before the roll-off
+ROLLOFF_OFFSET = np.float32(0.01)
+"""The reference tool adds it to the samples before the roll-off."""
+
+_BINS = FFT_SAMPLES // 2 + 1
+_TRANSFORM_FRAMES = 16
+"""Frames transformed at a time: with so many, the work stays in a core's cache."""
+
+_BLOCK_FRAMES = 256
+"""Frames looked at a time, so that passing memory does not grow with the clip."""
+
+_PITCH_HZ = (150.0, 4000.0)
+_PITCH_THRESHOLD = 0.1
+"""librosa's range and threshold for peaks from which the tuning is estimated."""
+
+_DOUBT = 3e-5
+"""Where the energy below a bin comes so close to the roll-off's threshold, rounding decides and is repeated exactly."""
 
 Array = NDArray[np.float32]
+Padding = Literal["constant", "reflect"]
 
 
 @dataclass(frozen=True)
 class AudioContent:
-    """Lazily computed content of one mono signal, float32 (samples,). Frames lie `HOP_SAMPLES` apart, T in all."""
+    """Content of one mono signal, float32 (samples,), each array computed when first asked for.
+
+    Frames lie `HOP_SAMPLES` apart, the first centred on the first sample; T in all. `padding`: what stands before and
+    after the signal, zeros (librosa's present default) or the signal mirrored (its default up to 0.8).
+    """
 
     samples: Array
     rate_hz: int
+    padding: Padding = "constant"
 
-    @cached_property
-    def waveform(self) -> Array:
-        """The signal, zero-padded to one window where it is shorter."""
-        missing = FFT_SAMPLES - len(self.samples)
-        return np.pad(self.samples, (0, missing)) if missing > 0 else self.samples
-
-    @cached_property
+    @property
     def magnitude(self) -> Array:
-        """(1025, T), modulus of the short-time Fourier transform."""
-        return np.abs(librosa.stft(self.waveform, n_fft=FFT_SAMPLES, hop_length=HOP_SAMPLES))
+        """(1025, T), modulus of the short-time Fourier transform: to the bit librosa's."""
+        return self._transformed[0]
 
-    @cached_property
-    def power(self) -> Array:
-        """(1025, T)."""
-        return self.magnitude**2
+    @property
+    def frame_count(self) -> int:
+        return len(self._frames)
 
     @cached_property
     def spectral_centroids(self) -> Array:
-        """(T,), Hz; 0 where a frame is silent."""
-        return librosa.feature.spectral_centroid(S=self.magnitude, sr=self.rate_hz)[0]
+        """(T,), Hz: the mean frequency, weighted with the magnitude; 0 where a frame is silent."""
+        frequencies = librosa.fft_frequencies(sr=self.rate_hz, n_fft=FFT_SAMPLES).astype(np.float32)
+        total = self.magnitude.sum(axis=0)
+        weighted = np.einsum("f,ft->t", frequencies, self.magnitude)
+        return np.divide(weighted, total, out=np.zeros_like(total), where=total >= np.finfo(np.float32).tiny)
 
     @cached_property
     def spectral_rolloff(self) -> Array:
-        """(T,), Hz: the frequency below which 85 % of the magnitude lies, of the signal + 0.01."""
-        shifted = librosa.stft(self.waveform + np.float32(_ROLLOFF_OFFSET), n_fft=FFT_SAMPLES, hop_length=HOP_SAMPLES)
-        return librosa.feature.spectral_rolloff(S=np.abs(shifted), sr=self.rate_hz, roll_percent=ROLLOFF_FRACTION)[0]
+        """(T,), Hz: the frequency below which 85 % of the magnitude lies, of the signal + 0.01.
+
+        In frames that lie wholly inside the signal, adding a constant changes the first two bins only: a Hann window's
+        transform has no others. The other frames are transformed again, and so are those in which rounding decides.
+        """
+        offset = np.array([FFT_SAMPLES / 2, -FFT_SAMPLES / 4]) * ROLLOFF_OFFSET  # of the window, at bins 0 and 1
+        bins = np.empty(self.frame_count, dtype=np.int64)
+        again = self._overhanging
+        for some in _slices(self.frame_count, _BLOCK_FRAMES):
+            shifted = np.abs(self._transformed[1][:, some] + offset[:, None])
+            bins[some], doubtful = _search_rolloff(self.magnitude[:, some], shifted)
+            again[some] |= doubtful
+        transform = _Transform()
+        for some in _slices(int(np.count_nonzero(again)), _TRANSFORM_FRAMES):
+            frames = np.flatnonzero(again)[some]
+            below = np.cumsum(np.abs(transform(self._shifted_frames(frames))), axis=1)  # as librosa adds up
+            bins[frames] = np.count_nonzero(below < np.float32(ROLLOFF_FRACTION) * below[:, -1:], axis=1)
+        return (bins * np.float32(self.rate_hz / FFT_SAMPLES)).astype(np.float32)
 
     @cached_property
     def mfcc(self) -> Array:
-        """(20, T)."""
-        mel = _mel_filters(self.rate_hz) @ self.power
+        """(20, T): the cosine transform of 128 mel bands in decibels, down to 80 below the loudest."""
+        mel = np.empty((MEL_BANDS, self.frame_count), dtype=np.float32)
+        filters = _mel_filters(self.rate_hz)
+        for some in _slices(self.frame_count, _BLOCK_FRAMES):
+            mel[:, some] = filters @ self.magnitude[:, some] ** 2
         return librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=80), n_mfcc=MFCC_COEFFICIENTS)
 
     @cached_property
@@ -71,24 +111,155 @@ class AudioContent:
 
     @cached_property
     def chromagram(self) -> Array:
-        """(12, T), each frame scaled to maximum 1; 0 where a frame is silent. Tuning is estimated from the clip."""
-        tuning = _tuning(self.power, self.rate_hz)
-        return librosa.feature.chroma_stft(S=self.power, sr=self.rate_hz, tuning=tuning)
+        """(12, T), each frame scaled to maximum 1; 0 where a frame is silent. Tuned to the clip's own `tuning`."""
+        filters = _chroma_filters(self.rate_hz, self.tuning)
+        chroma = np.empty((CHROMA_BINS, self.frame_count), dtype=np.float32)
+        for some in _slices(self.frame_count, _BLOCK_FRAMES):
+            # Not `@`: that one's sums depend on how many threads share them.
+            chroma[:, some] = np.einsum("cf,ft->ct", filters, self.magnitude[:, some] ** 2)
+        return librosa.util.normalize(chroma, norm=np.inf, axis=0)
+
+    @cached_property
+    def tuning(self) -> float:
+        """How far the sound is from A = 440 Hz, in semitones from -0.5 to 0.5: librosa.estimate_tuning, to the bit;
+        0 for a sound without any pitch."""
+        found = [self._pitches(some) for some in _slices(self.frame_count, _BLOCK_FRAMES)]
+        pitches, strengths = (np.concatenate(column) for column in zip(*found, strict=True))
+        if not len(pitches):
+            return 0.0
+        strong = strengths >= np.median(strengths)
+        return float(librosa.pitch_tuning(pitches[strong], resolution=0.01, bins_per_octave=CHROMA_BINS))
+
+    def _pitches(self, some: slice) -> tuple[Array, Array]:
+        """Frequencies (Hz) and strengths of the spectral peaks of some frames, as librosa.piptrack finds them."""
+        magnitude = self.magnitude[:, some]
+        frequencies = librosa.fft_frequencies(sr=self.rate_hz, n_fft=FFT_SAMPLES)
+        low, high = _PITCH_HZ
+        (inside,) = np.nonzero((frequencies >= low) & (frequencies < min(high, self.rate_hz / 2)))
+        if not len(inside):
+            return np.zeros(0, np.float32), np.zeros(0, np.float32)
+        power = magnitude[inside[0] - 1 : inside[-1] + 2] ** 2  # with a neighbour on either side
+        threshold = np.float32(_PITCH_THRESHOLD) * magnitude.max(axis=0) ** 2
+        loud = np.where(power > threshold, power, np.float32(0))
+        here = loud[1:-1]
+        bins, frames = np.nonzero((here > loud[:-2]) & (here >= loud[2:]))
+        below, at, above = (power[bins + step, frames] for step in range(3))
+        # A parabola through each peak and its neighbours, in the mixed precision that librosa's kernel computes it in.
+        curvature = (above + below) - 2.0 * at.astype(np.float64)
+        slope = (above - below).astype(np.float64) / 2
+        steep = np.abs(slope) >= np.abs(curvature)
+        shift = np.where(steep, 0, -slope / np.where(steep, 1, curvature)).astype(np.float32)
+        strengths = at + np.float32(0.5) * ((above - below) / np.float32(2)) * shift
+        pitches = (inside[0] + bins + shift.astype(np.float64)) * float(self.rate_hz) / FFT_SAMPLES
+        return pitches.astype(np.float32), strengths
+
+    @cached_property
+    def _transformed(self) -> tuple[Array, NDArray[np.complex64]]:
+        """(1025, T) the transform's modulus, and (2, T) its first two bins as they are."""
+        magnitude = np.empty((_BINS, self.frame_count), dtype=np.float32)
+        first_bins = np.empty((2, self.frame_count), dtype=np.complex64)
+        transform = _Transform()
+        for some in _slices(self.frame_count, _TRANSFORM_FRAMES):
+            spectrum = transform(self._frames[some])
+            np.abs(spectrum.T, out=magnitude[:, some])
+            first_bins[:, some] = spectrum[:, :2].T
+        return magnitude, first_bins
+
+    @cached_property
+    def _frames(self) -> Array:
+        """(T, 2048) view: the stretches of signal under each window."""
+        return _framed(self._padded)
+
+    @cached_property
+    def _padded(self) -> Array:
+        return np.pad(self.samples, FFT_SAMPLES // 2, mode=self.padding)  # type: ignore[no-any-return]
+
+    @property
+    def _overhanging(self) -> NDArray[np.bool_]:
+        """(T,): the frames whose window reaches beyond the signal to where zeros stand."""
+        if self.padding != "constant":
+            return np.zeros(self.frame_count, dtype=bool)
+        centres = np.arange(self.frame_count) * HOP_SAMPLES
+        return (centres < FFT_SAMPLES // 2) | (centres + FFT_SAMPLES // 2 > len(self.samples))
+
+    def _shifted_frames(self, frames: NDArray[np.int64]) -> Array:
+        """(frames, 2048) of the signal + 0.01, padded after it was added."""
+        shifted = self._frames[frames] + ROLLOFF_OFFSET
+        if self.padding == "constant":
+            place = frames[:, None] * HOP_SAMPLES + np.arange(FFT_SAMPLES) - FFT_SAMPLES // 2
+            shifted[(place < 0) | (place >= len(self.samples))] = 0
+        return shifted
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    return (slice(at, min(at + size, count)) for at in range(0, count, size))
+
+
+def _framed(padded: Array) -> Array:
+    return np.lib.stride_tricks.sliding_window_view(padded, FFT_SAMPLES)[::HOP_SAMPLES]
+
+
+class _Transform:
+    """The windowed Fourier transform of up to `_TRANSFORM_FRAMES` frames (frames, 2048) -> (frames, 1025).
+
+    In double precision and rounded once, as librosa's: quiet bins beside loud ones are right. Its memory is used again
+    by the next call, and holds what it returned until then.
+    """
+
+    def __init__(self) -> None:
+        self._windowed = np.empty((_TRANSFORM_FRAMES, FFT_SAMPLES))
+        self._spectrum = np.empty((_TRANSFORM_FRAMES, _BINS), dtype=np.complex128)
+        self._rounded = np.empty((_TRANSFORM_FRAMES, _BINS), dtype=np.complex64)
+
+    def __call__(self, frames: Array) -> NDArray[np.complex64]:
+        windowed = np.multiply(frames, _window(), out=self._windowed[: len(frames)])
+        rounded = self._rounded[: len(frames)]
+        rounded[...] = np.fft.rfft(windowed, out=self._spectrum[: len(frames)])
+        return rounded
+
+
+def _search_rolloff(magnitude: Array, first_bins: Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The first bin up to which 85 % of each frame's magnitude lies, and whether rounding decided it: both (frames,).
+
+    magnitude: (1025, frames), with `first_bins` (2, frames) in place of its first two. Found in two steps, first in
+    sums of so many bins, then among the bins of one of them.
+    """
+    group = 32
+    frame = np.arange(magnitude.shape[1])
+    below = np.add.reduceat(magnitude, np.arange(0, _BINS, group), axis=0)
+    below[0] += first_bins.sum(axis=0) - magnitude[:2].sum(axis=0)
+    np.cumsum(below, axis=0, out=below)
+    threshold = np.float32(ROLLOFF_FRACTION) * below[-1]
+    found = np.count_nonzero(below < threshold, axis=0)
+    before = np.where(found > 0, below[found - 1, frame], 0)
+    inside = np.minimum(found * group + np.arange(group)[:, None], _BINS - 1)
+    values = magnitude[inside, frame]
+    values[:2] = np.where(found == 0, first_bins, values[:2])
+    np.cumsum(values, axis=0, out=values)
+    values += before
+    step = np.minimum(np.count_nonzero(values < threshold, axis=0), group - 1)
+    left = np.where(step > 0, values[step - 1, frame], before)
+    margin = np.minimum(np.abs(values[step, frame] - threshold), np.abs(threshold - left))
+    return found * group + step, margin <= _DOUBT * threshold
 
 
 @cache
-def _mel_filters(rate_hz: int) -> Array:
-    """(128, 1025)."""
+def _window() -> NDArray[np.float64]:
+    return librosa.filters.get_window("hann", FFT_SAMPLES)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=16)
+def _mel_filters(rate_hz: int) -> scipy.sparse.csr_array:
+    """(128, 1025), most of it zero."""
     with warnings.catch_warnings():
         # At very high rates some low bands are narrower than a frequency bin; they stay at the decibel floor.
         warnings.filterwarnings("ignore", message="Empty filters detected")
-        return librosa.filters.mel(sr=rate_hz, n_fft=FFT_SAMPLES, n_mels=MEL_BANDS)  # type: ignore[no-any-return]
+        return scipy.sparse.csr_array(librosa.filters.mel(sr=rate_hz, n_fft=FFT_SAMPLES, n_mels=MEL_BANDS))
 
 
-def _tuning(power: Array, rate_hz: int) -> float:
-    """librosa.estimate_tuning, with 0 (and no warning) for a sound without any pitch."""
-    pitches, strengths = librosa.piptrack(S=power, sr=rate_hz, n_fft=FFT_SAMPLES)
-    voiced = pitches > 0
-    if not voiced.any():
-        return 0.0
-    return float(librosa.pitch_tuning(pitches[voiced & (strengths >= np.median(strengths[voiced]))]))
+@lru_cache(maxsize=256)
+def _chroma_filters(rate_hz: int, tuning: float) -> Array:
+    """(12, 1025). Of one rate there are a hundred, for a hundred tunings."""
+    return librosa.filters.chroma(  # type: ignore[no-any-return]
+        sr=rate_hz, n_fft=FFT_SAMPLES, tuning=tuning, n_chroma=CHROMA_BINS
+    )

@@ -1,9 +1,10 @@
-"""Drawing arrays straight into RGB pixels: filled envelope, anti-aliased curve, colour-mapped matrix.
+"""Drawing arrays straight into RGB pixels: filled envelopes, anti-aliased curves, colour-mapped matrices.
 
-All images are uint8 (H, W, 3). Time runs left to right over the full width, so column c shows the c-th of W equal
-pieces of the clip whatever is drawn.
+Images are uint8 (H, W, 3). Distances are in pixels from the image's top left corner; a line's shape is known by the
+rows that it covers in each of the columns of a `Strip`, several to a pixel, so that edges come out smooth.
 """
 
+from dataclasses import dataclass
 from functools import cache
 
 import matplotlib
@@ -12,53 +13,90 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 Array = NDArray[np.floating]
+Opacity = NDArray[np.float32]
+"""(H, W) from 0 to 1."""
 
-ENVELOPE_RGB = (31, 119, 180)
-CURVE_RGB = (255, 0, 0)
-_CURVE_HALF_WIDTH_PIXELS = 0.75
-
-
-def draw_envelope(samples: Array, size: tuple[int, int], alpha: float = 1.0) -> Image:
-    """The +-max envelope of a signal, filled, on white, scaled to its largest peak. `size` is (H, W)."""
-    height, width = size
-    peaks = _column_peaks(np.abs(samples), width)
-    loudest = peaks.max()
-    half = peaks / loudest * (height / 2) if loudest > 0 else np.zeros(width)
-    half = np.maximum(half, 0.5)  # silence is a thin line, not an empty page
-    coverage = _vertical_coverage(height / 2 - half, height / 2 + half, height)
-    page = np.full((height, width, 3), 255.0)
-    return _to_pixels(_blend(page, coverage * alpha, ENVELOPE_RGB))
+WHITE, BLUE, RED = (255, 255, 255), (31, 119, 180), (255, 0, 0)
 
 
-def draw_curve(values: Array, over: Image) -> Image:
-    """A red line over an image: `values` (T,) spread over the full width, their minimum at the bottom, their maximum at
-    the top. A constant curve lies at the bottom."""
-    height, width = over.shape[:2]
-    low, high = float(values.min()), float(values.max())
-    scaled = (values - low) / (high - low) if high > low else np.zeros(len(values))
-    margin = _CURVE_HALF_WIDTH_PIXELS
-    edges = np.linspace(0, len(values) - 1, width + 1)
-    y = (height - margin) - np.interp(edges, np.arange(len(values)), scaled) * (height - 2 * margin)
-    top, bottom = np.minimum(y[:-1], y[1:]), np.maximum(y[:-1], y[1:])
-    if len(values) > width:  # a column spans several values: keep the peaks between its edges
-        exact = (height - margin) - scaled * (height - 2 * margin)
-        column = np.minimum((np.arange(len(values)) * width) // len(values), width - 1)
-        np.minimum.at(top, column, exact)
-        np.maximum.at(bottom, column, exact)
-    coverage = _vertical_coverage(top - margin, bottom + margin, height)
-    return _to_pixels(_blend(over.astype(np.float64), coverage, CURVE_RGB))
+@dataclass(frozen=True)
+class Strip:
+    """The columns between two vertical lines of an image, each cut into `parts` equal ones."""
+
+    left: int
+    right: int
+    parts: int
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """(columns * parts + 1,) where the parts meet."""
+        return np.linspace(self.left, self.right, (self.right - self.left) * self.parts + 1)
+
+    def extremes(self, x: Array, y: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The least and the greatest y of a polyline in each part, NaN in parts it does not reach. x: rising."""
+        edges = self.edges
+        at_edges = np.interp(edges, x, y, left=np.nan, right=np.nan)
+        least, greatest = np.fmin(at_edges[:-1], at_edges[1:]), np.fmax(at_edges[:-1], at_edges[1:])
+        part = np.floor((x - self.left) * self.parts).astype(np.int64)
+        inside = (part >= 0) & (part < len(least))
+        np.fmin.at(least, part[inside], y[inside].astype(np.float64))
+        np.fmax.at(greatest, part[inside], y[inside].astype(np.float64))
+        return least, greatest
+
+    def cover(self, size: tuple[int, int], *spans: tuple[Array, Array]) -> Opacity:
+        """How much of each pixel lies in one of the spans, which do not overlap: a top and a bottom row for each part;
+        NaN where there is nothing. `size` is the image's (H, W)."""
+        height, width = size
+        # Each boundary adds to the column below it: what it leaves of its own pixel, then the rest of a whole one.
+        steps = np.zeros((height + 2, width), dtype=np.float32)
+        column = self.left + np.arange((self.right - self.left) * self.parts) // self.parts
+        for top, bottom in spans:
+            there = ~(np.isnan(top) | np.isnan(bottom))
+            for boundary, share in ((top, 1 / self.parts), (bottom, -1 / self.parts)):
+                rows = np.clip(boundary[there], 0, height)
+                whole = rows.astype(np.int64)
+                place = whole * width + column[there]
+                rest = (share * (rows - whole)).astype(np.float32)
+                np.add.at(steps.ravel(), place, np.float32(share) - rest)
+                np.add.at(steps.ravel(), place + width, rest)
+        for row in range(1, height):  # np.cumsum over rows takes three times as long
+            steps[row] += steps[row - 1]
+        return np.clip(steps[:height], 0, 1)
 
 
-def draw_matrix(matrix: Array, size: tuple[int, int], colour_map: str) -> Image:
-    """A matrix (rows, T) as coloured cells, row 0 at the bottom, colours over the matrix's own range."""
-    height, width = size
-    rows, columns = matrix.shape
-    low, high = float(matrix.min()), float(matrix.max())
-    scaled = (matrix - low) / (high - low) if high > low else np.zeros_like(matrix)
-    shades = np.minimum((scaled * 256).astype(np.int64), 255)
-    row = rows - 1 - (2 * np.arange(height) + 1) * rows // (2 * height)
-    column = (2 * np.arange(width) + 1) * columns // (2 * width)
-    return _colours(colour_map)[shades[np.ix_(row, column)]]
+def widen(least: Array, greatest: Array, radius: float, parts: int) -> tuple[Array, Array]:
+    """The rows that a round pen of a radius covers on its way along a line, from the line's extremes in each part.
+
+    The line is the graph of a function, so what the pen covers in a part has no holes.
+    """
+    top, bottom = np.full_like(least, np.nan), np.full_like(greatest, np.nan)
+    reach = int(radius * parts)
+    for step in range(-reach, reach + 1):
+        rise = np.sqrt(radius**2 - (step / parts) ** 2)
+        here, there = (slice(max(step, 0), len(top) + min(step, 0)), slice(max(-step, 0), len(top) - max(step, 0)))
+        top[here] = np.fmin(top[here], least[there] - rise)
+        bottom[here] = np.fmax(bottom[here], greatest[there] + rise)
+    return top, bottom
+
+
+def paint(opacity: Opacity, colour: tuple[int, int, int], page: Image | None = None) -> Image:
+    """One colour laid over a page, which is white where none is given."""
+    if page is None:
+        return np.take(_shades(colour), np.rint(opacity * 255).astype(np.uint8), axis=0)
+    painted = page.copy()
+    pixels = painted.reshape(-1, 3)
+    (touched,) = np.nonzero(opacity.ravel())
+    below = pixels[touched].astype(np.float32)
+    pixels[touched] = np.rint(below + opacity.ravel()[touched, None] * (np.array(colour, np.float32) - below))
+    return painted
+
+
+def colour_cells(matrix: Array, rows: NDArray[np.int64], columns: NDArray[np.int64], colour_map: str) -> Image:
+    """Pixel (r, c) in the colour of matrix[rows[r], columns[c]], colours over the matrix's own range."""
+    low, high = matrix.min(), matrix.max()
+    scaled = (matrix[:, columns] - low) / (high - low) if high > low else np.zeros((len(matrix), len(columns)))
+    level = np.minimum((scaled * 256).astype(np.int64), 255)
+    return np.take(np.take(_colours(colour_map), level, axis=0), rows, axis=0)
 
 
 @cache
@@ -67,23 +105,8 @@ def _colours(name: str) -> Image:
     return (matplotlib.colormaps[name](np.arange(256), bytes=True))[:, :3]
 
 
-def _column_peaks(values: Array, width: int) -> NDArray[np.float64]:
-    """Maximum of each of `width` equal pieces; a piece shorter than one sample takes the sample it lies in."""
-    starts = np.arange(width) * len(values) // width
-    return np.maximum.reduceat(values, starts).astype(np.float64)
-
-
-def _vertical_coverage(top: NDArray[np.float64], bottom: NDArray[np.float64], height: int) -> NDArray[np.float64]:
-    """(H, W) share of each pixel that lies between `top` and `bottom` (W,), which count rows from the image's top."""
-    rows = np.arange(height)[:, None]
-    return np.clip(np.minimum(bottom, rows + 1) - np.maximum(top, rows), 0, 1)
-
-
-def _blend(
-    page: NDArray[np.float64], opacity: NDArray[np.float64], colour: tuple[int, int, int]
-) -> NDArray[np.float64]:
-    return page + opacity[..., None] * (np.array(colour, dtype=np.float64) - page)
-
-
-def _to_pixels(page: NDArray[np.float64]) -> Image:
-    return np.rint(page).astype(np.uint8)
+@cache
+def _shades(colour: tuple[int, int, int]) -> Image:
+    """(256, 3) from white to a colour."""
+    share = np.linspace(0, 1, 256)[:, None]
+    return np.rint((1 - share) * np.array(WHITE) + share * np.array(colour)).astype(np.uint8)

@@ -6,79 +6,105 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.audio_images.content import AudioContent
-from features.audio_images.raster import Array, Image, draw_curve, draw_envelope, draw_matrix
+from features.audio_images.raster import Array, Image
+from features.audio_images.styles import DEFAULT_SIZES, DRAWINGS, PADDINGS, STYLES, Aligned, Paper, Size, Style
 from features.errors import ClipError, UsageError
 
-SIZE = (224, 224)
-REPRESENTATION_REVISION = 1
-_FAINT = 0.4  # opacity of the envelope behind a curve
+REPRESENTATION_REVISION = 2
+MIN_SIDE, MAX_SIDE = 8, 8192
+MAX_PEAK = 1e6
+"""Sound lies in [-1, 1]; where samples are this large, they are something else, and their squares overflow."""
 
 
 def render(
     waveform: NDArray[np.floating],
     rate_hz: int,
-    size: tuple[int, int] = SIZE,
+    *,
+    style: Style = "aligned",
+    size: Size | None = None,
     representations: Sequence[str] | None = None,
 ) -> dict[str, Image]:
-    """Draw a mono signal as audio images.
+    """Draw a mono signal as audio images (MAiVAR, arXiv 2209.04780; docs/audio-images.md shows and defines each).
 
     Args:
         waveform: (samples,), any length from one sample on; silence gives flat pictures.
         rate_hz: its sampling rate.
-        size: (height, width) in pixels; pictures fill it edge to edge.
+        style: `aligned` fills the page, all on the clip's own timeline; `paper` is what the published experiments used.
+        size: (height, width) in pixels; by default 224 x 224 aligned, 360 x 360 paper.
         representations: names to draw; all six by default.
 
     Returns:
         name -> uint8 (height, width, 3), RGB.
 
     Raises:
-        ClipError (stage `render`): no samples, or samples that are NaN or infinite.
-        UsageError: a name that is no representation.
+        ClipError (stage `render`): no samples, or samples that are NaN, infinite or beyond all measure.
+        UsageError: a name that is no representation, an unknown style, a size or a rate that makes no sense.
     """
     names = list(REPRESENTATIONS) if representations is None else list(representations)
     for name in names:
         if name not in REPRESENTATIONS:
             raise UsageError(f"unknown representation '{name}': choose from {', '.join(REPRESENTATIONS)}")
+    size = check_style(style, size)
+    if rate_hz < 1:
+        raise UsageError(f"rate_hz={rate_hz}: a rate is at least 1 sample per second")
+    content = AudioContent(_checked(waveform), int(rate_hz), PADDINGS[style])
+    drawing = DRAWINGS[style](content, size)
+    return {name: _DRAWERS[name](content, drawing) for name in names}
+
+
+def check_style(style: str, size: Size | None = None) -> Size:
+    """The size to draw at: the style's own where none is given. Raises UsageError for an unknown style or odd size."""
+    if style not in STYLES:
+        raise UsageError(f"unknown style '{style}': choose from {', '.join(STYLES)}")
+    size = size or DEFAULT_SIZES[style]
+    if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
+        raise UsageError(f"a picture of {size[1]}x{size[0]} pixels: each side is {MIN_SIDE} to {MAX_SIDE}")
+    return size
+
+
+def _checked(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
     samples = np.asarray(waveform, dtype=np.float32)
     if samples.ndim != 1 or len(samples) == 0:
         raise ClipError("render", f"a waveform is a non-empty mono signal, not of shape {samples.shape}")
-    if not np.isfinite(samples).all():
+    peak = max(samples.max(), -samples.min())
+    if not np.isfinite(peak):
         raise ClipError("render", "the sound has NaN or infinite samples")
-    content = AudioContent(samples, rate_hz)
-    return {name: _DRAWERS[name](content, size) for name in names}
+    if peak > MAX_PEAK:
+        raise ClipError("render", f"the sound has samples as large as {peak:.0e}: sound lies in [-1, 1]")
+    return samples
 
 
-def _waveplot(content: AudioContent, size: tuple[int, int]) -> Image:
-    return draw_envelope(content.samples, size)
+def _waveplot(content: AudioContent, drawing: Aligned | Paper) -> Image:
+    return drawing.waveplot()
 
 
-def _spectral_centroids(content: AudioContent, size: tuple[int, int]) -> Image:
-    return draw_curve(content.spectral_centroids, over=draw_envelope(content.samples, size, alpha=_FAINT))
+def _spectral_centroids(content: AudioContent, drawing: Aligned | Paper) -> Image:
+    return drawing.curve(content.spectral_centroids)
 
 
-def _spectral_rolloff(content: AudioContent, size: tuple[int, int]) -> Image:
-    return draw_curve(content.spectral_rolloff, over=draw_envelope(content.samples, size, alpha=_FAINT))
+def _spectral_rolloff(content: AudioContent, drawing: Aligned | Paper) -> Image:
+    return drawing.curve(content.spectral_rolloff)
 
 
-def _mfcc(content: AudioContent, size: tuple[int, int]) -> Image:
-    return draw_matrix(content.mfcc, size, _signed_colour_map(content.mfcc))
+def _mfcc(content: AudioContent, drawing: Aligned | Paper) -> Image:
+    return drawing.matrix(content.mfcc, _signed_colour_map(content.mfcc))
 
 
-def _mfcc_scaled(content: AudioContent, size: tuple[int, int]) -> Image:
-    return draw_matrix(content.mfcc_scaled, size, _signed_colour_map(content.mfcc_scaled))
+def _mfcc_scaled(content: AudioContent, drawing: Aligned | Paper) -> Image:
+    return drawing.matrix(content.mfcc_scaled, _signed_colour_map(content.mfcc_scaled))
 
 
-def _chromagram(content: AudioContent, size: tuple[int, int]) -> Image:
-    return draw_matrix(content.chromagram, size, "coolwarm")
+def _chromagram(content: AudioContent, drawing: Aligned | Paper) -> Image:
+    return drawing.matrix(content.chromagram, "coolwarm")
 
 
 def _signed_colour_map(matrix: Array) -> str:
-    """The reference tool's rule: diverging colours when the bulk of the values lies on both sides of zero."""
+    """librosa.display's rule: diverging colours when the bulk of the values lies on both sides of zero."""
     low, high = np.percentile(matrix, [2, 98])
     return "coolwarm" if low < 0 < high else "magma"
 
 
-_DRAWERS: dict[str, Callable[[AudioContent, tuple[int, int]], Image]] = {
+_DRAWERS: dict[str, Callable[[AudioContent, Aligned | Paper], Image]] = {
     "waveplot": _waveplot,
     "spectral_centroids": _spectral_centroids,
     "spectral_rolloff": _spectral_rolloff,

@@ -34,9 +34,10 @@ def _build(checkpoint: Path, device: str) -> Encoder:
         _keep_large_buffers()
 
     @torch.inference_mode()
-    def encode(images: Tensor) -> Tensor:
+    def encode(images: Tensor, preprocess: Preprocess) -> Tensor:
         pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2)  # NHWC bytes are channels-last already
-        return network.forward_pooled(pixels.float().sub_(_MEAN).div_(_STD))
+        mean, std = (torch.tensor(each, device=device).view(3, 1, 1) for each in (preprocess.mean, preprocess.std))
+        return network.forward_pooled(pixels.float().sub_(mean).div_(std))
 
     return encode
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 InputKind = Literal["frames", "image"]
-Encoder = Callable[["Tensor"], "Tensor"]
-"""A loaded network: uint8 (B, H, W, 3) on its device -> float32 (B, D)."""
+Encoder = Callable[["Tensor", Preprocess], "Tensor"]
+"""A loaded network: uint8 (B, H, W, 3), and how its values are to be normalised -> float32 (B, D) on its device."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from features.errors import UsageError
 from features.spec import FeatureSpec
 
 Outcome = Literal["done", "no_audio", "failed"]
+NO_AUDIO = "no audio stream"
 _PREFERENCE: dict[Outcome, int] = {"done": 0, "no_audio": 1, "failed": 2}
 
 
@@ -43,7 +44,8 @@ class Row:
 @dataclass(frozen=True)
 class Loaded:
     """One feature for a list of clips: data (n, *shape), NaN where `present` (n,) is False, so that using it there
-    shows; `missing` says why, by clip id: `no audio stream`, `failed (...)`, or `not extracted`."""
+    shows (pictures, of whole numbers, have 0 there); `missing` says why, by clip id: `no audio stream`, `failed (...)`,
+    or `not extracted`."""
 
     spec: FeatureSpec
     data: NDArray[np.generic]
@@ -89,7 +91,8 @@ class FeatureStore:
     def load(self, clips: Sequence[Clip]) -> Loaded:
         """The feature of each clip, in order. Verifies every shard it reads; raises UsageError on a damaged one."""
         found = [self.find(clip) for clip in clips]
-        data = np.full((len(clips), *self.spec.shape), np.nan, dtype=self.spec.dtype)
+        nothing = 0 if self.spec.dtype == "uint8" else np.nan
+        data = np.full((len(clips), *self.spec.shape), nothing, dtype=self.spec.dtype)
         present = np.zeros(len(clips), dtype=bool)
         missing: dict[str, str] = {}
         by_shard: dict[Path, list[tuple[int, int]]] = {}
@@ -142,7 +145,7 @@ def _why(row: Row | None) -> str:
         return "not extracted"
     if row.failure is not None:
         return f"failed ({row.failure.stage}: {row.failure.message})"
-    return "no audio stream"
+    return NO_AUDIO
 
 
 def _rows_of(path: Path, file: h5py.File) -> Iterator[tuple[str, Row]]:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
 from features.errors import ClipError
@@ -58,6 +59,12 @@ class Waveform:
     @property
     def duration_seconds(self) -> float:
         return len(self.samples) / self.rate_hz
+
+    def at_rate(self, rate_hz: int) -> "Waveform":
+        """The same sound with another sampling rate (soxr, high quality)."""
+        if rate_hz == self.rate_hz:
+            return self
+        return Waveform(samples=soxr.resample(self.samples, self.rate_hz, rate_hz), rate_hz=rate_hz)
 
     @property
     def is_silent(self) -> bool:

@@ -6,7 +6,6 @@ from fractions import Fraction
 
 import av
 import numpy as np
-import soxr
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
@@ -56,9 +55,7 @@ def lay(signal: Signal, start: Fraction, end: Fraction | None, rate_hz: int | No
     samples = _cut(signal, start, end)
     if not len(samples):
         raise ClipError("decode", "the audio stream has no samples within the clip")
-    if rate_hz is None or rate_hz == signal.rate_hz:
-        return Waveform(samples=samples, rate_hz=signal.rate_hz)
-    return Waveform(samples=soxr.resample(samples, signal.rate_hz, rate_hz), rate_hz=rate_hz)
+    return Waveform(samples=samples, rate_hz=signal.rate_hz).at_rate(rate_hz or signal.rate_hz)
 
 
 def _cut(signal: Signal, start: Fraction, end: Fraction | None) -> NDArray[np.float32]:

@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import reader_option, require_file
+from pipeline.cli.options import about, reader_option, require_file, seconds
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     from features.media import Media
 
 
@@ -64,12 +62,12 @@ def decode(
     for path, flag in ((output, "-o"), (contact_sheet, "--contact-sheet")):
         if path is not None:
             require_file(path, flag)
-    with MediaFile(clip, reader) as file:
+    with about(clip), MediaFile(clip, reader) as file:
         media = file.read(
             [frames],
             audio=not no_audio,
-            start=_seconds("--start", start),
-            end=_seconds("--end", end),
+            start=seconds("--start", start),
+            end=seconds("--end", end),
             rate_hz=rate_hz,
             whole_audio=whole_audio,
         )
@@ -85,20 +83,6 @@ def decode(
     for path in (output, contact_sheet):
         if path is not None:
             click.echo(path)
-
-
-def _seconds(flag: str, text: str | None) -> "Fraction | None":
-    """Exact: 0.4 seconds are 2/5, not the binary number nearest to it."""
-    from fractions import Fraction
-
-    from features.errors import UsageError
-
-    if text is None:
-        return None
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"{flag} {text}: not a number of seconds") from error
 
 
 def _require_something(clip: Path, media: "Media") -> None:

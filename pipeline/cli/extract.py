@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.manifest import build_manifest, builder_options
-from pipeline.cli.options import cache_option, device_option, names, reader_option, require_folder
+from pipeline.cli.options import (
+    cache_option,
+    device_option,
+    names,
+    reader_option,
+    require_folder,
+    size_option,
+    style_option,
+)
 
 if TYPE_CHECKING:
+    from features.audio_images import Style
     from manifests import Manifest
     from stages.extract.run import ExtractSummary
 
@@ -20,12 +29,15 @@ if TYPE_CHECKING:
     "--features",
     default="lite",
     show_default=True,
-    help="Comma-separated: BACKBONE (all it takes), BACKBONE:frames, BACKBONE:images, or BACKBONE:<representation>.",
+    help="Comma-separated: BACKBONE (all it takes), BACKBONE:frames, BACKBONE:images, BACKBONE:<representation>, "
+    "image:<representation> (the pictures themselves), audio:fbank; with :h, :v, :hv or :flips, mirrored views.",
 )
 @click.option(
     "--frames", default="uniform:25", show_default=True, help="Which frames: uniform:N or strided:NxS (docs/media.md)."
 )
 @reader_option
+@style_option
+@size_option
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N clips, to try things out.")
 @click.option("--workers", type=click.IntRange(min=1), help="Decode processes (default: one per core).")
 @click.option(
@@ -45,6 +57,8 @@ def extract(
     features: str,
     frames: str,
     reader: str,
+    style: "Style",
+    size: tuple[int, int] | None,
     limit: int | None,
     workers: int | None,
     clip_seconds: float | None,
@@ -67,7 +81,7 @@ def extract(
     require_folder(cache, "--cache")
     from features.requests import resolve
 
-    specs = resolve(names(features), frames, reader)
+    specs = resolve(names(features), frames, reader, style, size)
     listed = _manifest(dataset, cache, described)
     click.echo(listed.summary())
     from stages.extract.pool import DEFAULT_LIMITS
@@ -112,7 +126,7 @@ def _print(summary: "ExtractSummary", clips: int) -> None:
         click.echo(f"nothing to extract: all {clips} clips are in the cache")
     width = max(len(feature.spec.name) for feature in summary.features)
     for feature in summary.features:
-        note = "  (untrained weights)" if feature.spec.model.untrained else ""
+        note = "  (untrained weights)" if feature.spec.untrained else ""
         click.echo(
             f"  {feature.spec.name:<{width}}  {feature.done:>6} done  {feature.no_audio:>4} without audio"
             f"  {feature.failed:>4} failed  {feature.folder}{note}"

@@ -1,10 +1,13 @@
 """Options that several commands share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import click
 
-from features.errors import UsageError
+from features.errors import ClipError, UsageError
 
 cache_option = click.option(
     "--cache",
@@ -31,6 +34,49 @@ reader_option = click.option(
     show_default=True,
     help="Who decodes frames: pyav, or decord, which refuses files in which it would give wrong ones.",
 )
+style_option = click.option(
+    "--style",
+    type=click.Choice(["aligned", "paper"]),
+    default="aligned",
+    show_default=True,
+    help="How audio images are drawn: ours, or the published experiments' (docs/audio-images.md).",
+)
+
+
+def _height_and_width(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    width, x, height = text.partition("x")
+    if not (x and width.isdecimal() and height.isdecimal()):
+        raise UsageError(f"--size {text}: write WIDTHxHEIGHT in pixels, for example 360x360")
+    return int(height), int(width)
+
+
+size_option = click.option(
+    "--size",
+    metavar="WxH",
+    callback=_height_and_width,
+    help="Pixels of audio images (default: 224x224 aligned, 360x360 paper).",
+)
+
+
+def seconds(flag: str, text: str | None) -> Fraction | None:
+    """Exact: 0.4 seconds are 2/5, not the binary number nearest to it. Raises UsageError for what is no number."""
+    if text is None:
+        return None
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"{flag} {text}: not a number of seconds") from error
+
+
+@contextmanager
+def about(clip: Path) -> Iterator[None]:
+    """What goes wrong with a clip inside names its file. Raises UsageError in place of ClipError."""
+    try:
+        yield
+    except ClipError as error:
+        raise UsageError(f"{clip}: {error}") from error
 
 
 def require_folder(path: Path, flag: str) -> Path:

@@ -1,34 +1,71 @@
 """`avfuse render`: look at a clip's sound."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from pipeline.cli.options import about, require_file, require_folder, seconds, size_option, style_option
+
+if TYPE_CHECKING:
+    from features.audio_images import Style
+
+_STRIP_FRAMES = "uniform:8"
 
 
 @click.command(short_help="Draw the sound of a media file as the six audio images.")
 @click.argument("clip", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the six PNG files.")
-def render(clip: Path, output: Path) -> None:
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the six PNG files.")
+@click.option(
+    "--contact-sheet", type=click.Path(path_type=Path), help="One PNG file with all six, named, over the clip's frames."
+)
+@click.option("--start", help="Where the clip starts, in seconds of the file's timeline (default: its start).")
+@click.option("--end", help="Where the clip ends, in seconds (default: the file's end).")
+@style_option
+@size_option
+def render(
+    clip: Path,
+    output: Path | None,
+    contact_sheet: Path | None,
+    start: str | None,
+    end: str | None,
+    style: "Style",
+    size: tuple[int, int] | None,
+) -> None:
     """Draw the sound of CLIP, any media file, as the six audio images: one <representation>.png each.
 
     \b
-    Example:
+    Examples:
       avfuse render clip.avi -o pictures/
+      avfuse render song.flac --style paper --size 1400x500 -o pictures/ --contact-sheet pictures/all.png
     """
     from PIL import Image
 
     from features.audio_images import render as draw
     from features.errors import UsageError
     from features.media import decode
-    from pipeline.cli.options import require_folder
 
-    media = decode(clip, frames=None)
-    if not media.has_audio:
-        raise UsageError(f"{clip} has no audio stream: there is nothing to draw")
-    if media.waveform is None:
-        raise UsageError(f"{clip}: {media.waveform_error}")
-    require_folder(output, "-o")
-    for name, pixels in draw(media.waveform.samples, media.waveform.rate_hz).items():
-        target = output / f"{name}.png"
-        Image.fromarray(pixels).save(target)
-        click.echo(target)
+    if output is None and contact_sheet is None:
+        raise UsageError("nothing to write: name -o FOLDER, or --contact-sheet out.png")
+    if contact_sheet is not None:
+        require_file(contact_sheet, "--contact-sheet")
+    frames = _STRIP_FRAMES if contact_sheet is not None else None
+    interval = {"start": seconds("--start", start), "end": seconds("--end", end)}
+    with about(clip):
+        media = decode(clip, frames=frames, **interval)
+        if not media.has_audio:
+            raise UsageError(f"{clip} has no audio stream: there is nothing to draw")
+        if media.waveform is None:
+            raise UsageError(f"{clip}: {media.waveform_error}")
+        pictures = draw(media.waveform.samples, media.waveform.rate_hz, style=style, size=size)
+    if output is not None:
+        require_folder(output, "-o")
+        for name, pixels in pictures.items():
+            target = output / f"{name}.png"
+            Image.fromarray(pixels).save(target)
+            click.echo(target)
+    if contact_sheet is not None:
+        from pipeline.report.contact_sheet import draw_images
+
+        draw_images(pictures, media).save(contact_sheet)
+        click.echo(contact_sheet)

@@ -1,9 +1,11 @@
-"""A clip at one glance: its frames with their times, over its sound on the same timeline."""
+"""A clip at one glance: its frames with their times, over its sound on the same timeline; or its audio images."""
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from features.media import Frames, Media
@@ -42,6 +44,44 @@ def draw(media: Media) -> Image.Image:
     if media.waveform is not None:
         _draw_sound(pen, media, (MARGIN, sound_top, width - MARGIN, sound_top + SOUND_HEIGHT))
     return sheet
+
+
+def draw_images(pictures: Mapping[str, NDArray[np.uint8]], media: Media) -> Image.Image:
+    """Audio images, three in a row and named, over the clip's frames side by side. RGB.
+
+    Over full-bleed pictures and the strip alike, time runs from left to right.
+    """
+    height, width, _ = next(iter(pictures.values())).shape
+    columns = min(3, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    sheet_width = 2 * MARGIN + columns * (width + GAP) - GAP
+    frames = _strip(media.frames, sheet_width - 2 * MARGIN) if media.frames is not None else None
+    bottom = MARGIN + rows * (height + LABEL_HEIGHT + GAP)
+    strip_height = frames.height + LABEL_HEIGHT if frames is not None else 0
+    sheet = Image.new("RGB", (sheet_width, bottom + strip_height + MARGIN), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(12)
+    for index, (name, pixels) in enumerate(pictures.items()):
+        row, column = divmod(index, columns)
+        left, top = MARGIN + column * (width + GAP), MARGIN + row * (height + LABEL_HEIGHT + GAP)
+        pen.text((left, top), name, fill=INK, font=font)
+        sheet.paste(Image.fromarray(pixels), (left, top + LABEL_HEIGHT))
+    if frames is not None and media.frames is not None:
+        sheet.paste(frames, (MARGIN, bottom))
+        times = f"frames from {media.frames.times[0]:.2f} to {media.frames.times[-1]:.2f} s"
+        pen.text((MARGIN, bottom + frames.height + 2), times, fill=INK, font=font)
+    return sheet
+
+
+def _strip(frames: Frames, width: int) -> Image.Image:
+    """Frames side by side, as high as it takes to be so wide together."""
+    count, height, frame_width, _ = frames.pixels.shape
+    edges = np.linspace(0, width, count + 1).astype(int).tolist()
+    strip = Image.new("RGB", (width, max(1, round(width / count * height / frame_width))))
+    for pixels, (left, right) in zip(frames.pixels, pairwise(edges), strict=True):
+        tile = Image.fromarray(pixels).resize((right - left, strip.height), Image.Resampling.BICUBIC)
+        strip.paste(tile, (left, 0))
+    return strip
 
 
 def _tiles(frames: Frames) -> list[Image.Image]:

@@ -3,6 +3,7 @@
     plan.py    which clips lack which features, cut into chunks
     worker.py  what a decode process does with one clip
     pool.py    the decode processes, and the shared memory their pixels come back through
+    drawn.py   audio images that are cached already, and their mirrored views
     encode.py  batches of pixels through a loaded backbone
     run.py     one chunk after another, from plan to committed shards
 

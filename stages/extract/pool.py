@@ -13,23 +13,21 @@ from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from features.clips import Clip
 from features.errors import ClipError, UsageError
 from features.inputs import Outcome
-from features.spec import FramesInput, ImageInput
+from features.spec import AnyInput
 from stages.extract import worker
 
 TASKS_PER_PROCESS = 500
 """Native libraries leak a little; a fresh process every so often keeps memory flat."""
 
 _SHARED_MEMORY = Path("/dev/shm")
-Input = FramesInput | ImageInput
 
 
 @dataclass(frozen=True)
@@ -46,16 +44,16 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Prepared:
-    """One clip's inputs, in the order asked, and what a user should know of it."""
+    """One clip's inputs, and what a user should know of it."""
 
     clip: Clip
-    outcomes: list[Outcome]
+    outcomes: dict[AnyInput, Outcome]
     notes: tuple[str, ...] = ()
 
 
 class _Running(NamedTuple):
     clip: Clip
-    inputs: Sequence[Input]
+    inputs: Sequence[AnyInput]
     slot: SharedMemory
     future: "ProcessFuture[worker.Report]"
 
@@ -66,7 +64,7 @@ class DecodePool:
     def __init__(
         self,
         workers: int,
-        inputs: Sequence[Input],
+        inputs: Sequence[AnyInput],
         *,
         limits: Limits = DEFAULT_LIMITS,
         tasks_per_process: int = TASKS_PER_PROCESS,
@@ -99,7 +97,7 @@ class DecodePool:
             slot.close()
             slot.unlink()
 
-    def prepare(self, jobs: Iterable[tuple[Clip, Sequence[Input]]]) -> Iterator[Prepared]:
+    def prepare(self, jobs: Iterable[tuple[Clip, Sequence[AnyInput]]]) -> Iterator[Prepared]:
         """Prepare clips side by side and yield them in the order given."""
         free = list(self._slots)
         running: deque[_Running] = deque()
@@ -116,7 +114,8 @@ class DecodePool:
         clip, inputs, slot, future = running.popleft()
         statuses, notes = self._result(future, len(inputs))
         views = worker.slot_views(slot, inputs)
-        yield Prepared(clip, [_outcome(status, view) for status, view in zip(statuses, views, strict=True)], notes)
+        outcomes = (_outcome(status, view) for status, view in zip(statuses, views, strict=True))
+        yield Prepared(clip, dict(zip(inputs, outcomes, strict=True)), notes)
         free.append(slot)
 
     def _result(self, future: "ProcessFuture[worker.Report]", count: int) -> worker.Report:
@@ -129,7 +128,7 @@ class DecodePool:
         return worker.Report([lost] * count, ())
 
 
-def _outcome(status: worker.Status, view: NDArray[np.uint8]) -> Outcome:
+def _outcome(status: worker.Status, view: NDArray[Any]) -> Outcome:
     return view.copy() if status is None else status  # a millisecond a clip, and nothing can outlive its slot
 
 

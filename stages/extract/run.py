@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,9 +17,10 @@ from features.cache import ChunkResult, Failure, FeatureStore, fingerprint
 from features.cache.fingerprint import Fingerprint
 from features.clips import Clip
 from features.errors import ClipError
-from features.inputs import NoAudio
-from features.spec import FeatureSpec, InputSpec
+from features.inputs import NoAudio, Outcome
+from features.spec import AnyInput, FeatureSpec, ImageInput
 from stages.device import choose_device
+from stages.extract.drawn import DrawnImages, Pictures, turned
 from stages.extract.encode import CPU_BATCH_IMAGES, GPU_BATCH_IMAGES, Batcher
 from stages.extract.plan import Job, Plan, make_plan
 from stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits, Prepared
@@ -66,20 +67,23 @@ def extract(
     """
     stores = [FeatureStore(cache, collection, spec) for spec in specs]
     plan = make_plan(stores, clips, retry_failed)
+    drawn = DrawnImages(cache, collection, specs)
     notes: dict[str, tuple[str, ...]] = {}
     if plan.jobs:
         device = choose_device(device)
         workers = workers or os.cpu_count() or 1
         with ExitStack() as stack:
             bar = stack.enter_context(tqdm(total=plan.jobs, unit="clip", desc="extract", disable=not progress))
-            pool = stack.enter_context(DecodePool(workers, [spec.input for spec in specs], limits=limits))
-            encoders = {name: backbones.get(name).load(device) for name in sorted({s.model.backbone for s in specs})}
+            pool = stack.enter_context(DecodePool(workers, _distinct(specs), limits=limits))
+            names = sorted({spec.model.backbone for spec in specs if spec.model is not None})
+            encoders = {name: backbones.get(name).load(device) for name in names}
             batch_images = CPU_BATCH_IMAGES if device == "cpu" else GPU_BATCH_IMAGES
             failures = 0
             prints: deque[Fingerprint] = deque()
-            prepared = pool.prepare(_asked(plan, stores, prints))  # of all chunks: the next is decoded meanwhile
+            prepared = pool.prepare(_asked(plan, specs, drawn, prints))  # of all chunks: the next is decoded meanwhile
             for chunk in plan.chunks:
-                for clip, failed in _run_chunk(chunk, stores, prepared, prints, encoders, batch_images):
+                work = _Chunk(chunk, stores, encoders, batch_images)
+                for clip, failed in work.run(prepared, prints, drawn):
                     if clip.notes:
                         notes[clip.clip.clip_id] = clip.notes
                     failures += failed
@@ -90,44 +94,91 @@ def extract(
     return summary
 
 
+def _distinct(specs: Iterable[FeatureSpec]) -> list[AnyInput]:
+    """What the features are made from, each once: several backbones, and views, share an input."""
+    return list(dict.fromkeys(spec.input for spec in specs))
+
+
 def _asked(
-    plan: Plan, stores: Sequence[FeatureStore], prints: "deque[Fingerprint]"
-) -> Iterator[tuple[Clip, list[InputSpec]]]:
-    """Every clip with the inputs it lacks. Its file is fingerprinted before it is decoded: replaced meanwhile, it no
-    longer matches and is planned again."""
+    plan: Plan, specs: Sequence[FeatureSpec], drawn: DrawnImages, prints: "deque[Fingerprint]"
+) -> Iterator[tuple[Clip, list[AnyInput]]]:
+    """Every clip with the inputs that its missing features need and that are not in the cache as pictures. Its file is
+    fingerprinted before it is decoded: replaced meanwhile, it no longer matches and is planned again."""
     for chunk in plan.chunks:
         for job in chunk:
             prints.append(fingerprint(job.clip.path))
-            yield job.clip, [stores[position].spec.input for position in job.lacks]
+            needed = _distinct(specs[position] for position in job.lacks)
+            yield job.clip, [each for each in needed if not drawn.has(each, job.clip)]
 
 
-def _run_chunk(
-    jobs: Sequence[Job],
-    stores: Sequence[FeatureStore],
-    prepared: Iterator[Prepared],
-    prints: "deque[Fingerprint]",
-    encoders: dict[str, Encoder],
-    batch_images: int,
-) -> Iterator[tuple[Prepared, bool]]:
-    """Work one chunk and commit one shard per feature. Yields every clip, and whether anything of it failed."""
-    rows = _Rows(len(jobs), stores)
-    batchers = {
-        (spec.model.backbone, spec.input.preprocess.crop): Batcher(
-            encoders[spec.model.backbone], spec.input.preprocess.crop, batch_images
-        )
-        for spec in (store.spec for store in stores)
-    }
-    for index, clip in enumerate(islice(prepared, len(jobs))):
-        yield clip, _send(index, jobs[index], clip, rows, stores, batchers)
-    of_these = [prints.popleft() for _ in jobs]
-    for batcher in batchers.values():
-        batcher.flush()
-    for position, store in enumerate(stores):
-        result = ChunkResult(store.spec)
-        for index, (job, print_) in enumerate(zip(jobs, of_these, strict=True)):
+class _Chunk:
+    """The features of one chunk's clips as they come in, committed as one shard per feature."""
+
+    def __init__(
+        self, jobs: Sequence[Job], stores: Sequence[FeatureStore], encoders: dict[str, Encoder], batch_images: int
+    ) -> None:
+        self._jobs = jobs
+        self._stores = stores
+        self._data = {
+            position: np.full((len(jobs), *store.spec.shape), np.nan, dtype=np.float32)
+            for position, store in enumerate(stores)
+            if store.spec.model is not None
+        }
+        self._outcomes: list[dict[int, Outcome]] = [{} for _ in stores]  # what is not in `_data`
+        self._batchers = {
+            (spec.model.backbone, spec.preprocess): Batcher(
+                encoders[spec.model.backbone], spec.preprocess, batch_images
+            )
+            for spec in (store.spec for store in stores)
+            if spec.model is not None and spec.preprocess is not None
+        }
+
+    def run(
+        self, prepared: Iterator[Prepared], prints: "deque[Fingerprint]", drawn: DrawnImages
+    ) -> Iterator[tuple[Prepared, bool]]:
+        """Take the chunk's clips and commit. Yields every clip, and whether anything of it failed."""
+        lacking = {position for job in self._jobs for position in job.lacks}
+        wanted = [self._stores[position].spec.input for position in lacking]
+        pictures = drawn.load(wanted, [job.clip for job in self._jobs])
+        for index, clip in enumerate(islice(prepared, len(self._jobs))):
+            yield clip, self._take(index, clip, pictures)
+        of_these = [prints.popleft() for _ in self._jobs]
+        for batcher in self._batchers.values():
+            batcher.flush()
+        for position, store in enumerate(self._stores):
+            result = self._result(position, of_these)
+            if result.clip_ids:
+                store.commit(result)
+
+    def _take(self, index: int, prepared: Prepared, pictures: Pictures) -> bool:
+        """Hand a prepared clip's pixels to the encoders. Returns whether any input failed."""
+        failed = False
+        for position in self._jobs[index].lacks:
+            spec = self._stores[position].spec
+            outcome = prepared.outcomes.get(spec.input)
+            if outcome is None:
+                assert isinstance(spec.input, ImageInput)
+                outcome = pictures.get(spec.input, index, prepared.clip)
+            if not isinstance(outcome, np.ndarray):
+                self._outcomes[position][index] = outcome
+                failed |= isinstance(outcome, ClipError)
+                continue
+            pixels = turned(outcome, spec.view)
+            if spec.model is None or spec.preprocess is None:
+                self._outcomes[position][index] = pixels
+                continue
+            batcher = self._batchers[spec.model.backbone, spec.preprocess]
+            targets = self._data[position][index].reshape(-1, spec.shape[-1])
+            for image, target in zip(pixels.reshape(-1, *pixels.shape[-3:]), targets, strict=True):
+                batcher.add(image, target)
+        return failed
+
+    def _result(self, position: int, prints: Sequence[Fingerprint]) -> ChunkResult:
+        result = ChunkResult(self._stores[position].spec)
+        for index, (job, print_) in enumerate(zip(self._jobs, prints, strict=True)):
             if position not in job.lacks:
                 continue
-            outcome = rows.outcomes[position].get(index)
+            outcome = self._outcomes[position].get(index)
             if isinstance(outcome, NoAudio):
                 result.no_audio.append((job.clip, print_))
             elif isinstance(outcome, ClipError):
@@ -135,41 +186,8 @@ def _run_chunk(
                 result.failed.append((job.clip, print_, Failure(outcome.stage, outcome.message, attempts)))
             else:
                 result.done.append((job.clip, print_))
-                result.data.append(rows.data[position][index])
-        if result.clip_ids:
-            store.commit(result)
-
-
-class _Rows:
-    """The chunk's features as they come in: data[position] (clips, *shape), and outcomes other than data."""
-
-    def __init__(self, clips: int, stores: Sequence[FeatureStore]) -> None:
-        self.data = [np.full((clips, *store.spec.shape), np.nan, dtype=np.float32) for store in stores]
-        self.outcomes: list[dict[int, NoAudio | ClipError]] = [{} for _ in stores]
-
-
-def _send(
-    index: int,
-    job: Job,
-    prepared: Prepared,
-    rows: _Rows,
-    stores: Sequence[FeatureStore],
-    batchers: dict[tuple[str, int], Batcher],
-) -> bool:
-    """Hand a prepared clip's pixels to the encoders. Returns whether any input failed."""
-    failed = False
-    for position, outcome in zip(job.lacks, prepared.outcomes, strict=True):
-        if not isinstance(outcome, np.ndarray):
-            rows.outcomes[position][index] = outcome
-            failed |= isinstance(outcome, ClipError)
-            continue
-        spec = stores[position].spec
-        side = spec.input.preprocess.crop
-        batcher = batchers[spec.model.backbone, side]
-        targets = rows.data[position][index].reshape(-1, spec.shape[-1])
-        for image, target in zip(outcome.reshape(-1, side, side, 3), targets, strict=True):
-            batcher.add(image, target)
-    return failed
+                result.data.append(self._data[position][index] if outcome is None else outcome)
+        return result
 
 
 def summarise(stores: Sequence[FeatureStore], clips: Sequence[Clip], new: int) -> ExtractSummary:

@@ -1,11 +1,12 @@
 """What a decode process does. It imports no torch and holds no state but its view of the shared slots."""
 
 import gc
+import math
 import resource
 from collections.abc import Sequence
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import threadpoolctl
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 
 from features.clips import Clip
 from features.errors import ClipError
-from features.inputs import NoAudio, Outcome, SharedFile, prepare
-from features.spec import FramesInput, ImageInput
+from features.inputs import NoAudio, Outcome, SharedFile, dtype_of, prepare
+from features.spec import AnyInput
 
 Status = NoAudio | ClipError | None
-"""What is told of one input through the pipe; None: its pixels lie in the slot."""
+"""What is told of one input through the pipe; None: its array lies in the slot."""
+
+_ALIGNMENT = 64
+"""Arrays in a slot begin at multiples of so many bytes."""
 
 
 class Report(NamedTuple):
@@ -49,7 +53,7 @@ def limit_memory(more_bytes: int) -> None:
         )
 
 
-def work(slot: str, clip: Clip, inputs: Sequence[FramesInput | ImageInput]) -> Report:
+def work(slot: str, clip: Clip, inputs: Sequence[AnyInput]) -> Report:
     """Prepare one clip's inputs into a shared slot, one after the other in the order asked."""
     try:
         outcomes, notes = prepare(clip.path, clip.start, clip.end, inputs, _shared_file)
@@ -64,7 +68,7 @@ def work(slot: str, clip: Clip, inputs: Sequence[FramesInput | ImageInput]) -> R
     return Report([ClipError("worker", reason) for _ in inputs], ())
 
 
-def _hand_over(slot: str, inputs: Sequence[FramesInput | ImageInput], outcomes: Sequence[Outcome]) -> list[Status]:
+def _hand_over(slot: str, inputs: Sequence[AnyInput], outcomes: Sequence[Outcome]) -> list[Status]:
     if slot not in _attached:
         _attached[slot] = SharedMemory(name=slot)
     statuses: list[Status] = []
@@ -86,16 +90,20 @@ def _data_bytes() -> int | None:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData"))
 
 
-def slot_views(slot: SharedMemory, inputs: Sequence[FramesInput | ImageInput]) -> list[NDArray[np.uint8]]:
+def slot_views(slot: SharedMemory, inputs: Sequence[AnyInput]) -> list[NDArray[Any]]:
     """The arrays of a slot, one per input, laid out in order. They must not outlive the slot."""
     assert slot.buf is not None, "the slot is closed"
     views, offset = [], 0
     for each in inputs:
-        size = int(np.prod(each.shape))
-        views.append(np.ndarray(each.shape, dtype=np.uint8, buffer=slot.buf, offset=offset))
-        offset += size
+        views.append(np.ndarray(each.shape, dtype=dtype_of(each), buffer=slot.buf, offset=offset))
+        offset += _bytes(each)
     return views
 
 
-def slot_bytes(inputs: Sequence[FramesInput | ImageInput]) -> int:
-    return sum(int(np.prod(each.shape)) for each in inputs)
+def slot_bytes(inputs: Sequence[AnyInput]) -> int:
+    return sum(_bytes(each) for each in inputs)
+
+
+def _bytes(taken: AnyInput) -> int:
+    size = math.prod(taken.shape) * np.dtype(dtype_of(taken)).itemsize
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

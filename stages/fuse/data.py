@@ -41,7 +41,7 @@ class Modality:
 
     @property
     def untrained(self) -> bool:
-        return any(spec.model.untrained for spec in self.specs)
+        return any(spec.untrained for spec in self.specs)
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,10 @@ def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str
 
 def _load(manifest: Manifest, cache: Path, feature: str) -> Loaded:
     store = FeatureStore(cache, manifest.collection, find_spec(cache, manifest.collection, feature))
+    if store.spec.model is None:
+        raise UsageError(
+            f"feature '{feature}' is a backbone's input: heads take a backbone's output, such as lite:mfcc"
+        )
     loaded = store.load(manifest.clips())
     not_extracted = [clip_id for clip_id, why in loaded.missing.items() if why == "not extracted"]
     if len(not_extracted) == len(manifest):

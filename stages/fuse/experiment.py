@@ -144,7 +144,7 @@ def _describe(data: FusionData, training: Training) -> dict[str, Any]:
             name: [json.loads(spec.canonical_json) | {"key": spec.key} for spec in modality.specs]
             for name, modality in data.modalities.items()
         },
-        "untrained": sorted({spec.name for m in data.modalities.values() for spec in m.specs if spec.model.untrained}),
+        "untrained": sorted({spec.name for m in data.modalities.values() for spec in m.specs if spec.untrained}),
         "head_order": head_names(),
     }
 

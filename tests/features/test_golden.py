@@ -5,30 +5,53 @@ import numpy as np
 import pytest
 import torch
 
-from features.audio_images import REPRESENTATION_REVISION, render
+from features import filter_bank
+from features.audio_images import REPRESENTATION_REVISION, STYLES, Style, render
 from features.backbones import get
 
-# name: (mean red, green, blue; mean of the left half)
-IMAGES = {
-    "waveplot": ((137.73, 183.8, 215.74), 179.15),
-    "spectral_centroids": ((208.48, 224.18, 236.59), 223.1),
-    "spectral_rolloff": ((208.48, 224.2, 236.61), 223.13),
-    "mfcc": ((236.26, 162.11, 139.53), 179.22),
-    "mfcc_scaled": ((162.13, 187.55, 245.04), 198.08),
-    "chromagram": ((84.63, 83.65, 182.72), 119.25),
+# style: name: (mean red, green, blue; mean of the left half)
+IMAGES: dict[Style, dict[str, tuple[tuple[float, float, float], float]]] = {
+    "aligned": {
+        "waveplot": ((137.73, 183.8, 215.74), 179.15),
+        "spectral_centroids": ((208.48, 224.24, 236.64), 223.18),
+        "spectral_rolloff": ((208.48, 224.25, 236.66), 223.23),
+        "mfcc": ((236.23, 162.12, 139.56), 179.25),
+        "mfcc_scaled": ((162.05, 187.58, 245.15), 198.08),
+        "chromagram": ((84.43, 83.62, 182.82), 119.19),
+    },
+    "paper": {
+        "waveplot": ((191.63, 216.53, 233.78), 216.46),
+        "spectral_centroids": ((232.19, 240.07, 246.28), 240.62),
+        "spectral_rolloff": ((232.2, 240.06, 246.26), 240.64),
+        "mfcc": ((244.34, 202.53, 189.1), 213.33),
+        "mfcc_scaled": ((201.47, 215.9, 248.5), 222.91),
+        "chromagram": ((153.52, 153.04, 212.09), 177.16),
+    },
 }
 STRONGEST = {113: 4.828999996185303, 897: 4.763999938964844, 930: 3.989000082015991, 689: 2.688999891281128}
 """lite's strongest activations for a colour gradient: index -> value."""
 
 
-def test_audio_images_are_those_of_this_revision() -> None:
-    assert REPRESENTATION_REVISION == 1
+@pytest.mark.parametrize("style", STYLES)
+def test_audio_images_are_those_of_this_revision(style: Style) -> None:
+    assert REPRESENTATION_REVISION == 2
     time = np.arange(2 * 22050) / 22050
     beats = (1 + np.cos(2 * np.pi * 3 * time)) / 2
-    images = render((0.5 * np.sin(2 * np.pi * (200 + 300 * time) * time) * beats).astype(np.float32), 22050)
-    for name, (colours, left_half) in IMAGES.items():
+    images = render(
+        (0.5 * np.sin(2 * np.pi * (200 + 300 * time) * time) * beats).astype(np.float32), 22050, style=style
+    )
+    for name, (colours, left_half) in IMAGES[style].items():
+        middle = images[name].shape[1] // 2
         assert images[name].mean(axis=(0, 1)) == pytest.approx(colours, abs=0.1), name
-        assert images[name][:, :112].mean() == pytest.approx(left_half, abs=0.1), name
+        assert images[name][:, :middle].mean() == pytest.approx(left_half, abs=0.1), name
+
+
+def test_the_filter_bank_is_that_of_this_revision() -> None:
+    assert filter_bank.REVISION == 1
+    time = np.arange(2 * 16000) / 16000
+    bank = filter_bank.filter_banks([(0.5 * np.sin(2 * np.pi * (200 + 300 * time) * time)).astype(np.float32)])[0]
+    assert bank[:198].mean() == pytest.approx(-0.9844, abs=1e-3)
+    assert bank[100].argmax() == 37
 
 
 def test_lite_is_that_of_this_revision() -> None:
@@ -36,7 +59,7 @@ def test_lite_is_that_of_this_revision() -> None:
     assert lite.revision == 1
     y, x = np.mgrid[0:224, 0:224]
     gradient = np.stack([x, y, (x + y) // 2], axis=-1).astype(np.uint8)
-    vector = lite.load("cpu")(torch.tensor(gradient)[None])[0]
+    vector = lite.load("cpu")(torch.tensor(gradient)[None], lite.preprocess)[0]
     assert vector.norm().item() == pytest.approx(12.59, abs=0.01)
     assert vector.topk(len(STRONGEST)).indices.tolist() == list(STRONGEST)
     assert vector[list(STRONGEST)].tolist() == pytest.approx(list(STRONGEST.values()), abs=5e-3)

@@ -74,7 +74,7 @@ def test_same_padding_adds_its_odd_pixel_at_the_end(size: int, kernel: int, stri
 
 def test_features_are_the_networks_pooled_activations(network: EfficientNetLite0) -> None:
     images = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8)
-    encoded = LITE.load("cpu")(images)
+    encoded = LITE.load("cpu")(images, LITE.preprocess)
     with torch.inference_mode():
         expected = network.forward_map((images.permute(0, 3, 1, 2).float() - 127) / 128).mean(dim=(2, 3))
     torch.testing.assert_close(encoded, expected, rtol=1e-3, atol=1e-4)
@@ -85,7 +85,9 @@ def test_neighbours_in_a_batch_do_not_matter() -> None:
     images = torch.randint(0, 256, (4, 224, 224, 3), dtype=torch.uint8)
     swapped = images.clone()
     swapped[1:] = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8)
-    torch.testing.assert_close(encode(images)[0], encode(swapped)[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        encode(images, LITE.preprocess)[0], encode(swapped, LITE.preprocess)[0], rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (568, 320), (239, 321), (50, 50), (720, 1280)])

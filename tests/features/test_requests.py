@@ -1,10 +1,12 @@
 """Names become specs, and specs become keys."""
 
+from typing import Any
+
 import pytest
 
 from features.audio_images import REPRESENTATIONS
 from features.errors import UsageError
-from features.requests import expand_names, resolve
+from features.requests import drawn_image, expand_names, resolve
 
 
 def test_a_backbone_means_all_it_takes() -> None:
@@ -49,6 +51,73 @@ def test_the_key_changes_with_everything_that_decides_bytes() -> None:
     assert len({spec.key, *(other.key for other in changed)}) == 1 + len(changed)
 
 
-def test_the_key_survives_a_round_trip_through_json() -> None:
-    spec = resolve(["lite:chromagram"])[0]
+def names(*wanted: str, **how: Any) -> list[str]:
+    return [spec.name for spec in resolve(wanted, **how)]
+
+
+def test_audio_images_have_styles_and_views() -> None:
+    assert names("lite:mfcc-paper:h") == ["lite:mfcc-paper:h"]
+    assert names("lite:mfcc:flips") == ["lite:mfcc", "lite:mfcc:h", "lite:mfcc:v", "lite:mfcc:hv"]
+    assert names("lite:images-paper") == [f"lite:{name}-paper" for name in REPRESENTATIONS]
+    assert names("lite:mfcc", "lite:frames:h", style="paper") == ["lite:mfcc-paper", "lite:frames:h"]
+    assert names("lite:mfcc-aligned", style="paper") == ["lite:mfcc"]
+    assert len(names("lite:images:flips")) == 24
+    assert expand_names(["lite:mfcc-paper:flips", "lite:mfcc@12345678"])[3:] == [
+        "lite:mfcc-paper:hv",
+        "lite:mfcc@12345678",
+    ]
+
+
+def test_inputs_themselves_can_be_asked_for() -> None:
+    image, paper, bank = resolve(["image:mfcc", "image:mfcc-paper", "audio:fbank"])
+    assert (image.shape, image.dtype, image.output, image.model) == ((224, 224, 3), "uint8", "image", None)
+    assert (paper.shape, paper.bytes_per_clip) == ((360, 360, 3), 360 * 360 * 3)
+    assert (bank.shape, bank.dtype, bank.compute) == ((1024, 128), "float32", "float64")
+    assert names("image") == [f"image:{name}" for name in REPRESENTATIONS]
+    assert resolve(["image:mfcc"], size=(100, 200))[0].shape == (100, 200, 3)
+
+
+def test_the_papers_pictures_are_normalised_as_they_were() -> None:
+    ours, theirs = resolve(["lite:mfcc", "lite:mfcc-paper"])
+    assert ours.preprocess is not None
+    assert theirs.preprocess is not None
+    assert ours.preprocess.mean == (127, 127, 127)
+    assert theirs.preprocess.mean == (123.675, 116.28, 103.53)
+    assert (theirs.input.height, theirs.input.width, theirs.preprocess.crop) == (360, 360, 224)
+
+
+def test_a_backbones_picture_and_the_picture_itself_are_drawn_alike() -> None:
+    lite, image = resolve(["lite:mfcc:h", "image:mfcc"])
+    assert drawn_image(lite.input) == image
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lite:mfcc:x",
+        "lite:mfcc-pretty",
+        "lite:frames-paper",
+        "lite:frames:v",
+        "audio:fbank:h",
+        "image:frames",
+        "audio:x",
+    ],
+)
+def test_what_there_is_not_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=name.partition(":")[2]):
+        resolve([name])
+
+
+@pytest.mark.parametrize("name", ["lite:chromagram", "lite:frames:h", "image:mfcc-paper", "audio:fbank"])
+def test_the_key_survives_a_round_trip_through_json(name: str) -> None:
+    (spec,) = resolve([name])
     assert type(spec).model_validate_json(spec.canonical_json).key == spec.key
+
+
+def test_style_size_and_view_change_the_key() -> None:
+    specs = [
+        *resolve(["lite:mfcc", "lite:mfcc:h", "lite:mfcc-paper", "image:mfcc"]),
+        *resolve(["lite:mfcc"], size=(300, 300)),
+        *resolve(["image:mfcc"], size=(300, 300)),
+    ]
+    assert len({spec.key for spec in specs}) == len(specs)

@@ -163,6 +163,42 @@ def test_render_writes_the_six_images_of_a_sound_file(tmp_path: Path) -> None:
     assert avfuse("render", "sound.wav", "-o", "pictures", cwd=tmp_path).returncode == 0
     assert {path.stem for path in (tmp_path / "pictures").glob("*.png")} == set(REPRESENTATIONS)
     assert Image.open(tmp_path / "pictures" / "mfcc.png").size == (224, 224)
+    done = avfuse("render", "sound.wav", "--style", "paper", "--size", "1400x500", "-o", "paper", cwd=tmp_path)
+    assert done.returncode == 0
+    assert Image.open(tmp_path / "paper" / "mfcc.png").size == (1400, 500)
+
+
+def test_render_puts_all_six_on_one_sheet_over_the_frames(media: Path, tmp_path: Path) -> None:
+    sheets = {}
+    for clip in ("good.avi", "silent.avi"):
+        done = avfuse("render", str(media / clip), "--contact-sheet", f"{clip}.png", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        sheets[clip] = np.asarray(Image.open(tmp_path / f"{clip}.png").convert("RGB")).astype(int)
+    good, silent = sheets.values()
+    assert good.shape == silent.shape
+    assert good.shape[1] > 3 * 224
+    assert good.shape[0] > 2 * 224
+    differs = np.abs(good - silent).max(axis=2) > 8
+    assert differs[: 2 * 240].any()
+    assert not differs[-40:].any()  # the frames are the same
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("good.avi", "--contact-sheet"),
+        ("good.avi -o {out} --size 100", "360x360"),
+        ("good.avi -o {out} --size 4x100", "4x100"),
+        ("good.avi -o {out} --start now", "now"),
+        ("good.avi -o {out} --start 60", "ends"),
+        ("text.avi -o {out}", "text.avi"),
+    ],
+)
+def test_a_mistake_with_render_is_one_line(media: Path, tmp_path: Path, arguments: str, says: str) -> None:
+    done = avfuse("render", *arguments.format(out=tmp_path / "out").split(), cwd=media)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
 
 
 MISTAKES = {
@@ -172,6 +208,8 @@ MISTAKES = {
     "root is no folder": (["extract", "--dataset", "folder", "--root", "nowhere"], "nowhere"),
     "unknown feature": (["extract", "--dataset", "clips", "--features", "resnet9000"], "resnet9000"),
     "unknown representation": (["extract", "--dataset", "clips", "--features", "lite:spectrum"], "lite:spectrum"),
+    "unknown view": (["extract", "--dataset", "clips", "--features", "lite:mfcc:up"], "lite:mfcc:up"),
+    "odd size": (["extract", "--dataset", "clips", "--features", "image:mfcc", "--size", "big"], "360x360"),
     "unknown sampling": (["extract", "--dataset", "clips", "--frames", "every:2"], "every:2"),
     "unknown device": (["extract", "--dataset", "clips", "--device", "tpu", "--frames", "uniform:2"], "tpu"),
     "unknown fusion": (["fuse", "--dataset", "clips", "--fusion", "gated"], "gated"),

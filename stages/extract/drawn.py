@@ -1,0 +1,62 @@
+"""Audio images that are in the cache already: what is made from them needs no media."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.cache import FeatureStore
+from features.cache.store import NO_AUDIO, Loaded
+from features.clips import Clip
+from features.errors import ClipError
+from features.inputs import NoAudio, fit_image
+from features.requests import drawn_image
+from features.spec import AnyInput, FeatureSpec, ImageInput, View
+
+
+class DrawnImages:
+    """The cached `image:...` features that some features could be made from."""
+
+    def __init__(self, cache: Path, collection: str, specs: Iterable[FeatureSpec]) -> None:
+        wanted = dict.fromkeys(spec.input.as_drawn for spec in specs if isinstance(spec.input, ImageInput))
+        stores = {image: FeatureStore(cache, collection, drawn_image(image)) for image in wanted}
+        self._stores = {image: store for image, store in stores.items() if store.shards()}
+
+    def has(self, wanted: AnyInput, clip: Clip) -> bool:
+        """Whether it is known what this clip's picture is, or that it has no sound to draw."""
+        if not isinstance(wanted, ImageInput) or wanted.as_drawn not in self._stores:
+            return False
+        row = self._stores[wanted.as_drawn].find(clip)
+        return row is not None and row.outcome in ("done", "no_audio")
+
+    def load(self, wanted: Iterable[AnyInput], clips: Sequence[Clip]) -> "Pictures":
+        """Those that are there of some clips; shards are verified. Raises UsageError on a damaged one."""
+        images = {each.as_drawn for each in wanted if isinstance(each, ImageInput)}
+        return Pictures({image: self._stores[image].load(clips) for image in images & self._stores.keys()})
+
+
+class Pictures:
+    """Cached pictures of some clips."""
+
+    def __init__(self, loaded: Mapping[ImageInput, Loaded]) -> None:
+        self._loaded = loaded
+
+    def get(self, wanted: ImageInput, index: int, clip: Clip) -> NDArray[np.uint8] | NoAudio | ClipError:
+        """The picture of the clip at `index`, at the size that a backbone takes: uint8 (*wanted.shape)."""
+        loaded = self._loaded[wanted.as_drawn]
+        if loaded.missing.get(clip.clip_id) == NO_AUDIO:
+            return NoAudio()
+        if not loaded.present[index]:
+            return ClipError("worker", "its media file was replaced while it was worked on")
+        return fit_image(loaded.data[index].astype(np.uint8, copy=False), wanted.preprocess)
+
+
+def turned(pixels: NDArray[Any], view: View) -> NDArray[Any]:
+    """A picture, or frames, (..., H, W, 3), seen mirrored: `h` left to right, `v` top to bottom, `hv` both."""
+    if "h" in view:
+        pixels = pixels[..., ::-1, :]
+    if "v" in view:
+        pixels = pixels[..., ::-1, :, :]
+    return pixels
