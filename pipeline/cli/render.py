@@ -50,9 +50,8 @@ def render(
     if contact_sheet is not None:
         require_file(contact_sheet, "--contact-sheet")
     frames = _STRIP_FRAMES if contact_sheet is not None else None
-    interval = {"start": seconds("--start", start), "end": seconds("--end", end)}
     with about(clip):
-        media = decode(clip, frames=frames, **interval)
+        media = decode(clip, frames=frames, start=seconds("--start", start), end=seconds("--end", end))
         if not media.has_audio:
             raise UsageError(f"{clip} has no audio stream: there is nothing to draw")
         if media.waveform is None:
