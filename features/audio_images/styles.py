@@ -111,14 +111,11 @@ class Paper:
         return paint(self._envelope(-peak, peak, opacity=1), BLUE)
 
     def curve(self, values: Array) -> Image:
-        peak = float(self._peaks.max())
-        low, high = -peak, max(peak, 1.0)
-        page = paint(self._envelope(low, high, opacity=_FAINT), BLUE)
         seconds = np.arange(len(values)) * HOP_SAMPLES / self._ASSUMED_RATE_HZ
-        y = self._y(_unit_range(values), low, high)
+        y = self._y(_unit_range(values), *self._curve_range)
         radius = self._pixels(self._CURVE_POINTS) / 2
         top, bottom = widen(*self._strip.extremes(self._x(seconds), y), radius, self._PARTS)
-        return paint(self._strip.cover(self._size, (top, bottom)), RED, page)
+        return paint(self._strip.cover(self._size, (top, bottom)), RED, self._faint)
 
     def matrix(self, values: Array, colour_map: str) -> Image:
         height, width = self._size
@@ -129,6 +126,16 @@ class Paper:
         inside = slice(*_ends(rows)), slice(*_ends(columns))
         page[inside] = colour_cells(values, len(values) - 1 - rows[inside[0]], columns[inside[1]], colour_map)
         return page
+
+    @property
+    def _curve_range(self) -> tuple[float, float]:
+        """The plot's least and greatest values: the envelope's, and the curve's 0 to 1."""
+        peak = float(self._peaks.max())
+        return -peak, max(peak, 1.0)
+
+    @cached_property
+    def _faint(self) -> Image:
+        return paint(self._envelope(*self._curve_range, opacity=_FAINT), BLUE)
 
     def _envelope(self, low: float, high: float, opacity: float) -> Opacity:
         """Filled and then outlined in one colour: where both fall, a half transparent one shows twice."""

@@ -8,7 +8,9 @@ fastest way known here to get the reference's pictures from matplotlib.
 The floor is what no way of making all six can do without: one short-time transform and the mel and chroma products.
 """
 
+import warnings
 from collections.abc import Callable
+from functools import partial
 
 import librosa
 import librosa.display
@@ -20,7 +22,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from pairs import Figure, compare, write
 from threadpoolctl import threadpool_limits
+from transformers import ASTFeatureExtractor
 
+from features import filter_bank
 from features.audio_images import DEFAULT_SIZES, REPRESENTATIONS, Size, render
 
 RATE_HZ = 44_100
@@ -69,7 +73,22 @@ def figures(samples: Samples) -> list[Figure]:
             speedup=True,
         ),
         compare("render_time_over_floor", ours, lambda: floor(samples)),
+        filter_bank_figure(),
     ]
+
+
+def filter_bank_figure() -> Figure:
+    """Ten seconds at 16 kHz, against transformers' feature extractor (its numpy path)."""
+    samples = np.random.default_rng(0).normal(scale=0.1, size=10 * filter_bank.RATE_HZ).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="At least one mel filter")
+        extractor = ASTFeatureExtractor()
+    extract = partial(extractor, samples, sampling_rate=filter_bank.RATE_HZ, return_tensors="np")
+    if np.abs(extract()["input_values"] - filter_bank.filter_banks([samples])).max() > 1e-5:
+        raise SystemExit("the filter banks differ: with torchaudio installed, transformers takes another path")
+    return compare(
+        "filter_bank_speedup_over_transformers", lambda: filter_bank.filter_banks([samples]), extract, speedup=True
+    )
 
 
 def music() -> Samples:
