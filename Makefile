@@ -20,7 +20,7 @@ DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,LABEL_COLUMN,--label-column
 SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,DEVICE,--device) $(call flag,CACHE,--cache) \
 	$(call switch,REPLACE,--replace) $(ARGS)
 
-.PHONY: help demo test extract fuse report bench compare-readers survey-damage lint format clean
+.PHONY: help demo test extract fuse report bench compare-readers survey-damage docs-images lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -53,6 +53,9 @@ compare-readers: $(VENV)/.installed-test ## hold readers against a plain decode:
 
 survey-damage: $(VENV)/.installed-test ## how often damage in media is noticed: CLIPS=FOLDER
 	@$(BIN)/python tests/benchmarks/survey_damage.py "$(CLIPS)"
+
+docs-images: $(VENV)/.installed ## draw the pictures of docs/audio-images.md again
+	@$(BIN)/python docs/draw_audio_images.py
 
 bench-%: $(VENV)/.installed-test
 	@PYTHONPATH=tests/helpers $(BIN)/python tests/benchmarks/bench_$(subst -,_,$*).py
