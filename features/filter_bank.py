@@ -11,7 +11,8 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from features.errors import ClipError
+from features.errors import UsageError
+from features.waveforms import checked_waveform
 
 RATE_HZ = 16_000
 MEL_BANDS, FRAMES = 128, 1024
@@ -40,8 +41,11 @@ def filter_banks(waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32
         float32 (clips, 1024, 128), time first.
 
     Raises:
-        ClipError (stage `render`): a signal without samples, or with NaN or infinite ones.
+        ClipError (stage `render`): a signal without samples, or with NaN, infinite or absurdly large ones.
+        UsageError: what is no list of mono signals of floats.
     """
+    if isinstance(waveforms, np.ndarray) and waveforms.ndim < 2:
+        raise UsageError("filter_banks takes a list of waveforms: write filter_banks([waveform])")
     banks = np.zeros((len(waveforms), FRAMES, MEL_BANDS))
     for bank, waveform in zip(banks, waveforms, strict=True):
         frames = _framed(waveform)
@@ -52,9 +56,7 @@ def filter_banks(waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32
 
 def _framed(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     """(frames, 400) view of whole windows; a clip shorter than one is filled up with silence."""
-    samples = np.asarray(waveform, dtype=np.float32)
-    if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
-        raise ClipError("render", "a waveform is a non-empty mono signal of finite samples")
+    samples = checked_waveform(waveform)
     samples = np.pad(samples, (0, max(0, _WINDOW_SAMPLES - len(samples))))
     return np.lib.stride_tricks.sliding_window_view(samples, _WINDOW_SAMPLES)[::_HOP_SAMPLES][:FRAMES]
 

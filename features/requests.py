@@ -1,26 +1,31 @@
-"""From what a user types (`lite`, `lite:frames`, `lite:chromagram-paper:h`, `image:mfcc`) to FeatureSpecs.
+"""From what a user types (`lite`, `lite:frames`, `ast:fbank:tokens6x50`, `image:mfcc`) to FeatureSpecs.
 
-A name is SOURCE:INPUT[-STYLE][:VIEW]. SOURCE is a backbone, or `image` or `audio` for a backbone's input itself; INPUT
-is `frames`, one of the six representations, `images` for all six, or `fbank`; STYLE is how audio images are drawn; VIEW
-is `h`, `v` or `hv`, or `flips` for these and the picture as it is. A source alone means everything it takes.
+A name is SOURCE:INPUT[-STYLE][:OUTPUT][:VIEW]. SOURCE is a backbone, or `image` or `audio` for a backbone's input
+itself. INPUT is `frames` (each on its own), `clip` (frames together), one of the six representations, `images` for all
+six, or `fbank`. STYLE is how audio images are drawn. OUTPUT is `tokens`, with a grid to average them down to where one
+is given. VIEW is `h`, `v` or `hv`, or `flips` for these and the picture as it is. A source alone means all it takes.
 """
 
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from features import backbones, filter_bank
 from features.audio_images import DEFAULT_SIZES, REPRESENTATION_REVISION, REPRESENTATIONS, STYLES, Size, Style
 from features.audio_images.render import check_style
-from features.backbones import Backbone
+from features.backbones import Backbone, Grid, WeightsChoice
 from features.errors import UsageError
 from features.media.reader import DEFAULT_READER, READERS, check_reader
 from features.spec import (
     VIEWS,
+    AnyInput,
     FeatureSpec,
     FilterBankInput,
     FramesInput,
     ImageInput,
     ModelSpec,
+    Output,
     Preprocess,
     ReaderSpec,
     View,
@@ -28,50 +33,60 @@ from features.spec import (
 
 DEFAULT_SAMPLING = "uniform:25"
 DEFAULT_STYLE: Style = "aligned"
+PAPER_SIDE = 224
+PUBLISHED = WeightsChoice()
 
 _WITHOUT_BACKBONE = {"image": REPRESENTATIONS, "audio": ("fbank",)}
+_NAME = re.compile(r"(\w*)(?:-(\w+))?(?::tokens((?:\d+(?:x\d+)*)?))?(?::(\w+))?")
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """One feature by name. style: None where the name says nothing."""
+    """One feature by name. style: None where the name says nothing. tokens: the grid asked for, such as `6x50`, empty
+    for the network's own; None for the pooled vector."""
 
     source: str
     taken: str
     style: Style | None
+    tokens: str | None
     view: View
 
     def name(self, style: Style) -> str:
         drawn = f"-{style}" if self.taken in REPRESENTATIONS and style != DEFAULT_STYLE else ""
-        return f"{self.source}:{self.taken}{drawn}" + (f":{self.view}" if self.view != "id" else "")
+        output = f":tokens{self.tokens}" if self.tokens is not None else ""
+        view = f":{self.view}" if self.view != "id" else ""
+        return f"{self.source}:{self.taken}{drawn}{output}{view}"
 
 
 def resolve(
     wanted: Iterable[str],
-    sampling: str = DEFAULT_SAMPLING,
+    sampling: str | None = None,
     reader: str = DEFAULT_READER,
     style: Style = DEFAULT_STYLE,
     size: Size | None = None,
+    weights: WeightsChoice = PUBLISHED,
 ) -> list[FeatureSpec]:
     """The specs of the features asked for, in order, each once.
 
     Args:
         wanted: names; `all` means every backbone.
-        sampling, reader: which frames, and who decodes them.
+        sampling, reader: which frames, and who decodes them; by default 25 frames, or as many as a network that sees
+            frames together takes.
         style, size: of audio images whose name gives no style; size is (height, width), by default what the backbone
             takes (aligned) or 360 x 360 (paper).
+        weights: what backbones are loaded with; its hash is in the spec.
 
     Raises:
         UsageError: a name that means nothing, a sampling that does not give every clip as many frames, an unknown
-            reader or style.
+            reader or style, weights that are not here.
     """
     check_reader(reader)
     check_style(style, size)
     specs: dict[str, FeatureSpec] = {}
     for name in wanted:
         for each in _parse(name):
-            spec = _spec(each, sampling, reader, each.style or style, size)
+            spec = _spec(each, sampling, reader, each.style or style, size, weights)
             specs[spec.key] = spec
     if not specs:
         raise UsageError("no feature asked for: name one, for example --features lite")
@@ -88,17 +103,14 @@ def expand_names(wanted: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(expanded))
 
 
+def takes_no_backbone(name: str) -> bool:
+    """Whether a feature of this name is a backbone's input itself."""
+    return name.partition(":")[0] in _WITHOUT_BACKBONE
+
+
 def drawn_image(image: ImageInput) -> FeatureSpec:
     """The spec of a picture as it was drawn: what is cached of it serves every backbone."""
-    style = f"-{image.style}" if image.style != DEFAULT_STYLE else ""
-    return FeatureSpec(
-        name=f"image:{image.representation}{style}",
-        input=image.as_drawn,
-        model=None,
-        output="image",
-        shape=image.as_drawn.shape,
-        dtype="uint8",
-    )
+    return _without_backbone(_Wanted("image", image.representation, None, None, "id"), image.style, image.as_drawn)
 
 
 def _parse(name: str) -> list[_Wanted]:
@@ -106,23 +118,32 @@ def _parse(name: str) -> list[_Wanted]:
         return [each for backbone in backbones.names() for each in _parse(backbone)]
     source, _, rest = name.partition(":")
     every = _takes(source)
-    given, _, view = rest.partition(":")
-    taken, _, style = given.partition("-")
+    match = _NAME.fullmatch(rest)
+    if match is None:
+        raise UsageError(
+            f"unknown feature '{name}': write {source}:INPUT, with -paper, :tokens, :h, :v or :hv behind it"
+        )
+    taken, style, tokens, view = match.groups()
     if taken in every:
         chosen = [taken]
-    elif not given:
+    elif not taken:
         chosen = every
     elif taken == "images" and REPRESENTATIONS[0] in every:
         chosen = list(REPRESENTATIONS)
     else:
         groups = ", or images for all six" if REPRESENTATIONS[0] in every else ""
         raise UsageError(f"unknown feature '{name}': {source} takes {', '.join(every)}{groups}")
-    if style and (style not in STYLES or chosen[0] not in REPRESENTATIONS):
-        raise UsageError(f"unknown feature '{name}': audio images have a style, one of {', '.join(STYLES)}")
+    if style and chosen[0] not in REPRESENTATIONS:
+        raise UsageError(f"unknown feature '{name}': only audio images have a style")
+    if style and style not in STYLES:
+        raise UsageError(f"unknown feature '{name}': styles are {', '.join(STYLES)}")
+    if tokens is not None and source in _WITHOUT_BACKBONE:
+        raise UsageError(f"unknown feature '{name}': tokens are a backbone's")
     views = VIEWS if view == "flips" else (view or "id",)
     for each in views:
         _check_view(name, chosen, each)
-    return [_Wanted(source, taken, style or None, view) for taken in chosen for view in views]  # type: ignore[arg-type]
+    # mypy cannot know that style and views were looked up in the lists of them.
+    return [_Wanted(source, taken, style or None, tokens, view) for taken in chosen for view in views]  # type: ignore[arg-type]
 
 
 def _takes(source: str) -> list[str]:
@@ -132,44 +153,117 @@ def _takes(source: str) -> list[str]:
         known = [*backbones.names(), *_WITHOUT_BACKBONE]
         raise UsageError(f"unknown backbone '{source}': choose from {', '.join(known)}")
     inputs = backbones.get(source).inputs
-    return (["frames"] if "frames" in inputs else []) + (list(REPRESENTATIONS) if "image" in inputs else [])
+    return [name for kind in inputs for name in (REPRESENTATIONS if kind == "image" else (kind,))]
 
 
 def _check_view(name: str, chosen: list[str], view: str) -> None:
     if view not in VIEWS:
-        raise UsageError(f"unknown view in '{name}': h, v, hv, or flips for these and the picture as it is")
-    if view != "id" and not (set(chosen) <= set(REPRESENTATIONS) or (chosen == ["frames"] and view == "h")):
+        raise UsageError(
+            f"unknown view in '{name}': h, v, hv, or flips for all (the order is SOURCE:INPUT-STYLE:tokens:VIEW)"
+        )
+    if view != "id" and not (set(chosen) <= set(REPRESENTATIONS) or (chosen[0] in ("frames", "clip") and view == "h")):
         raise UsageError(f"'{name}': audio images have the views h, v and hv, frames have h, and others have none")
 
 
-def _spec(wanted: _Wanted, sampling: str, reader: str, style: Style, size: Size | None) -> FeatureSpec:
-    if wanted.taken == "fbank":
-        return _filter_bank_spec(wanted)
+def _spec(
+    wanted: _Wanted, sampling: str | None, reader: str, style: Style, size: Size | None, weights: WeightsChoice
+) -> FeatureSpec:
+    if wanted.source == "audio":
+        return _without_backbone(wanted, style, _filter_bank_input())
     if wanted.source == "image":
-        image = _image(wanted.taken, style, size or DEFAULT_SIZES[style], None)
-        return drawn_image(image).model_copy(update={"name": wanted.name(style), "view": wanted.view})
+        return _without_backbone(wanted, style, _image(wanted.taken, style, size or DEFAULT_SIZES[style], None))
     backbone = backbones.get(wanted.source)
-    taken: FramesInput | ImageInput
-    if wanted.taken == "frames":
-        taken = FramesInput(reader=_reader(reader), sampling=sampling, preprocess=backbone.preprocess)
-        shape: tuple[int, ...] = (taken.shape[0], backbone.feature_dim)
-    else:
+    taken: FramesInput | ImageInput | FilterBankInput
+    if wanted.taken == "fbank":
+        taken = _filter_bank_input()
+    elif wanted.taken in REPRESENTATIONS:
         taken = _image_for(backbone, wanted.taken, style, size)
-        shape = (backbone.feature_dim,)
+    else:
+        taken = _frames_for(backbone, wanted.taken, sampling, reader)
+    each = (taken.shape[0],) if taken.kind == "frames" else ()
+    shape = (*each, backbone.feature_dim)
+    output: Output = "frames" if each else "pooled"
+    cells = None
+    if wanted.tokens is not None:
+        prefix, cells = _cells(wanted, backbone, taken)
+        output, shape = "tokens", (*each, prefix + math.prod(cells), backbone.feature_dim)
     return FeatureSpec(
         name=wanted.name(style),
         input=taken,
-        model=ModelSpec(backbone=backbone.name, revision=backbone.revision, checkpoint=backbone.checkpoint.sha256),
-        output="frames" if wanted.taken == "frames" else "pooled",
+        model=_model(backbone, weights),
+        output=output,
+        grid=cells,
         shape=shape,
         view=wanted.view,
     )
 
 
+def token_grid(backbone: Backbone, taken: AnyInput) -> Grid | None:
+    """How a backbone lays out the tokens of an input; None where it gives none."""
+    if backbone.grid is None:
+        return None
+    frames = taken.shape[0] if isinstance(taken, FramesInput) else 1
+    side = 0 if isinstance(taken, FilterBankInput) or taken.preprocess is None else taken.preprocess.crop
+    return backbone.grid(side, frames)
+
+
+def _cells(wanted: _Wanted, backbone: Backbone, taken: AnyInput) -> tuple[int, tuple[int, ...]]:
+    grid = token_grid(backbone, taken)
+    if grid is None:
+        raise UsageError(f"'{wanted.name(DEFAULT_STYLE)}': {backbone.name} gives no tokens")
+    if not wanted.tokens:
+        return grid.prefix, grid.cells
+    asked = tuple(int(cells) for cells in wanted.tokens.split("x"))
+    whole = grid.cells[: grid.pooled]
+    if len(asked) != len(whole) or not all(1 <= new <= old for new, old in zip(asked, whole, strict=True)):
+        raise UsageError(
+            f"'{wanted.name(DEFAULT_STYLE)}': the tokens of {backbone.name} lie in a grid of "
+            f"{'x'.join(map(str, whole))}: ask for that or a smaller one"
+        )
+    return grid.prefix, (*asked, *grid.cells[grid.pooled :])
+
+
+def _frames_for(backbone: Backbone, kind: str, sampling: str | None, reader: str) -> FramesInput:
+    assert backbone.preprocess is not None
+    if kind == "frames":
+        sampling = sampling or DEFAULT_SAMPLING
+        return FramesInput(reader=_reader(reader), sampling=sampling, preprocess=backbone.preprocess)
+    sampling = sampling or backbone.sampling
+    taken = FramesInput(kind="clip", reader=_reader(reader), sampling=sampling, preprocess=backbone.preprocess)
+    if taken.shape[0] not in backbone.frame_counts:
+        counts = " or ".join(map(str, backbone.frame_counts))
+        raise UsageError(
+            f"{backbone.name} takes clips of {counts} frames, '{sampling}' gives {taken.shape[0]} (--frames)"
+        )
+    return taken
+
+
+def _without_backbone(wanted: _Wanted, style: Style, taken: ImageInput | FilterBankInput) -> FeatureSpec:
+    is_image = isinstance(taken, ImageInput)
+    return FeatureSpec(
+        name=wanted.name(style),
+        input=taken,
+        model=None,
+        output="image" if is_image else "filter_bank",
+        shape=taken.shape,
+        dtype="uint8" if is_image else "float32",
+        compute="float32" if is_image else "float64",
+        view=wanted.view,
+    )
+
+
+def _model(backbone: Backbone, choice: WeightsChoice) -> ModelSpec:
+    weights = choice.of(backbone.name, backbone.checkpoints)
+    return ModelSpec(
+        backbone=backbone.name, revision=backbone.revision, checkpoint=weights.sha256, untrained=weights.untrained
+    )
+
+
 def _image_for(backbone: Backbone, representation: str, style: Style, size: Size | None) -> ImageInput:
     """A picture as a backbone takes it. The papers' pictures are normalised as they were: with ImageNet's colours,
-    whatever the checkpoint was trained with."""
-    side = backbone.preprocess.crop
+    whatever the checkpoint was trained with, and at 224 x 224, whatever size it prefers."""
+    assert backbone.preprocess is not None
+    side = PAPER_SIDE if style == "paper" else backbone.preprocess.crop
     preprocess = backbone.preprocess.model_copy(update={"resize": None})
     if style == "paper":
         preprocess = Preprocess(
@@ -192,22 +286,13 @@ def _image(representation: str, style: Style, size: Size, preprocess: Preprocess
     )
 
 
-def _filter_bank_spec(wanted: _Wanted) -> FeatureSpec:
-    taken = FilterBankInput(
+def _filter_bank_input() -> FilterBankInput:
+    return FilterBankInput(
         reader=_reader(DEFAULT_READER),
         revision=filter_bank.REVISION,
         rate_hz=filter_bank.RATE_HZ,
         frames=filter_bank.FRAMES,
         bands=filter_bank.MEL_BANDS,
-    )
-    return FeatureSpec(
-        name=wanted.name(DEFAULT_STYLE),
-        input=taken,
-        model=None,
-        output="filter_bank",
-        shape=taken.shape,
-        dtype="float32",
-        compute="float64",
     )
 
 

@@ -33,9 +33,9 @@ class ReaderSpec(_Frozen):
 
 
 class FramesInput(_Frozen):
-    """Video frames: uint8 (T, crop, crop, 3)."""
+    """Video frames: uint8 (T, crop, crop, 3), seen one by one (`frames`) or together (`clip`)."""
 
-    kind: Literal["frames"] = "frames"
+    kind: Literal["frames", "clip"] = "frames"
     reader: ReaderSpec
     sampling: str
     preprocess: Preprocess
@@ -93,6 +93,7 @@ View = Literal["id", "h", "v", "hv"]
 """How a picture is turned before a backbone sees it: as it is, mirrored left to right, top to bottom, or both."""
 
 VIEWS: tuple[View, ...] = get_args(View)
+Output = Literal["pooled", "frames", "tokens", "image", "filter_bank"]
 Dtype = Literal["float16", "float32", "uint8"]
 
 
@@ -108,15 +109,16 @@ class ModelSpec(_Frozen):
 class FeatureSpec(_Frozen):
     """One feature. Two specs that differ in anything have different keys and never share rows.
 
-    `name` is what users type (`lite:frames`); `output` is `pooled` (D,) or `frames` (T, D), or with no `model` the
-    input itself, `image` (H, W, 3) or `filter_bank` (T, bands); `dtype` is how rows are stored, `compute` how they were
-    computed.
+    `name` is what users type (`lite:frames`); `output` is `pooled` (D,), `frames` (T, D) or `tokens` (N, D) or
+    (T, N, D), or with no `model` the input itself, `image` (H, W, 3) or `filter_bank` (T, bands); `grid` is how the
+    last of the N tokens are laid out; `dtype` is how rows are stored, `compute` how they were computed.
     """
 
     name: str
     input: InputSpec
     model: ModelSpec | None
-    output: Literal["pooled", "frames", "image", "filter_bank"]
+    output: Output
+    grid: tuple[int, ...] | None = None
     shape: tuple[int, ...]
     dtype: Dtype = "float16"
     compute: Literal["float32", "float64"] = "float32"
@@ -138,7 +140,7 @@ class FeatureSpec(_Frozen):
 
     @property
     def needs_audio(self) -> bool:
-        return self.input.kind != "frames"
+        return not isinstance(self.input, FramesInput)
 
     @property
     def preprocess(self) -> Preprocess | None:

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from features.audio_images.content import AudioContent
 from features.audio_images.raster import Array, Image
 from features.audio_images.styles import DEFAULT_SIZES, DRAWINGS, PADDINGS, STYLES, Aligned, Paper, Size, Style
-from features.errors import ClipError, UsageError
+from features.errors import UsageError
+from features.waveforms import checked_waveform
 
 REPRESENTATION_REVISION = 2
 MIN_SIDE, MAX_SIDE = 8, 8192
-MAX_PEAK = 1e6
-"""Sound lies in [-1, 1]; where samples are this large, they are something else, and their squares overflow."""
 
 
 def render(
@@ -38,7 +37,8 @@ def render(
 
     Raises:
         ClipError (stage `render`): no samples, or samples that are NaN, infinite or beyond all measure.
-        UsageError: a name that is no representation, an unknown style, a size or a rate that makes no sense.
+        UsageError: a name that is no representation, an unknown style, a size or a rate that makes no sense,
+            samples that are no floats.
     """
     names = list(REPRESENTATIONS) if representations is None else list(representations)
     for name in names:
@@ -47,7 +47,7 @@ def render(
     size = check_style(style, size)
     if rate_hz < 1:
         raise UsageError(f"rate_hz={rate_hz}: a rate is at least 1 sample per second")
-    content = AudioContent(_checked(waveform), int(rate_hz), PADDINGS[style])
+    content = AudioContent(checked_waveform(waveform), int(rate_hz), PADDINGS[style])
     drawing = DRAWINGS[style](content, size)
     return {name: _DRAWERS[name](content, drawing) for name in names}
 
@@ -57,21 +57,11 @@ def check_style(style: str, size: Size | None = None) -> Size:
     if style not in STYLES:
         raise UsageError(f"unknown style '{style}': choose from {', '.join(STYLES)}")
     size = size or DEFAULT_SIZES[style]
+    if not isinstance(size, tuple) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise UsageError(f"size={size!r}: write (height, width) in pixels, for example {DEFAULT_SIZES[style]}")
     if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
         raise UsageError(f"a picture of {size[1]}x{size[0]} pixels: each side is {MIN_SIDE} to {MAX_SIDE}")
     return size
-
-
-def _checked(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
-    samples = np.asarray(waveform, dtype=np.float32)
-    if samples.ndim != 1 or len(samples) == 0:
-        raise ClipError("render", f"a waveform is a non-empty mono signal, not of shape {samples.shape}")
-    peak = max(samples.max(), -samples.min())
-    if not np.isfinite(peak):
-        raise ClipError("render", "the sound has NaN or infinite samples")
-    if peak > MAX_PEAK:
-        raise ClipError("render", f"the sound has samples as large as {peak:.0e}: sound lies in [-1, 1]")
-    return samples
 
 
 def _waveplot(content: AudioContent, drawing: Aligned | Paper) -> Image:

@@ -1,6 +1,7 @@
 """Frozen encoders. Importing this package registers every backbone; `get("lite")` finds one."""
 
-from features.backbones import lite  # noqa: F401  (registers itself)
-from features.backbones.registry import Backbone, Checkpoint, Encoder, get, names
+from features.backbones import clip_networks, lite, picture_networks, tsn  # noqa: F401  (they register themselves)
+from features.backbones.registry import Backbone, Encoded, Grid, get, names
+from features.backbones.weights import Checkpoint, Weights, WeightsChoice
 
-__all__ = ["Backbone", "Checkpoint", "Encoder", "get", "names"]
+__all__ = ["Backbone", "Checkpoint", "Encoded", "Grid", "Weights", "WeightsChoice", "get", "names"]

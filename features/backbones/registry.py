@@ -1,62 +1,83 @@
 """The list of backbones, each described by one small record."""
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from features.backbones.weights import Checkpoint
 from features.errors import UsageError
 from features.spec import Preprocess
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-InputKind = Literal["frames", "image"]
-Encoder = Callable[["Tensor", Preprocess], "Tensor"]
-"""A loaded network: uint8 (B, H, W, 3), and how its values are to be normalised -> float32 (B, D) on its device."""
+InputKind = Literal["frames", "image", "clip", "fbank"]
+"""What a network sees at once: each of a clip's frames on its own, an audio image, frames together, a filter bank."""
+
+StateDict = Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A weights file: where it is, what it must hash to, under which licence it may be used."""
+class Encoded(NamedTuple):
+    """What a network makes of a batch: pooled (B, D), and where it has them, tokens (B, prefix + grid's cells, D)."""
 
-    name: str
-    sha256: str
-    licence: str
-    locate: Callable[[], Path]
+    pooled: "Tensor"
+    tokens: "Tensor | None" = None
 
-    def verified_path(self) -> Path:
-        """The file, after its bytes were found to be the named ones.
 
-        Raises UsageError when it is missing or another file.
-        """
-        path = self.locate()
-        if not path.is_file():
-            raise UsageError(f"the weights '{self.name}' are not at {path}: reinstall the package that brings them")
-        if _sha256(path) != self.sha256:
-            raise UsageError(f"{path} is not the checkpoint '{self.name}' (its SHA-256 differs): reinstall it")
-        return path
+@dataclass(frozen=True)
+class Grid:
+    """How tokens are laid out: `prefix` tokens of their own (CLS, distillation), then the cells of `cells`, row by row.
+
+    pooled: how many of its dimensions, from the first, are averaged when fewer cells are asked for.
+    """
+
+    cells: tuple[int, ...]
+    prefix: int = 0
+    pooled: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A frozen encoder of images: what goes in, what comes out, with which weights.
+    """A frozen encoder: what goes in, what comes out, with which weights.
 
-    `revision` is raised when its golden test moves, that is when the same input gives other numbers.
+    make: the network with untrained weights. encode: what it makes of a batch: normalised pictures float (B, 3, H, W),
+    clips (B, T, 3, H, W), or filter banks (B, 1024, 128). grid: its tokens' layout for a picture's side and a number of
+    frames; None: it gives no tokens. frame_counts: how many frames a clip must have.
+    checkpoints: the published weights, the default first. translate: from a checkpoint's layout to the network's own.
+    read: where a library reads its own checkpoints, that; it raises UsageError for a file that is none of them.
+    finish: what is done to the loaded network, such as folding batch norms.
+    revision: raised when its golden test moves, that is when the same input gives other numbers.
     """
 
     name: str
     revision: int
     inputs: tuple[InputKind, ...]
     feature_dim: int
-    preprocess: Preprocess
-    checkpoint: Checkpoint
-    build: Callable[[Path, str], Encoder]  # (checkpoint file, device) -> encoder
+    preprocess: Preprocess | None
+    checkpoints: tuple[Checkpoint, ...]
+    make: Callable[[], "nn.Module"]
+    encode: Callable[[Any, "Tensor"], Encoded]
+    grid: Callable[[int, int], Grid] | None = None
+    frame_counts: tuple[int, ...] = ()
+    sampling: str = "uniform:25"
+    translate: Callable[[StateDict], StateDict] = dict
+    read: "Callable[[Path], nn.Module] | None" = None
+    finish: Callable[[Any], "nn.Module"] = lambda network: network
 
-    def load(self, device: str) -> Encoder:
-        return self.build(self.checkpoint.verified_path(), device)
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.checkpoints[0]
+
+
+def of_map(activations: "Tensor") -> Encoded:
+    """A convolutional network's last map (B, D, H, W): its mean, and its cells row by row as tokens."""
+    return Encoded(activations.mean(dim=(2, 3)), activations.flatten(2).transpose(1, 2))
+
+
+def map_grid(side: int, frames: int) -> Grid:
+    """The last map of a network that halves its picture five times."""
+    return Grid((side // 32, side // 32))
 
 
 _BACKBONES: dict[str, Backbone] = {}
@@ -78,9 +99,3 @@ def get(name: str) -> Backbone:
 
 def names() -> list[str]:
     return sorted(_BACKBONES)
-
-
-@cache
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

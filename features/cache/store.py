@@ -17,7 +17,7 @@ from features.errors import UsageError
 from features.spec import FeatureSpec
 
 Outcome = Literal["done", "no_audio", "failed"]
-NO_AUDIO = "no audio stream"
+NO_AUDIO, NOT_EXTRACTED = "no audio stream", "not extracted"
 _PREFERENCE: dict[Outcome, int] = {"done": 0, "no_audio": 1, "failed": 2}
 
 
@@ -142,7 +142,7 @@ def find_spec(cache: Path, collection: str, name: str) -> FeatureSpec:
 
 def _why(row: Row | None) -> str:
     if row is None:
-        return "not extracted"
+        return NOT_EXTRACTED
     if row.failure is not None:
         return f"failed ({row.failure.stage}: {row.failure.message})"
     return NO_AUDIO

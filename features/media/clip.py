@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from features.errors import ClipError
+from features.errors import ClipError, UsageError
 from features.media.timeline import TimeSource
 
 MIN_DECODED_FRACTION = 0.8
@@ -61,10 +61,16 @@ class Waveform:
         return len(self.samples) / self.rate_hz
 
     def at_rate(self, rate_hz: int) -> "Waveform":
-        """The same sound with another sampling rate (soxr, high quality)."""
+        """The same sound with another sampling rate (soxr, high quality), of one sample at least.
+
+        Raises UsageError for a rate below 1.
+        """
+        if rate_hz < 1:
+            raise UsageError(f"rate_hz={rate_hz}: a rate is at least 1 sample per second")
         if rate_hz == self.rate_hz:
             return self
-        return Waveform(samples=soxr.resample(self.samples, self.rate_hz, rate_hz), rate_hz=rate_hz)
+        resampled = soxr.resample(self.samples, self.rate_hz, rate_hz)
+        return Waveform(samples=resampled if len(resampled) else self.samples[:1], rate_hz=rate_hz)
 
     @property
     def is_silent(self) -> bool:

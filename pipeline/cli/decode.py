@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import about, reader_option, require_file, seconds
+from pipeline.cli.options import about, reader_option, require_file, require_picture, seconds
 
 if TYPE_CHECKING:
     from features.media import Media
@@ -59,9 +59,10 @@ def decode(
         raise UsageError("nothing to write: name -o out.npz, or --contact-sheet out.png")
     if output is not None and output.suffix != ".npz":
         raise UsageError(f"-o {output}: the file's name ends in .npz, for example {output.with_suffix('.npz')}")
-    for path, flag in ((output, "-o"), (contact_sheet, "--contact-sheet")):
-        if path is not None:
-            require_file(path, flag)
+    if output is not None:
+        require_file(output, "-o")
+    if contact_sheet is not None:
+        require_picture(contact_sheet, "--contact-sheet")
     with about(clip), MediaFile(clip, reader) as file:
         media = file.read(
             [frames],

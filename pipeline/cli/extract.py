@@ -33,11 +33,18 @@ if TYPE_CHECKING:
     "image:<representation> (the pictures themselves), audio:fbank; with :h, :v, :hv or :flips, mirrored views.",
 )
 @click.option(
-    "--frames", default="uniform:25", show_default=True, help="Which frames: uniform:N or strided:NxS (docs/media.md)."
+    "--frames",
+    help="Which frames: uniform:N or strided:NxS (docs/media.md; default: uniform:25, or the network's own).",
 )
 @reader_option
 @style_option
 @size_option
+@click.option(
+    "--weights",
+    default="auto",
+    show_default=True,
+    help="auto (published), random (marked untrained), a file, a folder, or NAME=FILE,... (avfuse weights list).",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N clips, to try things out.")
 @click.option("--workers", type=click.IntRange(min=1), help="Decode processes (default: one per core).")
 @click.option(
@@ -55,10 +62,11 @@ if TYPE_CHECKING:
 def extract(
     dataset: str,
     features: str,
-    frames: str,
+    frames: str | None,
     reader: str,
     style: "Style",
     size: tuple[int, int] | None,
+    weights: str,
     limit: int | None,
     workers: int | None,
     clip_seconds: float | None,
@@ -79,9 +87,11 @@ def extract(
       avfuse extract --dataset folder --root clips/ --label-column verb --features lite:frames,lite:chromagram
     """
     require_folder(cache, "--cache")
+    from features.backbones import WeightsChoice
     from features.requests import resolve
 
-    specs = resolve(names(features), frames, reader, style, size)
+    choice = WeightsChoice.parse(weights)
+    specs = resolve(names(features), frames, reader, style, size, choice)
     listed = _manifest(dataset, cache, described)
     click.echo(listed.summary())
     from stages.extract.pool import DEFAULT_LIMITS
@@ -101,6 +111,7 @@ def extract(
         device=device,
         workers=workers,
         retry_failed=retry_failed,
+        weights=choice,
         limits=limits,
     )
     _print(summary, len(clips))
@@ -121,7 +132,8 @@ def _manifest(dataset: str, cache: Path, described: dict[str, Any]) -> "Manifest
 
 def _print(summary: "ExtractSummary", clips: int) -> None:
     if summary.new:
-        click.echo(f"{summary.new} of {clips} clips were worked on, the others were in the cache")
+        others = ", the others were in the cache" if summary.new < clips else ""
+        click.echo(f"{summary.new} of {clips} clips were worked on{others}")
     else:
         click.echo(f"nothing to extract: all {clips} clips are in the cache")
     width = max(len(feature.spec.name) for feature in summary.features)

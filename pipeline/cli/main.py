@@ -12,6 +12,7 @@ from pipeline.cli.fuse import fuse
 from pipeline.cli.manifest import manifest
 from pipeline.cli.render import render
 from pipeline.cli.report import report
+from pipeline.cli.weights import weights
 
 USAGE_EXIT_CODE = 2
 _FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -34,7 +35,7 @@ def avfuse() -> None:
     """
 
 
-for command in (manifest, extract, decode, render, fuse, report):
+for command in (manifest, extract, decode, render, fuse, report, weights):
     avfuse.add_command(command)
 
 

@@ -98,10 +98,18 @@ def require_folder(path: Path, flag: str) -> Path:
 
 def require_file(path: Path, flag: str) -> Path:
     """The path of a file to write. Raises UsageError when it is a folder, or its folder cannot be written to."""
+    example = "out.png" if flag == "--contact-sheet" else "out"
     if path.is_dir():
-        raise UsageError(f"{flag} {path} is a folder: name a file in it, for example {path / 'out'}")
+        raise UsageError(f"{flag} {path} is a folder: name a file in it, for example {path / example}")
     require_folder(path.absolute().parent, flag)
     return path
+
+
+def require_picture(path: Path, flag: str) -> Path:
+    """The path of a PNG file to write. Raises UsageError for another ending, and as `require_file`."""
+    if path.suffix.lower() != ".png" and not path.is_dir():
+        raise UsageError(f"{flag} {path}: the file's name ends in .png, for example {path.with_suffix('.png')}")
+    return require_file(path, flag)
 
 
 def names(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.options import about, require_file, require_folder, seconds, size_option, style_option
+from pipeline.cli.options import about, require_folder, require_picture, seconds, size_option, style_option
 
 if TYPE_CHECKING:
     from features.audio_images import Style
@@ -48,7 +48,7 @@ def render(
     if output is None and contact_sheet is None:
         raise UsageError("nothing to write: name -o FOLDER, or --contact-sheet out.png")
     if contact_sheet is not None:
-        require_file(contact_sheet, "--contact-sheet")
+        require_picture(contact_sheet, "--contact-sheet")
     frames = _STRIP_FRAMES if contact_sheet is not None else None
     with about(clip):
         media = decode(clip, frames=frames, start=seconds("--start", start), end=seconds("--end", end))

@@ -1,40 +1,111 @@
-"""Batches of pixels through a loaded backbone."""
+"""Batches of pictures, clips or filter banks through a loaded backbone."""
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from features.backbones import Encoder
+from features.backbones import Encoded, Grid
+from features.backbones.loading import Encoder
 from features.spec import Preprocess
 
 CPU_BATCH_IMAGES, GPU_BATCH_IMAGES = 8, 128
 """On a CPU small batches are the faster ones: their activations stay in the cache."""
 
+CPU_BATCH_CLIPS, GPU_BATCH_CLIPS = 1, 16
+"""Of clips and filter banks, each of which is worth many pictures."""
+
+
+class Layout(NamedTuple):
+    """Which part of what a network gives is kept: its pooled vector where `cells` is None, else its tokens, their
+    `grid` averaged down to `cells`."""
+
+    grid: Grid | None
+    cells: tuple[int, ...] | None
+
+    def of(self, encoded: Encoded) -> Tensor:
+        if self.cells is None:
+            return encoded.pooled
+        assert self.grid is not None
+        assert encoded.tokens is not None
+        return pool_tokens(encoded.tokens, self.grid, self.cells)
+
+
+class Target(NamedTuple):
+    """Where one item's feature is written to."""
+
+    layout: Layout
+    array: NDArray[np.float32]
+
 
 class Batcher:
-    """Gathers images from any number of clips into batches of one fixed size.
+    """Gathers items from any number of clips into batches of one fixed size.
 
-    Each image comes with the array (D,) that its vector is written to. The last batch is filled with repeats, so that
-    every forward pass has the same shape and an image's feature does not depend on how many others there were.
+    The last batch is filled with repeats, so that every forward pass has the same shape and an item's feature does not
+    depend on how many others there were. One pass serves all that is wanted of an item.
     """
 
-    def __init__(self, encoder: Encoder, preprocess: Preprocess, batch_images: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        preprocess: Preprocess | None,
+        shape: tuple[int, ...],
+        dtype: type[np.uint8 | np.float32],
+        size: int,
+    ) -> None:
+        """preprocess: how values are normalised. shape, dtype: of one item. size: items in a batch."""
         self._encoder = encoder
         self._preprocess = preprocess
-        self._images = np.empty((batch_images, preprocess.crop, preprocess.crop, 3), dtype=np.uint8)
-        self._targets: list[NDArray[np.float32]] = []
+        self._items = np.empty((size, *shape), dtype=dtype)
+        self._targets: list[list[Target]] = []
 
-    def add(self, image: NDArray[np.uint8], target: NDArray[np.float32]) -> None:
-        self._images[len(self._targets)] = image
-        self._targets.append(target)
-        if len(self._targets) == len(self._images):
+    def add(self, item: NDArray[np.generic], targets: list[Target]) -> None:
+        self._items[len(self._targets)] = item
+        self._targets.append(targets)
+        if len(self._targets) == len(self._items):
             self.flush()
 
     def flush(self) -> None:
         if not self._targets:
             return
-        self._images[len(self._targets) :] = self._images[0]
-        vectors = self._encoder(torch.from_numpy(self._images), self._preprocess).float().cpu().numpy()
-        for target, vector in zip(self._targets, vectors, strict=False):
-            target[...] = vector
+        self._items[len(self._targets) :] = self._items[0]
+        encoded = self._encode(torch.from_numpy(self._items))
+        layouts = {target.layout for targets in self._targets for target in targets}
+        kept = {layout: layout.of(encoded).float().cpu().numpy() for layout in layouts}
+        for row, targets in enumerate(self._targets):
+            for target in targets:
+                target.array[...] = kept[target.layout][row]
         self._targets.clear()
+
+    def _encode(self, items: Tensor) -> Encoded:
+        """Where the device's memory is too small for a batch, its halves, one after the other."""
+        try:
+            return self._encoder(items, self._preprocess)
+        except torch.OutOfMemoryError:
+            if len(items) == 1:
+                raise
+        torch.cuda.empty_cache()
+        first, second = (self._encode(half) for half in items.split((len(items) + 1) // 2))
+        pooled = torch.cat([first.pooled, second.pooled])
+        if first.tokens is None or second.tokens is None:
+            return Encoded(pooled)
+        return Encoded(pooled, torch.cat([first.tokens, second.tokens]))
+
+
+def pool_tokens(tokens: Tensor, grid: Grid, cells: tuple[int, ...]) -> Tensor:
+    """Tokens (B, prefix + cells of the grid, D) with the grid averaged down: (B, prefix + cells, D).
+
+    Each new cell is the mean of so many whole old ones as fit; what is left over at the end of a dimension is left out
+    (of AST's 12 x 101, 6 x 50 averages 2 x 2 and leaves the last column out).
+    """
+    if cells == grid.cells:
+        return tokens
+    prefix, patches = tokens[:, : grid.prefix], tokens[:, grid.prefix :]
+    batch, _, dim = tokens.shape
+    steps = [old // new for old, new in zip(grid.cells, cells, strict=True)]
+    laid_out = patches.reshape(batch, *grid.cells, dim)
+    for axis, (step, new) in enumerate(zip(steps, cells, strict=True), start=1):
+        laid_out = laid_out.narrow(axis, 0, step * new).unflatten(axis, (new, step)).mean(dim=axis + 1)
+    return torch.cat([prefix, laid_out.reshape(batch, -1, dim)], dim=1)

@@ -7,21 +7,33 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from features import backbones
-from features.backbones import Encoder
+from features.backbones import WeightsChoice
+from features.backbones.loading import Encoder, load
 from features.cache import ChunkResult, Failure, FeatureStore, fingerprint
 from features.cache.fingerprint import Fingerprint
 from features.clips import Clip
-from features.errors import ClipError
-from features.inputs import NoAudio, Outcome
-from features.spec import AnyInput, FeatureSpec, ImageInput
+from features.errors import ClipError, UsageError
+from features.inputs import NoAudio, Outcome, dtype_of
+from features.requests import PUBLISHED, token_grid
+from features.spec import AnyInput, FeatureSpec, FilterBankInput, ImageInput, Preprocess, View
 from stages.device import choose_device
 from stages.extract.drawn import DrawnImages, Pictures, turned
-from stages.extract.encode import CPU_BATCH_IMAGES, GPU_BATCH_IMAGES, Batcher
+from stages.extract.encode import (
+    CPU_BATCH_CLIPS,
+    CPU_BATCH_IMAGES,
+    GPU_BATCH_CLIPS,
+    GPU_BATCH_IMAGES,
+    Batcher,
+    Layout,
+    Target,
+)
 from stages.extract.plan import Job, Plan, make_plan
 from stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits, Prepared
 
@@ -58,6 +70,7 @@ def extract(
     device: str = "auto",
     workers: int | None = None,
     retry_failed: bool = False,
+    weights: WeightsChoice = PUBLISHED,
     limits: Limits = DEFAULT_LIMITS,
     progress: bool = True,
 ) -> ExtractSummary:
@@ -75,14 +88,12 @@ def extract(
         with ExitStack() as stack:
             bar = stack.enter_context(tqdm(total=plan.jobs, unit="clip", desc="extract", disable=not progress))
             pool = stack.enter_context(DecodePool(workers, _distinct(specs), limits=limits))
-            names = sorted({spec.model.backbone for spec in specs if spec.model is not None})
-            encoders = {name: backbones.get(name).load(device) for name in names}
-            batch_images = CPU_BATCH_IMAGES if device == "cpu" else GPU_BATCH_IMAGES
+            encoders = _load(specs, weights, device)
             failures = 0
             prints: deque[Fingerprint] = deque()
             prepared = pool.prepare(_asked(plan, specs, drawn, prints))  # of all chunks: the next is decoded meanwhile
             for chunk in plan.chunks:
-                work = _Chunk(chunk, stores, encoders, batch_images)
+                work = _Chunk(chunk, stores, encoders, device)
                 for clip, failed in work.run(prepared, prints, drawn):
                     if clip.notes:
                         notes[clip.clip.clip_id] = clip.notes
@@ -92,6 +103,18 @@ def extract(
     summary = summarise(stores, clips, plan.jobs)
     summary.notes = notes
     return summary
+
+
+def _load(specs: Sequence[FeatureSpec], choice: WeightsChoice, device: str) -> dict[str, Encoder]:
+    """The networks that the features come from, by backbone. Raises UsageError when a file is not the one named."""
+    encoders = {}
+    for model in dict.fromkeys(spec.model for spec in specs if spec.model is not None):
+        backbone = backbones.get(model.backbone)
+        found = choice.of(backbone.name, backbone.checkpoints)
+        if found.sha256 != model.checkpoint:
+            raise UsageError(f"the weights of {backbone.name} were replaced meanwhile: start again")
+        encoders[backbone.name] = load(backbone, found, device)
+    return encoders
 
 
 def _distinct(specs: Iterable[FeatureSpec]) -> list[AnyInput]:
@@ -111,27 +134,48 @@ def _asked(
             yield job.clip, [each for each in needed if not drawn.has(each, job.clip)]
 
 
+class _BatchKey(NamedTuple):
+    """What the items of one batch have in common."""
+
+    backbone: str
+    preprocess: Preprocess | None
+    shape: tuple[int, ...]
+
+
+def _batch_key(backbone: str, taken: AnyInput) -> _BatchKey:
+    preprocess = None if isinstance(taken, FilterBankInput) else taken.preprocess
+    return _BatchKey(backbone, preprocess, taken.shape[1:] if taken.kind == "frames" else taken.shape)
+
+
+def _batch_size(taken: AnyInput, device: str) -> int:
+    if taken.kind in ("frames", "image"):
+        return CPU_BATCH_IMAGES if device == "cpu" else GPU_BATCH_IMAGES
+    return CPU_BATCH_CLIPS if device == "cpu" else GPU_BATCH_CLIPS
+
+
 class _Chunk:
     """The features of one chunk's clips as they come in, committed as one shard per feature."""
 
     def __init__(
-        self, jobs: Sequence[Job], stores: Sequence[FeatureStore], encoders: dict[str, Encoder], batch_images: int
+        self, jobs: Sequence[Job], stores: Sequence[FeatureStore], encoders: dict[str, Encoder], device: str
     ) -> None:
         self._jobs = jobs
         self._stores = stores
-        self._data = {
-            position: np.full((len(jobs), *store.spec.shape), np.nan, dtype=np.float32)
-            for position, store in enumerate(stores)
-            if store.spec.model is not None
-        }
+        self._data: dict[int, NDArray[np.float32]] = {}
+        self._layouts: dict[int, Layout] = {}
         self._outcomes: list[dict[int, Outcome]] = [{} for _ in stores]  # what is not in `_data`
-        self._batchers = {
-            (spec.model.backbone, spec.preprocess): Batcher(
-                encoders[spec.model.backbone], spec.preprocess, batch_images
-            )
-            for spec in (store.spec for store in stores)
-            if spec.model is not None and spec.preprocess is not None
-        }
+        self._batchers: dict[_BatchKey, Batcher] = {}
+        for position, spec in enumerate(store.spec for store in stores):
+            if spec.model is None:
+                continue
+            name = spec.model.backbone
+            self._data[position] = np.full((len(jobs), *spec.shape), np.nan, dtype=np.float32)
+            self._layouts[position] = Layout(token_grid(backbones.get(name), spec.input), spec.grid)
+            key = _batch_key(name, spec.input)
+            if key not in self._batchers:
+                self._batchers[key] = Batcher(
+                    encoders[name], key.preprocess, key.shape, dtype_of(spec.input), _batch_size(spec.input, device)
+                )
 
     def run(
         self, prepared: Iterator[Prepared], prints: "deque[Fingerprint]", drawn: DrawnImages
@@ -151,8 +195,9 @@ class _Chunk:
                 store.commit(result)
 
     def _take(self, index: int, prepared: Prepared, pictures: Pictures) -> bool:
-        """Hand a prepared clip's pixels to the encoders. Returns whether any input failed."""
+        """Hand a prepared clip's arrays to the encoders. Returns whether any input failed."""
         failed = False
+        together: dict[tuple[str, AnyInput, View], tuple[NDArray[Any], list[int]]] = {}  # a pass through a network each
         for position in self._jobs[index].lacks:
             spec = self._stores[position].spec
             outcome = prepared.outcomes.get(spec.input)
@@ -162,15 +207,19 @@ class _Chunk:
             if not isinstance(outcome, np.ndarray):
                 self._outcomes[position][index] = outcome
                 failed |= isinstance(outcome, ClipError)
-                continue
-            pixels = turned(outcome, spec.view)
-            if spec.model is None or spec.preprocess is None:
-                self._outcomes[position][index] = pixels
-                continue
-            batcher = self._batchers[spec.model.backbone, spec.preprocess]
-            targets = self._data[position][index].reshape(-1, spec.shape[-1])
-            for image, target in zip(pixels.reshape(-1, *pixels.shape[-3:]), targets, strict=True):
-                batcher.add(image, target)
+            elif spec.model is None:
+                self._outcomes[position][index] = turned(outcome, spec.view)
+            else:
+                key = (spec.model.backbone, spec.input, spec.view)
+                together.setdefault(key, (turned(outcome, spec.view), []))[1].append(position)
+        for (backbone, taken, _), (array, positions) in together.items():
+            batcher = self._batchers[_batch_key(backbone, taken)]
+            targets = [Target(self._layouts[position], self._data[position][index]) for position in positions]
+            if taken.kind == "frames":
+                for number, frame in enumerate(array):
+                    batcher.add(frame, [Target(each.layout, each.array[number]) for each in targets])
+            else:
+                batcher.add(array, targets)
         return failed
 
     def _result(self, position: int, prints: Sequence[Fingerprint]) -> ChunkResult:

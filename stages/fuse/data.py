@@ -12,8 +12,9 @@ import xxhash
 from torch import Tensor
 
 from features.cache import FeatureStore
-from features.cache.store import Loaded, find_spec
+from features.cache.store import NOT_EXTRACTED, Loaded, find_spec
 from features.errors import UsageError
+from features.requests import takes_no_backbone
 from features.spec import FeatureSpec
 from manifests import Manifest
 from manifests.splits import held_out
@@ -85,7 +86,16 @@ def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str
         raise UsageError(
             f"data set '{manifest.name}' has no labels: name their column, LABEL_COLUMN=... (--label-column)"
         )
+    for name, features in inputs.items():
+        if not features:
+            raise UsageError(f"no {name} feature is named: give one, for example {name.upper()}=lite:images")
+        for feature in features:
+            if takes_no_backbone(feature):
+                raise UsageError(
+                    f"feature '{feature}' is a backbone's input: heads take its output, such as lite:chromagram"
+                )
     loaded = {name: [_load(manifest, cache, feature) for feature in features] for name, features in inputs.items()}
+    _check_same_clips(manifest, [part for parts in loaded.values() for part in parts])
     kept, excluded = _usable(manifest, loaded)
     table = manifest.table[kept].reset_index(drop=True)
     modalities = {name: _modality(parts, kept, device) for name, parts in loaded.items()}
@@ -98,18 +108,26 @@ def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str
 
 def _load(manifest: Manifest, cache: Path, feature: str) -> Loaded:
     store = FeatureStore(cache, manifest.collection, find_spec(cache, manifest.collection, feature))
-    if store.spec.model is None:
-        raise UsageError(
-            f"feature '{feature}' is a backbone's input: heads take a backbone's output, such as lite:mfcc"
-        )
     loaded = store.load(manifest.clips())
-    not_extracted = [clip_id for clip_id, why in loaded.missing.items() if why == "not extracted"]
+    not_extracted = [clip_id for clip_id, why in loaded.missing.items() if why == NOT_EXTRACTED]
     if len(not_extracted) == len(manifest):
         raise UsageError(
             f"feature '{feature}' is cached for other clips than those of '{manifest.name}': "
             f"run make extract DATASET={manifest.name} FEATURES={feature}"
         )
     return loaded
+
+
+def _check_same_clips(manifest: Manifest, parts: Sequence[Loaded]) -> None:
+    """A clip that one feature was never extracted for is not a clip without sound. Raises UsageError."""
+    lacking = [{clip_id for clip_id, why in part.missing.items() if why == NOT_EXTRACTED} for part in parts]
+    fewest = min(lacking, key=len)
+    for part, clips in zip(parts, lacking, strict=True):
+        if clips - fewest:
+            raise UsageError(
+                f"feature '{part.spec.name}' is not extracted for {len(clips - fewest)} clips that others are there "
+                f"for: run make extract DATASET={manifest.name} FEATURES={part.spec.name}"
+            )
 
 
 def _usable(manifest: Manifest, loaded: Mapping[str, list[Loaded]]) -> tuple[np.ndarray, dict[str, str]]:

@@ -206,6 +206,8 @@ def test_samples_that_are_no_signal_are_refused(bad: np.ndarray) -> None:
         ({"style": "pretty"}, "pretty"),
         ({"size": (4, 100)}, "100x4"),
         ({"size": (100, 100_000)}, "100000x100"),
+        ({"size": 224}, "height, width"),
+        ({"size": (224, 224, 3)}, "height, width"),
     ],
 )
 def test_what_makes_no_sense_is_named(how: dict, said: str) -> None:
@@ -213,6 +215,8 @@ def test_what_makes_no_sense_is_named(how: dict, said: str) -> None:
         render(np.zeros(100), RATE_HZ, **how)
     with pytest.raises(UsageError, match="rate_hz=0"):
         render(np.zeros(100), 0)
+    with pytest.raises(UsageError, match="int16"):
+        render(np.zeros(100, np.int16), RATE_HZ)
 
 
 def test_memory_grows_with_the_duration_and_not_faster() -> None:

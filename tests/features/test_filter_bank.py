@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soxr
 
-from features.errors import ClipError
+from features.errors import ClipError, UsageError
 from features.filter_bank import FRAMES, HALF_RANGE, MEAN, MEL_BANDS, RATE_HZ, filter_banks
-from features.media import decode
+from features.media import Waveform, decode
 
 Extractor = Callable[[np.ndarray], np.ndarray]
 
@@ -71,7 +71,18 @@ def test_a_clip_shorter_than_a_window_is_filled_up_with_silence() -> None:
     np.testing.assert_array_equal(filter_banks([short]), filter_banks([padded]))
 
 
-@pytest.mark.parametrize("bad", [np.zeros(0), np.array([np.nan]), np.zeros((2, 500))])
+@pytest.mark.parametrize("bad", [np.zeros(0), np.array([np.nan]), np.zeros((2, 500)), np.array([1e30, 0.0])])
 def test_what_is_no_signal_is_refused(bad: np.ndarray) -> None:
-    with pytest.raises(ClipError, match="mono"):
+    with pytest.raises(ClipError, match="render"):
         filter_banks([bad])
+
+
+@pytest.mark.parametrize("bad", [np.zeros(500), [np.zeros(500, np.int16)]])
+def test_what_is_no_list_of_signals_is_refused(bad: object) -> None:
+    with pytest.raises(UsageError, match=r"list of waveforms|int16"):
+        filter_banks(bad)  # type: ignore[arg-type]
+
+
+def test_one_sample_is_enough() -> None:
+    sound = Waveform(samples=np.ones(1, np.float32), rate_hz=44_100).at_rate(RATE_HZ)
+    assert filter_banks([sound.samples]).shape == (1, FRAMES, MEL_BANDS)

@@ -8,6 +8,8 @@ import torch
 from features import filter_bank
 from features.audio_images import REPRESENTATION_REVISION, STYLES, Style, render
 from features.backbones import get
+from features.backbones.loading import load
+from features.backbones.weights import find
 
 # style: name: (mean red, green, blue; mean of the left half)
 IMAGES: dict[Style, dict[str, tuple[tuple[float, float, float], float]]] = {
@@ -59,7 +61,7 @@ def test_lite_is_that_of_this_revision() -> None:
     assert lite.revision == 1
     y, x = np.mgrid[0:224, 0:224]
     gradient = np.stack([x, y, (x + y) // 2], axis=-1).astype(np.uint8)
-    vector = lite.load("cpu")(torch.tensor(gradient)[None], lite.preprocess)[0]
+    vector = load(lite, find(lite.checkpoint), "cpu")(torch.tensor(gradient)[None], lite.preprocess).pooled[0]
     assert vector.norm().item() == pytest.approx(12.59, abs=0.01)
     assert vector.topk(len(STRONGEST)).indices.tolist() == list(STRONGEST)
     assert vector[list(STRONGEST)].tolist() == pytest.approx(list(STRONGEST.values()), abs=5e-3)

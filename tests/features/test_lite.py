@@ -1,7 +1,6 @@
 """The embedded backbone is the published network with its published weights."""
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +9,10 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
-from features.backbones import Checkpoint, get
+from features.backbones import get
 from features.backbones.efficientnet_lite import EfficientNetLite0, SamePadConv2d, fold_batch_norms
-from features.errors import UsageError
+from features.backbones.loading import load
+from features.backbones.weights import find
 from features.inputs import _fit
 from features.spec import Preprocess
 
@@ -23,7 +23,7 @@ ESPRESSO, TABBY_TIGER_EGYPTIAN_CATS = 967, {281, 282, 285}
 @pytest.fixture(scope="module")
 def network() -> EfficientNetLite0:
     network = EfficientNetLite0()
-    network.load_state_dict(torch.load(LITE.checkpoint.verified_path(), weights_only=True))
+    network.load_state_dict(torch.load(find(LITE.checkpoint).path, weights_only=True))
     return network.eval()
 
 
@@ -74,19 +74,19 @@ def test_same_padding_adds_its_odd_pixel_at_the_end(size: int, kernel: int, stri
 
 def test_features_are_the_networks_pooled_activations(network: EfficientNetLite0) -> None:
     images = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8)
-    encoded = LITE.load("cpu")(images, LITE.preprocess)
+    encoded = load(LITE, find(LITE.checkpoint), "cpu")(images, LITE.preprocess).pooled
     with torch.inference_mode():
         expected = network.forward_map((images.permute(0, 3, 1, 2).float() - 127) / 128).mean(dim=(2, 3))
     torch.testing.assert_close(encoded, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_neighbours_in_a_batch_do_not_matter() -> None:
-    encode = LITE.load("cpu")
+    encode = load(LITE, find(LITE.checkpoint), "cpu")
     images = torch.randint(0, 256, (4, 224, 224, 3), dtype=torch.uint8)
     swapped = images.clone()
     swapped[1:] = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8)
     torch.testing.assert_close(
-        encode(images, LITE.preprocess)[0], encode(swapped, LITE.preprocess)[0], rtol=1e-5, atol=1e-6
+        encode(images, LITE.preprocess).pooled[0], encode(swapped, LITE.preprocess).pooled[0], rtol=1e-5, atol=1e-6
     )
 
 
@@ -97,11 +97,3 @@ def test_preprocessing_is_torchvisions_to_the_byte(height: int, width: int, name
     preprocess = Preprocess(resize=256, crop=224, interpolation=name, mean=(0, 0, 0), std=(1, 1, 1))
     theirs = v2.Compose([v2.Resize(256, InterpolationMode(name)), v2.CenterCrop(224)])(Image.fromarray(picture))
     np.testing.assert_array_equal(_fit(picture, preprocess), np.asarray(theirs))
-
-
-def test_another_file_is_not_taken_for_the_checkpoint(tmp_path: Path) -> None:
-    impostor = tmp_path / "weights.pth"
-    impostor.write_bytes(b"not these")
-    checkpoint = Checkpoint(name="x", sha256="0" * 64, licence="none", locate=lambda: impostor)
-    with pytest.raises(UsageError, match="SHA-256"):
-        checkpoint.verified_path()

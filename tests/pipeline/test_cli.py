@@ -187,6 +187,7 @@ def test_render_puts_all_six_on_one_sheet_over_the_frames(media: Path, tmp_path:
     ("arguments", "says"),
     [
         ("good.avi", "--contact-sheet"),
+        ("good.avi --contact-sheet {out}.txt", ".png"),
         ("good.avi -o {out} --size 100", "360x360"),
         ("good.avi -o {out} --size 4x100", "4x100"),
         ("good.avi -o {out} --start now", "now"),
@@ -208,6 +209,8 @@ MISTAKES = {
     "root is no folder": (["extract", "--dataset", "folder", "--root", "nowhere"], "nowhere"),
     "unknown feature": (["extract", "--dataset", "clips", "--features", "resnet9000"], "resnet9000"),
     "unknown representation": (["extract", "--dataset", "clips", "--features", "lite:spectrum"], "lite:spectrum"),
+    "no feature": (["fuse", "--dataset", "clips", "--audio", ","], "AUDIO="),
+    "a picture for a head": (["fuse", "--dataset", "clips", "--audio", "image:mfcc"], "lite:chromagram"),
     "unknown view": (["extract", "--dataset", "clips", "--features", "lite:mfcc:up"], "lite:mfcc:up"),
     "odd size": (["extract", "--dataset", "clips", "--features", "image:mfcc", "--size", "big"], "360x360"),
     "unknown sampling": (["extract", "--dataset", "clips", "--frames", "every:2"], "every:2"),

@@ -13,6 +13,8 @@ import torch
 import features
 from features import inputs as preparing
 from features.backbones import get
+from features.backbones.loading import load
+from features.backbones.weights import find
 from features.cache import FeatureStore
 from features.clips import Clip
 from features.errors import UsageError
@@ -75,13 +77,14 @@ def test_problems_name_the_file_and_the_reason(done: tuple[Path, ExtractSummary]
 
 def test_features_are_the_backbone_on_the_prepared_pixels(media: Path, done: tuple[Path, ExtractSummary]) -> None:
     cache, _ = done
-    encode = get("lite").load("cpu")
+    encode = load(get("lite"), find(get("lite").checkpoint), "cpu")
     for spec in ASKED:
         table = features.load("set", spec.name, cache)
         pixels = prepare(media / "other.avi", None, None, [spec.input]).outcomes[0]
         assert isinstance(pixels, np.ndarray)
         assert spec.preprocess is not None
-        expected = encode(torch.tensor(pixels.reshape(-1, 224, 224, 3)), spec.preprocess).numpy().reshape(spec.shape)
+        encoded = encode(torch.tensor(pixels.reshape(-1, 224, 224, 3)), spec.preprocess)
+        expected = encoded.pooled.numpy().reshape(spec.shape)
         stored = table.data[table.clip_ids.index("other")]
         np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-3)  # float16 on disk
 

@@ -1,0 +1,135 @@
+"""From a backbone's record and a weights file to a network that encodes batches."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from features.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from features.backbones.registry import Backbone, Encoded, StateDict
+    from features.backbones.weights import Weights
+    from features.spec import Preprocess
+
+Encoder = Callable[["Tensor", "Preprocess | None"], "Encoded"]
+"""A loaded network: uint8 (B, H, W, 3) or (B, T, H, W, 3), and how its values are to be normalised, or filter banks
+float32 (B, 1024, 128) and None -> what it makes of them, on its device."""
+
+RANDOM_SEED = 0
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError)
+"""What PyTorch raises over a file that it did not write."""
+
+_WRAPPERS = ("state_dict", "model", "model_state")
+"""Names under which training scripts keep a network's weights among other things."""
+
+
+def load(backbone: Backbone, weights: Weights, device: str) -> Encoder:
+    """The network, frozen, on its device.
+
+    Raises UsageError when the file is no checkpoint, or not one of this network: every tensor must find its place.
+    """
+    import torch
+
+    if weights.path is None:
+        network = make(backbone)
+    elif backbone.read is not None:
+        network = backbone.read(weights.path)
+    else:
+        network = make(backbone)
+        _fill(network, backbone, weights.path)
+    if device == "cpu":
+        _keep_large_buffers()
+    network = backbone.finish(network.eval().requires_grad_(False)).to(device)
+    if "image" in backbone.inputs or "frames" in backbone.inputs:
+        network = network.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def encode(batch: Tensor, preprocess: Preprocess | None) -> Encoded:
+        moved = batch.to(device, non_blocking=True)
+        if preprocess is None:
+            return backbone.encode(network, moved)
+        pixels = moved.movedim(-1, -3)  # NHWC bytes are channels-last already
+        mean, std = (torch.tensor(each, device=device).view(3, 1, 1) for each in (preprocess.mean, preprocess.std))
+        return backbone.encode(network, pixels.float().sub_(mean).div_(std))
+
+    return encode
+
+
+def make(backbone: Backbone) -> nn.Module:
+    """The network with random weights, the same ones every time."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        return backbone.make()
+
+
+def read_state(path: Path) -> StateDict:
+    """The tensors of a checkpoint by name: safetensors, or a PyTorch file, of which only tensors are unpickled.
+
+    Raises UsageError when the file is neither.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            import torch
+
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (*_UNREADABLE, SafetensorError) as error:
+        raise UsageError(f"{path} holds no weights that can be read ({_first_line(error)})") from error
+    for name in _WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not state:
+        raise UsageError(f"{path} holds no weights: a checkpoint is a table of tensors by name")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _fill(network: nn.Module, backbone: Backbone, path: Path) -> None:
+    state = backbone.translate(read_state(path))
+    wanted = network.state_dict()
+    missing, needless = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    shapes = [name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape]
+    problems = [
+        f"{len(names)} {what}, such as {names[0]}"
+        for what, names in (
+            ("tensors are missing", missing),
+            ("have no place", needless),
+            ("have another shape", sorted(shapes)),
+        )
+        if names
+    ]
+    if problems:
+        raise UsageError(f"{path} is no checkpoint of {backbone.name}: {'; '.join(problems)}")
+    counters = {name: tensor for name, tensor in wanted.items() if name.endswith("num_batches_tracked")}
+    network.load_state_dict({**counters, **state})
+
+
+def _keep_large_buffers() -> None:
+    """Let glibc reuse activations' memory instead of returning it to the system after each layer: faulting the pages
+    in again costs more than the arithmetic on some machines. Other C libraries have no such call and need none."""
+    import ctypes
+
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        mmap_threshold, trim_threshold = -3, -1
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**30)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -1,0 +1,78 @@
+"""`avfuse weights`: which checkpoints there are, which are here, and getting them."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from features.backbones import Checkpoint
+
+
+@click.group(short_help="List, fetch and verify the weights of backbones.")
+def weights() -> None:
+    """The published weights of every backbone.
+
+    They are looked for in the folder AVFUSE_WEIGHTS, by default a folder of your user's cache.
+
+    \b
+    Examples:
+      avfuse weights list
+      avfuse weights fetch vit-imagenet21k-1k
+      avfuse weights verify
+    """
+
+
+@weights.command(name="list", short_help="Every checkpoint: licence, where from, whether it is here.")
+def list_them() -> None:
+    """Every backbone's published checkpoints, the default first."""
+    from features import backbones
+    from features.backbones.weights import weights_folder
+
+    click.echo(f"folder: {weights_folder()}")
+    for name in backbones.names():
+        for checkpoint in backbones.get(name).checkpoints:
+            state = "here" if checkpoint.place.is_file() else "not here"
+            licence = f"{checkpoint.licence}{' (non-commercial)' if checkpoint.non_commercial else ''}"
+            click.echo(f"  {name:<20} {checkpoint.name:<28} {state:<9} {licence:<32} {checkpoint.source}")
+
+
+@weights.command(short_help="Download checkpoints to their place, verified.")
+@click.argument("names", nargs=-1, required=True)
+def fetch(names: tuple[str, ...]) -> None:
+    """Download the checkpoints NAMES, as `avfuse weights list` calls them; a backbone's name means its default."""
+    from features.backbones.weights import fetch as fetch_one
+
+    for checkpoint in map(_checkpoint, names):
+        if checkpoint.non_commercial:
+            click.echo(f"{checkpoint.name} is licensed {checkpoint.licence}: not for commercial use", err=True)
+        click.echo(fetch_one(checkpoint))
+
+
+@weights.command(short_help="Check the files that are here against their hashes.")
+@click.argument("names", nargs=-1)
+def verify(names: tuple[str, ...]) -> None:
+    """Hash the checkpoints NAMES, or all that are here, and hold each against what is known of it."""
+    from features import backbones
+    from features.backbones.weights import find
+
+    known = [each for backbone in backbones.names() for each in backbones.get(backbone).checkpoints]
+    chosen = [_checkpoint(name) for name in names] or [each for each in known if each.place.is_file()]
+    for checkpoint in chosen:
+        found = find(checkpoint)
+        proof = (
+            f"begins {checkpoint.sha256[:12]}, as published" if checkpoint.sha256 else "no published hash to compare"
+        )
+        click.echo(f"{checkpoint.name:<28} {found.sha256}  ({proof})")
+
+
+def _checkpoint(name: str) -> "Checkpoint":
+    from features import backbones
+    from features.errors import UsageError
+
+    for backbone in map(backbones.get, backbones.names()):
+        if name == backbone.name:
+            return backbone.checkpoint
+        for checkpoint in backbone.checkpoints:
+            if name == checkpoint.name:
+                return checkpoint
+    raise UsageError(f"no weights are called '{name}': avfuse weights list names them")

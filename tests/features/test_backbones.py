@@ -1,0 +1,284 @@
+"""Backbones give what the libraries that define them give, from the same weights."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from features import backbones
+from features.backbones import Backbone, Encoded, Grid
+from features.backbones.bninception import BNInception
+from features.backbones.loading import load, make
+from features.backbones.weights import RANDOM, Weights, file_sha256
+from features.errors import UsageError
+from stages.extract.encode import pool_tokens
+
+SMALL = ("lite", "tsn", "resnet18", "efficientnet_b0")
+PICTURES = (*SMALL, "resnet101", "inception_resnet_v2", "vit")
+CLIPS = ("timesformer", "swin3d", "mvit_v2_s")
+
+
+def batch(backbone: Backbone, count: int = 2, seed: int = 0) -> torch.Tensor:
+    """Random pixels or a random filter bank, as the backbone takes them."""
+    generator = torch.Generator().manual_seed(seed)
+    if backbone.preprocess is None:
+        return torch.randn(count, 1024, 128, generator=generator)
+    side = backbone.preprocess.crop
+    frames = backbone.frame_counts[:1]
+    return torch.randint(0, 256, (count, *frames, side, side, 3), dtype=torch.uint8, generator=generator)
+
+
+def normalised(backbone: Backbone, pixels: torch.Tensor) -> torch.Tensor:
+    assert backbone.preprocess is not None
+    mean, std = (torch.tensor(each) for each in (backbone.preprocess.mean, backbone.preprocess.std))
+    return ((pixels - mean) / std).movedim(-1, -3)
+
+
+def encode(name: str, items: torch.Tensor, weights: Weights = RANDOM) -> Encoded:
+    return load(backbones.get(name), weights, "cpu")(items, backbones.get(name).preprocess)
+
+
+@pytest.fixture(scope="module")
+def their_bninception() -> torch.nn.Module:
+    pytest.importorskip("pretrainedmodels")
+    module = sys.modules["pretrainedmodels.models.bninception"]
+    torch.manual_seed(0)
+    network = module.BNInception().eval()
+    for norm in network.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 1.5)
+            norm.weight.data.uniform_(0.5, 1.5)
+    return network
+
+
+@torch.inference_mode()
+def test_tsn_is_bninception(their_bninception: torch.nn.Module, tmp_path: Path) -> None:
+    """Cadene's layout, with its classifier, loads strictly and gives its features."""
+    path = tmp_path / "bn_inception.pth"
+    torch.save(their_bninception.state_dict(), path)
+    pixels = batch(backbones.get("tsn"))
+    encoded = encode("tsn", pixels, Weights(path, file_sha256(path)))
+    bgr = pixels.flip(-1) - torch.tensor([104.0, 117.0, 128.0])
+    expected = their_bninception.features(bgr.permute(0, 3, 1, 2))
+    torch.testing.assert_close(encoded.pooled, expected.mean(dim=(2, 3)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoded.tokens, expected.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_tsn_loads_the_layout_of_its_authors(their_bninception: torch.nn.Module, tmp_path: Path) -> None:
+    """yjxiong's files: under `state_dict`, wrapped, with batch-norm tensors of shape (1, C) and a `new_fc`."""
+    state = {}
+    for name, tensor in their_bninception.state_dict().items():
+        if not name.startswith("last_linear"):
+            old = "_bn." in name and tensor.ndim == 1
+            state[f"module.base_model.{name}"] = tensor[None] if old else tensor
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    state["module.new_fc.weight"] = torch.zeros(400, 1024)
+    path = tmp_path / "tsn.pth"
+    torch.save({"state_dict": state, "epoch": 80}, path)
+    plain = tmp_path / "plain.pth"
+    torch.save(their_bninception.state_dict(), plain)
+    pixels = batch(backbones.get("tsn"), 1)
+    theirs, ours = (encode("tsn", pixels, Weights(each, file_sha256(each))).pooled for each in (path, plain))
+    torch.testing.assert_close(theirs, ours)
+
+
+@pytest.mark.parametrize("name", ["inception_resnet_v2", "vit"])
+@torch.inference_mode()
+def test_timms_networks_are_timms(name: str, tmp_path: Path) -> None:
+    import timm
+
+    architecture = {"vit": "vit_base_patch16_224"}.get(name, name)
+    theirs = timm.create_model(architecture, pretrained=False).eval()  # with its classifier, as published
+    path = tmp_path / "model.safetensors"
+    save_file(theirs.state_dict(), path)
+    pixels = batch(backbones.get(name), 1)
+    encoded = encode(name, pixels, Weights(path, file_sha256(path)))
+    features = theirs.forward_features(normalised(backbones.get(name), pixels))
+    expected = theirs.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(encoded.pooled, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "classifier"),
+    [
+        ("resnet18", "resnet18", "fc"),
+        ("resnet101", "resnet101", "fc"),
+        ("efficientnet_b0", "efficientnet_b0", "classifier"),
+        ("mvit_v2_s", "mvit_v2_s", "head"),
+        ("swin3d", "swin3d_b", "head"),
+    ],
+)
+@torch.inference_mode()
+def test_torchvisions_networks_are_torchvisions(name: str, architecture: str, classifier: str, tmp_path: Path) -> None:
+    import torchvision
+
+    torch.manual_seed(1)
+    theirs = torchvision.models.get_model(architecture, weights=None).eval()
+    path = tmp_path / "model.pth"
+    torch.save(theirs.state_dict(), path)
+    pixels = batch(backbones.get(name), 1)
+    encoded = encode(name, pixels, Weights(path, file_sha256(path)))
+    setattr(theirs, classifier, torch.nn.Identity())
+    given = normalised(backbones.get(name), pixels)
+    expected = theirs(given.transpose(1, 2) if given.ndim == 5 else given)
+    torch.testing.assert_close(encoded.pooled, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ast", "timesformer"])
+@torch.inference_mode()
+def test_transformers_networks_are_transformers(name: str, tmp_path: Path) -> None:
+    """A hub checkpoint holds the encoder under its own name beside a classifier."""
+    import transformers
+
+    torch.manual_seed(1)
+    if name == "ast":
+        theirs = transformers.ASTForAudioClassification(transformers.ASTConfig()).eval()
+        inner = theirs.audio_spectrogram_transformer
+    else:
+        theirs = transformers.TimesformerForVideoClassification(transformers.TimesformerConfig()).eval()
+        inner = theirs.timesformer
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    items = batch(backbones.get(name), 1)
+    encoded = encode(name, items, Weights(path, file_sha256(path)))
+    given = inner(items if name == "ast" else normalised(backbones.get(name), items))
+    torch.testing.assert_close(encoded.tokens, given.last_hidden_state, rtol=1e-4, atol=1e-5)
+    expected = (given.last_hidden_state[:, 0] + given.last_hidden_state[:, 1]) / 2 if name == "ast" else None
+    if expected is None:
+        expected = given.last_hidden_state[:, 0]
+    torch.testing.assert_close(encoded.pooled, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*PICTURES, *CLIPS, "ast"])
+def test_shapes_are_as_declared(name: str) -> None:
+    backbone = backbones.get(name)
+    encoded = encode(name, batch(backbone, 1))
+    assert encoded.pooled.shape == (1, backbone.feature_dim)
+    assert encoded.pooled.isfinite().all()
+    assert (encoded.tokens is None) == (backbone.grid is None)
+    if backbone.grid is not None and encoded.tokens is not None:
+        side = backbone.preprocess.crop if backbone.preprocess else 0
+        grid = backbone.grid(side, backbone.frame_counts[0] if backbone.frame_counts else 1)
+        assert encoded.tokens.shape == (1, grid.prefix + math.prod(grid.cells), backbone.feature_dim)
+
+
+@torch.inference_mode()
+def moved_most(name: str, items: torch.Tensor, changed: torch.Tensor) -> tuple[int, ...]:
+    """The cell of the grid whose token differs most between two inputs."""
+    backbone = backbones.get(name)
+    network = load(backbone, RANDOM, "cpu")
+    before, after = (network(each, backbone.preprocess).tokens for each in (items, changed))
+    assert before is not None
+    assert after is not None
+    assert backbone.grid is not None
+    side = backbone.preprocess.crop if backbone.preprocess else 0
+    grid = backbone.grid(side, backbone.frame_counts[0] if backbone.frame_counts else 1)
+    change = (after - before).norm(dim=-1)[0, grid.prefix :].reshape(grid.cells)
+    return tuple(int(each) for each in np.unravel_index(int(change.argmax()), grid.cells))
+
+
+def test_an_impulse_in_a_patch_moves_that_patchs_token() -> None:
+    for name, size, spread in (("vit", 16, 0), ("lite", 32, 1), ("tsn", 32, 1)):  # a convolution sees its neighbours
+        pixels = torch.full((1, 224, 224, 3), 128, dtype=torch.uint8)
+        changed = pixels.clone()
+        changed[:, 4 * size : 5 * size, 2 * size : 3 * size] = 255
+        row, column = moved_most(name, pixels, changed)
+        assert abs(row - 4) <= spread, name
+        assert abs(column - 2) <= spread, name
+
+
+def test_an_impulse_in_time_and_frequency_moves_asts_token() -> None:
+    banks = torch.zeros(1, 1024, 128)
+    changed = banks.clone()
+    changed[:, 406:410, 76:80] = 5.0  # patches are 16 wide and 10 apart: only the one of band 7 and time 40 has this
+    assert moved_most("ast", banks, changed) == (7, 40)
+
+
+def test_an_impulse_in_one_frame_moves_timesformers_token_of_it() -> None:
+    pixels = torch.full((1, 8, 224, 224, 3), 128, dtype=torch.uint8)
+    changed = pixels.clone()
+    changed[:, 5, 48:64, 160:176] = 255
+    assert moved_most("timesformer", pixels, changed) == (3, 10, 5)  # row, column, frame
+
+
+def test_an_impulse_in_two_frames_moves_swins_token_of_them() -> None:
+    pixels = torch.full((1, 16, 224, 224, 3), 128, dtype=torch.uint8)
+    changed = pixels.clone()
+    changed[:, 6:8, 64:96, 160:192] = 255
+    assert moved_most("swin3d", pixels, changed) == (3, 2, 5)  # pair of frames, row, column
+
+
+def test_tokens_are_averaged_cell_by_cell() -> None:
+    grid = Grid((4, 5), prefix=1)
+    tokens = torch.arange(21.0).reshape(1, 21, 1)
+    assert pool_tokens(tokens, grid, (4, 5)) is tokens
+    pooled = pool_tokens(tokens, grid, (2, 2))[0, :, 0].tolist()
+    assert pooled == [
+        0,
+        np.mean([1, 2, 6, 7]),
+        np.mean([3, 4, 8, 9]),
+        np.mean([11, 12, 16, 17]),
+        np.mean([13, 14, 18, 19]),
+    ]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_random_weights_are_the_same_every_time(name: str) -> None:
+    first, second = make(backbones.get(name)).state_dict(), make(backbones.get(name)).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_neighbours_and_batch_size_do_not_matter(name: str) -> None:
+    items = batch(backbones.get(name), 8)
+    alone = encode(name, items[3:4]).pooled
+    torch.testing.assert_close(encode(name, items).pooled[3:4], alone, rtol=1e-5, atol=1e-5)
+    changed = items.clone()
+    changed[:3] = 0
+    torch.testing.assert_close(encode(name, changed).pooled[3:4], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_loading_is_strict_and_says_what_is_wrong(tmp_path: Path) -> None:
+    resnet = backbones.get("resnet18")
+    state = make(resnet).state_dict()
+    wrong = {
+        "missing": {name: tensor for name, tensor in state.items() if name != "conv1.weight"},
+        "no place": {**state, "extra.weight": torch.zeros(3)},
+        "shape": {**state, "conv1.weight": torch.zeros(64, 1, 7, 7)},
+    }
+    for said, broken in wrong.items():
+        path = tmp_path / "broken.pth"
+        torch.save(broken, path)
+        with pytest.raises(UsageError, match=said) as caught:
+            load(resnet, Weights(path, "x"), "cpu")
+        assert "\n" not in str(caught.value)
+        assert "resnet18" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text", b"PK\x03\x04broken"])
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_a_file_that_holds_no_weights_is_refused(content: bytes, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{ending}"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="no weights"):
+        load(backbones.get("resnet18"), Weights(path, "x"), "cpu")
+
+
+def test_weights_files_run_no_code(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (open, (str(tmp_path / "sprung"),))
+
+    path = tmp_path / "trap.pth"
+    torch.save({"conv1.weight": Trap()}, path)
+    with pytest.raises(UsageError, match="no weights"):
+        load(backbones.get("resnet18"), Weights(path, "x"), "cpu")
+
+
+def test_tsns_network_has_the_published_number_of_parameters() -> None:
+    assert sum(each.numel() for each in BNInception().parameters()) == 10_270_240
