@@ -23,7 +23,7 @@ def test_a_feature_extracted_for_some_of_the_clips_is_refused() -> None:
         loaded(FRAMES, {"a": NOT_EXTRACTED}),
         loaded(MFCC, {"a": NOT_EXTRACTED, "b": NOT_EXTRACTED, "c": NO_AUDIO}),
     ]
-    with pytest.raises(UsageError, match="lite:mfcc.*for 1 clips.*DATASET=clips FEATURES=lite:mfcc"):
+    with pytest.raises(UsageError, match=r"lite:mfcc.*for 1 clips.*DATASET=clips FEATURES=lite:mfcc"):
         _check_same_clips(MANIFEST, parts)  # type: ignore[arg-type]
 
 
