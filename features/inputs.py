@@ -7,15 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from features.audio_images import render
 from features.errors import ClipError
 from features.filter_bank import filter_banks
+from features.fitting import fit_frame, fit_image
 from features.media import DEFAULT_READER, Media, MediaFile, Waveform
 from features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput, Preprocess
-
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,6 @@ def dtype_of(taken: AnyInput) -> type[np.uint8 | np.float32]:
     return np.float32 if isinstance(taken, FilterBankInput) else np.uint8
 
 
-def fit_image(pixels: NDArray[np.uint8], preprocess: Preprocess | None) -> NDArray[np.uint8]:
-    """The whole of a drawn picture at the size that a backbone takes."""
-    if preprocess is None or pixels.shape[:2] == (preprocess.crop, preprocess.crop):
-        return pixels
-    side = (preprocess.crop, preprocess.crop)
-    return np.asarray(Image.fromarray(pixels).resize(side, _FILTERS[preprocess.interpolation]))
-
-
 def _stat(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
@@ -154,12 +144,12 @@ class _Fitted:
     """Frames at the size that backbones take: each frame is resized once per size, whoever asks for it."""
 
     def __init__(self) -> None:
-        self._done: dict[tuple[int, int | None, int, str], NDArray[np.uint8]] = {}
+        self._done: dict[tuple[int, Preprocess], NDArray[np.uint8]] = {}
 
     def frame(self, rank: int, pixels: NDArray[np.uint8], wanted: Preprocess) -> NDArray[np.uint8]:
-        key = (rank, wanted.resize, wanted.crop, wanted.interpolation)
+        key = (rank, wanted.geometry)
         if key not in self._done:
-            self._done[key] = _fit(pixels, wanted)
+            self._done[key] = fit_frame(pixels, wanted)
         return self._done[key]
 
 
@@ -169,16 +159,3 @@ def _stack(media: Media, wanted: FramesInput, fitted: _Fitted) -> Outcome:
         return media.frames_error or ClipError("decode", "no video frames")
     pixels = frames.distinct
     return np.stack([fitted.frame(rank, pixels[rank], wanted.preprocess) for rank in frames.indices.tolist()])
-
-
-def _fit(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Short side to `resize`, then the centre `crop` x `crop`: to the byte what torchvision's Resize and CenterCrop
-    give. (Resizing only what survives the crop is faster and off by a level here and there.)"""
-    image = Image.fromarray(pixels)
-    if preprocess.resize is not None:
-        scale = preprocess.resize / min(image.size)
-        width, height = (max(preprocess.resize, int(length * scale)) for length in image.size)
-        image = image.resize((width, height), _FILTERS[preprocess.interpolation])
-    side = preprocess.crop
-    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
-    return np.asarray(image.crop((left, top, left + side, top + side)))

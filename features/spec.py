@@ -17,14 +17,26 @@ class _Frozen(BaseModel):
 
 
 class Preprocess(_Frozen):
-    """From pixels to a backbone's input: short side to `resize` (None: as is), centre crop, (pixel - mean) / std with
-    pixel values 0-255."""
+    """From pixels to a backbone's input: resized, centre crop, (pixel - mean) / std with pixel values 0-255.
+
+    resize: the shorter side's new length, or with `fit` squash that of both; None: as it is. antialias: whether the
+    filter widens where a picture shrinks; without it, only the nearest points count. centre: where half a pixel is left
+    over, the crop begins at the even one (torchvision) or the one before (transformers).
+    """
 
     resize: int | None
     crop: int
-    interpolation: Literal["bilinear", "bicubic"]
+    interpolation: Literal["bilinear", "bicubic", "lanczos"]
+    antialias: bool = True
+    fit: Literal["shorter_side", "squash"] = "shorter_side"
+    centre: Literal["even", "before"] = "even"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @property
+    def geometry(self) -> "Preprocess":
+        """The same without mean and std: what decides the bytes that a network gets."""
+        return self.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
 
 
 class ReaderSpec(_Frozen):

@@ -97,7 +97,9 @@ TIMESFORMER = register(
         revision=1,
         inputs=("clip",),
         feature_dim=768,
-        preprocess=Preprocess(resize=224, crop=224, interpolation="bilinear", mean=_GREY_MEAN, std=_GREY_STD),
+        preprocess=Preprocess(
+            resize=224, crop=224, interpolation="bilinear", centre="before", mean=_GREY_MEAN, std=_GREY_STD
+        ),
         checkpoints=(
             Checkpoint(
                 name="timesformer-k400",
@@ -115,6 +117,11 @@ TIMESFORMER = register(
         sampling="uniform:8",
     )
 )
+
+
+def _torchvisions(mean: tuple[float, float, float], std: tuple[float, float, float]) -> Preprocess:
+    """torchvision resizes videos without antialiasing, as its checkpoints saw them in training."""
+    return Preprocess(resize=256, crop=224, interpolation="bilinear", antialias=False, mean=mean, std=std)
 
 
 def _torchvision(architecture: str) -> Callable[[], nn.Module]:
@@ -152,7 +159,7 @@ SWIN3D = register(
         revision=1,
         inputs=("clip",),
         feature_dim=1024,
-        preprocess=Preprocess(resize=256, crop=224, interpolation="bilinear", mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
+        preprocess=_torchvisions(_IMAGENET_MEAN, _IMAGENET_STD),
         checkpoints=(_kinetics_checkpoint("swin3d-k400", "swin3d_b_1k-24f7c7c6.pth"),),
         make=_torchvision("swin3d_b"),
         translate=without("head."),
@@ -180,7 +187,7 @@ MVIT = register(
         revision=1,
         inputs=("clip",),
         feature_dim=768,
-        preprocess=Preprocess(resize=256, crop=224, interpolation="bilinear", mean=_GREY_MEAN, std=_GREY_STD),
+        preprocess=_torchvisions(_GREY_MEAN, _GREY_STD),
         checkpoints=(_kinetics_checkpoint("mvit_v2_s-k400", "mvit_v2_s-ae3be167.pth"),),
         make=_torchvision("mvit_v2_s"),
         translate=without("head."),

@@ -11,7 +11,8 @@ from features.cache import FeatureStore
 from features.cache.store import NO_AUDIO, Loaded
 from features.clips import Clip
 from features.errors import ClipError
-from features.inputs import NoAudio, fit_image
+from features.fitting import fit_image
+from features.inputs import NoAudio
 from features.requests import drawn_image
 from features.spec import AnyInput, FeatureSpec, ImageInput, View
 

@@ -5,16 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
-from torchvision.transforms import InterpolationMode, v2
 
 from features.backbones import get
 from features.backbones.efficientnet_lite import EfficientNetLite0, SamePadConv2d, fold_batch_norms
 from features.backbones.loading import load
 from features.backbones.weights import find
-from features.inputs import _fit
-from features.spec import Preprocess
+from features.fitting import fit_frame
 
 LITE = get("lite")
 ESPRESSO, TABBY_TIGER_EGYPTIAN_CATS = 967, {281, 282, 285}
@@ -29,7 +26,7 @@ def network() -> EfficientNetLite0:
 
 @torch.inference_mode()
 def probabilities(network: EfficientNetLite0, photo: np.ndarray) -> torch.Tensor:
-    pixels = torch.tensor(_fit(photo, LITE.preprocess)).permute(2, 0, 1)[None].float()
+    pixels = torch.tensor(fit_frame(photo, LITE.preprocess)).permute(2, 0, 1)[None].float()
     return network((pixels - LITE.preprocess.mean[0]) / LITE.preprocess.std[0]).softmax(dim=1)[0]
 
 
@@ -88,12 +85,3 @@ def test_neighbours_in_a_batch_do_not_matter() -> None:
     torch.testing.assert_close(
         encode(images, LITE.preprocess).pooled[0], encode(swapped, LITE.preprocess).pooled[0], rtol=1e-5, atol=1e-6
     )
-
-
-@pytest.mark.parametrize(("height", "width"), [(240, 320), (568, 320), (239, 321), (50, 50), (720, 1280)])
-@pytest.mark.parametrize("name", ["bicubic", "bilinear"])
-def test_preprocessing_is_torchvisions_to_the_byte(height: int, width: int, name: str) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    preprocess = Preprocess(resize=256, crop=224, interpolation=name, mean=(0, 0, 0), std=(1, 1, 1))
-    theirs = v2.Compose([v2.Resize(256, InterpolationMode(name)), v2.CenterCrop(224)])(Image.fromarray(picture))
-    np.testing.assert_array_equal(_fit(picture, preprocess), np.asarray(theirs))

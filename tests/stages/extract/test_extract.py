@@ -18,7 +18,7 @@ from features.backbones.weights import find
 from features.cache import FeatureStore
 from features.clips import Clip
 from features.errors import UsageError
-from features.inputs import _fit as real_fit
+from features.fitting import fit_frame as real_fit
 from features.inputs import prepare
 from features.media import write_video
 from features.requests import resolve
@@ -197,7 +197,7 @@ def test_a_frame_wanted_at_one_size_by_several_features_is_resized_once(
     media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr(preparing, "_fit", lambda pixels, wanted: calls.append(1) or real_fit(pixels, wanted))
+    monkeypatch.setattr(preparing, "fit_frame", lambda pixels, wanted: calls.append(1) or real_fit(pixels, wanted))
     asked = [resolve(["lite:frames"], sampling=scheme)[0].input for scheme in ("uniform:3", "uniform:9", "uniform:3")]
     few, many, again = prepare(media / "good.avi", None, None, asked).outcomes
     assert len(calls) == 9  # the three are among the nine
