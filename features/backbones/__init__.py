@@ -1,6 +1,6 @@
 """Frozen encoders. Importing this package registers every backbone; `get("lite")` finds one."""
 
-from features.backbones import clip_networks, lite, picture_networks, tsn  # noqa: F401  (they register themselves)
+from features.backbones import ast, lite, picture_networks, timesformer, tsn, video_networks  # noqa: F401  (they register themselves)
 from features.backbones.registry import Backbone, Encoded, Grid, get, names
 from features.backbones.weights import Checkpoint, Weights, WeightsChoice
 

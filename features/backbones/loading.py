@@ -87,7 +87,7 @@ def read_state(path: Path) -> StateDict:
 
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (*_UNREADABLE, SafetensorError) as error:
-        raise UsageError(f"{path} holds no weights that can be read ({_first_line(error)})") from error
+        raise UsageError(f"{path} holds no weights that can be read ({first_line(error)})") from error
     for name in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
@@ -131,5 +131,5 @@ def _keep_large_buffers() -> None:
         libc.mallopt(trim_threshold, 2**30)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -32,9 +32,9 @@ def _timm(architecture: str) -> Callable[[], nn.Module]:
     return make
 
 
-def _hub_checkpoint(name: str, repository: str) -> Checkpoint:
+def _hub_checkpoint(name: str, repository: str, revision: str, sha256: str) -> Checkpoint:
     file = f"{repository.rpartition('/')[2]}.safetensors"
-    return Checkpoint(name=name, file=file, licence="Apache-2.0", source=Hub(repository))
+    return Checkpoint(name=name, file=file, licence="Apache-2.0", source=Hub(repository, revision), sha256=sha256)
 
 
 def _vit_tokens(network: Any, pictures: Tensor) -> Encoded:
@@ -49,7 +49,14 @@ INCEPTION_RESNET_V2 = register(
         inputs=("frames", "image"),
         feature_dim=1536,
         preprocess=Preprocess(resize=333, crop=299, interpolation="bicubic", mean=_HALF, std=_HALF),
-        checkpoints=(_hub_checkpoint("inception_resnet_v2-imagenet", "timm/inception_resnet_v2.tf_in1k"),),
+        checkpoints=(
+            _hub_checkpoint(
+                "inception_resnet_v2-imagenet",
+                "timm/inception_resnet_v2.tf_in1k",
+                "548a334e1afd3b398b4be37c89972dfb24d707aa",
+                "dbea26b13a5fc8351919fed6a94222c0577ce324b2765fd081a798f837ca9d72",
+            ),
+        ),
         make=_timm("inception_resnet_v2"),
         translate=without("classif."),
         encode=lambda network, pictures: of_map(network.forward_features(pictures)),
@@ -64,7 +71,14 @@ VIT = register(
         inputs=("frames", "image"),
         feature_dim=768,
         preprocess=Preprocess(resize=248, crop=224, interpolation="bicubic", mean=_HALF, std=_HALF),
-        checkpoints=(_hub_checkpoint("vit-imagenet21k-1k", "timm/vit_base_patch16_224.augreg_in21k_ft_in1k"),),
+        checkpoints=(
+            _hub_checkpoint(
+                "vit-imagenet21k-1k",
+                "timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
+                "2ec9fb3d7bb664aac471ac44582c94d18de33780",
+                "c401d219603ac3e20b6373c7b198c78d3a733f80b755d148bda3bc320ae69800",
+            ),
+        ),
         make=_timm("vit_base_patch16_224"),
         translate=without("head."),
         encode=_vit_tokens,
@@ -74,7 +88,7 @@ VIT = register(
 
 
 def _torchvision(
-    name: str, classifier: str, dim: int, file: str, interpolation: Literal["bilinear", "bicubic"]
+    name: str, classifier: str, dim: int, file: str, sha256: str, interpolation: Literal["bilinear", "bicubic"]
 ) -> Backbone:
     def make() -> nn.Module:
         import torchvision
@@ -89,7 +103,7 @@ def _torchvision(
         file=file,
         licence="BSD-3-Clause",
         source=Address(f"https://download.pytorch.org/models/{file}"),
-        sha256=file.rpartition("-")[2].partition(".")[0],
+        sha256=sha256,
     )
     return Backbone(
         name=name,
@@ -106,8 +120,33 @@ def _torchvision(
     )
 
 
-RESNET18 = register(_torchvision("resnet18", "fc", 512, "resnet18-f37072fd.pth", "bilinear"))
-RESNET101 = register(_torchvision("resnet101", "fc", 2048, "resnet101-63fe2227.pth", "bilinear"))
+RESNET18 = register(
+    _torchvision(
+        "resnet18",
+        "fc",
+        512,
+        "resnet18-f37072fd.pth",
+        "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+        "bilinear",
+    )
+)
+RESNET101 = register(
+    _torchvision(
+        "resnet101",
+        "fc",
+        2048,
+        "resnet101-63fe2227.pth",
+        "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a",
+        "bilinear",
+    )
+)
 EFFICIENTNET_B0 = register(
-    _torchvision("efficientnet_b0", "classifier", 1280, "efficientnet_b0_rwightman-7f5810bc.pth", "bicubic")
+    _torchvision(
+        "efficientnet_b0",
+        "classifier",
+        1280,
+        "efficientnet_b0_rwightman-7f5810bc.pth",
+        "7f5810bc96def8f7552d5b7e68d53c4786f81167d28291b21c0d90e1fca14934",
+        "bicubic",
+    )
 )

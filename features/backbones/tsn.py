@@ -49,7 +49,7 @@ TSN = register(
                 file="bninception_rgb_kinetics_init-d4ee618d3399.pth",
                 licence="not stated",
                 source=Address(
-                    "http://yjxiong.blob.core.windows.net/ssn-models/bninception_rgb_kinetics_init-d4ee618d3399.pth"
+                    "https://yjxiong.blob.core.windows.net/ssn-models/bninception_rgb_kinetics_init-d4ee618d3399.pth"
                 ),
                 sha256="d4ee618d3399",
             ),
@@ -59,6 +59,13 @@ TSN = register(
                 licence="not stated",
                 source=Address("https://yjxiong.blob.core.windows.net/models/bn_inception-9f5701afb96c8044.pth"),
                 sha256="9f5701afb96c8044",
+            ),
+            Checkpoint(
+                name="tsn-imagenet-cadene",
+                file="bn_inception-52deb4733.pth",
+                licence="not stated",
+                source=Address("http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"),
+                sha256="52deb473314542a5c2f87e9e6f26f4ca42fe863d15f986414dbae8c2dfdd2353",
             ),
         ),
         make=_make,

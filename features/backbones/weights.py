@@ -1,19 +1,29 @@
 """Weights one can trust: where a checkpoint is published, whether a file is it, and how it gets here."""
 
 import hashlib
+import json
 import os
 import shutil
+import socket
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
-from urllib.error import URLError
+from typing import Any
+from urllib.error import HTTPError, URLError
 
 from features.errors import UsageError
 
 ATTEMPTS, SECONDS_BETWEEN = 3, 2.0
+SHA256_DIGITS = 64
+
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What the hub's repositories call their weights, the preferred first."""
+
+HUB_FILES = ("*config.json", "model.safetensors.index.json", "model-*.safetensors", *WEIGHTS_FILES)
+"""What makes a folder in the hub's layout: `config.json`, a processor's, weights in one file or several."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +49,46 @@ class Address:
 
 @dataclass(frozen=True)
 class Hub:
-    """Weights in a repository of the Hugging Face hub."""
+    """Weights in a repository of the Hugging Face hub, as they were at one commit."""
 
     repository: str
+    revision: str
     filename: str = "model.safetensors"
+
+    def __str__(self) -> str:
+        return f"https://huggingface.co/{self.repository}/blob/{self.revision[:8]}/{self.filename}"
+
+
+@dataclass(frozen=True)
+class HubFolder:
+    """A whole repository of the hub, configuration and weights. revision: a commit or a branch; what it stood for when
+    it was fetched is kept beside the files."""
+
+    repository: str
     revision: str = "main"
 
     def __str__(self) -> str:
-        return f"https://huggingface.co/{self.repository} ({self.filename})"
+        return f"https://huggingface.co/{self.repository}/tree/{self.revision}"
+
+
+@dataclass(frozen=True)
+class Local:
+    """A file or folder of the user's."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """One published weights file. sha256: its first digits, as many as are known."""
+    """Published weights: one file, or a folder of the hub's. sha256: its first digits, as many as are known."""
 
     name: str
     file: str
     licence: str
-    source: Package | Address | Hub
+    source: Package | Address | Hub | HubFolder | Local
     sha256: str = ""
     non_commercial: bool = False
 
@@ -65,25 +97,32 @@ class Checkpoint:
         """Where it is looked for, and fetched to."""
         if isinstance(self.source, Package):
             return self.source.locate()
-        return weights_folder() / self.file
+        return self.source.path if isinstance(self.source, Local) else weights_folder() / self.file
+
+    @property
+    def is_here(self) -> bool:
+        return self.place.exists()
 
     def verify(self, path: Path) -> str:
-        """The SHA-256 of a file that is to be this checkpoint. Raises UsageError when it is not."""
-        found = file_sha256(path)
-        if not found.startswith(self.sha256):
+        """The SHA-256 of a file or folder that is to be this checkpoint. Raises UsageError when it is not."""
+        found = sha256_of(path)
+        expected = self.sha256 or _recorded(path).get("sha256", "")
+        if not found.startswith(expected):
             raise UsageError(
-                f"{path} is not the checkpoint '{self.name}': its SHA-256 begins {found[:12]}, not {self.sha256[:12]}; "
-                "fetch it again, or name the file you mean (--weights)"
+                f"{path} is not the checkpoint '{self.name}': its SHA-256 begins {found[:12]}, not {expected[:12]}; "
+                "delete it and fetch it again, or name the file you mean (--weights)"
             )
         return found
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a network is loaded with. path: None for random numbers; sha256: of the file, or `random`."""
+    """What a network is loaded with. path: a file or a folder, None for random numbers; sha256: of it, or `random`;
+    checkpoint: which published one it is, where that is known."""
 
     path: Path | None
     sha256: str
+    checkpoint: Checkpoint | None = None
 
     @property
     def untrained(self) -> bool:
@@ -91,7 +130,6 @@ class Weights:
 
 
 RANDOM = Weights(None, "random")
-State = Literal["here", "missing", "damaged"]
 
 
 def weights_folder() -> Path:
@@ -105,12 +143,12 @@ def weights_folder() -> Path:
 def find(checkpoint: Checkpoint) -> Weights:
     """A checkpoint that is here already. Raises UsageError that says how to bring it when it is not, or is damaged."""
     path = checkpoint.place
-    if not path.is_file():
+    if not checkpoint.is_here:
         raise UsageError(
             f"the weights '{checkpoint.name}' are not here: avfuse weights fetch {checkpoint.name}, or put "
             f"{checkpoint.file} from {checkpoint.source} into {path.parent}, or name your own file (--weights)"
         )
-    return Weights(path, checkpoint.verify(path))
+    return Weights(path, checkpoint.verify(path), checkpoint)
 
 
 def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTEMPTS) -> Path:
@@ -118,46 +156,107 @@ def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTE
 
     Raises UsageError when it cannot be had: offline, gone, or another file than named.
     """
-    target = checkpoint.place
-    if target.is_file():
+    target, source = checkpoint.place, checkpoint.source
+    if checkpoint.is_here:
         checkpoint.verify(target)
         return target
-    if isinstance(checkpoint.source, Package):
-        raise UsageError(f"the weights '{checkpoint.name}' come with {checkpoint.source}: install it again")
+    if isinstance(source, Package | Local):
+        raise UsageError(f"the weights '{checkpoint.name}' come with {source}, which is not there")
     target.parent.mkdir(parents=True, exist_ok=True)
-    problem: Exception | None = None
-    for attempt in range(attempts):
-        if attempt:
-            time.sleep(SECONDS_BETWEEN * attempt)
+    for attempt in range(1, attempts + 1):
         try:
-            _download(checkpoint.source, target, checkpoint.sha256, progress)
-        except (OSError, URLError, RuntimeError) as error:
-            problem = error
-        else:
-            checkpoint.verify(target)
+            with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target.parent) as folder:
+                _download(checkpoint, source, Path(folder), progress)
             return target
-    raise UsageError(
-        f"cannot fetch {checkpoint.source} ({_first_line(problem)}): bring {checkpoint.file} by other means into "
-        f"{target.parent}"
-    ) from problem
+        except (OSError, URLError, RuntimeError, ValueError) as error:
+            if attempt < attempts and _may_pass(error):
+                time.sleep(SECONDS_BETWEEN * attempt)
+                continue
+            raise UsageError(
+                f"cannot fetch {source} ({_reason(error)}): bring {checkpoint.file} by other means into "
+                f"{target.parent}, or name your own file (--weights)"
+            ) from error
+    raise ValueError(f"attempts={attempts}: at least one")
 
 
-def _download(source: Address | Hub, target: Path, sha256: str, progress: bool) -> None:
+def _download(checkpoint: Checkpoint, source: Address | Hub | HubFolder, folder: Path, progress: bool) -> None:
+    """Into `folder`, verified there, then moved to its place."""
+    target = checkpoint.place
+    record = {"source": str(source), "licence": checkpoint.licence}
     if isinstance(source, Address):
         from torch.hub import download_url_to_file
 
-        download_url_to_file(source.url, str(target), hash_prefix=sha256 or None, progress=progress)
-        return
-    from huggingface_hub import hf_hub_download
+        arrived = folder / target.name
+        download_url_to_file(source.url, str(arrived), progress=progress)
+    else:
+        from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
-    held = hf_hub_download(source.repository, source.filename, revision=source.revision)
-    temporary = target.with_suffix(".part")
-    shutil.copyfile(held, temporary)
-    temporary.rename(target)
+        (enable_progress_bars if progress else disable_progress_bars)()
+        if isinstance(source, Hub):
+            published = get_hf_file_metadata(hf_hub_url(source.repository, source.filename, revision=source.revision))
+            commit, wanted = published.commit_hash or source.revision, [source.filename]
+        else:
+            held = HfApi().model_info(source.repository, revision=source.revision)
+            commit, wanted = str(held.sha), _needed([each.rfilename for each in held.siblings or ()])
+        got = folder / "hub"
+        for name in wanted:
+            hf_hub_download(source.repository, name, revision=commit, local_dir=got)
+        shutil.rmtree(got / ".cache", ignore_errors=True)  # the library's own notes
+        arrived = got / source.filename if isinstance(source, Hub) else got
+        record["revision"] = commit
+        if (
+            isinstance(source, Hub)
+            and len(published.etag or "") == SHA256_DIGITS
+            and sha256_of(arrived) != published.etag
+        ):
+            raise ValueError("what arrived is not what the hub says it holds")
+    record["sha256"] = checkpoint.verify(arrived)
+    _record_of(target).write_text(json.dumps(record, indent=2) + "\n")
+    arrived.rename(target)
 
 
-def _first_line(error: Exception | None) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def _needed(held: Sequence[str]) -> list[str]:
+    """Of a repository's files, those that make a folder in its layout, with one kind of weights."""
+    wanted = [name for name in held if any(Path(name).match(pattern) for pattern in HUB_FILES) and "/" not in name]
+    safe = any(name.endswith(".safetensors") for name in wanted)
+    return [name for name in wanted if not (safe and name.endswith(".bin"))]
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again may help: not when the server says no, or there is no network at all."""
+    status = (
+        error.code if isinstance(error, HTTPError) else getattr(getattr(error, "response", None), "status_code", None)
+    )
+    if status is not None:
+        return bool(status >= 500)
+    nowhere = isinstance(getattr(error, "reason", None), socket.gaierror) or "[Errno -" in str(error)  # no such name
+    return not nowhere and not isinstance(error, ValueError)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.fetched.json")
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """What was written down of a file when it was fetched; nothing of one that was brought."""
+    record = _record_of(path)
+    return json.loads(record.read_text()) if record.is_file() else {}
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal; of a folder, that of its configuration's and weights' names and
+    hashes."""
+    if not path.is_dir():
+        return file_sha256(path)
+    files = sorted({each for pattern in HUB_FILES for each in path.glob(pattern)})
+    lines = [f"{file_sha256(each)}  {each.name}" for each in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -198,24 +297,27 @@ class WeightsChoice:
         return cls(others[0] if others else "auto", tuple(named))
 
     def of(self, backbone: str, checkpoints: Sequence[Checkpoint]) -> Weights:
-        """The weights of one backbone. checkpoints: its published ones, the default first.
+        """The weights of one backbone, fetched where they are not here. checkpoints: its published ones, the default
+        first. A folder may hold a published file under its own name, or under the hub's.
 
-        Raises UsageError when they are not here.
+        Raises UsageError when they cannot be had.
         """
         wanted = dict(self.by_name).get(backbone, self.everywhere)
         if wanted == "random":
             return RANDOM
-        if wanted == "auto":
-            return find(checkpoints[0])
         for checkpoint in checkpoints:
-            if wanted == checkpoint.name:
+            if wanted in ("auto", checkpoint.name):
+                fetch(checkpoint)
                 return find(checkpoint)
         path = Path(wanted)
         if path.is_file():
             return Weights(path, file_sha256(path))
         for checkpoint in checkpoints:
             if (path / checkpoint.file).is_file():
-                return Weights(path / checkpoint.file, checkpoint.verify(path / checkpoint.file))
+                return Weights(path / checkpoint.file, checkpoint.verify(path / checkpoint.file), checkpoint)
+        for name in WEIGHTS_FILES:
+            if (path / name).is_file():
+                return Weights(path / name, file_sha256(path / name))
         files = " or ".join(checkpoint.file for checkpoint in checkpoints)
         if path.is_dir():
             raise UsageError(f"weights of {backbone}: the folder {path} has no {files}")

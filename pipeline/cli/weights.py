@@ -31,7 +31,7 @@ def list_them() -> None:
     click.echo(f"folder: {weights_folder()}")
     for name in backbones.names():
         for checkpoint in backbones.get(name).checkpoints:
-            state = "here" if checkpoint.place.is_file() else "not here"
+            state = "here" if checkpoint.is_here else "not here"
             licence = f"{checkpoint.licence}{' (non-commercial)' if checkpoint.non_commercial else ''}"
             click.echo(f"  {name:<20} {checkpoint.name:<28} {state:<9} {licence:<32} {checkpoint.source}")
 
@@ -56,7 +56,7 @@ def verify(names: tuple[str, ...]) -> None:
     from features.backbones.weights import find
 
     known = [each for backbone in backbones.names() for each in backbones.get(backbone).checkpoints]
-    chosen = [_checkpoint(name) for name in names] or [each for each in known if each.place.is_file()]
+    chosen = [_checkpoint(name) for name in names] or [each for each in known if each.is_here]
     for checkpoint in chosen:
         found = find(checkpoint)
         proof = (

@@ -1,6 +1,10 @@
 """A file is the checkpoint it is taken for, or it is not used."""
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -54,12 +58,22 @@ def test_a_fetched_file_is_whole_and_the_one_named(server: str, folder: Path) ->
     path = fetch(checkpoint(Address(f"{server}/net.pth")), progress=False)
     assert path == folder / "net.pth"
     assert path.read_bytes() == CONTENT
-    assert find(checkpoint()) == Weights(path, SHA256)
-    assert list(folder.iterdir()) == [path]
+    found = find(checkpoint())
+    assert (found.path, found.sha256) == (path, SHA256)
+    record = path.with_name("net.pth.fetched.json")
+    assert sorted(folder.iterdir()) == [path, record]
+    assert json.loads(record.read_text())["sha256"] == SHA256
+
+
+def test_a_fetched_file_without_a_published_hash_is_held_against_what_arrived(server: str, folder: Path) -> None:
+    fetch(checkpoint(Address(f"{server}/net.pth"), sha256=""), progress=False)
+    (folder / "net.pth").write_bytes(CONTENT[:-1])
+    with pytest.raises(UsageError, match="SHA-256"):
+        find(checkpoint(sha256=""))
 
 
 def test_another_file_at_the_address_is_not_kept(server: str, folder: Path) -> None:
-    with pytest.raises(UsageError, match="cannot fetch"):
+    with pytest.raises(UsageError, match="is not the checkpoint"):
         fetch(checkpoint(Address(f"{server}/net.pth"), sha256="0" * 12), progress=False, attempts=1)
     assert not list(folder.iterdir())
 
@@ -112,13 +126,134 @@ def test_weights_are_chosen_for_all_or_by_name(folder: Path, tmp_path: Path) -> 
     published = [checkpoint()]
     assert WeightsChoice.parse("random").of("net", published) is RANDOM
     assert WeightsChoice.parse(str(own)).of("net", published) == Weights(own, hashlib.sha256(b"own").hexdigest())
-    assert WeightsChoice.parse(str(bringing)).of("net", published) == Weights(bringing / "net.pth", SHA256)
+    assert WeightsChoice.parse(str(bringing)).of("net", published) == Weights(
+        bringing / "net.pth", SHA256, published[0]
+    )
     choice = WeightsChoice.parse(f"net={own},random")
     assert choice.of("net", published).path == own
     assert choice.of("other", published) is RANDOM
     folder.mkdir()
     (folder / "net.pth").write_bytes(CONTENT)
     assert WeightsChoice.parse("net-imagenet").of("net", published) == WeightsChoice().of("net", published)
+
+
+def test_published_weights_are_fetched_on_the_way(server: str, folder: Path) -> None:
+    published = [checkpoint(Address(f"{server}/net.pth"))]
+    assert WeightsChoice().of("net", published) == Weights(folder / "net.pth", SHA256, published[0])
+
+
+def test_a_folder_in_the_hubs_layout_is_weights(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(CONTENT)
+    assert WeightsChoice.parse(str(tmp_path)).of("net", [checkpoint()]).sha256 == SHA256
+
+
+class _FlakyHandler(SimpleHTTPRequestHandler):
+    """Busy twice, then as it should be."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        if self.asked <= 2:
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+
+def test_a_busy_server_is_asked_again(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.backbones.weights.SECONDS_BETWEEN", 0.01)
+    (tmp_path / "net.pth").write_bytes(CONTENT)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_FlakyHandler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = Address(f"http://127.0.0.1:{server.server_address[1]}/net.pth")
+        assert fetch(checkpoint(address), progress=False).read_bytes() == CONTENT
+        server.shutdown()
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HUB_HELD = {"config.json": b"{}", "model.safetensors": CONTENT, "pytorch_model.bin": b"the same again", "a.png": b""}
+
+
+class _HubHandler(SimpleHTTPRequestHandler):
+    """As much of the hub as a download needs."""
+
+    def do_HEAD(self) -> None:
+        self._answer(False)
+
+    def do_GET(self) -> None:
+        self._answer(True)
+
+    def log_message(self, *ignored: object) -> None:
+        """Nothing is printed."""
+
+    def _answer(self, whole: bool) -> None:
+        name = self.path.rpartition("/")[2]
+        if self.path.startswith("/api/models/"):
+            files = [{"rfilename": each} for each in HUB_HELD]
+            content, etag = json.dumps({"id": "us/net", "sha": COMMIT, "siblings": files}).encode(), "-"
+        elif name in HUB_HELD and (COMMIT in self.path or "main" in self.path):
+            content = HUB_HELD[name]
+            etag = hashlib.sha256(content if "damaged" not in self.path else b"other").hexdigest()
+        else:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("ETag", f'"{etag}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if whole:
+            self.wfile.write(content)
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _HubHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def fetched_from_hub(hub: str, source: str, folder: Path, sha256: str = "") -> subprocess.CompletedProcess[str]:
+    """In a process of its own: the hub's address is read when its library is imported."""
+    program = (
+        "from features.backbones.weights import *\n"
+        "from features.errors import UsageError\n"
+        f"one = Checkpoint(name='net', file='net.safetensors', licence='MIT', source={source}, sha256='{sha256}')\n"
+        "try: fetch(one, progress=False, attempts=1); print(find(one).sha256)\n"
+        "except UsageError as error: print(error)"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": hub, "AVFUSE_WEIGHTS": str(folder), "HF_HUB_DISABLE_XET": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+
+
+def test_a_file_of_the_hub_is_fetched_at_its_commit(hub: str, folder: Path) -> None:
+    told = fetched_from_hub(hub, f"Hub('us/net', '{COMMIT}')", folder).stdout
+    assert told.strip() == SHA256
+    record = json.loads((folder / "net.safetensors.fetched.json").read_text())
+    assert (record["revision"], record["sha256"]) == (COMMIT, SHA256)
+    assert (folder / "net.safetensors").read_bytes() == CONTENT
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_what_the_hub_does_not_hold_or_holds_otherwise_is_refused_in_a_line(hub: str, folder: Path) -> None:
+    for source, said in (
+        (f"Hub('us/net', '{'f' * 40}')", "cannot fetch"),
+        (f"Hub('us/damaged', '{COMMIT}')", "not what the hub says"),
+    ):
+        told = fetched_from_hub(hub, source, folder).stdout
+        assert said in told
+        assert len(told.strip().splitlines()) == 1
+    assert not list(folder.iterdir())
+
+
+def test_a_whole_repository_is_fetched_with_one_kind_of_weights(hub: str, folder: Path) -> None:
+    told = fetched_from_hub(hub, "HubFolder('us/net')", folder).stdout
+    assert sorted(each.name for each in (folder / "net.safetensors").iterdir()) == ["config.json", "model.safetensors"]
+    record = json.loads((folder / "net.safetensors.fetched.json").read_text())
+    assert record["revision"] == COMMIT
+    assert told.strip() == record["sha256"]
 
 
 @pytest.mark.parametrize("text", ["", "a,b", "net=", "=file", "net=x,"])
