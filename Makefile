@@ -30,10 +30,11 @@ demo: $(VENV)/.installed ## render a small data set, extract its features, train
 	@$(AVFUSE) extract --dataset demo
 	@$(AVFUSE) fuse --dataset demo --fusion all --name demo --seeds 3 --replace
 
-extract: $(VENV)/.installed ## stage one: DATASET=demo|folder|..., ROOT=..., FEATURES=..., FRAMES=uniform:25, READER=pyav, STYLE=aligned, LIMIT=N, WORKERS=N
+extract: $(VENV)/.installed ## stage one: DATASET=demo|folder|..., ROOT=..., FEATURES=..., FRAMES=uniform:25, READER=pyav, STYLE=aligned, WEIGHTS=auto, PRECISION=fp32, DEVICE=auto, LIMIT=N, WORKERS=N
 	@$(AVFUSE) extract --dataset "$(DATASET)" $(DATASET_FLAGS) $(call flag,FEATURES,--features) \
 		$(call flag,FRAMES,--frames) $(call flag,LIMIT,--limit) $(call flag,WORKERS,--workers) \
-		$(call flag,READER,--reader) $(call flag,STYLE,--style) $(call flag,SIZE,--size) $(call flag,WEIGHTS,--weights) $(call switch,RETRY_FAILED,--retry-failed) $(SHARED_FLAGS)
+		$(call flag,READER,--reader) $(call flag,STYLE,--style) $(call flag,SIZE,--size) $(call flag,WEIGHTS,--weights) \
+		$(call flag,PRECISION,--precision) $(call switch,RETRY_FAILED,--retry-failed) $(SHARED_FLAGS)
 
 fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all, SEEDS=N, NAME=...
 	@$(AVFUSE) fuse --dataset "$(DATASET)" --fusion "$(FUSION)" $(call flag,SEEDS,--seeds) $(call flag,VIDEO,--video) \

@@ -1,9 +1,11 @@
 """From what a user types (`lite`, `lite:frames`, `ast:fbank:tokens6x50`, `image:mfcc`) to FeatureSpecs.
 
-A name is SOURCE:INPUT[-STYLE][:OUTPUT][:VIEW]. SOURCE is a backbone, or `image` or `audio` for a backbone's input
-itself. INPUT is `frames` (each on its own), `clip` (frames together), one of the six representations, `images` for all
-six, or `fbank`. STYLE is how audio images are drawn. OUTPUT is `tokens`, with a grid to average them down to where one
-is given. VIEW is `h`, `v` or `hv`, or `flips` for these and the picture as it is. A source alone means all it takes.
+A name is SOURCE:INPUT[-STYLE][:OUTPUT][:WINDOW][:VIEW]. SOURCE is a backbone, or `image` or `audio` for a backbone's
+input itself; alone it means all it takes. INPUT is `frames` (each on its own), `clip` (frames together), one of the six
+representations, `images` for all six, or `fbank`. STYLE is how audio images are drawn. OUTPUT is `tokens`, with a grid
+to average them down to where one is given. WINDOW is `2of4` for frames of the second quarter (or the second of four
+strided runs), or `windows4` for one feature of each. VIEW is `h`, `v` or `hv`, or `flips` for these and the picture as
+it is.
 """
 
 import math
@@ -26,6 +28,7 @@ from features.spec import (
     ImageInput,
     ModelSpec,
     Output,
+    Precision,
     Preprocess,
     ReaderSpec,
     View,
@@ -37,26 +40,30 @@ PAPER_SIDE = 224
 PUBLISHED = WeightsChoice()
 
 _WITHOUT_BACKBONE = {"image": REPRESENTATIONS, "audio": ("fbank",)}
-_NAME = re.compile(r"(\w*)(?:-(\w+))?(?::tokens((?:\d+(?:x\d+)*)?))?(?::(\w+))?")
+_NAME = re.compile(
+    r"(\w*)(?:-(\w+))?(?::tokens((?:\d+(?:x\d+)*)?))?(?::(?:([1-9]\d*)of|windows)([1-9]\d*))?(?::(\w+))?"
+)
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
 class _Wanted:
     """One feature by name. style: None where the name says nothing. tokens: the grid asked for, such as `6x50`, empty
-    for the network's own; None for the pooled vector."""
+    for the network's own; None for the pooled vector. window: (which, of how many), or None."""
 
     source: str
     taken: str
     style: Style | None
     tokens: str | None
+    window: tuple[int, int] | None
     view: View
 
     def name(self, style: Style) -> str:
         drawn = f"-{style}" if self.taken in REPRESENTATIONS and style != DEFAULT_STYLE else ""
         output = f":tokens{self.tokens}" if self.tokens is not None else ""
+        window = ":{}of{}".format(*self.window) if self.window else ""
         view = f":{self.view}" if self.view != "id" else ""
-        return f"{self.source}:{self.taken}{drawn}{output}{view}"
+        return f"{self.source}:{self.taken}{drawn}{output}{window}{view}"
 
 
 def resolve(
@@ -66,6 +73,7 @@ def resolve(
     style: Style = DEFAULT_STYLE,
     size: Size | None = None,
     weights: WeightsChoice = PUBLISHED,
+    precision: Precision = "float32",
 ) -> list[FeatureSpec]:
     """The specs of the features asked for, in order, each once.
 
@@ -76,6 +84,7 @@ def resolve(
         style, size: of audio images whose name gives no style; size is (height, width), by default what the backbone
             takes (aligned) or 360 x 360 (paper).
         weights: what backbones are loaded with; its hash is in the spec.
+        precision: the numbers that networks compute with.
 
     Raises:
         UsageError: a name that means nothing, a sampling that does not give every clip as many frames, an unknown
@@ -86,7 +95,7 @@ def resolve(
     specs: dict[str, FeatureSpec] = {}
     for name in wanted:
         for each in _parse(name):
-            spec = _spec(each, sampling, reader, each.style or style, size, weights)
+            spec = _spec(each, sampling, reader, each.style or style, size, weights, precision)
             specs[spec.key] = spec
     if not specs:
         raise UsageError("no feature asked for: name one, for example --features lite")
@@ -110,7 +119,9 @@ def takes_no_backbone(name: str) -> bool:
 
 def drawn_image(image: ImageInput) -> FeatureSpec:
     """The spec of a picture as it was drawn: what is cached of it serves every backbone."""
-    return _without_backbone(_Wanted("image", image.representation, None, None, "id"), image.style, image.as_drawn)
+    return _without_backbone(
+        _Wanted("image", image.representation, None, None, None, "id"), image.style, image.as_drawn
+    )
 
 
 def _parse(name: str) -> list[_Wanted]:
@@ -121,9 +132,9 @@ def _parse(name: str) -> list[_Wanted]:
     match = _NAME.fullmatch(rest)
     if match is None:
         raise UsageError(
-            f"unknown feature '{name}': write {source}:INPUT, with -paper, :tokens, :h, :v or :hv behind it"
+            f"unknown feature '{name}': write {source}:INPUT, with -paper, :tokens, :2of4, :h, :v or :hv behind it"
         )
-    taken, style, tokens, view = match.groups()
+    taken, style, tokens, which, count, view = match.groups()
     if taken in every:
         chosen = [taken]
     elif not taken:
@@ -143,7 +154,24 @@ def _parse(name: str) -> list[_Wanted]:
     for each in views:
         _check_view(name, chosen, each)
     # mypy cannot know that style and views were looked up in the lists of them.
-    return [_Wanted(source, taken, style or None, tokens, view) for taken in chosen for view in views]  # type: ignore[arg-type]
+    return [
+        _Wanted(source, taken, style or None, tokens, window, view)  # type: ignore[arg-type]
+        for taken in chosen
+        for window in _windows(name, chosen, which, count)
+        for view in views
+    ]
+
+
+def _windows(name: str, chosen: list[str], which: str | None, count: str | None) -> list[tuple[int, int] | None]:
+    if count is None:
+        return [None]
+    if chosen[0] not in ("frames", "clip"):
+        raise UsageError(f"unknown feature '{name}': only frames are taken in windows")
+    if which is None:
+        return [(each, int(count)) for each in range(1, int(count) + 1)]
+    if int(which) > int(count):
+        raise UsageError(f"unknown feature '{name}': there is no window {which} of {count}")
+    return [(int(which), int(count))]
 
 
 def _takes(source: str) -> list[str]:
@@ -159,14 +187,20 @@ def _takes(source: str) -> list[str]:
 def _check_view(name: str, chosen: list[str], view: str) -> None:
     if view not in VIEWS:
         raise UsageError(
-            f"unknown view in '{name}': h, v, hv, or flips for all (the order is SOURCE:INPUT-STYLE:tokens:VIEW)"
+            f"unknown view in '{name}': h, v, hv, or flips for all (the order is SOURCE:INPUT-STYLE:tokens:WINDOW:VIEW)"
         )
     if view != "id" and not (set(chosen) <= set(REPRESENTATIONS) or (chosen[0] in ("frames", "clip") and view == "h")):
         raise UsageError(f"'{name}': audio images have the views h, v and hv, frames have h, and others have none")
 
 
 def _spec(
-    wanted: _Wanted, sampling: str | None, reader: str, style: Style, size: Size | None, weights: WeightsChoice
+    wanted: _Wanted,
+    sampling: str | None,
+    reader: str,
+    style: Style,
+    size: Size | None,
+    weights: WeightsChoice,
+    precision: Precision,
 ) -> FeatureSpec:
     if wanted.source == "audio":
         return _without_backbone(wanted, style, _filter_bank_input())
@@ -179,7 +213,7 @@ def _spec(
     elif wanted.taken in REPRESENTATIONS:
         taken = _image_for(backbone, wanted.taken, style, size)
     else:
-        taken = _frames_for(backbone, wanted.taken, sampling, reader)
+        taken = _frames_for(backbone, wanted, sampling, reader)
     each = (taken.shape[0],) if taken.kind == "frames" else ()
     shape = (*each, backbone.feature_dim)
     output: Output = "frames" if each else "pooled"
@@ -194,6 +228,7 @@ def _spec(
         output=output,
         grid=cells,
         shape=shape,
+        compute=precision,
         view=wanted.view,
     )
 
@@ -202,9 +237,10 @@ def token_grid(backbone: Backbone, taken: AnyInput) -> Grid | None:
     """How a backbone lays out the tokens of an input; None where it gives none."""
     if backbone.grid is None:
         return None
-    frames = taken.shape[0] if isinstance(taken, FramesInput) else 1
-    side = 0 if isinstance(taken, FilterBankInput) or taken.preprocess is None else taken.preprocess.crop
-    return backbone.grid(side, frames)
+    if isinstance(taken, FilterBankInput):
+        return backbone.grid((taken.bands, taken.frames))
+    pictures = taken.shape[1:] if taken.kind == "frames" else taken.shape
+    return backbone.grid(pictures[:-1])
 
 
 def _cells(wanted: _Wanted, backbone: Backbone, taken: AnyInput) -> tuple[int, tuple[int, ...]]:
@@ -223,12 +259,15 @@ def _cells(wanted: _Wanted, backbone: Backbone, taken: AnyInput) -> tuple[int, t
     return grid.prefix, (*asked, *grid.cells[grid.pooled :])
 
 
-def _frames_for(backbone: Backbone, kind: str, sampling: str | None, reader: str) -> FramesInput:
+def _frames_for(backbone: Backbone, wanted: _Wanted, sampling: str | None, reader: str) -> FramesInput:
     assert backbone.preprocess is not None
-    if kind == "frames":
-        sampling = sampling or DEFAULT_SAMPLING
+    sampling = sampling or (DEFAULT_SAMPLING if wanted.taken == "frames" else backbone.sampling)
+    if wanted.window is not None:
+        if "@" in sampling:
+            raise UsageError(f"'{wanted.name(DEFAULT_STYLE)}' is a window already: --frames {sampling} names another")
+        sampling += "@{}/{}".format(*wanted.window)
+    if wanted.taken == "frames":
         return FramesInput(reader=_reader(reader), sampling=sampling, preprocess=backbone.preprocess)
-    sampling = sampling or backbone.sampling
     taken = FramesInput(kind="clip", reader=_reader(reader), sampling=sampling, preprocess=backbone.preprocess)
     if taken.shape[0] not in backbone.frame_counts:
         counts = " or ".join(map(str, backbone.frame_counts))

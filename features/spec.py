@@ -107,6 +107,8 @@ View = Literal["id", "h", "v", "hv"]
 VIEWS: tuple[View, ...] = get_args(View)
 Output = Literal["pooled", "frames", "tokens", "image", "filter_bank"]
 Dtype = Literal["float16", "float32", "uint8"]
+Precision = Literal["float32", "bfloat16", "float16"]
+"""What a network's weights and activations are."""
 
 
 class ModelSpec(_Frozen):
@@ -133,7 +135,7 @@ class FeatureSpec(_Frozen):
     grid: tuple[int, ...] | None = None
     shape: tuple[int, ...]
     dtype: Dtype = "float16"
-    compute: Literal["float32", "float64"] = "float32"
+    compute: Precision | Literal["float64"] = "float32"
     view: View = "id"
 
     @property

@@ -1,4 +1,4 @@
-"""Which device the networks run on."""
+"""Where tensors live."""
 
 import torch
 
@@ -17,3 +17,11 @@ def choose_device(name: str) -> str:
     if name not in available:
         raise UsageError(f"device '{name}' is not on this machine: choose from {', '.join(sorted(available))}")
     return name
+
+
+def choose_devices(names: str) -> list[str]:
+    """Devices, by commas; `cuda`, and `auto` where there is one, mean every GPU. Raises UsageError for one not here."""
+    chosen = [choose_device(name.strip()) for name in names.split(",")]
+    if chosen == ["cuda"]:
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return chosen

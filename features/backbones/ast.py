@@ -65,6 +65,6 @@ AST = register(
         make=maker("AST"),
         read=reader("AST", _translate),
         encode=_encode,
-        grid=lambda side, frames: Grid((12, 101), prefix=2),
+        grid=lambda shape: Grid((12, 101), prefix=2),
     )
 )

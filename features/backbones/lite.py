@@ -6,12 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from features.backbones.registry import Backbone, map_grid, of_map, register
+from features.backbones.registry import Backbone, Encoded, map_grid, of_map, register
 from features.backbones.weights import Checkpoint, Package
 from features.spec import Preprocess
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from features.backbones.efficientnet_lite import EfficientNetLite0
 
@@ -36,11 +36,18 @@ def _finish(network: EfficientNetLite0) -> nn.Module:
     return fold_batch_norms(network)
 
 
+def _encode(network: EfficientNetLite0, batch: Tensor) -> Encoded:
+    """A filter bank is a grey picture, bands by time."""
+    if batch.ndim == 3:
+        batch = batch.transpose(1, 2)[:, None].expand(-1, 3, -1, -1)
+    return of_map(network.forward_map(batch))
+
+
 LITE = register(
     Backbone(
         name="lite",
         revision=1,
-        inputs=("frames", "image"),
+        inputs=("frames", "image", "fbank"),
         feature_dim=1280,
         preprocess=Preprocess(
             resize=256, crop=224, interpolation="bicubic", mean=(_MEAN, _MEAN, _MEAN), std=(_STD, _STD, _STD)
@@ -56,7 +63,7 @@ LITE = register(
         ),
         make=_make,
         finish=_finish,
-        encode=lambda network, pictures: of_map(network.forward_map(pictures)),
+        encode=_encode,
         grid=map_grid,
     )
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from features.backbones.registry import Backbone, Encoded, StateDict
     from features.backbones.weights import Weights
-    from features.spec import Preprocess
+    from features.spec import Precision, Preprocess
 
 Encoder = Callable[["Tensor", "Preprocess | None"], "Encoded"]
 """A loaded network: uint8 (B, H, W, 3) or (B, T, H, W, 3), and how its values are to be normalised, or filter banks
@@ -29,8 +30,8 @@ _WRAPPERS = ("state_dict", "model", "model_state")
 """Names under which training scripts keep a network's weights among other things."""
 
 
-def load(backbone: Backbone, weights: Weights, device: str) -> Encoder:
-    """The network, frozen, on its device.
+def load(backbone: Backbone, weights: Weights, device: str, precision: Precision = "float32") -> Encoder:
+    """The network, frozen, on its device, its weights and activations in that precision.
 
     Raises UsageError when the file is no checkpoint, or not one of this network: every tensor must find its place.
     """
@@ -45,18 +46,26 @@ def load(backbone: Backbone, weights: Weights, device: str) -> Encoder:
         _fill(network, backbone, weights.path)
     if device == "cpu":
         _keep_large_buffers()
-    network = backbone.finish(network.eval().requires_grad_(False)).to(device)
+    number = getattr(torch, precision)
+    network = backbone.finish(network.eval().requires_grad_(False)).to(device, number)
     if "image" in backbone.inputs or "frames" in backbone.inputs:
         network = network.to(memory_format=torch.channels_last)
+    if device.startswith("cuda"):
+        # float32 means float32: by default convolutions would be rounded to TF32, and differ with the batch.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+    @lru_cache
+    def on_device(values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, device=device).view(3, 1, 1)
 
     @torch.inference_mode()
     def encode(batch: Tensor, preprocess: Preprocess | None) -> Encoded:
         moved = batch.to(device, non_blocking=True)
         if preprocess is None:
-            return backbone.encode(network, moved)
+            return backbone.encode(network, moved.to(number))
         pixels = moved.movedim(-1, -3)  # NHWC bytes are channels-last already
-        mean, std = (torch.tensor(each, device=device).view(3, 1, 1) for each in (preprocess.mean, preprocess.std))
-        return backbone.encode(network, pixels.float().sub_(mean).div_(std))
+        normalised = pixels.float().sub_(on_device(preprocess.mean)).div_(on_device(preprocess.std))
+        return backbone.encode(network, normalised.to(number))
 
     return encode
 

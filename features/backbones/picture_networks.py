@@ -60,7 +60,7 @@ INCEPTION_RESNET_V2 = register(
         make=_timm("inception_resnet_v2"),
         translate=without("classif."),
         encode=lambda network, pictures: of_map(network.forward_features(pictures)),
-        grid=lambda side, frames: Grid(((side - 43) // 32, (side - 43) // 32)),  # its convolutions are not padded
+        grid=lambda shape: Grid(((shape[0] - 43) // 32, (shape[1] - 43) // 32)),  # its convolutions are not padded
     )
 )
 
@@ -82,7 +82,7 @@ VIT = register(
         make=_timm("vit_base_patch16_224"),
         translate=without("head."),
         encode=_vit_tokens,
-        grid=lambda side, frames: Grid((side // 16, side // 16), prefix=1),
+        grid=lambda shape: Grid((shape[0] // 16, shape[1] // 16), prefix=1),
     )
 )
 

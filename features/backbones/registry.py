@@ -42,8 +42,8 @@ class Backbone:
     """A frozen encoder: what goes in, what comes out, with which weights.
 
     make: the network with untrained weights. encode: what it makes of a batch: normalised pictures float (B, 3, H, W),
-    clips (B, T, 3, H, W), or filter banks (B, 1024, 128). grid: its tokens' layout for a picture's side and a number of
-    frames; None: it gives no tokens. frame_counts: how many frames a clip must have.
+    clips (B, T, 3, H, W), or filter banks (B, 1024, 128). grid: its tokens' layout for an item of a shape, (H, W),
+    (T, H, W) or (bands, time); None: it gives no tokens. frame_counts: how many frames a clip must have.
     checkpoints: the published weights, the default first. translate: from a checkpoint's layout to the network's own.
     read: where a library reads its own checkpoints, that; it raises UsageError for a file that is none of them.
     finish: what is done to the loaded network, such as folding batch norms.
@@ -58,7 +58,7 @@ class Backbone:
     checkpoints: tuple[Checkpoint, ...]
     make: Callable[[], "nn.Module"]
     encode: Callable[[Any, "Tensor"], Encoded]
-    grid: Callable[[int, int], Grid] | None = None
+    grid: Callable[[tuple[int, ...]], Grid] | None = None
     frame_counts: tuple[int, ...] = ()
     sampling: str = "uniform:25"
     translate: Callable[[StateDict], StateDict] = dict
@@ -75,9 +75,10 @@ def of_map(activations: "Tensor") -> Encoded:
     return Encoded(activations.mean(dim=(2, 3)), activations.flatten(2).transpose(1, 2))
 
 
-def map_grid(side: int, frames: int) -> Grid:
+def map_grid(shape: tuple[int, ...]) -> Grid:
     """The last map of a network that halves its picture five times."""
-    return Grid((side // 32, side // 32))
+    height, width = shape
+    return Grid((height // 32, width // 32))
 
 
 _BACKBONES: dict[str, Backbone] = {}

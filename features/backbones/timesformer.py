@@ -71,7 +71,7 @@ TIMESFORMER = register(
         make=maker("Timesformer"),
         read=reader("Timesformer", _translate),
         encode=_encode,
-        grid=lambda side, frames: Grid((side // 16, side // 16, frames), prefix=1),
+        grid=lambda shape: Grid((shape[1] // 16, shape[2] // 16, shape[0]), prefix=1),
         frame_counts=(8,),
         sampling="uniform:8",
     )

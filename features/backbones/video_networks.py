@@ -62,7 +62,7 @@ SWIN3D = register(
         make=_torchvision("swin3d_b"),
         translate=without("head."),
         encode=_swin_tokens,
-        grid=lambda side, frames: Grid((frames // 2, side // 32, side // 32), pooled=3),
+        grid=lambda shape: Grid((shape[0] // 2, shape[1] // 32, shape[2] // 32), pooled=3),
         frame_counts=(16, 32),
         sampling="uniform:16",
     )
@@ -96,7 +96,7 @@ MVIT = register(
         make=_torchvision("mvit_v2_s"),
         translate=without("head."),
         encode=_mvit_tokens,
-        grid=lambda side, frames: Grid((frames // 2, side // 32, side // 32), prefix=1, pooled=3),
+        grid=lambda shape: Grid((shape[0] // 2, shape[1] // 32, shape[2] // 32), prefix=1, pooled=3),
         frame_counts=(16,),
         sampling="uniform:16",
     )

@@ -190,7 +190,7 @@ def _download(checkpoint: Checkpoint, source: Address | Hub | HubFolder, folder:
         download_url_to_file(source.url, str(arrived), progress=progress)
     else:
         from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
-        from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
         (enable_progress_bars if progress else disable_progress_bars)()
         if isinstance(source, Hub):

@@ -18,9 +18,16 @@ from pipeline.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from features.audio_images import Style
+    from features.backbones import WeightsChoice
+    from features.spec import FeatureSpec, Precision
     from manifests import Manifest
     from stages.extract.run import ExtractSummary
+
+
+PRECISIONS: "dict[str, Precision]" = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @click.command(short_help="Stage one: compute the features of a data set into the cache.")
@@ -30,7 +37,8 @@ if TYPE_CHECKING:
     default="lite",
     show_default=True,
     help="Comma-separated: BACKBONE (all it takes), BACKBONE:frames, BACKBONE:images, BACKBONE:<representation>, "
-    "image:<representation> (the pictures themselves), audio:fbank; with :h, :v, :hv or :flips, mirrored views.",
+    "image:<representation> (the pictures themselves), audio:fbank; then :tokens, :windows4 (of frames), :h, :v, :hv "
+    "or :flips (mirrored views).",
 )
 @click.option(
     "--frames",
@@ -44,6 +52,13 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     help="auto (published), random (marked untrained), a file, a folder, or NAME=FILE,... (avfuse weights list).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(list(PRECISIONS)),
+    default="fp32",
+    show_default=True,
+    help="What networks compute with; half of it is faster on a GPU, and another feature (docs/backbones.md).",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N clips, to try things out.")
 @click.option("--workers", type=click.IntRange(min=1), help="Decode processes (default: one per core).")
@@ -67,6 +82,7 @@ def extract(
     style: "Style",
     size: tuple[int, int] | None,
     weights: str,
+    precision: str,
     limit: int | None,
     workers: int | None,
     clip_seconds: float | None,
@@ -91,7 +107,8 @@ def extract(
     from features.requests import resolve
 
     choice = WeightsChoice.parse(weights)
-    specs = resolve(names(features), frames, reader, style, size, choice)
+    specs = resolve(names(features), frames, reader, style, size, choice, PRECISIONS[precision])
+    _say_licences(specs, choice)
     listed = _manifest(dataset, cache, described)
     click.echo(listed.summary())
     from stages.extract.pool import DEFAULT_LIMITS
@@ -113,8 +130,21 @@ def extract(
         retry_failed=retry_failed,
         weights=choice,
         limits=limits,
+        tell=click.echo,
     )
     _print(summary, len(clips))
+
+
+def _say_licences(specs: "Sequence[FeatureSpec]", choice: "WeightsChoice") -> None:
+    """Weights that are not for every use say so whenever they are used."""
+    from features import backbones
+
+    for name in dict.fromkeys(spec.model.backbone for spec in specs if spec.model is not None):
+        used = choice.of(name, backbones.get(name).checkpoints).checkpoint
+        if used is not None and used.non_commercial:
+            click.echo(
+                f"{name}: its weights ({used.name}) are licensed {used.licence}, not for commercial use", err=True
+            )
 
 
 def _manifest(dataset: str, cache: Path, described: dict[str, Any]) -> "Manifest":

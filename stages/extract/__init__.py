@@ -5,7 +5,8 @@
     pool.py    the decode processes, and the shared memory their pixels come back through
     drawn.py   audio images that are cached already, and their mirrored views
     encode.py  batches of pixels through a loaded backbone
-    run.py     one chunk after another, from plan to committed shards
+    chunk.py   one chunk of clips through the networks, committed as shards
+    run.py     one chunk after another on each device, from plan to summary
 
 This file imports nothing: decode processes import the package and need no torch.
 """

@@ -1,5 +1,6 @@
 """Batches of pictures, clips or filter banks through a loaded backbone."""
 
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -40,11 +41,22 @@ class Target(NamedTuple):
     array: NDArray[np.float32]
 
 
+class _Pass(NamedTuple):
+    """One batch that a network has been given: what is kept of it, on its way to main memory, and for whom."""
+
+    kept: dict[Layout, Tensor]
+    targets: list[list[Target]]
+    arrived: "torch.cuda.Event | None"
+
+
 class Batcher:
     """Gathers items from any number of clips into batches of one fixed size.
 
     The last batch is filled with repeats, so that every forward pass has the same shape and an item's feature does not
     depend on how many others there were. One pass serves all that is wanted of an item.
+
+    On a GPU the next batch is gathered, in pinned memory, while the last is at work: copies there and back wait for
+    nothing, and results are written once they have arrived, at the latest when `flush` returns.
     """
 
     def __init__(
@@ -54,30 +66,63 @@ class Batcher:
         shape: tuple[int, ...],
         dtype: type[np.uint8 | np.float32],
         size: int,
+        device: str,
     ) -> None:
         """preprocess: how values are normalised. shape, dtype: of one item. size: items in a batch."""
         self._encoder = encoder
         self._preprocess = preprocess
-        self._items = np.empty((size, *shape), dtype=dtype)
+        self._device = device
+        self._asynchronous = device.startswith("cuda")
+        buffers = 2 if self._asynchronous else 1
+        whole = torch.empty(
+            (buffers, size, *shape), dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=self._asynchronous
+        )
+        self._buffers = deque(whole)
         self._targets: list[list[Target]] = []
+        self._passes: deque[_Pass] = deque()
 
     def add(self, item: NDArray[np.generic], targets: list[Target]) -> None:
-        self._items[len(self._targets)] = item
+        buffer = self._buffers[0]
+        buffer[len(self._targets)] = torch.from_numpy(np.ascontiguousarray(item))
         self._targets.append(targets)
-        if len(self._targets) == len(self._items):
-            self.flush()
+        if len(self._targets) == len(buffer):
+            self._start()
 
     def flush(self) -> None:
-        if not self._targets:
-            return
-        self._items[len(self._targets) :] = self._items[0]
-        encoded = self._encode(torch.from_numpy(self._items))
+        """Encode what has been gathered and write all that is still on its way."""
+        if self._targets:
+            self._start()
+        while self._passes:
+            self._finish()
+
+    def _start(self) -> None:
+        items = self._buffers[0]
+        items[len(self._targets) :] = items[0]
+        encoded = self._encode(items)
         layouts = {target.layout for targets in self._targets for target in targets}
-        kept = {layout: layout.of(encoded).float().cpu().numpy() for layout in layouts}
-        for row, targets in enumerate(self._targets):
+        kept = {layout: self._bring(layout.of(encoded).float()) for layout in layouts}
+        arrived = None
+        if self._asynchronous:
+            arrived = torch.cuda.current_stream(self._device).record_event()
+        self._passes.append(_Pass(kept, self._targets, arrived))
+        self._targets = []
+        self._buffers.rotate()
+        if len(self._passes) == len(self._buffers):
+            self._finish()  # its buffer is the next to be filled
+
+    def _bring(self, values: Tensor) -> Tensor:
+        if not self._asynchronous:
+            return values.cpu()
+        return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+
+    def _finish(self) -> None:
+        done = self._passes.popleft()
+        if done.arrived is not None:
+            done.arrived.synchronize()
+        kept = {layout: values.numpy() for layout, values in done.kept.items()}
+        for row, targets in enumerate(done.targets):
             for target in targets:
                 target.array[...] = kept[target.layout][row]
-        self._targets.clear()
 
     def _encode(self, items: Tensor) -> Encoded:
         """Where the device's memory is too small for a batch, its halves, one after the other."""

@@ -1,41 +1,31 @@
 """From a manifest's clips to committed shards."""
 
 import os
+import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from features import backbones
 from features.backbones import WeightsChoice
 from features.backbones.loading import Encoder, load
-from features.cache import ChunkResult, Failure, FeatureStore, fingerprint
+from features.cache import FeatureStore, fingerprint
 from features.cache.fingerprint import Fingerprint
 from features.clips import Clip
-from features.errors import ClipError, UsageError
-from features.inputs import NoAudio, Outcome, dtype_of
-from features.requests import PUBLISHED, token_grid
-from features.spec import AnyInput, FeatureSpec, FilterBankInput, ImageInput, Preprocess, View
-from stages.device import choose_device
-from stages.extract.drawn import DrawnImages, Pictures, turned
-from stages.extract.encode import (
-    CPU_BATCH_CLIPS,
-    CPU_BATCH_IMAGES,
-    GPU_BATCH_CLIPS,
-    GPU_BATCH_IMAGES,
-    Batcher,
-    Layout,
-    Target,
-)
+from features.errors import UsageError
+from features.requests import PUBLISHED
+from features.spec import AnyInput, FeatureSpec
+from stages.device import choose_devices
+from stages.extract.chunk import Chunk, Network
+from stages.extract.drawn import DrawnImages
 from stages.extract.plan import Job, Plan, make_plan
-from stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits, Prepared
+from stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits
 
 
 @dataclass
@@ -73,47 +63,126 @@ def extract(
     weights: WeightsChoice = PUBLISHED,
     limits: Limits = DEFAULT_LIMITS,
     progress: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> ExtractSummary:
     """Bring every asked feature of every clip into the cache; what is there already is not done again.
 
-    A broken clip becomes a failure row and the run goes on. Raises UsageError for a device that is not there.
+    A broken clip becomes a failure row and the run goes on. With several devices each is served by a process of its
+    own. tell: gets a line that says what the run will write, before it begins.
+
+    Raises UsageError for a device that is not there.
     """
     stores = [FeatureStore(cache, collection, spec) for spec in specs]
     plan = make_plan(stores, clips, retry_failed)
-    drawn = DrawnImages(cache, collection, specs)
     notes: dict[str, tuple[str, ...]] = {}
     if plan.jobs:
-        device = choose_device(device)
-        workers = workers or os.cpu_count() or 1
-        with ExitStack() as stack:
-            bar = stack.enter_context(tqdm(total=plan.jobs, unit="clip", desc="extract", disable=not progress))
-            pool = stack.enter_context(DecodePool(workers, _distinct(specs), limits=limits))
-            encoders = _load(specs, weights, device)
-            failures = 0
-            prints: deque[Fingerprint] = deque()
-            prepared = pool.prepare(_asked(plan, specs, drawn, prints))  # of all chunks: the next is decoded meanwhile
-            for chunk in plan.chunks:
-                work = _Chunk(chunk, stores, encoders, device)
-                for clip, failed in work.run(prepared, prints, drawn):
-                    if clip.notes:
-                        notes[clip.clip.clip_id] = clip.notes
-                    failures += failed
-                    bar.set_postfix(failed=failures, refresh=False)
-                    bar.update()
+        devices = choose_devices(device)
+        tell(_forecast(plan, specs, cache))
+        each = max(1, (workers or os.cpu_count() or 1) // len(devices))
+        shares = [plan.chunks[first :: len(devices)] for first in range(len(devices))]
+        work = [
+            _Share(chunks, tuple(specs), cache, collection, name, each, weights, limits, progress, line)
+            for line, (name, chunks) in enumerate(zip(devices, shares, strict=True))
+            if chunks
+        ]
+        for noted in _side_by_side(work):
+            notes.update(noted)
+    stores = [FeatureStore(cache, collection, spec) for spec in specs]
     summary = summarise(stores, clips, plan.jobs)
-    summary.notes = notes
+    summary.notes = {clip.clip_id: notes[clip.clip_id] for clip in clips if clip.clip_id in notes}
     return summary
 
 
-def _load(specs: Sequence[FeatureSpec], choice: WeightsChoice, device: str) -> dict[str, Encoder]:
-    """The networks that the features come from, by backbone. Raises UsageError when a file is not the one named."""
-    encoders = {}
-    for model in dict.fromkeys(spec.model for spec in specs if spec.model is not None):
-        backbone = backbones.get(model.backbone)
+def _forecast(plan: Plan, specs: Sequence[FeatureSpec], cache: Path) -> str:
+    """How much the run writes at most: clips without sound write less."""
+    need = sum(specs[position].bytes_per_clip for chunk in plan.chunks for job in chunk for position in job.lacks)
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    warning = "" if need < free else ": make room, or name another place with --cache"
+    return f"to write: up to {_size(need)} for {plan.jobs} clips into {cache} ({_size(free)} free){warning}"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one device does of a run. line: where its progress bar stands."""
+
+    chunks: tuple[tuple[Job, ...], ...]
+    specs: tuple[FeatureSpec, ...]
+    cache: Path
+    collection: str
+    device: str
+    workers: int
+    weights: WeightsChoice
+    limits: Limits
+    progress: bool
+    line: int
+
+
+def _side_by_side(work: Sequence[_Share]) -> list[dict[str, tuple[str, ...]]]:
+    """Every device's share, one in this process, several in a process each. Raises UsageError when such a one dies."""
+    if len(work) == 1:
+        return [_run(work[0])]
+    try:
+        return joblib.Parallel(n_jobs=len(work), batch_size=1)(joblib.delayed(_run)(share) for share in work)
+    except TerminatedWorkerError as error:
+        raise UsageError(
+            "a device's process died, killed from outside or out of memory: what it had committed is kept, start again"
+        ) from error
+
+
+def _run(share: _Share) -> dict[str, tuple[str, ...]]:
+    """One device's chunks. Returns what was noticed of clips that were used all the same."""
+    stores = [FeatureStore(share.cache, share.collection, spec) for spec in share.specs]
+    drawn = DrawnImages(share.cache, share.collection, share.specs)
+    notes: dict[str, tuple[str, ...]] = {}
+    with ExitStack() as stack:
+        clips = sum(map(len, share.chunks))
+        bar = stack.enter_context(
+            tqdm(
+                total=clips,
+                unit="clip",
+                desc=f"extract on {share.device}",
+                position=share.line,
+                disable=not share.progress,
+            )
+        )
+        pool = stack.enter_context(DecodePool(share.workers, _distinct(share.specs), limits=share.limits))
+        encoders = _load(share.specs, share.weights, share.device)
+        failures = 0
+        prints: deque[Fingerprint] = deque()
+        # of all chunks: the next is decoded meanwhile
+        prepared = pool.prepare(_asked(share.chunks, share.specs, drawn, prints))
+        for jobs in share.chunks:
+            chunk = Chunk(jobs, stores, encoders, share.device)
+            for clip, failed in chunk.run(prepared, prints, drawn):
+                if clip.notes:
+                    notes[clip.clip.clip_id] = clip.notes
+                failures += failed
+                bar.set_postfix(failed=failures, refresh=False)
+                bar.update()
+    return notes
+
+
+def _load(specs: Sequence[FeatureSpec], choice: WeightsChoice, device: str) -> dict[Network, Encoder]:
+    """The networks that the features come from. Raises UsageError when a file is not the one named."""
+    encoders: dict[Network, Encoder] = {}
+    for spec in specs:
+        if spec.model is None or Network.of(spec) in encoders:
+            continue
+        network = Network.of(spec)
+        backbone = backbones.get(network.backbone)
         found = choice.of(backbone.name, backbone.checkpoints)
-        if found.sha256 != model.checkpoint:
+        if found.sha256 != spec.model.checkpoint:
             raise UsageError(f"the weights of {backbone.name} were replaced meanwhile: start again")
-        encoders[backbone.name] = load(backbone, found, device)
+        encoders[network] = load(backbone, found, device, network.precision)
     return encoders
 
 
@@ -123,120 +192,15 @@ def _distinct(specs: Iterable[FeatureSpec]) -> list[AnyInput]:
 
 
 def _asked(
-    plan: Plan, specs: Sequence[FeatureSpec], drawn: DrawnImages, prints: "deque[Fingerprint]"
+    chunks: Iterable[Sequence[Job]], specs: Sequence[FeatureSpec], drawn: DrawnImages, prints: "deque[Fingerprint]"
 ) -> Iterator[tuple[Clip, list[AnyInput]]]:
     """Every clip with the inputs that its missing features need and that are not in the cache as pictures. Its file is
     fingerprinted before it is decoded: replaced meanwhile, it no longer matches and is planned again."""
-    for chunk in plan.chunks:
+    for chunk in chunks:
         for job in chunk:
             prints.append(fingerprint(job.clip.path))
             needed = _distinct(specs[position] for position in job.lacks)
             yield job.clip, [each for each in needed if not drawn.has(each, job.clip)]
-
-
-class _BatchKey(NamedTuple):
-    """What the items of one batch have in common."""
-
-    backbone: str
-    preprocess: Preprocess | None
-    shape: tuple[int, ...]
-
-
-def _batch_key(backbone: str, taken: AnyInput) -> _BatchKey:
-    preprocess = None if isinstance(taken, FilterBankInput) else taken.preprocess
-    return _BatchKey(backbone, preprocess, taken.shape[1:] if taken.kind == "frames" else taken.shape)
-
-
-def _batch_size(taken: AnyInput, device: str) -> int:
-    if taken.kind in ("frames", "image"):
-        return CPU_BATCH_IMAGES if device == "cpu" else GPU_BATCH_IMAGES
-    return CPU_BATCH_CLIPS if device == "cpu" else GPU_BATCH_CLIPS
-
-
-class _Chunk:
-    """The features of one chunk's clips as they come in, committed as one shard per feature."""
-
-    def __init__(
-        self, jobs: Sequence[Job], stores: Sequence[FeatureStore], encoders: dict[str, Encoder], device: str
-    ) -> None:
-        self._jobs = jobs
-        self._stores = stores
-        self._data: dict[int, NDArray[np.float32]] = {}
-        self._layouts: dict[int, Layout] = {}
-        self._outcomes: list[dict[int, Outcome]] = [{} for _ in stores]  # what is not in `_data`
-        self._batchers: dict[_BatchKey, Batcher] = {}
-        for position, spec in enumerate(store.spec for store in stores):
-            if spec.model is None:
-                continue
-            name = spec.model.backbone
-            self._data[position] = np.full((len(jobs), *spec.shape), np.nan, dtype=np.float32)
-            self._layouts[position] = Layout(token_grid(backbones.get(name), spec.input), spec.grid)
-            key = _batch_key(name, spec.input)
-            if key not in self._batchers:
-                self._batchers[key] = Batcher(
-                    encoders[name], key.preprocess, key.shape, dtype_of(spec.input), _batch_size(spec.input, device)
-                )
-
-    def run(
-        self, prepared: Iterator[Prepared], prints: "deque[Fingerprint]", drawn: DrawnImages
-    ) -> Iterator[tuple[Prepared, bool]]:
-        """Take the chunk's clips and commit. Yields every clip, and whether anything of it failed."""
-        lacking = {position for job in self._jobs for position in job.lacks}
-        wanted = [self._stores[position].spec.input for position in lacking]
-        pictures = drawn.load(wanted, [job.clip for job in self._jobs])
-        for index, clip in enumerate(islice(prepared, len(self._jobs))):
-            yield clip, self._take(index, clip, pictures)
-        of_these = [prints.popleft() for _ in self._jobs]
-        for batcher in self._batchers.values():
-            batcher.flush()
-        for position, store in enumerate(self._stores):
-            result = self._result(position, of_these)
-            if result.clip_ids:
-                store.commit(result)
-
-    def _take(self, index: int, prepared: Prepared, pictures: Pictures) -> bool:
-        """Hand a prepared clip's arrays to the encoders. Returns whether any input failed."""
-        failed = False
-        together: dict[tuple[str, AnyInput, View], tuple[NDArray[Any], list[int]]] = {}  # a pass through a network each
-        for position in self._jobs[index].lacks:
-            spec = self._stores[position].spec
-            outcome = prepared.outcomes.get(spec.input)
-            if outcome is None:
-                assert isinstance(spec.input, ImageInput)
-                outcome = pictures.get(spec.input, index, prepared.clip)
-            if not isinstance(outcome, np.ndarray):
-                self._outcomes[position][index] = outcome
-                failed |= isinstance(outcome, ClipError)
-            elif spec.model is None:
-                self._outcomes[position][index] = turned(outcome, spec.view)
-            else:
-                key = (spec.model.backbone, spec.input, spec.view)
-                together.setdefault(key, (turned(outcome, spec.view), []))[1].append(position)
-        for (backbone, taken, _), (array, positions) in together.items():
-            batcher = self._batchers[_batch_key(backbone, taken)]
-            targets = [Target(self._layouts[position], self._data[position][index]) for position in positions]
-            if taken.kind == "frames":
-                for number, frame in enumerate(array):
-                    batcher.add(frame, [Target(each.layout, each.array[number]) for each in targets])
-            else:
-                batcher.add(array, targets)
-        return failed
-
-    def _result(self, position: int, prints: Sequence[Fingerprint]) -> ChunkResult:
-        result = ChunkResult(self._stores[position].spec)
-        for index, (job, print_) in enumerate(zip(self._jobs, prints, strict=True)):
-            if position not in job.lacks:
-                continue
-            outcome = self._outcomes[position].get(index)
-            if isinstance(outcome, NoAudio):
-                result.no_audio.append((job.clip, print_))
-            elif isinstance(outcome, ClipError):
-                attempts = job.attempts[job.lacks.index(position)] + 1
-                result.failed.append((job.clip, print_, Failure(outcome.stage, outcome.message, attempts)))
-            else:
-                result.done.append((job.clip, print_))
-                result.data.append(self._data[position][index] if outcome is None else outcome)
-        return result
 
 
 def summarise(stores: Sequence[FeatureStore], clips: Sequence[Clip], new: int) -> ExtractSummary:

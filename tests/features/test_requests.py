@@ -10,18 +10,22 @@ from features.requests import drawn_image, expand_names, resolve
 
 
 def test_a_backbone_means_all_it_takes() -> None:
-    assert [spec.name for spec in resolve(["lite"])] == ["lite:frames", *(f"lite:{name}" for name in REPRESENTATIONS)]
+    assert [spec.name for spec in resolve(["lite"])] == [
+        "lite:frames",
+        *(f"lite:{name}" for name in REPRESENTATIONS),
+        "lite:fbank",
+    ]
 
 
 def test_names_are_taken_once() -> None:
-    assert len(resolve(["lite:images", "lite:mfcc", "lite"])) == 7
+    assert len(resolve(["lite:images", "lite:mfcc", "lite"])) == 8
     assert expand_names(["lite:mfcc", "lite:images"])[0] == "lite:mfcc"
 
 
 @pytest.mark.parametrize("name", ["litee", "lite:spectrogram", "lite:", ":frames"])
 def test_an_unknown_name_is_refused_with_the_choice(name: str) -> None:
     if name == "lite:":
-        assert len(resolve([name])) == 7
+        assert len(resolve([name])) == 8
         return
     with pytest.raises(UsageError, match=r"choose from|takes"):
         resolve([name])
@@ -68,6 +72,24 @@ def test_audio_images_have_styles_and_views() -> None:
     ]
 
 
+def test_windows_are_features_of_their_own() -> None:
+    first, second = resolve(["lite:frames:windows2"], sampling="uniform:4")
+    assert (first.name, second.name) == ("lite:frames:1of2", "lite:frames:2of2")
+    assert (first.input.sampling, second.input.sampling) == ("uniform:4@1/2", "uniform:4@2/2")
+    assert (first.shape, first.key != second.key) == ((4, 1280), True)
+    (turned,) = resolve(["lite:frames:tokens:3of4:h"], sampling="strided:4x2")
+    assert (turned.name, turned.input.sampling, turned.view) == ("lite:frames:tokens:3of4:h", "strided:4x2@3/4", "h")
+    assert expand_names(["lite:frames:windows2"]) == ["lite:frames:1of2", "lite:frames:2of2"]
+    with pytest.raises(UsageError, match="a window already"):
+        resolve(["lite:frames:1of2"], sampling="uniform:4@1/3")
+
+
+def test_precision_is_in_the_key() -> None:
+    full, half = (resolve(["lite:mfcc"], precision=each)[0] for each in ("float32", "bfloat16"))
+    assert (full.name, full.compute, half.compute) == (half.name, "float32", "bfloat16")
+    assert full.key != half.key
+
+
 def test_inputs_themselves_can_be_asked_for() -> None:
     image, paper, bank = resolve(["image:mfcc", "image:mfcc-paper", "audio:fbank"])
     assert (image.shape, image.dtype, image.output, image.model) == ((224, 224, 3), "uint8", "image", None)
@@ -98,6 +120,9 @@ def test_a_backbones_picture_and_the_picture_itself_are_drawn_alike() -> None:
         "lite:mfcc-pretty",
         "lite:frames-paper",
         "lite:frames:v",
+        "lite:frames:5of4",
+        "lite:frames:0of4",
+        "lite:mfcc:windows4",
         "audio:fbank:h",
         "image:frames",
         "audio:x",

@@ -22,7 +22,7 @@ from features.fitting import fit_frame as real_fit
 from features.inputs import prepare
 from features.media import write_video
 from features.requests import resolve
-from stages.device import choose_device
+from stages.device import choose_device, choose_devices
 from stages.extract import plan as planning
 from stages.extract import worker
 from stages.extract.pool import DecodePool, Limits
@@ -213,3 +213,31 @@ def test_decode_workers_import_no_torch() -> None:
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(UsageError, match="cuda:99"):
         choose_device("cuda:99")
+
+
+def test_several_devices_share_the_clips_and_change_no_byte(
+    media: Path, done: tuple[Path, ExtractSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "CHUNK_CLIPS", 2)
+    summary = extract(clips_of(media), ASKED, tmp_path, "set", device="cpu,cpu", workers=2, progress=False)
+    assert row_bytes(tmp_path) == row_bytes(done[0])
+    assert set(summary.problems) == set(done[1].problems)
+    assert summary.notes == done[1].notes
+
+
+def test_devices_are_listed_with_commas() -> None:
+    assert choose_devices("cpu, cpu") == ["cpu", "cpu"]
+    with pytest.raises(UsageError, match="cuda:99"):
+        choose_devices("cpu,cuda:99")
+
+
+def test_what_a_run_will_write_is_said_before_it_begins(media: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    clips = [clip for clip in clips_of(media) if clip.clip_id in ("good", "other")]
+    run(clips, tmp_path, workers=1, tell=told.append)
+    need = 2 * (3 * 1280 + 1280) * 2
+    assert len(told) == 1
+    assert f"{need / 1024:.3g} KiB for 2 clips" in told[0]
+    assert "free)" in told[0]
+    run(clips, tmp_path, workers=1, tell=told.append)
+    assert len(told) == 1

@@ -17,6 +17,7 @@ from features.errors import UsageError
 from features.filter_bank import filter_banks
 from features.media import decode, write_video
 from features.requests import resolve
+from features.spec import FeatureSpec
 from stages.extract import plan as planning
 from stages.extract.run import ExtractSummary, extract
 
@@ -139,3 +140,28 @@ def test_filter_banks_are_cached(folder: Path, tmp_path: Path) -> None:
 def test_an_unknown_style_is_refused() -> None:
     with pytest.raises(UsageError, match="pretty"):
         resolve(["lite:mfcc"], style="pretty")  # type: ignore[arg-type]
+
+
+def test_windows_and_filter_banks_are_features_like_others(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path, "lite:frames:windows2", "lite:fbank", "lite:fbank:tokens2x16")
+    table = features.load("set", "lite:fbank:tokens2x16", tmp_path)
+    assert (table.data.shape, table.clip_ids) == ((3, 32, 1280), sorted(CLIPS))
+    np.testing.assert_allclose(
+        table.data.astype(float).mean(axis=1), features.load("set", "lite:fbank", tmp_path).data, atol=2e-3
+    )
+    assert features.load("set", "lite:frames:2of2", tmp_path).data.shape == (4, 25, 1280)
+
+
+def test_precision_is_computed_with_and_kept_apart(folder: Path, tmp_path: Path) -> None:
+    clips = [Clip("one", folder / "one.avi")]
+    for precision in ("float32", "bfloat16"):
+        extract(
+            clips, resolve(["lite:mfcc"], precision=precision), tmp_path, "set", device="cpu", progress=False, workers=1
+        )
+    full, half = (features.load("set", f"lite:mfcc@{spec.key}", tmp_path).data for spec in both_precisions())
+    assert not np.array_equal(full, half)
+    np.testing.assert_allclose(full, half, atol=0.2)
+
+
+def both_precisions() -> list[FeatureSpec]:
+    return [resolve(["lite:mfcc"], precision=precision)[0] for precision in ("float32", "bfloat16")]

@@ -1,0 +1,151 @@
+"""One chunk of clips through the networks and into the cache."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import backbones
+from features.backbones.loading import Encoder
+from features.cache import ChunkResult, Failure, FeatureStore
+from features.cache.fingerprint import Fingerprint
+from features.errors import ClipError
+from features.inputs import NoAudio, Outcome, dtype_of
+from features.requests import token_grid
+from features.spec import AnyInput, FeatureSpec, FilterBankInput, ImageInput, Precision, Preprocess, View
+from stages.extract.drawn import DrawnImages, Pictures, turned
+from stages.extract.encode import (
+    CPU_BATCH_CLIPS,
+    CPU_BATCH_IMAGES,
+    GPU_BATCH_CLIPS,
+    GPU_BATCH_IMAGES,
+    Batcher,
+    Layout,
+    Target,
+)
+from stages.extract.plan import Job
+from stages.extract.pool import Prepared
+
+
+class Network(NamedTuple):
+    """A backbone as it is loaded: features of one network share its passes."""
+
+    backbone: str
+    precision: Precision
+
+    @classmethod
+    def of(cls, spec: FeatureSpec) -> "Network":
+        assert spec.model is not None, "an input itself comes from no network"
+        assert spec.compute != "float64", "networks compute with no such numbers"
+        return cls(spec.model.backbone, spec.compute)
+
+
+class _BatchKey(NamedTuple):
+    """What the items of one batch have in common."""
+
+    network: Network
+    preprocess: Preprocess | None
+    shape: tuple[int, ...]
+
+
+def _batch_key(network: Network, taken: AnyInput) -> _BatchKey:
+    preprocess = None if isinstance(taken, FilterBankInput) else taken.preprocess
+    return _BatchKey(network, preprocess, taken.shape[1:] if taken.kind == "frames" else taken.shape)
+
+
+def _batch_size(taken: AnyInput, device: str) -> int:
+    if taken.kind in ("frames", "image"):
+        return CPU_BATCH_IMAGES if device == "cpu" else GPU_BATCH_IMAGES
+    return CPU_BATCH_CLIPS if device == "cpu" else GPU_BATCH_CLIPS
+
+
+class Chunk:
+    """The features of one chunk's clips as they come in, committed as one shard per feature."""
+
+    def __init__(
+        self, jobs: Sequence[Job], stores: Sequence[FeatureStore], encoders: Mapping[Network, Encoder], device: str
+    ) -> None:
+        self._jobs = jobs
+        self._stores = stores
+        self._data: dict[int, NDArray[np.float32]] = {}
+        self._layouts: dict[int, Layout] = {}
+        self._outcomes: list[dict[int, Outcome]] = [{} for _ in stores]  # what is not in `_data`
+        self._batchers: dict[_BatchKey, Batcher] = {}
+        for position, spec in enumerate(store.spec for store in stores):
+            if spec.model is None:
+                continue
+            network = Network.of(spec)
+            self._data[position] = np.full((len(jobs), *spec.shape), np.nan, dtype=np.float32)
+            self._layouts[position] = Layout(token_grid(backbones.get(network.backbone), spec.input), spec.grid)
+            key = _batch_key(network, spec.input)
+            if key not in self._batchers:
+                size = _batch_size(spec.input, device)
+                self._batchers[key] = Batcher(
+                    encoders[network], key.preprocess, key.shape, dtype_of(spec.input), size, device
+                )
+
+    def run(
+        self, prepared: Iterator[Prepared], prints: "deque[Fingerprint]", drawn: DrawnImages
+    ) -> Iterator[tuple[Prepared, bool]]:
+        """Take the chunk's clips and commit. Yields every clip, and whether anything of it failed."""
+        lacking = {position for job in self._jobs for position in job.lacks}
+        wanted = [self._stores[position].spec.input for position in lacking]
+        pictures = drawn.load(wanted, [job.clip for job in self._jobs])
+        for index, clip in enumerate(islice(prepared, len(self._jobs))):
+            yield clip, self._take(index, clip, pictures)
+        of_these = [prints.popleft() for _ in self._jobs]
+        for batcher in self._batchers.values():
+            batcher.flush()
+        for position, store in enumerate(self._stores):
+            result = self._result(position, of_these)
+            if result.clip_ids:
+                store.commit(result)
+
+    def _take(self, index: int, prepared: Prepared, pictures: Pictures) -> bool:
+        """Hand a prepared clip's arrays to the encoders. Returns whether any input failed."""
+        failed = False
+        together: dict[
+            tuple[Network, AnyInput, View], tuple[NDArray[Any], list[int]]
+        ] = {}  # a pass through a network each
+        for position in self._jobs[index].lacks:
+            spec = self._stores[position].spec
+            outcome = prepared.outcomes.get(spec.input)
+            if outcome is None:
+                assert isinstance(spec.input, ImageInput)
+                outcome = pictures.get(spec.input, index, prepared.clip)
+            if not isinstance(outcome, np.ndarray):
+                self._outcomes[position][index] = outcome
+                failed |= isinstance(outcome, ClipError)
+            elif spec.model is None:
+                self._outcomes[position][index] = turned(outcome, spec.view)
+            else:
+                key = (Network.of(spec), spec.input, spec.view)
+                together.setdefault(key, (turned(outcome, spec.view), []))[1].append(position)
+        for (network, taken, _), (array, positions) in together.items():
+            batcher = self._batchers[_batch_key(network, taken)]
+            targets = [Target(self._layouts[position], self._data[position][index]) for position in positions]
+            if taken.kind == "frames":
+                for number, frame in enumerate(array):
+                    batcher.add(frame, [Target(each.layout, each.array[number]) for each in targets])
+            else:
+                batcher.add(array, targets)
+        return failed
+
+    def _result(self, position: int, prints: Sequence[Fingerprint]) -> ChunkResult:
+        result = ChunkResult(self._stores[position].spec)
+        for index, (job, print_) in enumerate(zip(self._jobs, prints, strict=True)):
+            if position not in job.lacks:
+                continue
+            outcome = self._outcomes[position].get(index)
+            if isinstance(outcome, NoAudio):
+                result.no_audio.append((job.clip, print_))
+            elif isinstance(outcome, ClipError):
+                attempts = job.attempts[job.lacks.index(position)] + 1
+                result.failed.append((job.clip, print_, Failure(outcome.stage, outcome.message, attempts)))
+            else:
+                result.done.append((job.clip, print_))
+                result.data.append(self._data[position][index] if outcome is None else outcome)
+        return result
