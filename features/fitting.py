@@ -47,11 +47,12 @@ def fit_frame(pixels: Pixels, preprocess: Preprocess) -> Pixels:
 def _resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
     if preprocess.resize is None:
         return height, width
-    if preprocess.fit == "squash":
-        return preprocess.resize, preprocess.resize
+    if isinstance(preprocess.resize, tuple):
+        return preprocess.resize
     shorter = min(height, width)
     # One division, as torchvision has it: the last digit decides which integer comes out.
-    return tuple(max(preprocess.resize, int(preprocess.resize * each / shorter)) for each in (height, width))  # type: ignore[return-value]
+    new_height, new_width = (int(preprocess.resize * each / shorter) for each in (height, width))
+    return max(preprocess.resize, new_height), max(preprocess.resize, new_width)
 
 
 _Points = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from features.audio_images import render
 from features.errors import ClipError
+from features.extracted_sound import extracted
 from features.filter_bank import filter_banks
 from features.fitting import fit_frame, fit_image
 from features.media import DEFAULT_READER, Media, MediaFile, Waveform
-from features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput, Preprocess
+from features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput, Preprocess, SoundInput
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ def prepare(
         elif isinstance(each, ImageInput):
             outcomes.append(pictures[each])
         else:
-            outcomes.append(_filter_bank(media, each))
+            outcomes.append(_heard(media, each))
     return Prepared(outcomes, media.notes)
 
 
 def dtype_of(taken: AnyInput) -> type[np.uint8 | np.float32]:
     """How an input's values come."""
-    return np.float32 if isinstance(taken, FilterBankInput) else np.uint8
+    return np.uint8 if isinstance(taken, FramesInput | ImageInput) else np.float32
 
 
 def _stat(path: Path) -> tuple[int, int]:
@@ -130,12 +131,15 @@ def _draw(media: Media, inputs: Sequence[ImageInput]) -> dict[ImageInput, Outcom
     return drawn
 
 
-def _filter_bank(media: Media, wanted: FilterBankInput) -> Outcome:
+def _heard(media: Media, wanted: FilterBankInput | SoundInput) -> Outcome:
     sound = _sound(media)
     if not isinstance(sound, Waveform):
         return sound
     try:
-        return filter_banks([sound.at_rate(wanted.rate_hz).samples])[0]
+        samples = sound.at_rate(wanted.rate_hz).samples
+        if isinstance(wanted, FilterBankInput):
+            return filter_banks([samples])[0]
+        return extracted(wanted.extractor, samples[: round(wanted.seconds * wanted.rate_hz)], wanted.rate_hz)
     except ClipError as error:
         return error
 

@@ -31,6 +31,7 @@ from features.spec import (
     Precision,
     Preprocess,
     ReaderSpec,
+    SoundInput,
     View,
 )
 
@@ -127,8 +128,8 @@ def drawn_image(image: ImageInput) -> FeatureSpec:
 def _parse(name: str) -> list[_Wanted]:
     if name == "all":
         return [each for backbone in backbones.names() for each in _parse(backbone)]
-    source, _, rest = name.partition(":")
-    every = _takes(source)
+    source, rest = _source(name)
+    every = _takes(source, rest)
     match = _NAME.fullmatch(rest)
     if match is None:
         raise UsageError(
@@ -174,14 +175,30 @@ def _windows(name: str, chosen: list[str], which: str | None, count: str | None)
     return [(int(which), int(count))]
 
 
-def _takes(source: str) -> list[str]:
+def _source(name: str) -> tuple[str, str]:
+    """A library's network has its library's name before its own."""
+    first, _, rest = name.partition(":")
+    if first not in backbones.ADAPTERS:
+        return first, rest
+    second, _, rest = rest.partition(":")
+    return f"{first}:{second}", rest
+
+
+def _takes(source: str, rest: str) -> list[str]:
+    """What may be asked of a source. A library's network, whose weights may be far away, is not looked at where the
+    name says what it takes."""
     if source in _WITHOUT_BACKBONE:
         return list(_WITHOUT_BACKBONE[source])
-    if source not in backbones.names():
-        known = [*backbones.names(), *_WITHOUT_BACKBONE]
+    if backbones.is_adapted(source) and rest:
+        return ["frames", "clip", *REPRESENTATIONS, "fbank", "sound"]
+    if source not in backbones.names() and not backbones.is_adapted(source):
+        known = [*backbones.names(), *(f"{prefix}:NAME" for prefix in backbones.ADAPTERS), *_WITHOUT_BACKBONE]
         raise UsageError(f"unknown backbone '{source}': choose from {', '.join(known)}")
-    inputs = backbones.get(source).inputs
-    return [name for kind in inputs for name in (REPRESENTATIONS if kind == "image" else (kind,))]
+    return _inputs(backbones.get(source))
+
+
+def _inputs(backbone: Backbone) -> list[str]:
+    return [name for kind in backbone.inputs for name in (REPRESENTATIONS if kind == "image" else (kind,))]
 
 
 def _check_view(name: str, chosen: list[str], view: str) -> None:
@@ -207,9 +224,13 @@ def _spec(
     if wanted.source == "image":
         return _without_backbone(wanted, style, _image(wanted.taken, style, size or DEFAULT_SIZES[style], None))
     backbone = backbones.get(wanted.source)
-    taken: FramesInput | ImageInput | FilterBankInput
+    if wanted.taken not in _inputs(backbone):
+        raise UsageError(f"'{wanted.name(style)}': {backbone.name} takes {', '.join(_inputs(backbone))}")
+    taken: AnyInput
     if wanted.taken == "fbank":
         taken = _filter_bank_input()
+    elif wanted.taken == "sound":
+        taken = _sound_input(backbone)
     elif wanted.taken in REPRESENTATIONS:
         taken = _image_for(backbone, wanted.taken, style, size)
     else:
@@ -239,6 +260,8 @@ def token_grid(backbone: Backbone, taken: AnyInput) -> Grid | None:
         return None
     if isinstance(taken, FilterBankInput):
         return backbone.grid((taken.bands, taken.frames))
+    if isinstance(taken, SoundInput):
+        return backbone.grid(taken.shape)
     pictures = taken.shape[1:] if taken.kind == "frames" else taken.shape
     return backbone.grid(pictures[:-1])
 
@@ -269,7 +292,7 @@ def _frames_for(backbone: Backbone, wanted: _Wanted, sampling: str | None, reade
     if wanted.taken == "frames":
         return FramesInput(reader=_reader(reader), sampling=sampling, preprocess=backbone.preprocess)
     taken = FramesInput(kind="clip", reader=_reader(reader), sampling=sampling, preprocess=backbone.preprocess)
-    if taken.shape[0] not in backbone.frame_counts:
+    if backbone.frame_counts and taken.shape[0] not in backbone.frame_counts:
         counts = " or ".join(map(str, backbone.frame_counts))
         raise UsageError(
             f"{backbone.name} takes clips of {counts} frames, '{sampling}' gives {taken.shape[0]} (--frames)"
@@ -332,6 +355,18 @@ def _filter_bank_input() -> FilterBankInput:
         rate_hz=filter_bank.RATE_HZ,
         frames=filter_bank.FRAMES,
         bands=filter_bank.MEL_BANDS,
+    )
+
+
+def _sound_input(backbone: Backbone) -> SoundInput:
+    sound = backbone.sound
+    assert sound is not None
+    return SoundInput(
+        reader=_reader(DEFAULT_READER),
+        extractor=sound.extractor,
+        rate_hz=sound.rate_hz,
+        seconds=sound.seconds,
+        shape=sound.shape,
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from features.media.sampling import frames_per_clip
 
 KEY_DIGITS = 8
+_UNFIT = re.compile(r"[^\w.-]+")
 
 
 class _Frozen(BaseModel):
@@ -19,16 +21,15 @@ class _Frozen(BaseModel):
 class Preprocess(_Frozen):
     """From pixels to a backbone's input: resized, centre crop, (pixel - mean) / std with pixel values 0-255.
 
-    resize: the shorter side's new length, or with `fit` squash that of both; None: as it is. antialias: whether the
-    filter widens where a picture shrinks; without it, only the nearest points count. centre: where half a pixel is left
-    over, the crop begins at the even one (torchvision) or the one before (transformers).
+    resize: the shorter side's new length, or (height, width) whatever that does to the shapes in it; None: as it is.
+    antialias: whether the filter widens where a picture shrinks; without it, only the nearest points count. centre:
+    where half a pixel is left over, the crop begins at the even one (torchvision) or the one before (transformers).
     """
 
-    resize: int | None
+    resize: int | tuple[int, int] | None
     crop: int
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
     antialias: bool = True
-    fit: Literal["shorter_side", "squash"] = "shorter_side"
     centre: Literal["even", "before"] = "even"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -99,7 +100,26 @@ class FilterBankInput(_Frozen):
         return (self.frames, self.bands)
 
 
-AnyInput = FramesInput | ImageInput | FilterBankInput
+class SoundInput(_Frozen):
+    """What a network's own feature extractor makes of a clip's first `seconds`: float32 of any shape. extractor: its
+    configuration as JSON."""
+
+    kind: Literal["sound"] = "sound"
+    reader: ReaderSpec
+    extractor: str
+    rate_hz: int
+    seconds: float
+    shape: tuple[int, ...]
+
+
+AnyInput = FramesInput | ImageInput | FilterBankInput | SoundInput
+
+
+def preprocess_of(taken: AnyInput) -> Preprocess | None:
+    """How an input's pixels are prepared; None for pictures as they are drawn and for sounds."""
+    return taken.preprocess if isinstance(taken, FramesInput | ImageInput) else None
+
+
 InputSpec = Annotated[AnyInput, Field(discriminator="kind")]
 View = Literal["id", "h", "v", "hv"]
 """How a picture is turned before a backbone sees it: as it is, mirrored left to right, top to bottom, or both."""
@@ -149,8 +169,8 @@ class FeatureSpec(_Frozen):
 
     @property
     def folder(self) -> str:
-        """The folder's name in a collection's cache; colons are for names, not for file systems."""
-        return f"{self.name.replace(':', '.')}-{self.key}"
+        """The folder's name in a collection's cache; colons and slashes are for names, not for file systems."""
+        return f"{_UNFIT.sub('--', self.name.replace(':', '.')).lstrip('.-')}-{self.key}"
 
     @property
     def needs_audio(self) -> bool:
@@ -159,7 +179,7 @@ class FeatureSpec(_Frozen):
     @property
     def preprocess(self) -> Preprocess | None:
         """How the backbone's images are prepared; None for a backbone's input itself."""
-        return None if isinstance(self.input, FilterBankInput) else self.input.preprocess
+        return preprocess_of(self.input)
 
     @property
     def untrained(self) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -12,8 +14,9 @@ from features.spec import Preprocess
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-InputKind = Literal["frames", "image", "clip", "fbank"]
-"""What a network sees at once: each of a clip's frames on its own, an audio image, frames together, a filter bank."""
+InputKind = Literal["frames", "image", "clip", "fbank", "sound"]
+"""What a network takes at once: each of a clip's frames on its own, an audio image, frames together, AST's filter bank,
+what its own feature extractor makes of samples."""
 
 StateDict = Mapping[str, Any]
 
@@ -37,6 +40,17 @@ class Grid:
     pooled: int = 2
 
 
+@dataclass(frozen=True)
+class Sound:
+    """What a network of transformers wants to hear. extractor: its feature extractor's configuration, as JSON; shape:
+    what that makes of a sound of any length."""
+
+    extractor: str
+    rate_hz: int
+    seconds: float
+    shape: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
     """A frozen encoder: what goes in, what comes out, with which weights.
@@ -46,7 +60,7 @@ class Backbone:
     (T, H, W) or (bands, time); None: it gives no tokens. frame_counts: how many frames a clip must have.
     checkpoints: the published weights, the default first. translate: from a checkpoint's layout to the network's own.
     read: where a library reads its own checkpoints, that; it raises UsageError for a file that is none of them.
-    finish: what is done to the loaded network, such as folding batch norms.
+    finish: what is done to the loaded network, such as folding batch norms. sound: for networks that take `sound`.
     revision: raised when its golden test moves, that is when the same input gives other numbers.
     """
 
@@ -64,6 +78,7 @@ class Backbone:
     translate: Callable[[StateDict], StateDict] = dict
     read: "Callable[[Path], nn.Module] | None" = None
     finish: Callable[[Any], "nn.Module"] = lambda network: network
+    sound: Sound | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -91,11 +106,31 @@ def register(backbone: Backbone) -> Backbone:
     return backbone
 
 
+ADAPTERS = {"timm": "any_timm", "torchvision": "any_torchvision", "hf": "any_transformers"}
+"""Prefixes of names, as in `timm:resnet50`, that mean any network of a library, and the modules that adapt one."""
+
+
+def is_adapted(name: str) -> bool:
+    """Whether a name means a library's network."""
+    return name.partition(":")[0] in ADAPTERS and ":" in name
+
+
 def get(name: str) -> Backbone:
     """The backbone of that name. Raises UsageError that lists the known ones."""
+    if is_adapted(name):
+        return _adapt(name)
     if name not in _BACKBONES:
-        raise UsageError(f"unknown backbone '{name}': choose from {', '.join(names())}")
+        libraries = ", ".join(f"{prefix}:NAME" for prefix in ADAPTERS)
+        raise UsageError(f"unknown backbone '{name}': choose from {', '.join(names())}, or {libraries}")
     return _BACKBONES[name]
+
+
+@lru_cache
+def _adapt(name: str) -> Backbone:
+    prefix, _, theirs = name.partition(":")
+    module = import_module(f"features.backbones.{ADAPTERS[prefix]}")
+    backbone: Backbone = module.adapt(theirs)
+    return backbone
 
 
 def names() -> list[str]:

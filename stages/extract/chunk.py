@@ -15,7 +15,7 @@ from features.cache.fingerprint import Fingerprint
 from features.errors import ClipError
 from features.inputs import NoAudio, Outcome, dtype_of
 from features.requests import token_grid
-from features.spec import AnyInput, FeatureSpec, FilterBankInput, ImageInput, Precision, Preprocess, View
+from features.spec import AnyInput, FeatureSpec, ImageInput, Precision, Preprocess, View, preprocess_of
 from stages.extract.drawn import DrawnImages, Pictures, turned
 from stages.extract.encode import (
     CPU_BATCH_CLIPS,
@@ -52,8 +52,7 @@ class _BatchKey(NamedTuple):
 
 
 def _batch_key(network: Network, taken: AnyInput) -> _BatchKey:
-    preprocess = None if isinstance(taken, FilterBankInput) else taken.preprocess
-    return _BatchKey(network, preprocess, taken.shape[1:] if taken.kind == "frames" else taken.shape)
+    return _BatchKey(network, preprocess_of(taken), taken.shape[1:] if taken.kind == "frames" else taken.shape)
 
 
 def _batch_size(taken: AnyInput, device: str) -> int:

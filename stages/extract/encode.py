@@ -83,7 +83,7 @@ class Batcher:
 
     def add(self, item: NDArray[np.generic], targets: list[Target]) -> None:
         buffer = self._buffers[0]
-        buffer[len(self._targets)] = torch.from_numpy(np.ascontiguousarray(item))
+        buffer.numpy()[len(self._targets)] = item
         self._targets.append(targets)
         if len(self._targets) == len(buffer):
             self._start()
