@@ -8,7 +8,7 @@ class UsageError(Exception):
 class ClipError(Exception):
     """Something is wrong with one clip. It costs that clip, never the run, and is recorded with its stage.
 
-    `stage` is where it happened: `open`, `decode`, `render`, `worker`.
+    `stage` is where it happened: `open`, `decode`, `render`, `encode`, `worker`.
     """
 
     def __init__(self, stage: str, message: str) -> None:

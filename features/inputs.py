@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,8 @@ class NoAudio:
     """The clip has no audio stream: not a failure, and no feature either."""
 
 
-Outcome = NDArray[np.uint8] | NDArray[np.float32] | NoAudio | ClipError
-"""What became of one input of one clip."""
+Outcome = NDArray[Any] | NoAudio | ClipError
+"""What became of one input, or one feature, of one clip."""
 
 
 class Prepared(NamedTuple):

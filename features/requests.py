@@ -108,7 +108,7 @@ def expand_names(wanted: Iterable[str]) -> list[str]:
     expanded: list[str] = []
     for name in wanted:
         plain, at, _ = name.partition("@")
-        spelled_out = [each.name(each.style or DEFAULT_STYLE) for each in _parse(plain)]
+        spelled_out = [each.name(each.style or DEFAULT_STYLE) for each in _parse(plain, known=False)]
         expanded += [name] if at else spelled_out
     return list(dict.fromkeys(expanded))
 
@@ -125,11 +125,12 @@ def drawn_image(image: ImageInput) -> FeatureSpec:
     )
 
 
-def _parse(name: str) -> list[_Wanted]:
+def _parse(name: str, known: bool = True) -> list[_Wanted]:
+    """known: whether the source must be one that is here; cached features outlive the networks that they came from."""
     if name == "all":
         return [each for backbone in backbones.names() for each in _parse(backbone)]
     source, rest = _source(name)
-    every = _takes(source, rest)
+    every = _takes(source, rest, known)
     match = _NAME.fullmatch(rest)
     if match is None:
         raise UsageError(
@@ -184,16 +185,17 @@ def _source(name: str) -> tuple[str, str]:
     return f"{first}:{second}", rest
 
 
-def _takes(source: str, rest: str) -> list[str]:
+def _takes(source: str, rest: str, known: bool) -> list[str]:
     """What may be asked of a source. A library's network, whose weights may be far away, is not looked at where the
     name says what it takes."""
     if source in _WITHOUT_BACKBONE:
         return list(_WITHOUT_BACKBONE[source])
-    if backbones.is_adapted(source) and rest:
+    is_here = source in backbones.names()
+    if rest and not is_here and (backbones.is_adapted(source) or not known):
         return ["frames", "clip", *REPRESENTATIONS, "fbank", "sound"]
-    if source not in backbones.names() and not backbones.is_adapted(source):
-        known = [*backbones.names(), *(f"{prefix}:NAME" for prefix in backbones.ADAPTERS), *_WITHOUT_BACKBONE]
-        raise UsageError(f"unknown backbone '{source}': choose from {', '.join(known)}")
+    if not is_here and not backbones.is_adapted(source):
+        choice = [*backbones.names(), *(f"{prefix}:NAME" for prefix in backbones.ADAPTERS), *_WITHOUT_BACKBONE]
+        raise UsageError(f"unknown backbone '{source}': choose from {', '.join(choice)}")
     return _inputs(backbones.get(source))
 
 

@@ -1,8 +1,9 @@
 """Frozen encoders. Importing this package registers every backbone; `get("lite")` finds one."""
 
 from features.backbones import ast, lite, picture_networks, timesformer, tsn, video_networks  # noqa: F401  (they register themselves)
-from features.backbones.registry import ADAPTERS, Backbone, Encoded, Grid, get, is_adapted, names
-from features.backbones.weights import Checkpoint, Weights, WeightsChoice
+from features.backbones.registry import ADAPTERS, Backbone, Encoded, Grid, get, is_adapted, names, register
+from features.backbones.weights import Checkpoint, Local, Weights, WeightsChoice
+from features.spec import Preprocess
 
 __all__ = [
     "ADAPTERS",
@@ -10,9 +11,12 @@ __all__ = [
     "Checkpoint",
     "Encoded",
     "Grid",
+    "Local",
+    "Preprocess",
     "Weights",
     "WeightsChoice",
     "get",
     "is_adapted",
     "names",
+    "register",
 ]

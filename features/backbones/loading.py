@@ -9,7 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from features import filter_bank
 from features.errors import UsageError
+from features.media.sampling import parse_sampling
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,6 +25,7 @@ Encoder = Callable[["Tensor", "Preprocess | None"], "Encoded"]
 float32 (B, 1024, 128) and None -> what it makes of them, on its device."""
 
 RANDOM_SEED = 0
+NOISE_ITEMS = 2
 _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError)
 """What PyTorch raises over a file that it did not write."""
 
@@ -76,7 +79,39 @@ def make(backbone: Backbone) -> nn.Module:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        return backbone.make()
+        network = backbone.make()
+        enliven(network, lambda: backbone.encode(network, torch.randn(NOISE_ITEMS, *item_shape(backbone))))
+        return network
+
+
+def enliven(network: nn.Module, run: Callable[[], object]) -> None:
+    """Let untrained batch norms learn mean and variance of one batch: as they come, they let a deep network's numbers
+    fade to zero or grow without end. Networks without batch norms stay as they are."""
+    import torch
+
+    norms = [part for part in network.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    network.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    with torch.no_grad():
+        run()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval().momentum = momentum
+
+
+def item_shape(backbone: Backbone) -> tuple[int, ...]:
+    """What the network takes of one item, without the batch: (3, H, W), (T, 3, H, W), (1024, 128), or a sound's."""
+    if backbone.sound is not None:
+        return backbone.sound.shape
+    if backbone.preprocess is None:
+        return (filter_bank.FRAMES, filter_bank.MEL_BANDS)
+    pictures = (3, backbone.preprocess.crop, backbone.preprocess.crop)
+    return (
+        (parse_sampling(backbone.sampling).frames_per_clip or 1, *pictures) if "clip" in backbone.inputs else pictures
+    )
 
 
 def read_state(path: Path) -> StateDict:

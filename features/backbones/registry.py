@@ -1,9 +1,14 @@
 """The list of backbones, each described by one small record."""
 
+import os
+import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -97,11 +102,13 @@ def map_grid(shape: tuple[int, ...]) -> Grid:
 
 
 _BACKBONES: dict[str, Backbone] = {}
+OWN_FILES, ENTRY_POINTS = "AVFUSE_BACKBONES", "avfuse.backbones"
 
 
 def register(backbone: Backbone) -> Backbone:
-    if backbone.name in _BACKBONES:
-        raise ValueError(f"backbone '{backbone.name}' is registered twice")
+    """Raises UsageError for a name that is taken, or that features' names have no room for."""
+    if backbone.name in _BACKBONES or not re.fullmatch(r"\w+", backbone.name):
+        raise UsageError(f"a backbone cannot be called '{backbone.name}': the name is taken, or no plain word")
     _BACKBONES[backbone.name] = backbone
     return backbone
 
@@ -119,7 +126,7 @@ def get(name: str) -> Backbone:
     """The backbone of that name. Raises UsageError that lists the known ones."""
     if is_adapted(name):
         return _adapt(name)
-    if name not in _BACKBONES:
+    if name not in names():
         libraries = ", ".join(f"{prefix}:NAME" for prefix in ADAPTERS)
         raise UsageError(f"unknown backbone '{name}': choose from {', '.join(names())}, or {libraries}")
     return _BACKBONES[name]
@@ -134,4 +141,24 @@ def _adapt(name: str) -> Backbone:
 
 
 def names() -> list[str]:
+    """Every registered backbone, users' own among them. Raises UsageError for a user's file that cannot be used."""
+    _register_users_own()
     return sorted(_BACKBONES)
+
+
+@lru_cache
+def _register_users_own() -> None:
+    """Backbones of installed packages that name them as entry points of the group `avfuse.backbones`, and of the Python
+    files in AVFUSE_BACKBONES."""
+    for point in entry_points(group=ENTRY_POINTS):
+        loaded = point.load()
+        if isinstance(loaded, Backbone) and loaded.name not in _BACKBONES:
+            register(loaded)
+    for text in filter(None, os.environ.get(OWN_FILES, "").split(os.pathsep)):
+        path = Path(text)
+        spec = spec_from_file_location(f"avfuse_own_{path.stem}", path)
+        if not path.is_file() or spec is None or spec.loader is None:
+            raise UsageError(f"{OWN_FILES}: {path} is no Python file")
+        module = module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)

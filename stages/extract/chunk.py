@@ -138,7 +138,7 @@ class Chunk:
         for index, (job, print_) in enumerate(zip(self._jobs, prints, strict=True)):
             if position not in job.lacks:
                 continue
-            outcome = self._outcomes[position].get(index)
+            outcome = self._outcome(position, index)
             if isinstance(outcome, NoAudio):
                 result.no_audio.append((job.clip, print_))
             elif isinstance(outcome, ClipError):
@@ -146,5 +146,17 @@ class Chunk:
                 result.failed.append((job.clip, print_, Failure(outcome.stage, outcome.message, attempts)))
             else:
                 result.done.append((job.clip, print_))
-                result.data.append(self._data[position][index] if outcome is None else outcome)
+                result.data.append(outcome)
         return result
+
+    def _outcome(self, position: int, index: int) -> Outcome:
+        """A network's feature as it is stored, or what became of the clip instead."""
+        outcome = self._outcomes[position].get(index)
+        if outcome is not None:
+            return outcome
+        spec = self._stores[position].spec
+        with np.errstate(over="ignore"):
+            stored = self._data[position][index].astype(spec.dtype)
+        if not np.isfinite(stored).all():
+            return ClipError("encode", f"the network gives numbers that {spec.dtype} cannot hold")
+        return stored

@@ -18,7 +18,7 @@ from timm.data.transforms_factory import create_transform
 
 from features import backbones
 from features.backbones import Encoded, WeightsChoice
-from features.backbones.loading import load
+from features.backbones.loading import enliven, load
 from features.errors import UsageError
 from features.extracted_sound import extracted
 from features.fitting import fit_frame
@@ -54,7 +54,9 @@ def encode(name: str, items: torch.Tensor, choice: str = "auto") -> Encoded:
 @torch.inference_mode()
 def test_timms_networks_are_timms(name: str, grid: tuple[int, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    theirs = timm.create_model(name, pretrained=False).eval()
+    theirs = timm.create_model(name, pretrained=False)
+    enliven(theirs, lambda: theirs(torch.randn(2, 3, 224, 224)))
+    theirs.eval()
     path = tmp_path / "model.safetensors"
     save_file(theirs.state_dict(), path)
     data = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
@@ -73,7 +75,9 @@ def test_timms_networks_are_timms(name: str, grid: tuple[int, ...], tmp_path: Pa
 def test_torchvisions_networks_are_torchvisions(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     more = {"transform_input": True, "init_weights": False} if name == "googlenet" else {}
-    theirs = torchvision.models.get_model(name, weights=None, **more).eval()
+    theirs = torchvision.models.get_model(name, weights=None, **more)
+    enliven(theirs, lambda: theirs(torch.randn(2, *((3, 16, 112, 112) if name == "r3d_18" else (3, 224, 224)))))
+    theirs.eval()
     path = tmp_path / "model.pth"
     torch.save(theirs.state_dict(), path)
     transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from features import backbones
 from features.backbones import Backbone, Encoded, Grid
 from features.backbones.bninception import BNInception
-from features.backbones.loading import load, make
+from features.backbones.loading import enliven, item_shape, load, make
 from features.backbones.weights import RANDOM, Weights, file_sha256, find
 from features.errors import UsageError
 from features.filter_bank import filter_banks
@@ -75,6 +75,7 @@ def test_tsn_is_bninception(their_bninception: torch.nn.Module, tmp_path: Path) 
     encoded = encode("tsn", pixels, Weights(path, file_sha256(path)))
     bgr = pixels.flip(-1) - torch.tensor([104.0, 117.0, 128.0])
     expected = their_bninception.features(bgr.permute(0, 3, 1, 2))
+    assert expected.std() > 0.05
     torch.testing.assert_close(encoded.pooled, expected.mean(dim=(2, 3)), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(encoded.tokens, expected.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
 
@@ -103,13 +104,16 @@ def test_timms_networks_are_timms(name: str, tmp_path: Path) -> None:
     import timm
 
     architecture = {"vit": "vit_base_patch16_224"}.get(name, name)
-    theirs = timm.create_model(architecture, pretrained=False).eval()  # with its classifier, as published
+    theirs = timm.create_model(architecture, pretrained=False)  # with its classifier, as published
+    enliven(theirs, lambda: theirs(torch.randn(2, *item_shape(backbones.get(name)))))
+    theirs.eval()
     path = tmp_path / "model.safetensors"
     save_file(theirs.state_dict(), path)
     pixels = batch(backbones.get(name), 1)
     encoded = encode(name, pixels, Weights(path, file_sha256(path)))
     features = theirs.forward_features(normalised(backbones.get(name), pixels))
     expected = theirs.forward_head(features, pre_logits=True)
+    assert expected.std() > 0.05
     torch.testing.assert_close(encoded.pooled, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -128,7 +132,9 @@ def test_torchvisions_networks_are_torchvisions(name: str, architecture: str, cl
     import torchvision
 
     torch.manual_seed(1)
-    theirs = torchvision.models.get_model(architecture, weights=None).eval()
+    theirs = torchvision.models.get_model(architecture, weights=None)
+    enliven(theirs, lambda: theirs(torch.randn(2, *item_shape(backbones.get(name)))))
+    theirs.eval()
     path = tmp_path / "model.pth"
     torch.save(theirs.state_dict(), path)
     pixels = batch(backbones.get(name), 1)
@@ -136,6 +142,7 @@ def test_torchvisions_networks_are_torchvisions(name: str, architecture: str, cl
     setattr(theirs, classifier, torch.nn.Identity())
     given = normalised(backbones.get(name), pixels)
     expected = theirs(given.transpose(1, 2) if given.ndim == 5 else given)
+    assert expected.std() > 0.05
     torch.testing.assert_close(encoded.pooled, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -25,6 +25,7 @@ from features.requests import resolve
 from stages.device import choose_device, choose_devices
 from stages.extract import plan as planning
 from stages.extract import worker
+from stages.extract.encode import Layout
 from stages.extract.pool import DecodePool, Limits
 from stages.extract.run import ExtractSummary, extract
 
@@ -241,3 +242,13 @@ def test_what_a_run_will_write_is_said_before_it_begins(media: Path, tmp_path: P
     assert "free)" in told[0]
     run(clips, tmp_path, workers=1, tell=told.append)
     assert len(told) == 1
+
+
+def test_numbers_that_cannot_be_stored_are_a_failure_not_infinities(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Layout.of
+    monkeypatch.setattr(Layout, "of", lambda layout, encoded: 1e6 * real(layout, encoded))
+    clips = [clip for clip in clips_of(media) if clip.clip_id == "good"]
+    summary = run(clips, tmp_path, workers=1)
+    assert summary.problems == {"good": ["encode: the network gives numbers that float16 cannot hold"]}

@@ -1,0 +1,91 @@
+"""A user's own network is a backbone without a change to avfuse."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from features.media import write_video
+
+OWN = """
+import torch
+from pathlib import Path
+from features.backbones import Backbone, Checkpoint, Encoded, Local, Preprocess, register
+
+class MeanColours(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, pictures):
+        return pictures.mean(dim=(2, 3)) * self.scale
+
+register(
+    Backbone(
+        name="mean_colours",
+        revision=1,
+        inputs=("frames",),
+        feature_dim=3,
+        preprocess=Preprocess(resize=64, crop=64, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1)),
+        checkpoints=(Checkpoint(name="mean_colours", file="own.pth", licence="mine", source=Local(Path("own.pth"))),),
+        make=MeanColours,
+        encode=lambda network, pictures: Encoded(network(pictures)),
+    )
+)
+"""
+
+PROGRAM = """
+import sys, features
+from pathlib import Path
+from features.clips import Clip
+from features.requests import resolve
+from stages.extract.run import extract
+extract([Clip("a", Path("a.avi"))], resolve(["mean_colours:frames"], "uniform:2"), Path("cache"), "set", device="cpu",
+        workers=1, progress=False)
+table = features.load("set", "mean_colours:frames")
+print(table.spec.model.checkpoint, *table.data[0].ravel().tolist())
+"""
+
+
+def run(folder: Path, program: str, own: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "AVFUSE_BACKBONES": own}
+    return subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pixels = np.empty((10, 64, 64, 3), np.uint8)
+    pixels[...] = (200, 100, 50)
+    write_video(tmp_path / "a.avi", pixels, fps=10)
+    (tmp_path / "own.py").write_text(OWN)
+    torch.save({"scale": torch.tensor([1.0, 2.0, 4.0])}, tmp_path / "own.pth")
+    return tmp_path
+
+
+def test_a_file_with_a_network_is_all_it_takes(folder: Path) -> None:
+    done = run(folder, PROGRAM, "own.py")
+    assert done.returncode == 0, done.stderr
+    sha256, *values = done.stdout.split()
+    assert len(sha256) == 64
+    np.testing.assert_allclose([float(each) for each in values], 2 * [200, 200, 200], atol=8)
+
+
+def test_cached_features_outlive_their_network(folder: Path) -> None:
+    assert run(folder, PROGRAM, "own.py").returncode == 0
+    told = run(folder, "from features.requests import expand_names; print(*expand_names(['mean_colours:frames']))", "")
+    assert told.stdout.strip() == "mean_colours:frames"
+
+
+@pytest.mark.parametrize(("own", "said"), [("nowhere.py", "is no Python file"), ("own.py:own.py", "name is taken")])
+def test_a_file_that_cannot_be_used_is_named(folder: Path, own: str, said: str) -> None:
+    program = (
+        "from features.backbones import names\nfrom features.errors import UsageError\n"
+        "try: names()\nexcept UsageError as error: print(error)"
+    )
+    told = run(folder, program, own).stdout
+    assert said in told
+    assert len(told.strip().splitlines()) == 1
