@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 from collections.abc import Callable
@@ -25,7 +26,6 @@ Encoder = Callable[["Tensor", "Preprocess | None"], "Encoded"]
 float32 (B, 1024, 128) and None -> what it makes of them, on its device."""
 
 RANDOM_SEED = 0
-NOISE_ITEMS = 2
 _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError)
 """What PyTorch raises over a file that it did not write."""
 
@@ -80,8 +80,25 @@ def make(backbone: Backbone) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         network = backbone.make()
-        enliven(network, lambda: backbone.encode(network, torch.randn(NOISE_ITEMS, *item_shape(backbone))))
+        enliven(network, lambda: backbone.encode(network, noise(backbone)))
         return network
+
+
+def noise(backbone: Backbone, items: int = 8) -> Tensor:
+    """Random items as the network takes them, with structure at all scales, as pictures have."""
+    import torch
+
+    shape = item_shape(backbone)
+    height, width = shape[-2:]
+    planes = torch.zeros(items, math.prod(shape[:-2]), height, width)
+    for cells in (1, 4, 16, 64, max(height, width)):
+        coarse = torch.randn(items, planes.shape[1], min(cells, height), min(cells, width))
+        planes += torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear") / 2
+    values = planes.reshape(items, *shape)
+    if backbone.preprocess is None:
+        return values
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (backbone.preprocess.mean, backbone.preprocess.std))
+    return ((128 + 60 * values).clamp(0, 255) - mean) / std
 
 
 def enliven(network: nn.Module, run: Callable[[], object]) -> None:
