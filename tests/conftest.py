@@ -54,3 +54,8 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no real clips at {REAL_DATA} (set AVFUSE_REAL_DATA)")
     return REAL_DATA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file begins first, so that it does not run on alone."""
+    items.sort(key=lambda item: item.path.name != "test_all_backbones.py")
