@@ -55,7 +55,8 @@ def _batch_key(network: Network, taken: AnyInput) -> _BatchKey:
     return _BatchKey(network, preprocess_of(taken), taken.shape[1:] if taken.kind == "frames" else taken.shape)
 
 
-def _batch_size(taken: AnyInput, device: str) -> int:
+def batch_size(taken: AnyInput, device: str) -> int:
+    """Items that a network is given at once."""
     if taken.kind in ("frames", "image"):
         return CPU_BATCH_IMAGES if device == "cpu" else GPU_BATCH_IMAGES
     return CPU_BATCH_CLIPS if device == "cpu" else GPU_BATCH_CLIPS
@@ -81,7 +82,7 @@ class Chunk:
             self._layouts[position] = Layout(token_grid(backbones.get(network.backbone), spec.input), spec.grid)
             key = _batch_key(network, spec.input)
             if key not in self._batchers:
-                size = _batch_size(spec.input, device)
+                size = batch_size(spec.input, device)
                 self._batchers[key] = Batcher(
                     encoders[network], key.preprocess, key.shape, dtype_of(spec.input), size, device
                 )

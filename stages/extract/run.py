@@ -2,9 +2,7 @@
 
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,20 +10,16 @@ import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
-from features import backbones
 from features.backbones import WeightsChoice
-from features.backbones.loading import Encoder, load
-from features.cache import FeatureStore, fingerprint
-from features.cache.fingerprint import Fingerprint
+from features.cache import FeatureStore
 from features.clips import Clip
 from features.errors import UsageError
 from features.requests import PUBLISHED
-from features.spec import AnyInput, FeatureSpec
+from features.spec import FeatureSpec
 from stages.device import choose_devices
-from stages.extract.chunk import Chunk, Network
-from stages.extract.drawn import DrawnImages
+from stages.extract.extractor import Extractor
 from stages.extract.plan import Job, Plan, make_plan
-from stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits
+from stages.extract.pool import DEFAULT_LIMITS, Limits
 
 
 @dataclass
@@ -140,67 +134,25 @@ def _side_by_side(work: Sequence[_Share]) -> list[dict[str, tuple[str, ...]]]:
 
 def _run(share: _Share) -> dict[str, tuple[str, ...]]:
     """One device's chunks. Returns what was noticed of clips that were used all the same."""
-    stores = [FeatureStore(share.cache, share.collection, spec) for spec in share.specs]
-    drawn = DrawnImages(share.cache, share.collection, share.specs)
     notes: dict[str, tuple[str, ...]] = {}
-    with ExitStack() as stack:
-        clips = sum(map(len, share.chunks))
-        bar = stack.enter_context(
-            tqdm(
-                total=clips,
-                unit="clip",
-                desc=f"extract on {share.device}",
-                position=share.line,
-                disable=not share.progress,
-            )
-        )
-        pool = stack.enter_context(DecodePool(share.workers, _distinct(share.specs), limits=share.limits))
-        encoders = _load(share.specs, share.weights, share.device)
+    clips = sum(map(len, share.chunks))
+    bar = tqdm(
+        total=clips, unit="clip", desc=f"extract on {share.device}", position=share.line, disable=not share.progress
+    )
+    with (
+        bar,
+        Extractor(
+            share.specs, share.cache, share.collection, share.device, share.workers, share.weights, share.limits
+        ) as extractor,
+    ):
         failures = 0
-        prints: deque[Fingerprint] = deque()
-        # of all chunks: the next is decoded meanwhile
-        prepared = pool.prepare(_asked(share.chunks, share.specs, drawn, prints))
-        for jobs in share.chunks:
-            chunk = Chunk(jobs, stores, encoders, share.device)
-            for clip, failed in chunk.run(prepared, prints, drawn):
-                if clip.notes:
-                    notes[clip.clip.clip_id] = clip.notes
-                failures += failed
-                bar.set_postfix(failed=failures, refresh=False)
-                bar.update()
+        for clip, failed in extractor.run(share.chunks):
+            if clip.notes:
+                notes[clip.clip.clip_id] = clip.notes
+            failures += failed
+            bar.set_postfix(failed=failures, refresh=False)
+            bar.update()
     return notes
-
-
-def _load(specs: Sequence[FeatureSpec], choice: WeightsChoice, device: str) -> dict[Network, Encoder]:
-    """The networks that the features come from. Raises UsageError when a file is not the one named."""
-    encoders: dict[Network, Encoder] = {}
-    for spec in specs:
-        if spec.model is None or Network.of(spec) in encoders:
-            continue
-        network = Network.of(spec)
-        backbone = backbones.get(network.backbone)
-        found = choice.of(backbone.name, backbone.checkpoints)
-        if found.sha256 != spec.model.checkpoint:
-            raise UsageError(f"the weights of {backbone.name} were replaced meanwhile: start again")
-        encoders[network] = load(backbone, found, device, network.precision)
-    return encoders
-
-
-def _distinct(specs: Iterable[FeatureSpec]) -> list[AnyInput]:
-    """What the features are made from, each once: several backbones, and views, share an input."""
-    return list(dict.fromkeys(spec.input for spec in specs))
-
-
-def _asked(
-    chunks: Iterable[Sequence[Job]], specs: Sequence[FeatureSpec], drawn: DrawnImages, prints: "deque[Fingerprint]"
-) -> Iterator[tuple[Clip, list[AnyInput]]]:
-    """Every clip with the inputs that its missing features need and that are not in the cache as pictures. Its file is
-    fingerprinted before it is decoded: replaced meanwhile, it no longer matches and is planned again."""
-    for chunk in chunks:
-        for job in chunk:
-            prints.append(fingerprint(job.clip.path))
-            needed = _distinct(specs[position] for position in job.lacks)
-            yield job.clip, [each for each in needed if not drawn.has(each, job.clip)]
 
 
 def summarise(stores: Sequence[FeatureStore], clips: Sequence[Clip], new: int) -> ExtractSummary:
