@@ -1,9 +1,9 @@
 """Stage one as a whole against the bare networks: clips of UCF101's kind from disk to committed shards, over the same
 networks' forward passes on tensors that lie ready, on the same device with the same batches.
 
-Networks have random weights (`lite` its real ones), which changes no time. Last, what it saves to decode a clip once for
-all backbones. On a machine with a GPU everything runs there, in bfloat16, with all five of the papers' backbones at once
-as a further figure; elsewhere on the CPU, in float32.
+Networks have random weights (`lite` its real ones), which changes no time. Last, what it saves to decode a clip once
+for all backbones. On a machine with a GPU everything runs there, in bfloat16, with all five of the papers' backbones at
+once as a further figure; elsewhere on the CPU, in float32.
 """
 
 import os
