@@ -20,7 +20,7 @@ DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,LABEL_COLUMN,--label-column
 SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,DEVICE,--device) $(call flag,CACHE,--cache) \
 	$(call switch,REPLACE,--replace) $(ARGS)
 
-.PHONY: help demo test extract fuse report bench compare-readers survey-damage docs-images lint format clean
+.PHONY: help demo test extract fuse report bench compare-readers compare-precision survey-damage docs-images lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -51,6 +51,9 @@ bench: $(VENV)/.installed-test ## run every benchmark; make bench-NAME runs one
 
 compare-readers: $(VENV)/.installed-test ## hold readers against a plain decode: CLIPS=FOLDER
 	@PYTHONPATH=tests/helpers $(BIN)/python tests/benchmarks/compare_readers.py "$(CLIPS)"
+
+compare-precision: $(VENV)/.installed-test ## how far half precision moves every backbone's features
+	@$(BIN)/python tests/benchmarks/compare_precision.py
 
 survey-damage: $(VENV)/.installed-test ## how often damage in media is noticed: CLIPS=FOLDER
 	@$(BIN)/python tests/benchmarks/survey_damage.py "$(CLIPS)"

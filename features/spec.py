@@ -35,6 +35,11 @@ class Preprocess(_Frozen):
     std: tuple[float, float, float]
 
     @property
+    def normalisation(self) -> "Preprocess":
+        """The same for pixels that have their size already."""
+        return Preprocess(resize=None, crop=self.crop, interpolation="bilinear", mean=self.mean, std=self.std)
+
+    @property
     def geometry(self) -> "Preprocess":
         """The same without mean and std: what decides the bytes that a network gets."""
         return self.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})

@@ -146,7 +146,9 @@ def _reader(config: Any) -> Callable[[Path], nn.Module]:
     def read(path: Path) -> nn.Module:
         import transformers
 
-        folder = path if path.is_dir() else path.parent
+        if not path.is_dir():
+            raise UsageError(f"{path} is one file: configuration and weights go together, {PREFIX}:FOLDER names both")
+        folder = path
         how: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": "float32"}
 
         def load(**more: Any) -> Any:
@@ -187,7 +189,9 @@ def _encoder(model_type: str) -> Callable[[Any, Tensor], Encoded]:
         if model_type == "vjepa2":
             given = network(pixel_values_videos=batch, skip_predictor=True)
         elif model_type == "clap":
-            given = network(input_features=batch, is_longer=torch.zeros(len(batch), 1, dtype=torch.bool))
+            given = network(
+                input_features=batch, is_longer=torch.zeros(len(batch), 1, dtype=torch.bool, device=batch.device)
+            )
         elif model_type in _SOUND:
             given = network(batch)
         else:

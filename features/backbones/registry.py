@@ -87,6 +87,9 @@ class Backbone:
 
     @property
     def checkpoint(self) -> Checkpoint:
+        """The default one. Raises UsageError where none is published."""
+        if not self.checkpoints:
+            raise UsageError(f"no weights are published for {self.name}: name a file (--weights {self.name}=FILE)")
         return self.checkpoints[0]
 
 

@@ -318,7 +318,9 @@ class WeightsChoice:
         for name in WEIGHTS_FILES:
             if (path / name).is_file():
                 return Weights(path / name, file_sha256(path / name))
-        files = " or ".join(checkpoint.file for checkpoint in checkpoints)
+        if wanted == "auto":
+            raise UsageError(f"no weights are published for {backbone}: name a file (--weights {backbone}=FILE)")
+        files = " or ".join(checkpoint.file for checkpoint in checkpoints) or "none"
         if path.is_dir():
             raise UsageError(f"weights of {backbone}: the folder {path} has no {files}")
         raise UsageError(f"weights of {backbone}: there is no file {path}; published are {files}")

@@ -39,7 +39,8 @@ def list_them() -> None:
 @weights.command(short_help="Download checkpoints to their place, verified.")
 @click.argument("names", nargs=-1, required=True)
 def fetch(names: tuple[str, ...]) -> None:
-    """Download the checkpoints NAMES, as `avfuse weights list` calls them; a backbone's name means its default."""
+    """Download the checkpoints NAMES, as `avfuse weights list` calls them; a backbone's name means its default, and so
+    do `timm:NAME`, `torchvision:NAME` and `hf:OWNER/NAME`."""
     from features.backbones.weights import fetch as fetch_one
 
     for checkpoint in map(_checkpoint, names):
@@ -69,6 +70,8 @@ def _checkpoint(name: str) -> "Checkpoint":
     from features import backbones
     from features.errors import UsageError
 
+    if backbones.is_adapted(name):
+        return backbones.get(name).checkpoint
     for backbone in map(backbones.get, backbones.names()):
         if name == backbone.name:
             return backbone.checkpoint

@@ -44,7 +44,8 @@ class Network(NamedTuple):
 
 
 class _BatchKey(NamedTuple):
-    """What the items of one batch have in common."""
+    """What the items of one batch have in common. preprocess: how they are normalised; frames and audio images, once they
+    have their size, share batches."""
 
     network: Network
     preprocess: Preprocess | None
@@ -52,7 +53,10 @@ class _BatchKey(NamedTuple):
 
 
 def _batch_key(network: Network, taken: AnyInput) -> _BatchKey:
-    return _BatchKey(network, preprocess_of(taken), taken.shape[1:] if taken.kind == "frames" else taken.shape)
+    preprocess = preprocess_of(taken)
+    return _BatchKey(
+        network, preprocess and preprocess.normalisation, taken.shape[1:] if taken.kind == "frames" else taken.shape
+    )
 
 
 def batch_size(taken: AnyInput, device: str) -> int:

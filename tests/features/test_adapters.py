@@ -255,6 +255,12 @@ def test_a_folders_weights_and_configuration_are_in_the_key(tmp_path: Path) -> N
     assert "/" not in first.folder
 
 
+def test_weights_without_their_configuration_are_refused(tmp_path: Path) -> None:
+    _, _, name = saved(of_dinov2, tmp_path)
+    with pytest.raises(UsageError, match="is one file"):
+        encode(name, prepared(name), str(tmp_path / "model.safetensors"))
+
+
 def test_missing_tensors_are_refused(tmp_path: Path) -> None:
     model, _, name = saved(of_dinov2, tmp_path)
     state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("layernorm")}

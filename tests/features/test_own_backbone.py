@@ -11,32 +11,8 @@ import torch
 
 from features.media import write_video
 
-OWN = """
-import torch
-from pathlib import Path
-from features.backbones import Backbone, Checkpoint, Encoded, Local, Preprocess, register
-
-class MeanColours(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(3))
-
-    def forward(self, pictures):
-        return pictures.mean(dim=(2, 3)) * self.scale
-
-register(
-    Backbone(
-        name="mean_colours",
-        revision=1,
-        inputs=("frames",),
-        feature_dim=3,
-        preprocess=Preprocess(resize=64, crop=64, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1)),
-        checkpoints=(Checkpoint(name="mean_colours", file="own.pth", licence="mine", source=Local(Path("own.pth"))),),
-        make=MeanColours,
-        encode=lambda network, pictures: Encoded(network(pictures)),
-    )
-)
-"""
+DOCUMENTED = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
+OWN = DOCUMENTED.partition("```python\n")[2].partition("```")[0]
 
 PROGRAM = """
 import sys, features

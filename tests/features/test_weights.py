@@ -262,6 +262,11 @@ def test_a_choice_that_makes_no_sense_is_refused(text: str) -> None:
         WeightsChoice.parse(text)
 
 
+def test_a_network_without_published_weights_says_so() -> None:
+    with pytest.raises(UsageError, match=r"no weights are published for net: name a file"):
+        WeightsChoice().of("net", [])
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere\.pth.*net\.pth"):
         WeightsChoice.parse("nowhere.pth").of("net", [checkpoint()])

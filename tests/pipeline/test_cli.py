@@ -255,3 +255,38 @@ def test_help_teaches(tmp_path: Path) -> None:
         assert shown.returncode == 0
         assert "avfuse" in shown.stdout
         assert "Example" in shown.stdout or "tour" in shown.stdout
+
+
+def test_weights_that_are_not_for_every_use_say_so(workplace: Path, tmp_path: Path) -> None:
+    (tmp_path / "timesformer-base-finetuned-k400.bin").write_bytes(b"not really")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "AVFUSE_WEIGHTS": str(tmp_path)}
+    command = [
+        *AVFUSE,
+        "extract",
+        "--dataset",
+        "folder",
+        "--root",
+        "clips",
+        "--features",
+        "timesformer",
+        "--limit",
+        "1",
+    ]
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, check=False, env=environment)
+    assert "CC-BY-NC-4.0, not for commercial use" in done.stderr
+    assert "holds no weights" in done.stderr
+    assert done.returncode == 2
+
+
+def test_weights_that_are_neither_here_nor_to_be_had_are_named_in_a_line(workplace: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "AVFUSE_WEIGHTS": str(tmp_path)}
+    environment |= {"https_proxy": "http://127.0.0.1:9", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    for name, file in (("resnet18", "resnet18-f37072fd.pth"), ("ast", "ast-finetuned-audioset-10-10-0.4593")):
+        command = [*AVFUSE, "extract", "--dataset", "folder", "--root", "clips", "--features", name, "--limit", "1"]
+        done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, check=False, env=environment)
+        last = done.stderr.strip().splitlines()[-1]
+        assert "cannot fetch" in last
+        assert file in last
+        assert str(tmp_path) in last
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 2
