@@ -44,8 +44,8 @@ class Network(NamedTuple):
 
 
 class _BatchKey(NamedTuple):
-    """What the items of one batch have in common. preprocess: how they are normalised; frames and audio images, once they
-    have their size, share batches."""
+    """What the items of one batch have in common. preprocess: how they are normalised; frames and audio images, at
+    their size by now, share batches."""
 
     network: Network
     preprocess: Preprocess | None
@@ -54,9 +54,8 @@ class _BatchKey(NamedTuple):
 
 def _batch_key(network: Network, taken: AnyInput) -> _BatchKey:
     preprocess = preprocess_of(taken)
-    return _BatchKey(
-        network, preprocess and preprocess.normalisation, taken.shape[1:] if taken.kind == "frames" else taken.shape
-    )
+    shape = taken.shape[1:] if taken.kind == "frames" else taken.shape
+    return _BatchKey(network, preprocess and preprocess.normalisation, shape)
 
 
 def batch_size(taken: AnyInput, device: str) -> int:
