@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 
 from features.errors import UsageError
 
@@ -168,7 +168,9 @@ def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTE
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target.parent) as folder:
                 _download(checkpoint, source, Path(folder), progress)
             return target
-        except (OSError, URLError, RuntimeError, ValueError) as error:
+        except UsageError:
+            raise
+        except Exception as error:  # each library below has errors of its own kind; whichever it is, it is told
             if attempt < attempts and _may_pass(error):
                 time.sleep(SECONDS_BETWEEN * attempt)
                 continue
