@@ -44,7 +44,7 @@ report: $(VENV)/.installed ## the page of a run again: DATASET=..., NAME=... (th
 	@$(AVFUSE) report "$(or $(RUNS),runs)/$(DATASET)/$(or $(NAME),$(subst $(comma),+,$(FUSION)))" $(call flag,CACHE,--cache) $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(VENV)/.installed-test ## run every benchmark; make bench-NAME runs one
 	@for script in tests/benchmarks/bench_*.py; do PYTHONPATH=tests/helpers $(BIN)/python "$$script" || exit 1; done

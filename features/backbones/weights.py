@@ -18,6 +18,7 @@ from features.errors import UsageError
 
 ATTEMPTS, SECONDS_BETWEEN = 3, 2.0
 SHA256_DIGITS = 64
+OWN_FILE = "your own file (--weights)"
 
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 """What the hub's repositories call their weights, the preferred first."""
@@ -176,7 +177,7 @@ def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTE
                 continue
             raise UsageError(
                 f"cannot fetch {source} ({_reason(error)}): bring {checkpoint.file} by other means into "
-                f"{target.parent}, or name your own file (--weights)"
+                f"{target.parent}, or name {'a folder (hf:FOLDER)' if isinstance(source, HubFolder) else OWN_FILE}"
             ) from error
     raise ValueError(f"attempts={attempts}: at least one")
 
