@@ -1,10 +1,31 @@
-"""The store of extracted features: HDF5 shards that carry their own proof.
+"""The store of extracted features: HDF5 shards that carry their own proof (docs/cache-format.md).
 
 cache/<collection>/<feature-name>-<key>/shard-<clips>-<hash>.h5
+
+    fingerprint.py  whether a media file is still the same
+    shard.py        writing one shard
+    reading.py      reading one, suspiciously
+    asked.py        clips as columns, and how their files stand
+    store.py        all shards of a feature as one table
+    claims.py       which clips other runs have in work
+    loading.py      `features.load`
 """
 
+from features.cache.asked import AskedClips
 from features.cache.fingerprint import Fingerprint, fingerprint
+from features.cache.reading import DamagedShard
 from features.cache.shard import ChunkResult, Failure
-from features.cache.store import FeatureStore, Loaded, find_specs
+from features.cache.store import FeatureStore, Found, Loaded, find_specs
 
-__all__ = ["ChunkResult", "Failure", "FeatureStore", "Fingerprint", "Loaded", "find_specs", "fingerprint"]
+__all__ = [
+    "AskedClips",
+    "ChunkResult",
+    "DamagedShard",
+    "Failure",
+    "FeatureStore",
+    "Fingerprint",
+    "Found",
+    "Loaded",
+    "find_specs",
+    "fingerprint",
+]

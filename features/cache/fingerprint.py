@@ -1,5 +1,6 @@
 """Telling whether a media file is still the one a feature was computed from."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,54 +11,38 @@ _EDGE_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Size, modification time, and a hash of the first and last 64 KiB. A missing file has size -1."""
+    """Size, modification time, and a hash of the first and last 64 KiB. A file that is not there, or that the system
+    does not let us look at, has size -1."""
 
     size: int
     mtime_ns: int
     digest: bytes  # 16 bytes
 
-    @property
-    def is_missing(self) -> bool:
-        return self.size < 0
 
-    def matches(self, path: Path) -> bool:
-        """Whether the file now at `path` is this one. Its content is read only when size or time has changed."""
-        try:
-            status = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return self.is_missing
-        if status.st_size != self.size:
-            return False
-        if status.st_mtime_ns == self.mtime_ns:
-            return True
-        try:
-            return _digest(path, status.st_size) == self.digest
-        except OSError:
-            return False
+UNREADABLE = bytes(16)
+"""The digest of a file that is there and cannot be read."""
 
-
-_UNREADABLE = bytes(16)
-MISSING = Fingerprint(size=-1, mtime_ns=0, digest=_UNREADABLE)
+MISSING = Fingerprint(size=-1, mtime_ns=0, digest=UNREADABLE)
 
 
 def fingerprint(path: Path) -> Fingerprint:
     """The fingerprint of the file now at `path`; of one that cannot be read, size and time alone."""
     try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return MISSING
-    try:
-        digest = _digest(path, status.st_size)
+        status = os.stat(path)
     except OSError:
-        digest = _UNREADABLE
-    return Fingerprint(size=status.st_size, mtime_ns=status.st_mtime_ns, digest=digest)
+        return MISSING
+    return Fingerprint(status.st_size, status.st_mtime_ns, digest(path, status.st_size))
 
 
-def _digest(path: Path, size: int) -> bytes:
+def digest(path: Path, size: int) -> bytes:
+    """The hash of a file's first and last 64 KiB; UNREADABLE where it cannot be read."""
     state = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        state.update(file.read(_EDGE_BYTES))
-        if size > 2 * _EDGE_BYTES:
-            file.seek(size - _EDGE_BYTES)
-        state.update(file.read(_EDGE_BYTES))
+    try:
+        with path.open("rb") as file:
+            state.update(file.read(_EDGE_BYTES))
+            if size > 2 * _EDGE_BYTES:
+                file.seek(size - _EDGE_BYTES)
+            state.update(file.read(_EDGE_BYTES))
+    except OSError:
+        return UNREADABLE
     return state.digest()

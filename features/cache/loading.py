@@ -1,43 +1,74 @@
 """The public door for people who only want the numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from features.cache.shard import open_verified
-from features.cache.store import FeatureStore, find_spec
+from features.cache.store import DONE, FeatureStore, Rows, equal, find_spec, gather
+from features.clips import Clip
+from features.errors import UsageError
 from features.spec import FeatureSpec
 
 
 @dataclass(frozen=True)
 class Table:
-    """Every cached row of one feature: clip_ids (n,) and data (n, *shape), in the order of clip_ids."""
+    """Every cached row of one feature: data (n, *shape), sorted by clip id."""
 
     spec: FeatureSpec
-    clip_ids: list[str]
     data: NDArray[np.generic]
+    encoded_ids: NDArray[np.bytes_]
+
+    @cached_property
+    def clip_ids(self) -> list[str]:
+        return [clip_id.decode() for clip_id in self.encoded_ids.tolist()]
 
 
-def load(dataset: str, feature_name: str, cache: str | Path = "cache") -> Table:
-    """All cached rows of one feature of a data set's collection, read and verified.
+def load(dataset: str, feature_name: str, cache: str | Path = "cache", clips: Sequence[Clip] | None = None) -> Table:
+    """All cached rows of one feature of a data set's collection, or those of some clips, read and verified.
 
     Args:
         dataset: the collection's name, for example `demo`.
         feature_name: for example `lite:frames`; `name@key` picks one of several variants.
         cache: the cache folder.
+        clips: these clips' rows alone, where they are cached for this interval and this media file. Without them media
+            files are not looked at, and of two files that stood under one id the later one counts.
 
     Raises:
-        UsageError: nothing of that name is cached, several variants are, or a shard is damaged.
+        UsageError: nothing of that name is cached, several variants are, a shard is damaged, or, without `clips`, a clip
+            is cached for several intervals.
     """
     store = FeatureStore(Path(cache), dataset, find_spec(Path(cache), dataset, feature_name))
-    chosen = {clip_id: rows[0] for clip_id, rows in sorted(store.rows.items()) if rows[0].outcome == "done"}
-    data = np.empty((len(chosen), *store.spec.shape), dtype=store.spec.dtype)
-    places = {(row.shard, row.row): index for index, row in enumerate(chosen.values())}
-    for shard in store.shards():
-        with open_verified(shard) as file:
-            for row, values in enumerate(file["data"][()]):
-                if (shard, row) in places:
-                    data[places[shard, row]] = values
-    return Table(spec=store.spec, clip_ids=list(chosen), data=data)
+    if clips is not None:
+        loaded = store.load(sorted(clips, key=lambda clip: clip.clip_id.encode()))
+        ids = np.array(sorted(clip.clip_id.encode() for clip in clips), dtype=bytes)
+        return Table(store.spec, loaded.data[loaded.present], ids[loaded.present])
+    shards = store.shards()
+    rows = Rows.of(shards)
+    code, ids = pd.factorize(rows.clip_id.astype(object), sort=True)
+    code = np.where(rows.outcome == DONE, code, -1)
+    _check_one_interval(rows, code, dataset, feature_name)
+    best = rows.best(code)
+    data = gather(shards, rows.shard[best], rows.row[best], store.spec)
+    return Table(store.spec, data, rows.clip_id[best])
+
+
+def _check_one_interval(rows: Rows, code: NDArray[np.int64], dataset: str, feature_name: str) -> None:
+    """Which of two intervals under one id is meant, only the data set's clips can tell."""
+    counted = np.flatnonzero(code >= 0)
+    first = np.zeros(code.max(initial=-1) + 1, dtype=np.int64)
+    first[code[counted][::-1]] = counted[::-1]
+    same = first[code[counted]]
+    for column in (rows.start, rows.end):
+        differs = ~equal(column[counted], column[same])
+        if differs.any():
+            clip_id = rows.clip_id[counted[differs][0]].decode()
+            raise UsageError(
+                f"'{feature_name}' of {dataset} is cached for several intervals under one id, '{clip_id}' for one: "
+                "name the clips that are meant (features.load(..., clips=[...])), or remove what no data set uses "
+                f"(avfuse features remove --dataset {dataset} --unreachable)"
+            )

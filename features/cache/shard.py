@@ -1,12 +1,12 @@
-"""One shard: an HDF5 file with one feature of one chunk's clips, complete in itself.
+"""Writing one shard: an HDF5 file with one feature of one chunk's clips, complete in itself (docs/cache-format.md).
 
-Data sets, all readable with plain h5py:
+A page of text, the header, then an HDF5 file. Data sets, all readable with plain h5py:
 
     clip_id   (n,)         fixed-length UTF-8 bytes
-    data      (n, *shape)  the feature
     media     (n,)         size, mtime_ns, digest, start, end (NaN: the whole file)
     no_audio  (m,)         clip_id and the same media columns
     failed    (k,)         clip_id, the same media columns, stage, message, attempts
+    data      (n, *shape)  the feature
 
 Attributes: format_version, spec (canonical JSON), key, software (JSON).
 """
@@ -27,10 +27,17 @@ from numpy.typing import NDArray
 
 from features.cache.fingerprint import Fingerprint
 from features.clips import Clip
-from features.errors import UsageError
 from features.spec import FeatureSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Raised only when a reader of the old format would misread the new one; what a reader does not know it ignores."""
+
+HEADER_BYTES = 4096
+"""HDF5 calls it the user block and begins to read behind it."""
+
+MAGIC = b"avfuse shard"
+TABLES = ("clip_id", "media", "no_audio", "failed")
+GZIP_LEVEL = 4
 _SOFTWARE = ("avfuse", "torch", "torchvision", "av", "librosa", "numpy", "pillow")
 _MEDIA_FIELDS: list[tuple[str, str]] = [
     ("size", "<i8"),
@@ -67,15 +74,21 @@ class ChunkResult:
 
 
 def write_shard(folder: Path, result: ChunkResult) -> Path:
-    """Write a chunk's rows as one new shard: a temporary file, hashed, flushed to disk, then renamed. Half a shard is
-    never seen under a shard's name."""
+    """Write a chunk's rows as one new shard: a temporary file, flushed to disk, then renamed to its hash. Half a shard
+    is never seen under a shard's name. Raises OSError when the folder cannot be written; nothing is left behind then."""
     folder.mkdir(parents=True, exist_ok=True)
+    content = shard_content(result)
+    clip_set = xxhash.xxh3_64("\n".join(result.clip_ids).encode()).hexdigest()[:8]
+    state = xxhash.xxh3_128()
+    for part in content:
+        state.update(part)
+    final = folder / f"shard-{clip_set}-{state.hexdigest()}.h5"
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        _write(temporary, result)
-        clip_set = xxhash.xxh3_64("\n".join(result.clip_ids).encode()).hexdigest()[:8]
-        final = folder / f"shard-{clip_set}-{file_hash(temporary)}.h5"
-        _flush(temporary)
+        with temporary.open("xb", buffering=0) as file:
+            for part in content:
+                _write_all(file.fileno(), part)
+            os.fsync(file.fileno())
         temporary.rename(final)
         _flush(folder)
     finally:
@@ -83,57 +96,61 @@ def write_shard(folder: Path, result: ChunkResult) -> Path:
     return final
 
 
-def file_hash(path: Path) -> str:
-    """xxh3_128 of a file's bytes, in hexadecimal."""
-    state = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
-
-
-def open_verified(path: Path) -> h5py.File:
-    """Open a shard whose bytes hash to what its name says. Raises UsageError when they do not."""
-    if file_hash(path) != path.stem.rpartition("-")[2]:
-        raise _damaged(path)
-    return open_shard(path)
-
-
-def open_shard(path: Path) -> h5py.File:
-    """Open a shard without reading all of it. Raises UsageError when it is no whole HDF5 file."""
-    try:
-        return h5py.File(path, "r", locking=False)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise _damaged(path) from error
-
-
-def _damaged(path: Path) -> UsageError:
-    return UsageError(f"{path} is damaged (its bytes do not match its name): delete it and extract again")
-
-
-def spec_of(file: h5py.File) -> FeatureSpec:
-    return FeatureSpec.model_validate_json(bytes(file.attrs["spec"]))
-
-
-def _write(path: Path, result: ChunkResult) -> None:
+def shard_content(result: ChunkResult) -> tuple[bytes, bytes]:
+    """A shard's header and its HDF5 file. It is made in memory, so that the disk sees plain writes of whole files."""
     spec = result.spec
-    with h5py.File(path, "w", locking=False) as file:
-        # Fixed-length bytes throughout: no object types, so nothing in a shard can be anything but plain data.
+    # Fixed-length bytes throughout: no object types, so nothing in a shard can be anything but plain data.
+    with h5py.File(uuid.uuid4().hex, "w", driver="core", backing_store=False) as file:
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["spec"] = np.bytes_(spec.canonical_json.encode())
         file.attrs["key"] = np.bytes_(spec.key.encode())
         file.attrs["software"] = np.bytes_(json.dumps(software_versions()).encode())
-        rows = np.asarray(result.data, dtype=spec.dtype).reshape(len(result.data), *spec.shape)
         file["clip_id"] = _texts([clip.clip_id for clip, _ in result.done])
-        file["data"] = rows
         file["media"] = _table([_media_row(*pair) for pair in result.done], _MEDIA_FIELDS)
         file["no_audio"] = _table(
             [(clip.clip_id.encode(), *_media_row(clip, print_)) for clip, print_ in result.no_audio],
             [("clip_id", _text_type([c.clip_id for c, _ in result.no_audio])), *_MEDIA_FIELDS],
         )
         file["failed"] = _failed_table(result.failed)
+        rows = np.asarray(result.data, dtype=np.dtype(spec.dtype).newbyteorder("<"))
+        rows = rows.reshape(len(result.data), *spec.shape)
+        if spec.dtype == "uint8" and len(rows):  # pictures shrink to a fraction; numbers from networks hardly do
+            file.create_dataset(
+                "data", data=rows, chunks=(1, *spec.shape), compression="gzip", compression_opts=GZIP_LEVEL
+            )
+        else:
+            file["data"] = rows
+        file.flush()
+        image = file.id.get_file_image()
+        header = _header(spec, file, image)
+    return header, image
+
+
+def _header(spec: FeatureSpec, file: h5py.File, image: bytes) -> bytes:
+    """Where the tables and the data lie, so that planning and loading need not ask HDF5, with a hash of all they read
+    without the whole."""
+    parts = {}
+    for name in (*TABLES, "data"):
+        table = file[name]
+        columns = table.dtype.names
+        kind = [(column, table.dtype[column].str) for column in columns] if columns else table.dtype.str
+        part: dict[str, Any] = {"dtype": kind, "shape": table.shape}
+        if table.chunks is None:
+            offset = table.id.get_offset() if table.size else 0
+            part["offset"] = HEADER_BYTES + offset
+            if name in TABLES:
+                part["xxh3"] = xxhash.xxh3_64_hexdigest(image[offset : offset + table.nbytes])
+        parts[name] = part
+    described = json.dumps({"key": spec.key, "parts": parts}, separators=(",", ":")).encode()
+    header = b"%s %d %s\n%s\n" % (MAGIC, FORMAT_VERSION, xxhash.xxh3_128_hexdigest(described).encode(), described)
+    assert len(header) <= HEADER_BYTES, "columns have fixed names: a header never grows"
+    return header.ljust(HEADER_BYTES, b"\n")
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _failed_table(failed: Sequence[tuple[Clip, Fingerprint, Failure]]) -> NDArray[np.void]:

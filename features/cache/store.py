@@ -1,44 +1,100 @@
 """All shards of one feature of one collection, read as one table."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cache.fingerprint import Fingerprint
-from features.cache.shard import ChunkResult, Failure, open_shard, open_verified, spec_of, write_shard
+from features.cache.asked import AskedClips
+from features.cache.reading import Shard, read_rows, read_shard, read_spec
+from features.cache.shard import ChunkResult, Failure, write_shard
 from features.clips import Clip
 from features.errors import UsageError
 from features.spec import FeatureSpec
 
-Outcome = Literal["done", "no_audio", "failed"]
+ABSENT, DONE, NO_SOUND, FAILED = range(4)
+"""What is known of a clip: nothing, its feature, that it has no audio stream, that it could not be used."""
+
 NO_AUDIO, NOT_EXTRACTED = "no audio stream", "not extracted"
-_PREFERENCE: dict[Outcome, int] = {"done": 0, "no_audio": 1, "failed": 2}
+Outcomes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Row:
-    """Where one clip's outcome stands, and for which media file and interval it holds."""
+class Rows:
+    """Rows of any number of shards as columns, one entry per row."""
 
-    shard: Path
-    row: int
-    outcome: Outcome
-    fingerprint: Fingerprint
-    start: float | None
-    end: float | None
-    failure: Failure | None = None
+    clip_id: NDArray[np.bytes_]
+    shard: NDArray[np.int32]
+    row: NDArray[np.int32]
+    outcome: Outcomes
+    size: NDArray[np.int64]
+    mtime_ns: NDArray[np.int64]
+    digest: NDArray[np.void]
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+    attempts: NDArray[np.int64]
 
-    def is_valid_for(self, clip: Clip) -> bool:
-        """A row counts for a clip when the interval and the media file are the ones it was computed from. Features
-        outlive their media: where the file is gone, a row computed from it still counts."""
-        if (self.start, self.end) != (clip.start, clip.end):
-            return False
-        return self.fingerprint.matches(clip.path) or not clip.path.exists()
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard]) -> "Rows":
+        parts = [part for number, shard in enumerate(shards) for part in _parts(shard, number) if len(part["row"])]
+        empty = {name: np.empty(0, dtype) for name, dtype in _COLUMNS.items()}
+        return cls(**{name: np.concatenate([part[name] for part in parts or [empty]]) for name in _COLUMNS})
+
+    def best(self, code: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of the rows of one code, which one counts, code by code, in the codes' order; codes below 0 are left out. A
+        feature outweighs an absence, that a failure; of two media files under one id the later one counts, of two
+        failures the one tried more often, then the first by shard."""
+        counted = np.flatnonzero(code >= 0)
+        keys = (self.row, self.shard, -self.attempts, -self.mtime_ns, self.outcome, code)
+        order = counted[np.lexsort([key[counted] for key in keys])]
+        first = np.ones(len(order), dtype=bool)
+        first[1:] = code[order][1:] != code[order][:-1]
+        return order[first]  # type: ignore[no-any-return]
+
+
+_COLUMNS: dict[str, Any] = {
+    "clip_id": "S1",
+    "shard": np.int32,
+    "row": np.int32,
+    "outcome": np.uint8,
+    "size": np.int64,
+    "mtime_ns": np.int64,
+    "digest": "V16",
+    "start": np.float64,
+    "end": np.float64,
+    "attempts": np.int64,
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of some clips, in their order: outcome (n,) as ABSENT, DONE, NO_SOUND or FAILED; the place of the
+    row that says so among `shards`; attempts (n,), how often a failure was tried; extra: how many more rows say the
+    same, left by runs that did not know of each other."""
+
+    shards: tuple[Shard, ...]
+    outcome: Outcomes
+    shard: NDArray[np.int32]
+    row: NDArray[np.int32]
+    attempts: NDArray[np.int64]
+    extra: int
+
+    def failure(self, index: int) -> Failure:
+        """Why the clip at `index`, whose outcome is FAILED, could not be used."""
+        return failure_of(self.shards[self.shard[index]], int(self.row[index]))
+
+    def why_missing(self, index: int) -> str:
+        outcome = self.outcome[index]
+        if outcome == FAILED:
+            failure = self.failure(index)
+            return f"failed ({failure.stage}: {failure.message})"
+        return NO_AUDIO if outcome == NO_SOUND else NOT_EXTRACTED
 
 
 @dataclass(frozen=True)
@@ -54,11 +110,16 @@ class Loaded:
 
 
 class FeatureStore:
-    """The cache folder of one feature. Readers and writers of any number may use it at once."""
+    """The cache folder of one feature. Readers and writers of any number may use it at once, from any number of
+    machines: shards are whole from the moment they can be seen, and never change."""
 
     def __init__(self, cache: Path, collection: str, spec: FeatureSpec) -> None:
         self.spec = spec
         self.folder = cache / collection / spec.folder
+        self.committed: set[str] = set()
+        """Names of the shards that this object wrote."""
+        self._shards: dict[str, Shard] = {}
+        self._known_rows: tuple[tuple[str, ...], Rows] | None = None
 
     def commit(self, result: ChunkResult) -> Path:
         """Add one chunk's rows. Raises OSError when the folder cannot be written."""
@@ -66,61 +127,109 @@ class FeatureStore:
         described = self.folder / "spec.json"
         if not described.exists():
             described.write_text(self.spec.model_dump_json(indent=2) + "\n")
-        self.__dict__.pop("rows", None)
+        self.committed.add(path.name)
         return path
 
-    @cached_property
-    def rows(self) -> dict[str, list[Row]]:
-        """Every row by clip id, the preferred first: done before no_audio before failed, of two media files under one
-        id the later one, then by shard name."""
-        table: dict[str, list[Row]] = {}
-        for path in self.shards():
-            with open_shard(path) as file:
-                for clip_id, row in _rows_of(path, file):
-                    table.setdefault(clip_id, []).append(row)
-        for rows in table.values():
-            rows.sort(key=lambda row: (_PREFERENCE[row.outcome], -row.fingerprint.mtime_ns, row.shard.name))
-        return table
-
-    def shards(self) -> list[Path]:
+    def paths(self) -> list[Path]:
         return sorted(self.folder.glob("shard-*.h5"))
 
-    def find(self, clip: Clip) -> Row | None:
-        return next((row for row in self.rows.get(clip.clip_id, ()) if row.is_valid_for(clip)), None)
+    def shards(self) -> tuple[Shard, ...]:
+        """The tables of every shard there is now, by name. Each is read once: those that came since are added.
 
-    def load(self, clips: Sequence[Clip]) -> Loaded:
+        Raises UsageError for a damaged one, and one of another feature.
+        """
+        paths = self.paths()
+        for path in paths:
+            if path.name not in self._shards and (shard := _read_if_there(path)):
+                if shard.key != self.spec.key:
+                    raise UsageError(
+                        f"{path} holds feature {shard.key}, which does not belong into this folder: move it away"
+                    )
+                self._shards[path.name] = shard
+        names = {path.name for path in paths}
+        self._shards = {name: shard for name, shard in sorted(self._shards.items()) if name in names}
+        return tuple(self._shards.values())
+
+    def rows(self) -> Rows:
+        """Every row there is now."""
+        return self._rows(self.shards())
+
+    def _rows(self, shards: tuple[Shard, ...]) -> Rows:
+        key = tuple(shard.path.name for shard in shards)
+        if self._known_rows is None or self._known_rows[0] != key:
+            self._known_rows = key, Rows.of(shards)
+        return self._known_rows[1]
+
+    def find(self, clips: Sequence[Clip] | AskedClips, beyond: Container[str] = ()) -> Found:
+        """What the cache holds now for each clip. A row counts for a clip when the interval and the media file are those
+        it was computed from. Features outlive their media: where the file is gone, a row computed from it still counts.
+
+        beyond: names of shards that are not asked.
+        """
+        asked = clips if isinstance(clips, AskedClips) else AskedClips(clips)
+        shards = tuple(shard for shard in self.shards() if shard.path.name not in beyond)
+        rows = self._rows(shards)
+        code = _valid_codes(rows, asked)
+        best = rows.best(code)
+        at = code[best]
+        outcome = np.full(len(asked), ABSENT, np.uint8)
+        shard, row = np.full(len(asked), -1, np.int32), np.full(len(asked), -1, np.int32)
+        attempts = np.zeros(len(asked), np.int64)
+        outcome[at], shard[at], row[at] = rows.outcome[best], rows.shard[best], rows.row[best]
+        attempts[at] = rows.attempts[best]
+        extra = int(((rows.outcome != FAILED) & (code >= 0)).sum() - np.isin(outcome, (DONE, NO_SOUND)).sum())
+        return Found(shards, outcome, shard, row, attempts, extra)
+
+    def load(self, clips: Sequence[Clip] | AskedClips) -> Loaded:
         """The feature of each clip, in order. Verifies every shard it reads; raises UsageError on a damaged one."""
-        found = [self.find(clip) for clip in clips]
-        nothing = 0 if self.spec.dtype == "uint8" else np.nan
-        data = np.full((len(clips), *self.spec.shape), nothing, dtype=self.spec.dtype)
-        present = np.zeros(len(clips), dtype=bool)
-        missing: dict[str, str] = {}
-        by_shard: dict[Path, list[tuple[int, int]]] = {}
-        for index, (clip, row) in enumerate(zip(clips, found, strict=True)):
-            if row is not None and row.outcome == "done":
-                by_shard.setdefault(row.shard, []).append((index, row.row))
-            else:
-                missing[clip.clip_id] = _why(row)
-        for shard, pairs in by_shard.items():
-            targets, sources = (np.array(column) for column in zip(*pairs, strict=True))
-            with open_verified(shard) as file:
-                data[targets] = file["data"][()][sources]
-            present[targets] = True
-        return Loaded(spec=self.spec, data=data, present=present, missing=missing)
+        asked = clips if isinstance(clips, AskedClips) else AskedClips(clips)
+        try:
+            found, data = self._load(asked)
+        except FileNotFoundError:  # a shard was removed after it was listed
+            found, data = self._load(asked)
+        present = found.outcome == DONE
+        missing = {asked.clips[index].clip_id: found.why_missing(index) for index in np.flatnonzero(~present)}
+        return Loaded(self.spec, data, present, missing)
+
+    def _load(self, asked: AskedClips) -> tuple[Found, NDArray[np.generic]]:
+        found = self.find(asked)
+        return found, gather(found.shards, np.where(found.outcome == DONE, found.shard, -1), found.row, self.spec)
+
+
+def gather(
+    shards: Sequence[Shard], shard: NDArray[np.int32], row: NDArray[np.int32], spec: FeatureSpec
+) -> NDArray[np.generic]:
+    """The rows (n, *spec.shape) at places (shard[i], row[i]), every shard read once and verified; NaN (0 in whole
+    numbers) where shard is -1."""
+    data = np.empty((len(shard), *spec.shape), np.dtype(spec.dtype).newbyteorder("<"))
+    data[shard < 0] = 0 if spec.dtype == "uint8" else np.nan
+    targets = np.argsort(shard, kind="stable")[np.count_nonzero(shard < 0) :]
+    for at in np.split(targets, np.flatnonzero(np.diff(shard[targets])) + 1) if len(targets) else []:
+        one = shards[shard[at[0]]]
+        if len(at) == len(one.clip_id) == at[-1] - at[0] + 1 and (np.diff(row[at]) == 1).all():
+            read_rows(one, spec, data[at[0] : at[-1] + 1])
+        else:
+            data[at] = read_rows(one, spec)[row[at]]
+    return data
+
+
+def failure_of(shard: Shard, row: int) -> Failure:
+    entry = shard.failed[row]
+    return Failure(entry["stage"].decode(), entry["message"].decode(), int(entry["attempts"]))
 
 
 def find_specs(cache: Path, collection: str, name: str | None = None) -> list[FeatureSpec]:
     """The specs cached for a collection, by folder name; only those of feature `name` where it is given."""
-    specs = []
+    specs = [read_spec(first) for _, first in feature_folders(cache, collection)]
+    return [spec for spec in specs if name is None or spec.name == name]
+
+
+def feature_folders(cache: Path, collection: str) -> Iterator[tuple[Path, Path]]:
+    """The folders of a collection that hold shards, with their first shard."""
     for folder in sorted((cache / collection).glob("*-*")):
-        shard = next(iter(sorted(folder.glob("shard-*.h5"))), None)
-        if shard is None:
-            continue
-        with open_shard(shard) as file:
-            spec = spec_of(file)
-        if name is None or spec.name == name:
-            specs.append(spec)
-    return specs
+        first = next(iter(sorted(folder.glob("shard-*.h5"))), None)
+        if first is not None:
+            yield folder, first
 
 
 def find_spec(cache: Path, collection: str, name: str) -> FeatureSpec:
@@ -140,32 +249,46 @@ def find_spec(cache: Path, collection: str, name: str) -> FeatureSpec:
     return specs[0]
 
 
-def _why(row: Row | None) -> str:
-    if row is None:
-        return NOT_EXTRACTED
-    if row.failure is not None:
-        return f"failed ({row.failure.stage}: {row.failure.message})"
-    return NO_AUDIO
+def _valid_codes(rows: Rows, asked: AskedClips) -> NDArray[np.int64]:
+    """Which clip each row counts for, -1 for none."""
+    if not len(asked):
+        return np.full(len(rows), -1)
+    code = asked.positions(rows.clip_id)
+    code[~(equal(rows.start, asked.start[code]) & equal(rows.end, asked.end[code]))] = -1
+    sizes, mtimes = asked.media
+    there = (code >= 0) & (sizes[code] >= 0)
+    code[there & (rows.size != sizes[code])] = -1
+    for index in np.flatnonzero(there & (code >= 0) & (rows.mtime_ns != mtimes[code])):
+        if rows.digest[index].tobytes() != asked.digest(int(code[index])):
+            code[index] = -1
+    return code
 
 
-def _rows_of(path: Path, file: h5py.File) -> Iterator[tuple[str, Row]]:
-    media = file["media"][()]
-    for index, clip_id in enumerate(file["clip_id"][()]):
-        yield clip_id.decode(), _row(path, index, "done", media[index])
-    for index, entry in enumerate(file["no_audio"][()]):
-        yield entry["clip_id"].decode(), _row(path, index, "no_audio", entry)
-    for index, entry in enumerate(file["failed"][()]):
-        failure = Failure(entry["stage"].decode(), entry["message"].decode(), int(entry["attempts"]))
-        yield entry["clip_id"].decode(), _row(path, index, "failed", entry, failure)
+def equal(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where both are equal, or both NaN."""
+    return (one == other) | (np.isnan(one) & np.isnan(other))
 
 
-def _row(path: Path, index: int, outcome: Outcome, entry: np.void, failure: Failure | None = None) -> Row:
-    return Row(
-        shard=path,
-        row=index,
-        outcome=outcome,
-        fingerprint=Fingerprint(int(entry["size"]), int(entry["mtime_ns"]), entry["digest"].tobytes()),
-        start=None if np.isnan(entry["start"]) else float(entry["start"]),
-        end=None if np.isnan(entry["end"]) else float(entry["end"]),
-        failure=failure,
-    )
+def _read_if_there(path: Path) -> Shard | None:
+    """None for a shard that somebody removed since it was listed."""
+    try:
+        return read_shard(path)
+    except FileNotFoundError:
+        return None
+
+
+def _parts(shard: Shard, number: int) -> Iterator[dict[str, NDArray[Any]]]:
+    for outcome, table, ids in (
+        (DONE, shard.media, shard.clip_id),
+        (NO_SOUND, shard.no_audio, shard.no_audio["clip_id"]),
+        (FAILED, shard.failed, shard.failed["clip_id"]),
+    ):
+        count = len(table)
+        yield {
+            "clip_id": ids,
+            "shard": np.full(count, number, np.int32),
+            "row": np.arange(count, dtype=np.int32),
+            "outcome": np.full(count, outcome, np.uint8),
+            **{name: table[name] for name in ("size", "mtime_ns", "digest", "start", "end")},
+            "attempts": table["attempts"] if outcome == FAILED else np.zeros(count, np.int64),
+        }

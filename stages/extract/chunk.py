@@ -1,6 +1,6 @@
 """One chunk of clips through the networks and into the cache."""
 
-from collections import deque
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -28,6 +28,9 @@ from stages.extract.encode import (
 )
 from stages.extract.plan import Job
 from stages.extract.pool import Prepared
+
+
+COMMIT_SECONDS = 300.0
 
 
 class Network(NamedTuple):
@@ -91,19 +94,29 @@ class Chunk:
                 )
 
     def run(
-        self, prepared: Iterator[Prepared], prints: "deque[Fingerprint]", drawn: DrawnImages
+        self, prepared: Iterator[Prepared], prints: Sequence[Fingerprint], drawn: DrawnImages
     ) -> Iterator[tuple[Prepared, bool]]:
-        """Take the chunk's clips and commit. Yields every clip, and whether anything of it failed."""
+        """Take the chunk's clips and commit. Yields every clip, and whether anything of it failed.
+
+        prints: of the clips' files; they need be there no earlier than their clips are. What takes long is committed in
+        parts, so that an end from outside never costs more than some minutes.
+        """
         lacking = {position for job in self._jobs for position in job.lacks}
         wanted = [self._stores[position].spec.input for position in lacking]
         pictures = drawn.load(wanted, [job.clip for job in self._jobs])
+        first, since = 0, time.monotonic()
         for index, clip in enumerate(islice(prepared, len(self._jobs))):
             yield clip, self._take(index, clip, pictures)
-        of_these = [prints.popleft() for _ in self._jobs]
+            if time.monotonic() - since > COMMIT_SECONDS:
+                self._commit(first, index + 1, prints)
+                first, since = index + 1, time.monotonic()
+        self._commit(first, len(self._jobs), prints)
+
+    def _commit(self, first: int, end: int, prints: Sequence[Fingerprint]) -> None:
         for batcher in self._batchers.values():
             batcher.flush()
         for position, store in enumerate(self._stores):
-            result = self._result(position, of_these)
+            result = self._result(position, range(first, end), prints)
             if result.clip_ids:
                 store.commit(result)
 
@@ -137,9 +150,10 @@ class Chunk:
                 batcher.add(array, targets)
         return failed
 
-    def _result(self, position: int, prints: Sequence[Fingerprint]) -> ChunkResult:
+    def _result(self, position: int, part: range, prints: Sequence[Fingerprint]) -> ChunkResult:
         result = ChunkResult(self._stores[position].spec)
-        for index, (job, print_) in enumerate(zip(self._jobs, prints, strict=True)):
+        for index in part:
+            job, print_ = self._jobs[index], prints[index]
             if position not in job.lacks:
                 continue
             outcome = self._outcome(position, index)

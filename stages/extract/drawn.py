@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cache import FeatureStore
-from features.cache.store import NO_AUDIO, Loaded
+from features.cache import AskedClips, FeatureStore
+from features.cache.store import DONE, NO_AUDIO, NO_SOUND, Loaded
 from features.clips import Clip
 from features.errors import ClipError
 from features.fitting import fit_image
@@ -23,14 +23,17 @@ class DrawnImages:
     def __init__(self, cache: Path, collection: str, specs: Iterable[FeatureSpec]) -> None:
         wanted = dict.fromkeys(spec.input.as_drawn for spec in specs if isinstance(spec.input, ImageInput))
         stores = {image: FeatureStore(cache, collection, drawn_image(image)) for image in wanted}
-        self._stores = {image: store for image, store in stores.items() if store.shards()}
+        self._stores = {image: store for image, store in stores.items() if store.paths()}
 
-    def has(self, wanted: AnyInput, clip: Clip) -> bool:
-        """Whether it is known what this clip's picture is, or that it has no sound to draw."""
-        if not isinstance(wanted, ImageInput) or wanted.as_drawn not in self._stores:
-            return False
-        row = self._stores[wanted.as_drawn].find(clip)
-        return row is not None and row.outcome in ("done", "no_audio")
+    @property
+    def bytes_per_clip(self) -> int:
+        """Of all that `load` reads."""
+        return sum(store.spec.bytes_per_clip for store in self._stores.values())
+
+    def known(self, clips: Sequence[Clip]) -> dict[ImageInput, NDArray[np.bool_]]:
+        """For every image: of which clips (n,) it is known what their picture is, or that they have no sound to draw."""
+        asked = AskedClips(clips)
+        return {image: np.isin(store.find(asked).outcome, (DONE, NO_SOUND)) for image, store in self._stores.items()}
 
     def load(self, wanted: Iterable[AnyInput], clips: Sequence[Clip]) -> "Pictures":
         """Those that are there of some clips; shards are verified. Raises UsageError on a damaged one."""

@@ -1,46 +1,96 @@
 """One device's networks, and the decode processes that feed them."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
 
 from features import backbones
 from features.backbones import WeightsChoice
 from features.backbones.loading import Encoder, load
 from features.cache import FeatureStore, fingerprint
+from features.cache.claims import Claim, Claims, mark
 from features.cache.fingerprint import Fingerprint
 from features.clips import Clip
 from features.errors import UsageError
 from features.requests import PUBLISHED
-from features.spec import AnyInput, FeatureSpec
-from stages.extract.chunk import Chunk, Network
+from features.spec import AnyInput, FeatureSpec, ImageInput
+from stages.extract import chunk as one_chunk
+from stages.extract.chunk import Network
 from stages.extract.drawn import DrawnImages
-from stages.extract.plan import Job
-from stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits, Prepared
+from stages.extract.plan import Chunk, Job, still_lacking
+from stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that an extraction is, but for the clips. planned_with: names of the shards that each feature had when the clips
+    were planned; what came since was committed by other runs."""
+
+    specs: tuple[FeatureSpec, ...]
+    cache: Path
+    collection: str
+    planned_with: tuple[frozenset[str], ...]
+    weights: WeightsChoice = PUBLISHED
+    limits: Limits = DEFAULT_LIMITS
+
+    def stores(self) -> list[FeatureStore]:
+        return [FeatureStore(self.cache, self.collection, spec) for spec in self.specs]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A clip that was worked on: what a user should know of it, and whether anything of it failed."""
+
+    clip_id: str
+    notes: tuple[str, ...]
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What came of a chunk, or of a part of it. done_elsewhere: clips that another run brought into the cache meanwhile.
+    postponed: what other runs have in work now. finished: the chunk is in the cache."""
+
+    seen: tuple[Seen, ...] = ()
+    done_elsewhere: int = 0
+    postponed: tuple[Job, ...] = ()
+    finished: bool = False
+
+
+@dataclass
+class _Taken:
+    """A chunk that is in work: what of it is ours to do."""
+
+    jobs: tuple[Job, ...]
+    claim: Claim | None
+    done_elsewhere: int
+    postponed: tuple[Job, ...]
+    prints: list[Fingerprint] = field(default_factory=list)
+
+    def release(self) -> None:
+        if self.claim is not None:
+            self.claim.release()
 
 
 class Extractor:
     """Keeps its networks and its processes from chunk to chunk. Use as a context manager."""
 
-    def __init__(
-        self,
-        specs: Sequence[FeatureSpec],
-        cache: Path,
-        collection: str,
-        device: str,
-        workers: int,
-        weights: WeightsChoice = PUBLISHED,
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> None:
+    def __init__(self, work: Work, device: str, workers: int) -> None:
         """Raises UsageError when weights are not the ones that a spec names."""
-        self._specs = specs
+        self._work = work
         self._device = device
-        self._stores = [FeatureStore(cache, collection, spec) for spec in specs]
-        self._drawn = DrawnImages(cache, collection, specs)
-        self._pool = DecodePool(workers, distinct_inputs(specs), limits=limits)
+        self._stores = work.stores()
+        self._drawn = DrawnImages(work.cache, work.collection, work.specs)
+        self._claims = Claims(work.cache, work.collection)
+        self._pool = DecodePool(workers, distinct_inputs(work.specs), limits=work.limits)
         try:
-            self._encoders = _load(specs, weights, device)
+            self._encoders = _load(work.specs, work.weights, device)
         except BaseException:
             self._pool.__exit__(None, None, None)
             raise
@@ -53,14 +103,72 @@ class Extractor:
     ) -> None:
         self._pool.__exit__(kind, error, trace)
 
-    def run(self, chunks: Iterable[Sequence[Job]]) -> Iterator[tuple[Prepared, bool]]:
-        """Bring chunks into the cache, each as it is complete; clips of the next are decoded meanwhile. Yields every
-        clip, and whether anything of it failed."""
-        chunks = list(chunks)
-        prints: deque[Fingerprint] = deque()
-        prepared = self._pool.prepare(_asked(chunks, self._specs, self._drawn, prints))
-        for jobs in chunks:
-            yield from Chunk(jobs, self._stores, self._encoders, self._device).run(prepared, prints, self._drawn)
+    def run(self, chunks: Iterable[Chunk]) -> Iterator[Progress]:
+        """Bring chunks into the cache, each as it is complete; clips of the next are decoded meanwhile. Yields every clip
+        as it is seen, and every chunk's end, in the order given."""
+        taken: deque[_Taken] = deque()
+        prepared = self._pool.prepare(self._asked(chunks, taken))
+        try:
+            while (first := next(prepared, None)) is not None:
+                while not taken[0].jobs:
+                    yield _end(taken.popleft())
+                now = taken[0]
+                clips = one_chunk.Chunk(now.jobs, self._stores, self._encoders, self._device)
+                for clip, failed in clips.run(chain([first], prepared), now.prints, self._drawn):
+                    yield Progress((Seen(clip.clip.clip_id, clip.notes, failed),))
+                yield _end(taken.popleft())
+            while taken:
+                yield _end(taken.popleft())
+        finally:
+            for each in taken:
+                each.release()
+
+    def _asked(self, chunks: Iterable[Chunk], taken: "deque[_Taken]") -> Iterator[tuple[Clip, list[AnyInput]]]:
+        """Every clip with the inputs that its missing features need and that are not in the cache as pictures. Its file
+        is fingerprinted before it is decoded: replaced meanwhile, it no longer matches and is planned again."""
+        for chunk in chunks:
+            now = self._take(chunk)
+            taken.append(now)
+            drawn = self._drawn.known([job.clip for job in now.jobs])
+            for index, job in enumerate(now.jobs):
+                now.prints.append(fingerprint(job.clip.path))
+                needed = distinct_inputs(self._work.specs[position] for position in job.lacks)
+                yield job.clip, [each for each in needed if not _is_drawn(each, drawn, index)]
+
+    def _take(self, chunk: Chunk) -> _Taken:
+        """Claim what of a chunk nobody else has in work, and of that leave out what somebody has done since."""
+        pairs = [(position, job) for job in chunk for position in job.lacks]
+        keys = [spec.key for spec in self._work.specs]
+        free, claim = self._claims.take([mark(keys[position], job.clip) for position, job in pairs])
+        busy = {(position, job.clip.clip_id) for (position, job), ours in zip(pairs, free, strict=True) if not ours}
+        ours, postponed = (_part(chunk, busy, elsewhere) for elsewhere in (False, True))
+        lacking = still_lacking(self._stores, ours, self._work.planned_with)
+        left = {job.clip.clip_id for job in (*lacking, *postponed)}
+        return _Taken(lacking, claim, len(chunk) - len(left), postponed)
+
+
+def _part(chunk: Chunk, busy: Set[tuple[int, str]], elsewhere: bool) -> tuple[Job, ...]:
+    """Of a chunk, what other runs have in work, or the rest."""
+    jobs = []
+    for job in chunk:
+        kept = [
+            (position, before)
+            for position, before in zip(job.lacks, job.attempts, strict=True)
+            if ((position, job.clip.clip_id) in busy) == elsewhere
+        ]
+        if kept:
+            positions, attempts = zip(*kept, strict=True)
+            jobs.append(Job(job.clip, positions, attempts))
+    return tuple(jobs)
+
+
+def _is_drawn(taken: AnyInput, drawn: Mapping[ImageInput, NDArray[np.bool_]], index: int) -> bool:
+    return isinstance(taken, ImageInput) and taken.as_drawn in drawn and bool(drawn[taken.as_drawn][index])
+
+
+def _end(taken: _Taken) -> Progress:
+    taken.release()
+    return Progress(done_elsewhere=taken.done_elsewhere, postponed=taken.postponed, finished=True)
 
 
 def _load(specs: Sequence[FeatureSpec], choice: WeightsChoice, device: str) -> dict[Network, Encoder]:
@@ -81,15 +189,3 @@ def _load(specs: Sequence[FeatureSpec], choice: WeightsChoice, device: str) -> d
 def distinct_inputs(specs: Iterable[FeatureSpec]) -> list[AnyInput]:
     """What the features are made from, each once: several backbones, and views, share an input."""
     return list(dict.fromkeys(spec.input for spec in specs))
-
-
-def _asked(
-    chunks: Iterable[Sequence[Job]], specs: Sequence[FeatureSpec], drawn: DrawnImages, prints: "deque[Fingerprint]"
-) -> Iterator[tuple[Clip, list[AnyInput]]]:
-    """Every clip with the inputs that its missing features need and that are not in the cache as pictures. Its file is
-    fingerprinted before it is decoded: replaced meanwhile, it no longer matches and is planned again."""
-    for chunk in chunks:
-        for job in chunk:
-            prints.append(fingerprint(job.clip.path))
-            needed = distinct_inputs(specs[position] for position in job.lacks)
-            yield job.clip, [each for each in needed if not drawn.has(each, job.clip)]

@@ -1,13 +1,22 @@
 """What is left to do: clips that lack a feature, cut into chunks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from features.cache import FeatureStore
+import numpy as np
+
+from features.cache import AskedClips, FeatureStore
+from features.cache.store import ABSENT, FAILED
 from features.clips import Clip
 
-CHUNK_CLIPS = 128
-CHUNK_BYTES = 256 * 2**20
+CHUNK_CLIPS = 512
+CHUNK_BYTES = 128 * 2**20
+MIN_CHUNK_CLIPS = 16
+CHUNKS_PER_DEVICE = 4
+"""At least so many, where several devices share the work: the last one to finish then keeps the others waiting less."""
+
+ATTEMPTS = 2
+"""A clip that failed is tried again in the next run, once; after that only when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -20,40 +29,79 @@ class Job:
     attempts: tuple[int, ...]
 
 
+Chunk = tuple[Job, ...]
+
+
 @dataclass(frozen=True)
 class Plan:
-    chunks: tuple[tuple[Job, ...], ...]
-    cached: int  # (clip, feature) pairs that need no work
+    """jobs: in the manifest's order. cached: (clip, feature) pairs that need no work. retried: clips that failed before."""
 
-    @property
-    def jobs(self) -> int:
-        return sum(len(chunk) for chunk in self.chunks)
+    jobs: tuple[Job, ...]
+    cached: int
+    retried: int
 
 
-def make_plan(stores: Sequence[FeatureStore], clips: Sequence[Clip], retry_failed: bool = False) -> Plan:
-    """Clips of the manifest minus valid rows, in the manifest's order.
+def make_plan(stores: Sequence[FeatureStore], clips: Sequence[Clip] | AskedClips, retry_failed: bool = False) -> Plan:
+    """Clips of the manifest minus valid rows.
 
-    A recorded failure counts as done, unless `retry_failed`: then it is tried again.
+    A failure is tried again in the next run, once, and then counts as done, unless `retry_failed`. Raises UsageError
+    when a shard is damaged.
     """
+    asked = clips if isinstance(clips, AskedClips) else AskedClips(clips)
+    lacks = np.zeros((len(asked), len(stores)), dtype=bool)
+    attempts = np.zeros((len(asked), len(stores)), dtype=np.int64)
+    for position, store in enumerate(stores):
+        found = store.find(asked)
+        again = (found.outcome == FAILED) & (retry_failed | (found.attempts < ATTEMPTS))
+        lacks[:, position] = (found.outcome == ABSENT) | again
+        attempts[:, position] = found.attempts
     jobs = []
-    cached = 0
-    for clip in clips:
-        lacks, attempts = [], []
-        for position, store in enumerate(stores):
-            row = store.find(clip)
-            failed_before = row is not None and row.failure is not None
-            if row is not None and not (failed_before and retry_failed):
-                cached += 1
+    for index in np.flatnonzero(lacks.any(axis=1)):
+        positions = np.flatnonzero(lacks[index])
+        jobs.append(Job(asked.clips[index], tuple(positions.tolist()), tuple(attempts[index, positions].tolist())))
+    return Plan(tuple(jobs), cached=int((~lacks).sum()), retried=int((lacks & (attempts > 0)).any(axis=1).sum()))
+
+
+def still_lacking(
+    stores: Sequence[FeatureStore], jobs: Iterable[Job], planned_with: Sequence[frozenset[str]]
+) -> tuple[Job, ...]:
+    """What of some jobs is still to do, now that other runs may have committed more. planned_with: names of the shards
+    that each store had when the jobs were planned."""
+    jobs = tuple(jobs)
+    asked = AskedClips([job.clip for job in jobs])
+    lacks = [dict(zip(job.lacks, job.attempts, strict=True)) for job in jobs]
+    for position, (store, known) in enumerate(zip(stores, planned_with, strict=True)):
+        known = known | store.committed
+        if all(path.name in known for path in store.paths()):
+            continue
+        found = store.find(asked, beyond=known)
+        for index, before in enumerate(lacks):
+            outcome = found.outcome[index]
+            if outcome == ABSENT or (outcome == FAILED and found.attempts[index] <= before.get(position, 0)):
                 continue
-            lacks.append(position)
-            attempts.append(row.failure.attempts if row is not None and row.failure is not None else 0)
-        if lacks:
-            jobs.append(Job(clip, tuple(lacks), tuple(attempts)))
-    size = chunk_size(stores)
-    return Plan(tuple(tuple(jobs[at : at + size]) for at in range(0, len(jobs), size)), cached)
+            before.pop(position, None)
+    return tuple(
+        Job(job.clip, tuple(left), tuple(left.values())) for job, left in zip(jobs, lacks, strict=True) if left
+    )
 
 
-def chunk_size(stores: Sequence[FeatureStore]) -> int:
-    """Clips per chunk: few enough that a shard stays handy and a crash loses minutes, not hours."""
-    largest = max(store.spec.bytes_per_clip for store in stores)
-    return max(1, min(CHUNK_CLIPS, CHUNK_BYTES // largest))
+def cut(jobs: Sequence[Job], size: int) -> list[Chunk]:
+    """Jobs in chunks of `size` clips."""
+    return [tuple(jobs[first : first + size]) for first in range(0, len(jobs), size)]
+
+
+def chunk_size(stores: Sequence[FeatureStore], jobs: int, devices: int, read_per_clip: int = 0) -> int:
+    """Clips per chunk: as many as make a shard worth a file, and as few as keep it handy and all devices busy.
+
+    read_per_clip: bytes of cached pictures that a clip's features are made from.
+    """
+    largest = max(read_per_clip, *(store.spec.bytes_per_clip for store in stores))
+    size = min(CHUNK_CLIPS, CHUNK_BYTES // largest)
+    if devices > 1:
+        size = min(size, max(MIN_CHUNK_CLIPS, jobs // (CHUNKS_PER_DEVICE * devices)))
+    return max(1, size)
+
+
+def part_of(clips: Sequence[Clip], number: int, parts: int) -> Sequence[Clip]:
+    """The `number`-th of `parts` equal stretches of a manifest, counted from 1, whatever is cached."""
+    return clips[len(clips) * (number - 1) // parts : len(clips) * number // parts]

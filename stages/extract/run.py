@@ -2,44 +2,54 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import joblib
-from joblib.externals.loky.process_executor import TerminatedWorkerError
+import numpy as np
 from tqdm import tqdm
 
 from features.backbones import WeightsChoice
-from features.cache import FeatureStore
+from features.cache import AskedClips, FeatureStore
+from features.cache.claims import Claims, mark
+from features.cache.store import DONE, FAILED, NO_SOUND, Found
 from features.clips import Clip
-from features.errors import UsageError
 from features.requests import PUBLISHED
 from features.spec import FeatureSpec
 from stages.device import choose_devices
-from stages.extract.extractor import Extractor
-from stages.extract.plan import Job, Plan, make_plan
+from stages.extract.drawn import DrawnImages
+from stages.extract.engine import Engine, Local
+from stages.extract.extractor import Work
+from stages.extract.plan import Job, Plan, chunk_size, cut, make_plan, still_lacking
 from stages.extract.pool import DEFAULT_LIMITS, Limits
+
+POLL_SECONDS = 2.0
+"""How often a run that waits for another one looks."""
 
 
 @dataclass
 class FeatureSummary:
-    """How one feature of one manifest stands after the run, in clips."""
+    """How one feature of one manifest stands after the run, in clips. extra: rows that a second run left, not read."""
 
     spec: FeatureSpec
     folder: Path
     done: int = 0
     no_audio: int = 0
     failed: int = 0
+    extra: int = 0
 
 
 @dataclass
 class ExtractSummary:
-    """`new`: clips worked on in this run. `problems`: clip id -> what is wrong with it, each reason once, in the
+    """`new`: clips worked on in this run, `retried` of them had failed before; `elsewhere`: clips that another run brought
+    into the cache meanwhile. `problems`: clip id -> what is wrong with it, each reason once, in the
     manifest's order. `notes`: clip id -> what this run noticed of a clip that was used all the same."""
 
     new: int
     features: list[FeatureSummary]
+    retried: int = 0
+    elsewhere: int = 0
     problems: dict[str, list[str]] = field(default_factory=dict)
     no_audio: list[str] = field(default_factory=list)
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -53,47 +63,93 @@ def extract(
     *,
     device: str = "auto",
     workers: int | None = None,
+    engine: Engine | None = None,
     retry_failed: bool = False,
     weights: WeightsChoice = PUBLISHED,
     limits: Limits = DEFAULT_LIMITS,
     progress: bool = True,
     tell: Callable[[str], None] = lambda line: None,
 ) -> ExtractSummary:
-    """Bring every asked feature of every clip into the cache; what is there already is not done again.
+    """Bring every asked feature of every clip into the cache; what is there already is not done again, and what another
+    run has in work is waited for.
 
-    A broken clip becomes a failure row and the run goes on. With several devices each is served by a process of its
-    own. tell: gets a line that says what the run will write, before it begins.
+    A broken clip becomes a failure row and the run goes on; the next run tries it once more. engine: who does the work,
+    by default the devices of this machine, each but a single one in a process of its own. tell: gets a line for what a
+    user should know, such as how much the run will write.
 
-    Raises UsageError for a device that is not there.
+    Raises UsageError for a device that is not there and for a damaged shard.
     """
     stores = [FeatureStore(cache, collection, spec) for spec in specs]
     plan = make_plan(stores, clips, retry_failed)
-    notes: dict[str, tuple[str, ...]] = {}
+    summary = ExtractSummary(new=0, features=[])
     if plan.jobs:
-        devices = choose_devices(device)
         tell(_forecast(plan, specs, cache))
-        each = max(1, (workers or os.cpu_count() or 1) // len(devices))
-        shares = [plan.chunks[first :: len(devices)] for first in range(len(devices))]
-        work = [
-            _Share(chunks, tuple(specs), cache, collection, name, each, weights, limits, progress, line)
-            for line, (name, chunks) in enumerate(zip(devices, shares, strict=True))
-            if chunks
-        ]
-        for noted in _side_by_side(work):
-            notes.update(noted)
-    stores = [FeatureStore(cache, collection, spec) for spec in specs]
-    summary = summarise(stores, clips, plan.jobs)
-    summary.notes = {clip.clip_id: notes[clip.clip_id] for clip in clips if clip.clip_id in notes}
+        planned_with = tuple(frozenset(path.name for path in store.paths()) for store in stores)
+        work = Work(tuple(specs), cache.resolve(), collection, planned_with, weights, limits)
+        engine = engine or Local(choose_devices(device), workers or os.cpu_count() or 1)
+        with tqdm(total=len(plan.jobs), unit="clip", desc="extract", disable=not progress) as bar:
+            _work_off(plan.jobs, work, engine, summary, bar, tell)
+    summary.retried = plan.retried
+    _summarise(summary, specs, cache, collection, clips)
     return summary
+
+
+def _work_off(
+    jobs: tuple[Job, ...],
+    work: Work,
+    engine: Engine,
+    summary: ExtractSummary,
+    bar: "tqdm[None]",
+    tell: Callable[[str], None],
+) -> None:
+    """Do what is ours to do, then what other runs had in work and did not finish."""
+    drawn = DrawnImages(work.cache, work.collection, work.specs)
+    seen: set[str] = set()
+    failures = 0
+    while jobs:
+        size = chunk_size(work.stores(), len(jobs), engine.devices, drawn.bytes_per_clip)
+        postponed: list[Job] = []
+        for news in engine.run(work, cut(jobs, size)):
+            postponed += news.postponed
+            summary.elsewhere += news.done_elsewhere
+            for clip in news.seen:
+                if clip.notes:
+                    summary.notes[clip.clip_id] = clip.notes
+                failures += clip.failed
+                bar.update(clip.clip_id not in seen)
+                seen.add(clip.clip_id)
+            bar.update(news.done_elsewhere)
+            bar.set_postfix(failed=failures, refresh=False)
+        jobs = tuple(postponed)
+        if jobs:
+            tell(f"another run has {len(jobs)} of these clips in work: waiting for it")
+            left = _when_free(jobs, work)
+            summary.elsewhere += len(jobs) - len(left)
+            bar.update(len(jobs) - len(left))
+            jobs = left
+    summary.new = len(seen)
+
+
+def _when_free(jobs: tuple[Job, ...], work: Work) -> tuple[Job, ...]:
+    """Wait until another run has brought some clips into the cache, or has ended without. Returns those it has not."""
+    claims = Claims(work.cache, work.collection)
+    stores = work.stores()
+    while True:
+        in_work = set(claims.in_work().tolist())
+        jobs = still_lacking(stores, jobs, work.planned_with)
+        if not any(mark(work.specs[position].key, job.clip) in in_work for job in jobs for position in job.lacks):
+            return jobs
+        time.sleep(POLL_SECONDS)
 
 
 def _forecast(plan: Plan, specs: Sequence[FeatureSpec], cache: Path) -> str:
     """How much the run writes at most: clips without sound write less."""
-    need = sum(specs[position].bytes_per_clip for chunk in plan.chunks for job in chunk for position in job.lacks)
+    need = sum(specs[position].bytes_per_clip for job in plan.jobs for position in job.lacks)
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
     warning = "" if need < free else ": make room, or name another place with --cache"
-    return f"to write: up to {_size(need)} for {plan.jobs} clips into {cache} ({_size(free)} free){warning}"
+    again = f", {plan.retried} of which failed before," if plan.retried else ""
+    return f"to write: up to {_size(need)} for {len(plan.jobs)} clips{again} into {cache} ({_size(free)} free){warning}"
 
 
 def _size(count: float) -> str:
@@ -104,75 +160,26 @@ def _size(count: float) -> str:
     return f"{count:.3g} TiB"
 
 
-@dataclass(frozen=True)
-class _Share:
-    """What one device does of a run. line: where its progress bar stands."""
-
-    chunks: tuple[tuple[Job, ...], ...]
-    specs: tuple[FeatureSpec, ...]
-    cache: Path
-    collection: str
-    device: str
-    workers: int
-    weights: WeightsChoice
-    limits: Limits
-    progress: bool
-    line: int
-
-
-def _side_by_side(work: Sequence[_Share]) -> list[dict[str, tuple[str, ...]]]:
-    """Every device's share, one in this process, several in a process each. Raises UsageError when such a one dies."""
-    if len(work) == 1:
-        return [_run(work[0])]
-    try:
-        return joblib.Parallel(n_jobs=len(work), batch_size=1)(joblib.delayed(_run)(share) for share in work)
-    except TerminatedWorkerError as error:
-        raise UsageError(
-            "a device's process died, killed from outside or out of memory: what it had committed is kept, start again"
-        ) from error
-
-
-def _run(share: _Share) -> dict[str, tuple[str, ...]]:
-    """One device's chunks. Returns what was noticed of clips that were used all the same."""
-    notes: dict[str, tuple[str, ...]] = {}
-    clips = sum(map(len, share.chunks))
-    bar = tqdm(
-        total=clips, unit="clip", desc=f"extract on {share.device}", position=share.line, disable=not share.progress
-    )
-    with (
-        bar,
-        Extractor(
-            share.specs, share.cache, share.collection, share.device, share.workers, share.weights, share.limits
-        ) as extractor,
-    ):
-        failures = 0
-        for clip, failed in extractor.run(share.chunks):
-            if clip.notes:
-                notes[clip.clip.clip_id] = clip.notes
-            failures += failed
-            bar.set_postfix(failed=failures, refresh=False)
-            bar.update()
-    return notes
-
-
-def summarise(stores: Sequence[FeatureStore], clips: Sequence[Clip], new: int) -> ExtractSummary:
+def _summarise(
+    summary: ExtractSummary, specs: Sequence[FeatureSpec], cache: Path, collection: str, clips: Sequence[Clip]
+) -> None:
     """Read back from the cache how each feature of these clips stands."""
-    summary = ExtractSummary(new=new, features=[FeatureSummary(store.spec, store.folder) for store in stores])
-    for clip in clips:
-        reasons: dict[str, None] = {}
-        silent_stream = False
-        for store, counts in zip(stores, summary.features, strict=True):
-            row = store.find(clip)
-            if row is None:
-                continue
-            counts.done += row.outcome == "done"
-            counts.no_audio += row.outcome == "no_audio"
-            counts.failed += row.outcome == "failed"
-            silent_stream |= row.outcome == "no_audio"
-            if row.failure is not None:
-                reasons[f"{row.failure.stage}: {row.failure.message}"] = None
+    asked = AskedClips(clips)
+    stores = [FeatureStore(cache, collection, spec) for spec in specs]
+    every = [store.find(asked) for store in stores]
+    for store, found in zip(stores, every, strict=True):
+        done, no_audio, failed = (int((found.outcome == outcome).sum()) for outcome in (DONE, NO_SOUND, FAILED))
+        summary.features.append(FeatureSummary(store.spec, store.folder, done, no_audio, failed, found.extra))
+    outcomes = np.stack([found.outcome for found in every], axis=1)
+    for index in np.flatnonzero(np.isin(outcomes, (NO_SOUND, FAILED)).any(axis=1)):
+        reasons = dict.fromkeys(_reasons(every, int(index)))
         if reasons:
-            summary.problems[clip.clip_id] = list(reasons)
-        elif silent_stream:
-            summary.no_audio.append(clip.clip_id)
-    return summary
+            summary.problems[clips[index].clip_id] = list(reasons)
+        else:
+            summary.no_audio.append(clips[index].clip_id)
+    summary.notes = {clip.clip_id: summary.notes[clip.clip_id] for clip in clips if clip.clip_id in summary.notes}
+
+
+def _reasons(every: Sequence[Found], index: int) -> list[str]:
+    failures = [found.failure(index) for found in every if found.outcome[index] == FAILED]
+    return [f"{failure.stage}: {failure.message}" for failure in failures]

@@ -10,7 +10,7 @@ import pytest
 
 import features
 from features.cache import ChunkResult, Failure, FeatureStore, fingerprint
-from features.cache.store import find_spec
+from features.cache.store import ABSENT, DONE, FAILED, find_spec
 from features.clips import Clip
 from features.errors import UsageError
 from features.requests import resolve
@@ -42,6 +42,10 @@ def rows_for(spec: FeatureSpec, clips: list[Clip], value: float = 0.0) -> ChunkR
     for clip in clips[4:5]:
         result.failed.append((clip, fingerprint(clip.path), Failure("decode", "broken: ü", attempts=2)))
     return result
+
+
+def outcome(store: FeatureStore, clip: Clip) -> int:
+    return int(store.find([clip]).outcome[0])
 
 
 def test_rows_come_back_in_the_order_asked(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
@@ -107,15 +111,15 @@ def test_a_replaced_file_or_another_interval_is_not_the_same_clip(
     FeatureStore(tmp_path, "set", spec).commit(rows_for(spec, clips))
     clips[0].path.write_bytes(b"other" * 40_000)
     store = FeatureStore(tmp_path, "set", spec)
-    assert store.find(clips[0]) is None
-    assert store.find(Clip("clip-1", clips[1].path, start=1.0, end=2.0)) is None
-    assert store.find(clips[1]) is not None
+    assert outcome(store, clips[0]) == ABSENT
+    assert outcome(store, Clip("clip-1", clips[1].path, start=1.0, end=2.0)) == ABSENT
+    assert outcome(store, clips[1]) == DONE
 
 
 def test_a_touched_but_equal_file_is_the_same_clip(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
     FeatureStore(tmp_path, "set", spec).commit(rows_for(spec, clips))
     os.utime(clips[0].path, ns=(1, 1))
-    assert FeatureStore(tmp_path, "set", spec).find(clips[0]) is not None
+    assert outcome(FeatureStore(tmp_path, "set", spec), clips[0]) == DONE
 
 
 def test_features_outlive_their_media(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
@@ -129,7 +133,7 @@ def test_a_folder_in_a_files_place_is_not_planned_again(tmp_path: Path, spec: Fe
     clip.path.mkdir()
     failure = (clip, fingerprint(clip.path), Failure("open", "is a folder"))
     FeatureStore(tmp_path, "set", spec).commit(ChunkResult(spec, failed=[failure]))
-    assert FeatureStore(tmp_path, "set", spec).find(clip) is not None
+    assert outcome(FeatureStore(tmp_path, "set", spec), clip) == FAILED
 
 
 def test_a_later_success_outweighs_an_earlier_failure(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
@@ -139,9 +143,7 @@ def test_a_later_success_outweighs_an_earlier_failure(tmp_path: Path, spec: Feat
         spec, done=[(clips[4], fingerprint(clips[4].path))], data=[np.full(spec.shape, 7.0, np.float32)]
     )
     store.commit(again)
-    row = store.find(clips[4])
-    assert row is not None
-    assert row.outcome == "done"
+    assert outcome(store, clips[4]) == DONE
 
 
 def test_variants_of_a_feature_never_mix(tmp_path: Path, clips: list[Clip]) -> None:

@@ -1,0 +1,74 @@
+"""The clips somebody asks the cache about, as columns, and how their media files stand now."""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from features.cache.fingerprint import MISSING, digest
+from features.clips import Clip
+
+
+class AskedClips:
+    """Clips with distinct ids. Their files are looked at once, when it is first needed, for all features asked about."""
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self.clips = clips
+        self.start = _seconds([clip.start for clip in clips])
+        self.end = _seconds([clip.end for clip in clips])
+        self._digests: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @cached_property
+    def ids(self) -> pd.Index:
+        """UTF-8 bytes, as shards hold them."""
+        return pd.Index([clip.clip_id.encode() for clip in self.clips], dtype=object)
+
+    def positions(self, clip_ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        """Where each id stands among these clips; -1 for one that is not asked about."""
+        return self.ids.get_indexer(clip_ids.astype(object))  # type: ignore[no-any-return]
+
+    @cached_property
+    def media(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Size and modification time of every clip's file, size -1 where there is none."""
+        known: dict[Any, tuple[int, int]] = {}
+        folders: dict[Any, bool] = {}
+        states = []
+        for clip in self.clips:
+            state = known.get(clip.path)
+            if state is None:
+                state = known[clip.path] = _state(clip, folders)
+            states.append(state)
+        columns = np.array(states, dtype=np.int64).reshape(-1, 2)
+        return columns[:, 0], columns[:, 1]
+
+    def digest(self, position: int) -> bytes:
+        """The digest of a clip's file as it is now."""
+        if position not in self._digests:
+            self._digests[position] = digest(self.clips[position].path, int(self.media[0][position]))
+        return self._digests[position]
+
+
+def _state(clip: Clip, folders: dict[Any, bool]) -> tuple[int, int]:
+    """Files in a folder that is gone are not asked for one by one: a cache that was carried elsewhere has no media."""
+    parent = clip.path.parent
+    if parent not in folders:
+        folders[parent] = parent.is_dir()
+    if folders[parent]:
+        try:
+            status = os.stat(clip.path)
+        except OSError:
+            pass
+        else:
+            return status.st_size, status.st_mtime_ns
+    return MISSING.size, MISSING.mtime_ns
+
+
+def _seconds(values: list[float | None]) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

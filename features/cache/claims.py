@@ -1,0 +1,99 @@
+"""Which clips other runs have in work, so that two runs on one cache do not do the same work twice.
+
+Correctness never rests on a claim: a clip that two runs extracted is there twice, and read once. A claim is a file with
+what is claimed, beside a locked file; the system lets go of the lock when its owner ends, however it ends.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from features.clips import Clip
+
+FOLDER = ".claims"
+_BOARD_SECONDS = 60.0
+
+Marks = NDArray[np.uint64]
+
+
+def mark(key: str, clip: Clip) -> int:
+    """One clip under one feature's key, as a number."""
+    return xxhash.xxh3_64_intdigest(f"{key} {clip.start} {clip.end} {clip.clip_id}".encode())
+
+
+class Claim:
+    """What one run has in work. Ends when it is released, or with its process."""
+
+    def __init__(self, path: Path, lock: FileLock) -> None:
+        self._path = path
+        self._lock = lock
+
+    def release(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
+
+class Claims:
+    """The claims of a collection. On a file system without locks there are none: `works` is False, `take` gives all."""
+
+    def __init__(self, cache: Path, collection: str) -> None:
+        self.folder = cache / collection / FOLDER
+        self.works = True
+
+    def take(self, marks: Sequence[int]) -> tuple[NDArray[np.bool_], Claim | None]:
+        """Claim what nobody else has in work. Returns which of the marks that are (n,), and the claim to release."""
+        wanted = np.array(marks, dtype=np.uint64)
+        try:
+            return self._take(wanted)
+        except (NotImplementedError, Timeout, OSError):
+            self.works = False
+            return np.ones(len(wanted), dtype=bool), None
+
+    def _take(self, wanted: Marks) -> tuple[NDArray[np.bool_], Claim | None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / "board.lock", timeout=_BOARD_SECONDS):
+            free = ~np.isin(wanted, self._in_work())
+            if not free.any():
+                return free, None
+            path = self.folder / f"{uuid.uuid4().hex}.claim"
+            lock = FileLock(path.with_suffix(".lock"), thread_local=False)
+            lock.acquire(timeout=0)
+            path.write_bytes(wanted[free].tobytes())
+            return free, Claim(path, lock)
+
+    def in_work(self) -> Marks:
+        """What living runs have in work now. What dead ones left is cleared away."""
+        if not self.folder.is_dir():
+            return np.empty(0, np.uint64)
+        try:
+            with FileLock(self.folder / "board.lock", timeout=_BOARD_SECONDS):
+                return self._in_work()
+        except (NotImplementedError, Timeout, OSError):
+            return np.empty(0, np.uint64)
+
+    def _in_work(self) -> Marks:
+        return np.concatenate([np.empty(0, np.uint64), *map(_read, self._living())])
+
+    def _living(self) -> Iterable[Path]:
+        for path in sorted(self.folder.glob("*.claim")):
+            lock = FileLock(path.with_suffix(".lock"), thread_local=False)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                yield path
+            else:
+                Claim(path, lock).release()
+
+
+def _read(path: Path) -> Marks:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:  # released meanwhile
+        return np.empty(0, np.uint64)
+    return np.frombuffer(content[: len(content) // 8 * 8], np.uint64)

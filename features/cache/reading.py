@@ -1,0 +1,292 @@
+"""Reading shards, which may be damaged or come from elsewhere: nothing is believed before its hash is checked, nothing
+is executed, and what is no plain data is refused.
+
+Planning reads a shard's header and tables, a few per cent of it, under hashes of their own. Loading reads the whole
+file, once, under the hash in its name, and the rows land where they are wanted.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from features.cache.shard import FORMAT_VERSION, HEADER_BYTES, MAGIC, TABLES
+from features.errors import UsageError
+from features.spec import FeatureSpec
+
+_PREFIX_BYTES = 64 * 1024
+_BLOCK_BYTES = 256 * 1024
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_OWN_FILTERS = frozenset({h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32})
+"""Any other would make HDF5 look for a plug-in, which is code."""
+
+
+class DamagedShard(UsageError):
+    """A shard's bytes are not those that were written. `reason` says how that shows."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} is damaged ({reason}): set it aside with avfuse features verify --repair and extract again"
+        )
+        self.path = path
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where one data set lies in a shard's file. offset: None where it is compressed and HDF5 must be asked."""
+
+    offset: int | None
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's tables, checked. clip_id (n,), media (n,), no_audio (m,), failed (k,) as docs/cache-format.md has them;
+    data: where the (n, ...) rows lie."""
+
+    path: Path
+    version: int
+    key: str
+    clip_id: NDArray[np.bytes_]
+    media: NDArray[np.void]
+    no_audio: NDArray[np.void]
+    failed: NDArray[np.void]
+    data: Part
+
+
+def read_shard(path: Path) -> Shard:
+    """The tables of a shard. Its rows are not read.
+
+    Raises DamagedShard, UsageError for a format that a newer avfuse wrote, and FileNotFoundError.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            start = _read(file, 0, _PREFIX_BYTES)
+            if start.startswith(MAGIC):
+                return _from_header(path, file, start)
+        if not start.startswith(_HDF5_MAGIC):
+            raise DamagedShard(path, "it does not begin as a shard does")
+        return _format_1(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedShard(path, f"{type(error).__name__}: {error}") from error
+
+
+def read_rows(shard: Shard, spec: FeatureSpec, out: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
+    """All rows of a shard, (n, *spec.shape) of spec.dtype, into `out` where it is given (contiguous). The whole file is
+    read, once, and hashed. Raises DamagedShard; `out` then holds what must not be used."""
+    wanted = (len(shard.clip_id), *spec.shape)
+    dtype = np.dtype(spec.dtype).newbyteorder("<")
+    if shard.data.shape != wanted or shard.data.dtype != dtype:
+        raise DamagedShard(shard.path, f"its rows are {shard.data.dtype} {shard.data.shape}, not {dtype} {wanted}")
+    rows = np.empty(wanted, dtype) if out is None else out
+    if shard.data.offset is None or shard.data.size == 0:
+        check_hash(shard.path)
+        with open_hdf5(shard.path) as file:
+            dataset(file, "data", shard.path).read_direct(rows)
+    else:
+        _check_name(shard.path, _read_through(shard.path, shard.data.offset, rows))
+    return rows
+
+
+def read_some_rows(shard: Shard, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.generic]:
+    """Some rows of a shard, in the order asked: (len(rows), *shape). Not verified: that takes the whole file."""
+    out = np.empty((len(rows), *shard.data.shape[1:]), shard.data.dtype)
+    if shard.data.offset is None:
+        with open_hdf5(shard.path) as file:
+            every = dataset(file, "data", shard.path)
+            for place, row in enumerate(rows):
+                out[place] = every[int(row)]
+        return out
+    width = shard.data.size // len(shard.clip_id)
+    with shard.path.open("rb", buffering=0) as file:
+        for place, row in enumerate(rows):
+            content = _read(file, shard.data.offset + int(row) * width, width)
+            if len(content) < width:
+                raise DamagedShard(shard.path, "it is cut short")
+            out[place] = np.frombuffer(content, shard.data.dtype).reshape(out.shape[1:])
+    return out
+
+
+def check_hash(path: Path) -> None:
+    """Raises DamagedShard where a file's bytes do not hash to what its name says."""
+    state = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK_BYTES):
+            state.update(block)
+    _check_name(path, state.hexdigest())
+
+
+def read_spec(path: Path) -> FeatureSpec:
+    """The full spec that a shard carries. Raises DamagedShard."""
+    with open_hdf5(path) as file:
+        text = _attribute(file, "spec", path)
+    try:
+        return FeatureSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise UsageError(
+            f"{path} holds a spec that this avfuse does not know: it was written by another version"
+        ) from error
+
+
+def read_software(path: Path) -> dict[str, str]:
+    """The versions of what a shard was computed with."""
+    with open_hdf5(path) as file:
+        found = json.loads(_attribute(file, "software", path))
+    return {str(name): str(version) for name, version in found.items()}
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A shard's HDF5 file, for this block alone: a handle that outlived a fork would give wrong rows.
+
+    Raises DamagedShard when it is none, or what is read of it inside the block cannot be read.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DamagedShard(path, "it is no whole HDF5 file") from error
+
+
+def dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """A data set that lies in this very file and holds plain numbers or bytes. Raises DamagedShard for a link to
+    elsewhere, objects, rows that were never written, and filters that HDF5 does not bring along."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise DamagedShard(path, f"'{name}' is missing or a link to elsewhere")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise DamagedShard(path, f"'{name}' is no data set")
+    creation = found.id.get_create_plist()
+    filters = {creation.get_filter(index)[0] for index in range(creation.get_nfilters())}
+    if found.dtype.hasobject or h5py.check_dtype(ref=found.dtype) is not None:
+        raise DamagedShard(path, f"'{name}' holds objects, which shards never do")
+    if found.is_virtual or found.external is not None:
+        raise DamagedShard(path, f"'{name}' lies in another file, which shards never do")
+    if not filters <= _OWN_FILTERS:
+        raise DamagedShard(path, f"'{name}' is packed by a filter that shards do not use")
+    if found.size and found.id.get_storage_size() == 0:
+        raise DamagedShard(path, f"'{name}' has rows that were never written")
+    if found.chunks is not None:
+        expected = int(np.prod([-(-side // step) for side, step in zip(found.shape, found.chunks, strict=True)]))
+        if found.id.get_num_chunks() != expected:
+            raise DamagedShard(path, f"'{name}' has rows that were never written")
+    return found
+
+
+def parts_in_hdf5(file: h5py.File, path: Path) -> dict[str, Part]:
+    """Where every data set lies, as HDF5 has it: what a header must agree with."""
+    parts = {}
+    for name in (*TABLES, "data"):
+        found = dataset(file, name, path)
+        offset = (found.id.get_offset() or 0) if found.chunks is None else None
+        parts[name] = Part(offset, found.dtype, found.shape)
+    return parts
+
+
+def _from_header(path: Path, file: FileIO, start: bytes) -> Shard:
+    title, described = start[:HEADER_BYTES].split(b"\n", 2)[:2]
+    version, proof = title[len(MAGIC) :].split()
+    if xxhash.xxh3_128_hexdigest(described).encode() != proof:
+        raise DamagedShard(path, "its header does not match its hash")
+    if int(version) > FORMAT_VERSION:
+        raise UsageError(
+            f"{path} is of format {int(version)}, written by a newer avfuse; this one reads up to {FORMAT_VERSION}: update it"
+        )
+    header = json.loads(described)
+    size = os.fstat(file.fileno()).st_size
+    parts = {}
+    for name in (*TABLES, "data"):
+        part = header["parts"][name]
+        parts[name] = Part(part.get("offset"), _dtype(part["dtype"]), tuple(map(int, part["shape"])))
+        offset = parts[name].offset
+        if offset is not None and (min(offset, *parts[name].shape) < 0 or offset + parts[name].size > size):
+            raise DamagedShard(path, "it is cut short")
+    tables = {}
+    for name in TABLES:
+        part, offset = parts[name], parts[name].offset
+        if offset is None:
+            raise DamagedShard(path, f"its table '{name}' is packed")
+        end = offset + part.size
+        content = start[offset:end] if end <= len(start) else _read(file, offset, part.size)
+        if xxhash.xxh3_64_hexdigest(content) != header["parts"][name]["xxh3"]:
+            raise DamagedShard(path, f"its table '{name}' does not match its hash")
+        tables[name] = np.frombuffer(content, part.dtype).reshape(part.shape)
+    return Shard(path, int(version), str(header["key"]), data=parts["data"], **tables)
+
+
+def _format_1(path: Path) -> Shard:
+    """Shards of format 1 had no header: their tables are read after the whole file has been checked."""
+    check_hash(path)
+    with open_hdf5(path) as file:
+        tables = {name: dataset(file, name, path)[()] for name in TABLES}
+        return Shard(path, 1, _attribute(file, "key", path), data=parts_in_hdf5(file, path)["data"], **tables)
+
+
+def _attribute(file: h5py.File, name: str, path: Path) -> str:
+    if name not in file.attrs or file.attrs.get_id(name).dtype.kind != "S":
+        raise DamagedShard(path, f"its attribute '{name}' is missing or no text")
+    return bytes(file.attrs[name]).decode()
+
+
+def _dtype(described: str | list[list[str]]) -> np.dtype[Any]:
+    dtype = np.dtype([(str(name), str(kind)) for name, kind in described] if isinstance(described, list) else described)
+    if dtype.hasobject:
+        raise ValueError("objects, which shards never hold")
+    return dtype
+
+
+def _read(file: FileIO, offset: int, size: int) -> bytes:
+    """Up to `size` bytes: fewer only at the file's end."""
+    file.seek(offset)
+    content = bytearray()
+    while len(content) < size and (block := file.read(size - len(content))):
+        content += block
+    return bytes(content)
+
+
+def _read_through(path: Path, offset: int, rows: NDArray[np.generic]) -> str:
+    """Read a file from end to end, the bytes of its rows to where they are wanted; returns the hash of all of it. Each
+    block is hashed while it is still in the processor's cache."""
+    state = xxhash.xxh3_128()
+    scratch = memoryview(bytearray(_BLOCK_BYTES))
+    target = memoryview(rows.reshape(-1).view(np.uint8))
+    with path.open("rb", buffering=0) as file:
+        _pass_by(file, offset, scratch, state)
+        while target:
+            count = file.readinto(target[:_BLOCK_BYTES])
+            if not count:
+                raise DamagedShard(path, "it is cut short")
+            state.update(target[:count])
+            target = target[count:]
+        while count := file.readinto(scratch):
+            state.update(scratch[:count])
+    return state.hexdigest()
+
+
+def _pass_by(file: FileIO, size: int, scratch: memoryview, state: "xxhash.xxh3_128") -> None:
+    while size and (count := file.readinto(scratch[: min(size, len(scratch))])):
+        state.update(scratch[:count])
+        size -= count
+
+
+def _check_name(path: Path, digest: str) -> None:
+    if digest != path.stem.rpartition("-")[2]:
+        raise DamagedShard(path, "its bytes do not match its name")
