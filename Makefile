@@ -16,11 +16,12 @@ flag = $(if $($(1)),$(2) "$($(1))")
 switch = $(if $($(1)),$(2))
 
 DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,LABEL_COLUMN,--label-column) \
-	$(call flag,GROUP_COLUMN,--group-column) $(call flag,SPLIT_COLUMN,--split-column)
+	$(call flag,GROUP_COLUMN,--group-column) $(call flag,SPLIT_COLUMN,--split-column) \
+	$(call switch,OUTSIDE_ROOT,--outside-root)
 SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,DEVICE,--device) $(call flag,CACHE,--cache) \
 	$(call switch,REPLACE,--replace) $(ARGS)
 
-.PHONY: help demo test extract fuse report bench compare-readers compare-precision survey-damage docs-images lint format clean
+.PHONY: help demo test extract cluster fuse report bench compare-readers compare-precision torture survey-damage docs-images lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,11 +31,15 @@ demo: $(VENV)/.installed ## render a small data set, extract its features, train
 	@$(AVFUSE) extract --dataset demo
 	@$(AVFUSE) fuse --dataset demo --fusion all --name demo --seeds 3 --replace
 
-extract: $(VENV)/.installed ## stage one: DATASET=demo|folder|..., ROOT=..., FEATURES=..., FRAMES=uniform:25, READER=pyav, STYLE=aligned, WEIGHTS=auto, PRECISION=fp32, DEVICE=auto, LIMIT=N, WORKERS=N
+extract: $(VENV)/.installed $(if $(filter dask,$(ENGINE)),$(VENV)/.installed-cluster) ## stage one: DATASET=demo|folder|..., ROOT=..., FEATURES=..., FRAMES=uniform:25, READER=pyav, STYLE=aligned, WEIGHTS=auto, PRECISION=fp32, DTYPE=fp16, DEVICE=auto, LIMIT=N, WORKERS=N, CHUNK_RANGE=I/N, ENGINE=dask SCHEDULER=tcp://HOST:8786
 	@$(AVFUSE) extract --dataset "$(DATASET)" $(DATASET_FLAGS) $(call flag,FEATURES,--features) \
 		$(call flag,FRAMES,--frames) $(call flag,LIMIT,--limit) $(call flag,WORKERS,--workers) \
 		$(call flag,READER,--reader) $(call flag,STYLE,--style) $(call flag,SIZE,--size) $(call flag,WEIGHTS,--weights) \
-		$(call flag,PRECISION,--precision) $(call switch,RETRY_FAILED,--retry-failed) $(SHARED_FLAGS)
+		$(call flag,PRECISION,--precision) $(call flag,DTYPE,--dtype) $(call switch,RETRY_FAILED,--retry-failed) \
+		$(call flag,CHUNK_RANGE,--chunk-range) $(call flag,ENGINE,--engine) $(call flag,SCHEDULER,--scheduler) $(SHARED_FLAGS)
+
+cluster: $(VENV)/.installed-cluster ## a Dask scheduler and two workers on this machine, for ENGINE=dask
+	@$(AVFUSE) cluster $(ARGS)
 
 fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all, SEEDS=N, NAME=...
 	@$(AVFUSE) fuse --dataset "$(DATASET)" --fusion "$(FUSION)" $(call flag,SEEDS,--seeds) $(call flag,VIDEO,--video) \
@@ -54,6 +59,9 @@ compare-readers: $(VENV)/.installed-test ## hold readers against a plain decode:
 
 compare-precision: $(VENV)/.installed-test ## how far half precision moves every backbone's features
 	@$(BIN)/python tests/benchmarks/compare_precision.py
+
+torture: $(VENV)/.installed-test ## kill extractions at random, run several at once, lose a cluster's worker: ORDEALS=kills,two,four,cluster KILLS=100 (about an hour)
+	@PYTHONPATH=. $(BIN)/python tests/torture/torture.py
 
 survey-damage: $(VENV)/.installed-test ## how often damage in media is noticed: CLIPS=FOLDER
 	@$(BIN)/python tests/benchmarks/survey_damage.py "$(CLIPS)"

@@ -14,7 +14,7 @@ from features.extracted_sound import extracted
 from features.filter_bank import filter_banks
 from features.fitting import fit_frame, fit_image
 from features.media import DEFAULT_READER, Media, MediaFile, Waveform
-from features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput, Preprocess, SoundInput
+from features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput, ImportedInput, Preprocess, SoundInput
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def prepare(
         elif isinstance(each, ImageInput):
             outcomes.append(pictures[each])
         else:
+            assert not isinstance(each, ImportedInput), "what was imported is not made here"
             outcomes.append(_heard(media, each))
     return Prepared(outcomes, media.notes)
 

@@ -5,7 +5,7 @@ input itself; alone it means all it takes. INPUT is `frames` (each on its own), 
 representations, `images` for all six, or `fbank`. STYLE is how audio images are drawn. OUTPUT is `tokens`, with a grid
 to average them down to where one is given. WINDOW is `2of4` for frames of the second quarter (or the second of four
 strided runs), or `windows4` for one feature of each. VIEW is `h`, `v` or `hv`, or `flips` for these and the picture as
-it is.
+it is. `imported:NAME` was computed elsewhere: it can be named, and not extracted.
 """
 
 import math
@@ -20,8 +20,10 @@ from features.backbones import Backbone, Grid, WeightsChoice
 from features.errors import UsageError
 from features.media.reader import DEFAULT_READER, READERS, check_reader
 from features.spec import (
+    IMPORTED,
     VIEWS,
     AnyInput,
+    Dtype,
     FeatureSpec,
     FilterBankInput,
     FramesInput,
@@ -75,6 +77,7 @@ def resolve(
     size: Size | None = None,
     weights: WeightsChoice = PUBLISHED,
     precision: Precision = "float32",
+    dtype: Dtype = "float16",
 ) -> list[FeatureSpec]:
     """The specs of the features asked for, in order, each once.
 
@@ -86,6 +89,7 @@ def resolve(
             takes (aligned) or 360 x 360 (paper).
         weights: what backbones are loaded with; its hash is in the spec.
         precision: the numbers that networks compute with.
+        dtype: how what networks give is stored; pictures and filter banks stay as they are.
 
     Raises:
         UsageError: a name that means nothing, a sampling that does not give every clip as many frames, an unknown
@@ -97,6 +101,8 @@ def resolve(
     for name in wanted:
         for each in _parse(name):
             spec = _spec(each, sampling, reader, each.style or style, size, weights, precision)
+            if spec.model is not None:
+                spec = spec.model_copy(update={"dtype": dtype})
             specs[spec.key] = spec
     if not specs:
         raise UsageError("no feature asked for: name one, for example --features lite")
@@ -104,9 +110,13 @@ def resolve(
 
 
 def expand_names(wanted: Iterable[str]) -> list[str]:
-    """Feature names with groups spelled out: `lite:images` -> `lite:waveplot`, ... A name with `@key` stays itself."""
+    """Feature names with groups spelled out: `lite:images` -> `lite:waveplot`, ... A name with `@key` stays itself, and
+    so does `imported:NAME`."""
     expanded: list[str] = []
     for name in wanted:
+        if name.startswith(f"{IMPORTED}:"):
+            expanded.append(name)
+            continue
         plain, at, _ = name.partition("@")
         spelled_out = [each.name(each.style or DEFAULT_STYLE) for each in _parse(plain, known=False)]
         expanded += [name] if at else spelled_out
@@ -130,6 +140,11 @@ def _parse(name: str, known: bool = True) -> list[_Wanted]:
     if name == "all":
         return [each for backbone in backbones.names() for each in _parse(backbone)]
     source, rest = _source(name)
+    if source == IMPORTED:
+        raise UsageError(
+            f"'{name}' cannot be extracted: what is called {IMPORTED}:NAME was computed elsewhere, and comes into the "
+            "cache with avfuse features import"
+        )
     every = _takes(source, rest, known)
     match = _NAME.fullmatch(rest)
     if match is None:

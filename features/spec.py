@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from features.media.sampling import frames_per_clip
 
 KEY_DIGITS = 8
+IMPORTED = "imported"
+"""The source in the name of a feature that was computed elsewhere, as in `imported:i3d`."""
+
 _UNFIT = re.compile(r"[^\w.-]+")
 
 
@@ -117,7 +120,22 @@ class SoundInput(_Frozen):
     shape: tuple[int, ...]
 
 
-AnyInput = FramesInput | ImageInput | FilterBankInput | SoundInput
+class ImportedInput(_Frozen):
+    """Numbers that were computed elsewhere. How is known from `description` alone: no reader, network or weights are
+    named that nobody here has seen.
+
+    modality: what they stand for in stage two. reduce: what was made of each clip's rows (T, D) when they were brought,
+    `mean` or `uniform:N`, in float64; None: nothing.
+    """
+
+    kind: Literal["imported"] = "imported"
+    modality: Literal["video", "audio"]
+    description: str
+    reduce: str | None
+    shape: tuple[int, ...]
+
+
+AnyInput = FramesInput | ImageInput | FilterBankInput | SoundInput | ImportedInput
 
 
 def preprocess_of(taken: AnyInput) -> Preprocess | None:
@@ -150,7 +168,8 @@ class FeatureSpec(_Frozen):
 
     `name` is what users type (`lite:frames`); `output` is `pooled` (D,), `frames` (T, D) or `tokens` (N, D) or
     (T, N, D), or with no `model` the input itself, `image` (H, W, 3) or `filter_bank` (T, bands); `grid` is how the
-    last of the N tokens are laid out; `dtype` is how rows are stored, `compute` how they were computed.
+    last of the N tokens are laid out; `dtype` is how rows are stored, `compute` how they were computed. What was
+    imported has no `model` either, and its `compute` is that of the reduction alone.
     """
 
     name: str
@@ -179,7 +198,14 @@ class FeatureSpec(_Frozen):
 
     @property
     def needs_audio(self) -> bool:
+        if isinstance(self.input, ImportedInput):
+            return self.input.modality == "audio"
         return not isinstance(self.input, FramesInput)
+
+    @property
+    def imported(self) -> bool:
+        """Whether it was computed elsewhere."""
+        return isinstance(self.input, ImportedInput)
 
     @property
     def preprocess(self) -> Preprocess | None:

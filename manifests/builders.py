@@ -31,7 +31,7 @@ BUILDERS: dict[str, Builder] = {
     "folder": Builder(
         summary="any folder: class sub-folders, or a labels.csv",
         build=build_folder,
-        options=("label_column", "group_column", "split_column"),
+        options=("label_column", "group_column", "split_column", "outside_root"),
     ),
 }
 

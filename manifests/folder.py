@@ -22,6 +22,7 @@ def build_folder(
     label_column: str | None = None,
     group_column: str | None = None,
     split_column: str | None = None,
+    outside_root: bool = False,
 ) -> Manifest:
     """Describe a folder of clips.
 
@@ -30,7 +31,8 @@ def build_folder(
     their first folder, and files lying directly in `root` have no label. Where no split is given, 80 % of the clips
     are train and 20 % test, by whole groups, stratified, with a fixed seed.
 
-    Raises UsageError when the folder, a column or a clip id is wrong.
+    Raises UsageError when the folder, a column or a clip id is wrong, or a path leaves the folder and `outside_root`
+    does not allow it.
     """
     root = root.resolve()
     if not root.is_dir():
@@ -52,7 +54,9 @@ def build_folder(
         table["split"] = pd.Series(marked).map({True: "test", False: "train"})
         provenance["split"] = {"test_fraction": TEST_FRACTION, "seed": _SPLIT_SEED, "by": "group, stratified"}
     name = name or root.name
-    return Manifest(name=name, collection=name, root=root, table=table, provenance=provenance)
+    return Manifest(
+        name=name, collection=name, root=root, table=table, provenance=provenance, outside_root=outside_root
+    )
 
 
 def _from_csv(path: Path, columns: Mapping[str, str | None]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The table of a data set's clips, one row each, and what is known of how it was made."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ class Manifest:
     """A data set: `table` as SCHEMA has it, over media under `root`.
 
     `collection` names the media a cache belongs to; several manifests (splits, subsets) may share one. `provenance`
-    records the builder, its revision and its options.
+    records the builder, its revision and its options. Paths that leave the root, which a table from elsewhere could use
+    to have any file read, are refused unless `outside_root` allows them.
     """
 
     name: str
@@ -47,11 +49,14 @@ class Manifest:
     root: Path
     table: pd.DataFrame
     provenance: dict[str, Any] = field(default_factory=dict)
+    outside_root: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name, "data set")
         check_name(self.collection, "collection")
         object.__setattr__(self, "table", validate(self.table, self.name))
+        if not self.outside_root:
+            _check_inside(self.table["path"], self.name, self.root)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -79,6 +84,17 @@ class Manifest:
         labels = f"{len(self.classes)} classes" if self.classes else "no labels"
         groups = self.table["group"].nunique()
         return f"{self.name}: {len(self)} clips ({parts}), {labels}, {groups} groups, media in {self.root}"
+
+
+def _check_inside(paths: pd.Series, name: str, root: Path) -> None:
+    """As paths are written; links below the root may lead where they like. Raises UsageError that names the first."""
+    for path in paths:
+        normal = os.path.normpath(path)
+        if os.path.isabs(normal) or normal == os.pardir or normal.startswith(os.pardir + os.sep):
+            raise UsageError(
+                f"manifest '{name}': path {path} leaves the root {root}: move the file there, or allow such paths "
+                "(OUTSIDE_ROOT=1, --outside-root)"
+            )
 
 
 def validate(table: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -30,6 +30,7 @@ def save_manifest(cache: Path, manifest: Manifest, replace: bool = False) -> Pat
         "collection": manifest.collection,
         "root": str(manifest.root),
         "provenance": manifest.provenance,
+        "outside_root": manifest.outside_root,
     }
     table = pa.Table.from_pandas(manifest.table, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(described)})
@@ -64,6 +65,7 @@ def load_manifest(cache: Path, name: str) -> Manifest:
         root=Path(described["root"]),
         table=table.to_pandas(),
         provenance=described["provenance"],
+        outside_root=described.get("outside_root", False),
     )
 
 

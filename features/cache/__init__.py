@@ -9,6 +9,14 @@ cache/<collection>/<feature-name>-<key>/shard-<clips>-<hash>.h5
     store.py        all shards of a feature as one table
     claims.py       which clips other runs have in work
     loading.py      `features.load`
+    streaming.py    features larger than memory, in batches
+    catalog.py      what lies in a cache, whatever state it is in
+    listing.py      how every feature stands
+    verify.py       proving shards, and putting right what is wrong
+    rewriting.py    taking rows out of shards, which never change
+    removal.py      taking features away, and rows nobody can ask for
+    exporting.py    a feature as one file
+    importing.py    features that were computed elsewhere
 """
 
 from features.cache.asked import AskedClips

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from features.clips import Clip
 
 
 class AskedClips:
-    """Clips with distinct ids. Their files are looked at once, when it is first needed, for all features asked about."""
+    """Clips with distinct ids. Their files are looked at once, when first needed, for all features asked about."""
 
     def __init__(self, clips: Sequence[Clip]) -> None:
         self.clips = clips
@@ -37,13 +36,14 @@ class AskedClips:
     @cached_property
     def media(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Size and modification time of every clip's file, size -1 where there is none."""
-        known: dict[Any, tuple[int, int]] = {}
-        folders: dict[Any, bool] = {}
+        known: dict[str, tuple[int, int]] = {}
+        folders: dict[str, bool] = {}
         states = []
         for clip in self.clips:
-            state = known.get(clip.path)
+            path = str(clip.path)
+            state = known.get(path)
             if state is None:
-                state = known[clip.path] = _state(clip, folders)
+                state = known[path] = _state(path, folders)
             states.append(state)
         columns = np.array(states, dtype=np.int64).reshape(-1, 2)
         return columns[:, 0], columns[:, 1]
@@ -55,14 +55,14 @@ class AskedClips:
         return self._digests[position]
 
 
-def _state(clip: Clip, folders: dict[Any, bool]) -> tuple[int, int]:
+def _state(path: str, folders: dict[str, bool]) -> tuple[int, int]:
     """Files in a folder that is gone are not asked for one by one: a cache that was carried elsewhere has no media."""
-    parent = clip.path.parent
+    parent = os.path.dirname(path)
     if parent not in folders:
-        folders[parent] = parent.is_dir()
+        folders[parent] = os.path.isdir(parent or os.curdir)
     if folders[parent]:
         try:
-            status = os.stat(clip.path)
+            status = os.stat(path)
         except OSError:
             pass
         else:

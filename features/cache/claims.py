@@ -5,7 +5,8 @@ what is claimed, beside a locked file; the system lets go of the lock when its o
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from features.clips import Clip
+from features.errors import UsageError
 
 FOLDER = ".claims"
+_BOARD, _UPKEEP = "board.lock", "upkeep.lock"
 _BOARD_SECONDS = 60.0
 
 Marks = NDArray[np.uint64]
@@ -57,7 +60,7 @@ class Claims:
 
     def _take(self, wanted: Marks) -> tuple[NDArray[np.bool_], Claim | None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / "board.lock", timeout=_BOARD_SECONDS):
+        with FileLock(self.folder / _BOARD, timeout=_BOARD_SECONDS):
             free = ~np.isin(wanted, self._in_work())
             if not free.any():
                 return free, None
@@ -72,16 +75,56 @@ class Claims:
         if not self.folder.is_dir():
             return np.empty(0, np.uint64)
         try:
-            with FileLock(self.folder / "board.lock", timeout=_BOARD_SECONDS):
+            with FileLock(self.folder / _BOARD, timeout=_BOARD_SECONDS):
                 return self._in_work()
         except (NotImplementedError, Timeout, OSError):
             return np.empty(0, np.uint64)
+
+    def look(self, clear: bool = False) -> tuple[int, list[Path]]:
+        """How many claims living runs have, and the files that dead runs left, which go when `clear` is set. Where
+        locks do not work, nothing is known: (0, [])."""
+        if not self.folder.is_dir():
+            return 0, []
+        try:
+            with FileLock(self.folder / _BOARD, timeout=_BOARD_SECONDS):
+                locks = {*self.folder.glob("*.lock"), *(path.with_suffix(".lock") for path in self._claims())}
+                locks -= {self.folder / _BOARD, self.folder / _UPKEEP}
+                dead = sorted(lock for lock in locks if not _is_held(lock))
+                left = [path for lock in dead for path in (lock.with_suffix(".claim"), lock) if path.exists()]
+                if clear:
+                    for path in left:
+                        path.unlink(missing_ok=True)
+                return len(locks) - len(dead), left
+        except (NotImplementedError, Timeout, OSError):
+            return 0, []
+
+    @contextmanager
+    def upkeep(self) -> Iterator[None]:
+        """While this is open, nobody else takes shards or rows of this collection away. Extraction may go on, it only
+        adds. Raises UsageError where somebody else does, and on a file system without locks."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / _UPKEEP)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(f"somebody else repairs or removes in {self.folder.parent}: wait for it") from error
+        except (NotImplementedError, OSError) as error:
+            raise UsageError(
+                f"{self.folder} cannot be locked ({error}): repair and remove where the file system knows locks"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _claims(self) -> list[Path]:
+        return sorted(self.folder.glob("*.claim"))
 
     def _in_work(self) -> Marks:
         return np.concatenate([np.empty(0, np.uint64), *map(_read, self._living())])
 
     def _living(self) -> Iterable[Path]:
-        for path in sorted(self.folder.glob("*.claim")):
+        for path in self._claims():
             lock = FileLock(path.with_suffix(".lock"), thread_local=False)
             try:
                 lock.acquire(timeout=0)
@@ -89,6 +132,19 @@ class Claims:
                 yield path
             else:
                 Claim(path, lock).release()
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a living process has the lock at `path`; a file that is not there is not made."""
+    if not path.exists():
+        return False
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def _read(path: Path) -> Marks:

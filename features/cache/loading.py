@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.cache.store import DONE, FeatureStore, Rows, equal, find_spec, gather
+from features.cache.store import DONE, FeatureStore, Rows, equal, find_spec, gather, looking_again
 from features.clips import Clip
 from features.errors import UsageError
 from features.spec import FeatureSpec
@@ -39,22 +39,33 @@ def load(dataset: str, feature_name: str, cache: str | Path = "cache", clips: Se
             files are not looked at, and of two files that stood under one id the later one counts.
 
     Raises:
-        UsageError: nothing of that name is cached, several variants are, a shard is damaged, or, without `clips`, a clip
-            is cached for several intervals.
+        UsageError: nothing of that name is cached, several variants are, a shard is damaged, or, without `clips`, a
+            clip is cached for several intervals.
     """
     store = FeatureStore(Path(cache), dataset, find_spec(Path(cache), dataset, feature_name))
     if clips is not None:
         loaded = store.load(sorted(clips, key=lambda clip: clip.clip_id.encode()))
         ids = np.array(sorted(clip.clip_id.encode() for clip in clips), dtype=bytes)
         return Table(store.spec, loaded.data[loaded.present], ids[loaded.present])
-    shards = store.shards()
+    return looking_again(lambda: _every_row(store, dataset, feature_name))
+
+
+def _every_row(store: FeatureStore, dataset: str, feature_name: str) -> Table:
+    shards = sorted(store.shards(), key=lambda shard: shard.clip_id[:1].tobytes())
     rows = Rows.of(shards)
-    code, ids = pd.factorize(rows.clip_id.astype(object), sort=True)
+    code = _ranks(rows.clip_id)
     code = np.where(rows.outcome == DONE, code, -1)
     _check_one_interval(rows, code, dataset, feature_name)
     best = rows.best(code)
     data = gather(shards, rows.shard[best], rows.row[best], store.spec)
     return Table(store.spec, data, rows.clip_id[best])
+
+
+def _ranks(ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
+    """The place of each id among the distinct ones, sorted. Chunks of a sorted manifest are sorted already."""
+    if (ids[1:] > ids[:-1]).all():
+        return np.arange(len(ids))
+    return pd.factorize(ids.astype(object), sort=True)[0]  # type: ignore[no-any-return]
 
 
 def _check_one_interval(rows: Rows, code: NDArray[np.int64], dataset: str, feature_name: str) -> None:

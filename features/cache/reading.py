@@ -6,13 +6,14 @@ file, once, under the hash in its name, and the rows land where they are wanted.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import FileIO
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -20,7 +21,7 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from features.cache.shard import FORMAT_VERSION, HEADER_BYTES, MAGIC, TABLES
+from features.cache.shard import FORMAT_VERSION, MAGIC, TABLES
 from features.errors import UsageError
 from features.spec import FeatureSpec
 
@@ -52,17 +53,18 @@ class Part:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Shard:
     """A shard's tables, checked. clip_id (n,), media (n,), no_audio (m,), failed (k,) as docs/cache-format.md has them;
-    data: where the (n, ...) rows lie."""
+    data: where the (n, ...) rows lie; spec: the feature's, as JSON."""
 
     path: Path
     version: int
     key: str
+    spec: str
     clip_id: NDArray[np.bytes_]
     media: NDArray[np.void]
     no_audio: NDArray[np.void]
@@ -76,7 +78,7 @@ def read_shard(path: Path) -> Shard:
     Raises DamagedShard, UsageError for a format that a newer avfuse wrote, and FileNotFoundError.
     """
     try:
-        with path.open("rb", buffering=0) as file:
+        with _opened(path) as file:
             start = _read(file, 0, _PREFIX_BYTES)
             if start.startswith(MAGIC):
                 return _from_header(path, file, start)
@@ -114,7 +116,7 @@ def read_some_rows(shard: Shard, rows: Sequence[int] | NDArray[np.integer[Any]])
                 out[place] = every[int(row)]
         return out
     width = shard.data.size // len(shard.clip_id)
-    with shard.path.open("rb", buffering=0) as file:
+    with _opened(shard.path) as file:
         for place, row in enumerate(rows):
             content = _read(file, shard.data.offset + int(row) * width, width)
             if len(content) < width:
@@ -133,11 +135,9 @@ def check_hash(path: Path) -> None:
 
 
 def read_spec(path: Path) -> FeatureSpec:
-    """The full spec that a shard carries. Raises DamagedShard."""
-    with open_hdf5(path) as file:
-        text = _attribute(file, "spec", path)
+    """The full spec that a shard carries. Raises DamagedShard, and UsageError for one of another version."""
     try:
-        return FeatureSpec.model_validate_json(text)
+        return FeatureSpec.model_validate_json(read_shard(path).spec)
     except ValidationError as error:
         raise UsageError(
             f"{path} holds a spec that this avfuse does not know: it was written by another version"
@@ -147,7 +147,7 @@ def read_spec(path: Path) -> FeatureSpec:
 def read_software(path: Path) -> dict[str, str]:
     """The versions of what a shard was computed with."""
     with open_hdf5(path) as file:
-        found = json.loads(_attribute(file, "software", path))
+        found = json.loads(attribute(file, "software", path))
     return {str(name): str(version) for name, version in found.items()}
 
 
@@ -201,35 +201,57 @@ def parts_in_hdf5(file: h5py.File, path: Path) -> dict[str, Part]:
     return parts
 
 
-def _from_header(path: Path, file: FileIO, start: bytes) -> Shard:
-    title, described = start[:HEADER_BYTES].split(b"\n", 2)[:2]
-    version, proof = title[len(MAGIC) :].split()
+def _from_header(path: Path, file: int, start: bytes) -> Shard:
+    title_end = start.index(b"\n")
+    described = start[title_end + 1 : start.index(b"\n", title_end + 1)]
+    version, proof, tables_proof = start[len(MAGIC) : title_end].split()
     if xxhash.xxh3_128_hexdigest(described).encode() != proof:
         raise DamagedShard(path, "its header does not match its hash")
     if int(version) > FORMAT_VERSION:
         raise UsageError(
-            f"{path} is of format {int(version)}, written by a newer avfuse; this one reads up to {FORMAT_VERSION}: update it"
+            f"{path} is of format {int(version)}, written by a newer avfuse than this one, which reads up to "
+            f"{FORMAT_VERSION}: update it"
         )
+    header = _parsed(described)
+    state = xxhash.xxh3_128()
+    tables = {}
+    for name in TABLES:
+        part = header.parts[name]
+        if part.offset is None:
+            raise ValueError(f"table '{name}' is packed")
+        end = part.offset + part.size
+        content = start[part.offset : end] if end <= len(start) else _read(file, part.offset, part.size)
+        state.update(content)
+        tables[name] = np.frombuffer(content, part.dtype).reshape(part.shape)
+    if state.hexdigest().encode() != tables_proof:
+        raise DamagedShard(path, "its tables do not match their hash")
+    data = header.parts["data"]
+    if data.offset is not None and data.offset + data.size > os.fstat(file).st_size:
+        raise DamagedShard(path, "it is cut short")
+    return Shard(path, int(version), header.key, header.spec, data=data, **tables)
+
+
+class _Header(NamedTuple):
+    key: str
+    spec: str
+    parts: dict[str, Part]
+
+
+@lru_cache(maxsize=64)
+def _parsed(described: bytes) -> _Header:
+    """Shards of equal shapes have equal descriptions."""
     header = json.loads(described)
-    size = os.fstat(file.fileno()).st_size
     parts = {}
     for name in (*TABLES, "data"):
         part = header["parts"][name]
-        parts[name] = Part(part.get("offset"), _dtype(part["dtype"]), tuple(map(int, part["shape"])))
-        offset = parts[name].offset
-        if offset is not None and (min(offset, *parts[name].shape) < 0 or offset + parts[name].size > size):
-            raise DamagedShard(path, "it is cut short")
-    tables = {}
-    for name in TABLES:
-        part, offset = parts[name], parts[name].offset
-        if offset is None:
-            raise DamagedShard(path, f"its table '{name}' is packed")
-        end = offset + part.size
-        content = start[offset:end] if end <= len(start) else _read(file, offset, part.size)
-        if xxhash.xxh3_64_hexdigest(content) != header["parts"][name]["xxh3"]:
-            raise DamagedShard(path, f"its table '{name}' does not match its hash")
-        tables[name] = np.frombuffer(content, part.dtype).reshape(part.shape)
-    return Shard(path, int(version), str(header["key"]), data=parts["data"], **tables)
+        columns = part["dtype"]
+        dtype = np.dtype(columns if isinstance(columns, str) else [tuple(column) for column in columns])
+        if dtype.hasobject:
+            raise ValueError("it holds objects, which shards never do")
+        parts[name] = Part(part.get("offset"), dtype, tuple(map(int, part["shape"])))
+        if min(parts[name].offset or 0, *parts[name].shape) < 0:
+            raise ValueError(f"'{name}' lies nowhere")
+    return _Header(str(header["key"]), str(header["spec"]), parts)
 
 
 def _format_1(path: Path) -> Shard:
@@ -237,54 +259,53 @@ def _format_1(path: Path) -> Shard:
     check_hash(path)
     with open_hdf5(path) as file:
         tables = {name: dataset(file, name, path)[()] for name in TABLES}
-        return Shard(path, 1, _attribute(file, "key", path), data=parts_in_hdf5(file, path)["data"], **tables)
+        key, spec = (attribute(file, name, path) for name in ("key", "spec"))
+        return Shard(path, 1, key, spec, data=parts_in_hdf5(file, path)["data"], **tables)
 
 
-def _attribute(file: h5py.File, name: str, path: Path) -> str:
+def attribute(file: h5py.File, name: str, path: Path) -> str:
+    """A text that a shard carries. Raises DamagedShard for anything else."""
     if name not in file.attrs or file.attrs.get_id(name).dtype.kind != "S":
         raise DamagedShard(path, f"its attribute '{name}' is missing or no text")
     return bytes(file.attrs[name]).decode()
 
 
-def _dtype(described: str | list[list[str]]) -> np.dtype[Any]:
-    dtype = np.dtype([(str(name), str(kind)) for name, kind in described] if isinstance(described, list) else described)
-    if dtype.hasobject:
-        raise ValueError("objects, which shards never hold")
-    return dtype
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def _read(file: FileIO, offset: int, size: int) -> bytes:
+def _read(descriptor: int, offset: int, size: int) -> bytes:
     """Up to `size` bytes: fewer only at the file's end."""
-    file.seek(offset)
-    content = bytearray()
-    while len(content) < size and (block := file.read(size - len(content))):
-        content += block
-    return bytes(content)
+    content = os.pread(descriptor, size, offset)
+    while 0 < len(content) < size and (more := os.pread(descriptor, size - len(content), offset + len(content))):
+        content += more
+    return content
 
 
 def _read_through(path: Path, offset: int, rows: NDArray[np.generic]) -> str:
     """Read a file from end to end, the bytes of its rows to where they are wanted; returns the hash of all of it. Each
     block is hashed while it is still in the processor's cache."""
     state = xxhash.xxh3_128()
-    scratch = memoryview(bytearray(_BLOCK_BYTES))
-    target = memoryview(rows.reshape(-1).view(np.uint8))
-    with path.open("rb", buffering=0) as file:
-        _pass_by(file, offset, scratch, state)
+    target = memoryview(rows.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    with _opened(path) as file:
+        state.update(_read(file, 0, offset))
+        at = offset
         while target:
-            count = file.readinto(target[:_BLOCK_BYTES])
+            count = os.preadv(file, [target[:_BLOCK_BYTES]], at)
             if not count:
                 raise DamagedShard(path, "it is cut short")
             state.update(target[:count])
             target = target[count:]
-        while count := file.readinto(scratch):
-            state.update(scratch[:count])
+            at += count
+        while rest := os.pread(file, _BLOCK_BYTES, at):
+            state.update(rest)
+            at += len(rest)
     return state.hexdigest()
-
-
-def _pass_by(file: FileIO, size: int, scratch: memoryview, state: "xxhash.xxh3_128") -> None:
-    while size and (count := file.readinto(scratch[: min(size, len(scratch))])):
-        state.update(scratch[:count])
-        size -= count
 
 
 def _check_name(path: Path, digest: str) -> None:

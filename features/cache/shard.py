@@ -32,8 +32,8 @@ from features.spec import FeatureSpec
 FORMAT_VERSION = 2
 """Raised only when a reader of the old format would misread the new one; what a reader does not know it ignores."""
 
-HEADER_BYTES = 4096
-"""HDF5 calls it the user block and begins to read behind it."""
+MIN_HEADER_BYTES = 4096
+"""HDF5 calls it the user block and begins to read behind it: 4096 bytes, or the next power of two that is enough."""
 
 MAGIC = b"avfuse shard"
 TABLES = ("clip_id", "media", "no_audio", "failed")
@@ -59,13 +59,15 @@ class Failure:
 
 @dataclass
 class ChunkResult:
-    """What one chunk gave for one feature: rows for the clips that worked, and the others by outcome."""
+    """What one chunk gave for one feature: rows for the clips that worked, and the others by outcome. software: the
+    versions of what computed it; None: of what is installed here."""
 
     spec: FeatureSpec
     done: list[tuple[Clip, Fingerprint]] = field(default_factory=list)
     data: list[NDArray[np.generic]] = field(default_factory=list)
     no_audio: list[tuple[Clip, Fingerprint]] = field(default_factory=list)
     failed: list[tuple[Clip, Fingerprint, Failure]] = field(default_factory=list)
+    software: dict[str, str] | None = None
 
     @property
     def clip_ids(self) -> list[str]:
@@ -74,8 +76,8 @@ class ChunkResult:
 
 
 def write_shard(folder: Path, result: ChunkResult) -> Path:
-    """Write a chunk's rows as one new shard: a temporary file, flushed to disk, then renamed to its hash. Half a shard
-    is never seen under a shard's name. Raises OSError when the folder cannot be written; nothing is left behind then."""
+    """Write a chunk's rows as one new shard: a temporary file, flushed to disk, then renamed to its hash. Half a
+    shard is never seen under a shard's name. Raises OSError when the folder cannot be written, and leaves nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     content = shard_content(result)
     clip_set = xxhash.xxh3_64("\n".join(result.clip_ids).encode()).hexdigest()[:8]
@@ -104,7 +106,8 @@ def shard_content(result: ChunkResult) -> tuple[bytes, bytes]:
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["spec"] = np.bytes_(spec.canonical_json.encode())
         file.attrs["key"] = np.bytes_(spec.key.encode())
-        file.attrs["software"] = np.bytes_(json.dumps(software_versions()).encode())
+        software = software_versions() if result.software is None else result.software
+        file.attrs["software"] = np.bytes_(json.dumps(software).encode())
         file["clip_id"] = _texts([clip.clip_id for clip, _ in result.done])
         file["media"] = _table([_media_row(*pair) for pair in result.done], _MEDIA_FIELDS)
         file["no_audio"] = _table(
@@ -127,24 +130,31 @@ def shard_content(result: ChunkResult) -> tuple[bytes, bytes]:
 
 
 def _header(spec: FeatureSpec, file: h5py.File, image: bytes) -> bytes:
-    """Where the tables and the data lie, so that planning and loading need not ask HDF5, with a hash of all they read
-    without the whole."""
+    """The spec, and where the tables and the data lie, so that planning and loading need not ask HDF5; with a hash of
+    all that they read without the whole."""
+    size = MIN_HEADER_BYTES
+    while size < len(_described(spec, file, image, size)):
+        size *= 2
+    return _described(spec, file, image, size).ljust(size, b"\n")
+
+
+def _described(spec: FeatureSpec, file: h5py.File, image: bytes, header_bytes: int) -> bytes:
     parts = {}
+    tables = xxhash.xxh3_128()
     for name in (*TABLES, "data"):
         table = file[name]
         columns = table.dtype.names
         kind = [(column, table.dtype[column].str) for column in columns] if columns else table.dtype.str
-        part: dict[str, Any] = {"dtype": kind, "shape": table.shape}
+        parts[name] = {"dtype": kind, "shape": table.shape}
         if table.chunks is None:
             offset = table.id.get_offset() if table.size else 0
-            part["offset"] = HEADER_BYTES + offset
+            parts[name]["offset"] = header_bytes + offset
             if name in TABLES:
-                part["xxh3"] = xxhash.xxh3_64_hexdigest(image[offset : offset + table.nbytes])
-        parts[name] = part
-    described = json.dumps({"key": spec.key, "parts": parts}, separators=(",", ":")).encode()
-    header = b"%s %d %s\n%s\n" % (MAGIC, FORMAT_VERSION, xxhash.xxh3_128_hexdigest(described).encode(), described)
-    assert len(header) <= HEADER_BYTES, "columns have fixed names: a header never grows"
-    return header.ljust(HEADER_BYTES, b"\n")
+                tables.update(image[offset : offset + table.nbytes])
+    contents = {"key": spec.key, "parts": parts, "spec": spec.canonical_json}
+    described = json.dumps(contents, separators=(",", ":")).encode()
+    hashes = (xxhash.xxh3_128_hexdigest(described).encode(), tables.hexdigest().encode())
+    return b"%s %d %s %s\n%s\n" % (MAGIC, FORMAT_VERSION, *hashes, described)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

@@ -1,9 +1,10 @@
 """All shards of one feature of one collection, read as one table."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,17 @@ from features.cache.reading import Shard, read_rows, read_shard, read_spec
 from features.cache.shard import ChunkResult, Failure, write_shard
 from features.clips import Clip
 from features.errors import UsageError
-from features.spec import FeatureSpec
+from features.spec import IMPORTED, FeatureSpec
 
 ABSENT, DONE, NO_SOUND, FAILED = range(4)
 """What is known of a clip: nothing, its feature, that it has no audio stream, that it could not be used."""
 
+LOOKS = 10
+"""How often what is gone is looked for elsewhere."""
+
 NO_AUDIO, NOT_EXTRACTED = "no audio stream", "not extracted"
 Outcomes = NDArray[np.uint8]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Rows:
 
     @classmethod
     def of(cls, shards: Sequence[Shard]) -> "Rows":
-        parts = [part for number, shard in enumerate(shards) for part in _parts(shard, number) if len(part["row"])]
+        parts = [part for number, shard in enumerate(shards) for part in _parts(shard, number)]
         empty = {name: np.empty(0, dtype) for name, dtype in _COLUMNS.items()}
         return cls(**{name: np.concatenate([part[name] for part in parts or [empty]]) for name in _COLUMNS})
 
@@ -51,6 +56,8 @@ class Rows:
         feature outweighs an absence, that a failure; of two media files under one id the later one counts, of two
         failures the one tried more often, then the first by shard."""
         counted = np.flatnonzero(code >= 0)
+        if (np.diff(code[counted]) > 0).all():
+            return counted
         keys = (self.row, self.shard, -self.attempts, -self.mtime_ns, self.outcome, code)
         order = counted[np.lexsort([key[counted] for key in keys])]
         first = np.ones(len(order), dtype=bool)
@@ -134,21 +141,30 @@ class FeatureStore:
         return sorted(self.folder.glob("shard-*.h5"))
 
     def shards(self) -> tuple[Shard, ...]:
-        """The tables of every shard there is now, by name. Each is read once: those that came since are added.
+        """The tables of every shard there is now, by name. Each is read once: those that came since are added. Looked
+        for again until nothing has changed meanwhile: the rows of a shard that went are in one that came before.
 
         Raises UsageError for a damaged one, and one of another feature.
         """
-        paths = self.paths()
-        for path in paths:
-            if path.name not in self._shards and (shard := _read_if_there(path)):
-                if shard.key != self.spec.key:
-                    raise UsageError(
-                        f"{path} holds feature {shard.key}, which does not belong into this folder: move it away"
-                    )
-                self._shards[path.name] = shard
+        paths: list[Path] | None = None
+        while paths != (now := self.paths()):
+            paths = now
+            for path in paths:
+                if path.name not in self._shards and (shard := self._read(path)):
+                    self._shards[path.name] = shard
         names = {path.name for path in paths}
         self._shards = {name: shard for name, shard in sorted(self._shards.items()) if name in names}
         return tuple(self._shards.values())
+
+    def _read(self, path: Path) -> Shard | None:
+        """None for a shard that somebody removed since it was listed."""
+        try:
+            shard = read_shard(path)
+        except FileNotFoundError:
+            return None
+        if shard.key != self.spec.key:
+            raise UsageError(f"{path} holds feature {shard.key}, which does not belong into this folder: move it away")
+        return shard
 
     def rows(self) -> Rows:
         """Every row there is now."""
@@ -161,8 +177,8 @@ class FeatureStore:
         return self._known_rows[1]
 
     def find(self, clips: Sequence[Clip] | AskedClips, beyond: Container[str] = ()) -> Found:
-        """What the cache holds now for each clip. A row counts for a clip when the interval and the media file are those
-        it was computed from. Features outlive their media: where the file is gone, a row computed from it still counts.
+        """What the cache holds now for each clip. A row counts for a clip when the interval and the media file are
+        those it was computed from. Features outlive their media: where the file is gone, such a row still counts.
 
         beyond: names of shards that are not asked.
         """
@@ -183,17 +199,22 @@ class FeatureStore:
     def load(self, clips: Sequence[Clip] | AskedClips) -> Loaded:
         """The feature of each clip, in order. Verifies every shard it reads; raises UsageError on a damaged one."""
         asked = clips if isinstance(clips, AskedClips) else AskedClips(clips)
-        try:
-            found, data = self._load(asked)
-        except FileNotFoundError:  # a shard was removed after it was listed
-            found, data = self._load(asked)
+        found, data = looking_again(lambda: self._load(asked))
         present = found.outcome == DONE
-        missing = {asked.clips[index].clip_id: found.why_missing(index) for index in np.flatnonzero(~present)}
+        missing = {asked.clips[index].clip_id: found.why_missing(index) for index in np.flatnonzero(~present).tolist()}
         return Loaded(self.spec, data, present, missing)
 
     def _load(self, asked: AskedClips) -> tuple[Found, NDArray[np.generic]]:
         found = self.find(asked)
         return found, gather(found.shards, np.where(found.outcome == DONE, found.shard, -1), found.row, self.spec)
+
+
+def looking_again(read: Callable[[], Result]) -> Result:
+    """What `read` gives, tried again where a shard that it had found is gone: its rows are in another one by now."""
+    for _ in range(LOOKS - 1):
+        with suppress(FileNotFoundError):
+            return read()
+    return read()
 
 
 def gather(
@@ -220,7 +241,7 @@ def failure_of(shard: Shard, row: int) -> Failure:
 
 def find_specs(cache: Path, collection: str, name: str | None = None) -> list[FeatureSpec]:
     """The specs cached for a collection, by folder name; only those of feature `name` where it is given."""
-    specs = [read_spec(first) for _, first in feature_folders(cache, collection)]
+    specs = looking_again(lambda: [read_spec(first) for _, first in feature_folders(cache, collection)])
     return [spec for spec in specs if name is None or spec.name == name]
 
 
@@ -240,13 +261,18 @@ def find_spec(cache: Path, collection: str, name: str) -> FeatureSpec:
     plain, _, key = name.partition("@")
     specs = [spec for spec in find_specs(cache, collection, plain) if spec.key.startswith(key)]
     if not specs:
-        raise UsageError(
-            f"feature '{name}' is not cached for '{collection}': run make extract DATASET={collection} FEATURES={plain}"
-        )
+        raise UsageError(f"feature '{name}' is not cached for '{collection}': {way_in(collection, plain)}")
     if len(specs) > 1:
         choices = ", ".join(f"{plain}@{spec.key}" for spec in specs)
         raise UsageError(f"feature '{name}' is cached in {len(specs)} variants: pick one of {choices}")
     return specs[0]
+
+
+def way_in(dataset: str, name: str) -> str:
+    """What to do for a feature to be cached for a data set's clips."""
+    if name.startswith(f"{IMPORTED}:"):
+        return f"bring its files with avfuse features import --dataset {dataset}"
+    return f"run make extract DATASET={dataset} FEATURES={name}"
 
 
 def _valid_codes(rows: Rows, asked: AskedClips) -> NDArray[np.int64]:
@@ -269,14 +295,6 @@ def equal(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bo
     return (one == other) | (np.isnan(one) & np.isnan(other))
 
 
-def _read_if_there(path: Path) -> Shard | None:
-    """None for a shard that somebody removed since it was listed."""
-    try:
-        return read_shard(path)
-    except FileNotFoundError:
-        return None
-
-
 def _parts(shard: Shard, number: int) -> Iterator[dict[str, NDArray[Any]]]:
     for outcome, table, ids in (
         (DONE, shard.media, shard.clip_id),
@@ -284,6 +302,8 @@ def _parts(shard: Shard, number: int) -> Iterator[dict[str, NDArray[Any]]]:
         (FAILED, shard.failed, shard.failed["clip_id"]),
     ):
         count = len(table)
+        if not count:
+            continue
         yield {
             "clip_id": ids,
             "shard": np.full(count, number, np.int32),

@@ -1,5 +1,6 @@
 """`avfuse extract`: stage one."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +19,19 @@ from pipeline.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from features.audio_images import Style
     from features.backbones import WeightsChoice
-    from features.spec import FeatureSpec, Precision
+    from features.spec import Dtype, FeatureSpec, Precision
     from manifests import Manifest
+    from stages.extract.engine import Engine
     from stages.extract.run import ExtractSummary
 
 
 PRECISIONS: "dict[str, Precision]" = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+DTYPES: "dict[str, Dtype]" = {"fp16": "float16", "fp32": "float32"}
 
 
 @click.command(short_help="Stage one: compute the features of a data set into the cache.")
@@ -60,6 +64,13 @@ PRECISIONS: "dict[str, Precision]" = {"fp32": "float32", "bf16": "bfloat16", "fp
     show_default=True,
     help="What networks compute with; half of it is faster on a GPU, and another feature (docs/backbones.md).",
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(list(DTYPES)),
+    default="fp16",
+    show_default=True,
+    help="How what networks give is stored; fp32 takes twice the space, and is another feature.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N clips, to try things out.")
 @click.option("--workers", type=click.IntRange(min=1), help="Decode processes (default: one per core).")
 @click.option(
@@ -70,7 +81,25 @@ PRECISIONS: "dict[str, Precision]" = {"fp32": "float32", "bf16": "bfloat16", "fp
     type=click.FloatRange(min=0, min_open=True),
     help="Give a clip up that takes more memory to decode, in GiB (default: 4).",
 )
-@click.option("--retry-failed", is_flag=True, help="Try clips again that failed before.")
+@click.option("--retry-failed", is_flag=True, help="Try clips again that failed twice; once is tried again anyway.")
+@click.option(
+    "--chunk-range",
+    metavar="I/N",
+    help="Only the I-th of N equal parts of the data set, I from 1 to N: for jobs of a queue, side by side.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "dask"]),
+    default="local",
+    show_default=True,
+    help="Who does the work: this machine's devices, or a Dask cluster's workers (--scheduler).",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Of the Dask scheduler, such as tcp://HOST:8786.")
+@click.option(
+    "--worker-resources",
+    metavar="NAME=N",
+    help="dask: what a worker must have declared to be given work (default: GPU=1 where any has).",
+)
 @builder_options
 @device_option
 @cache_option
@@ -83,11 +112,16 @@ def extract(
     size: tuple[int, int] | None,
     weights: str,
     precision: str,
+    dtype: str,
     limit: int | None,
     workers: int | None,
     clip_seconds: float | None,
     clip_memory: float | None,
     retry_failed: bool,
+    chunk_range: str | None,
+    engine: str,
+    scheduler: str | None,
+    worker_resources: str | None,
     device: str,
     cache: Path,
     **described: Any,
@@ -101,16 +135,20 @@ def extract(
     Examples:
       avfuse extract --dataset demo
       avfuse extract --dataset folder --root clips/ --label-column verb --features lite:frames,lite:chromagram
+      avfuse extract --dataset clips --engine dask --scheduler tcp://node1:8786
+      avfuse extract --dataset clips --chunk-range 3/8          (one of eight jobs of a queue)
     """
     require_folder(cache, "--cache")
+    part, resources = _chunk_range(chunk_range), _check_engine(engine, scheduler, worker_resources)
     from features.backbones import WeightsChoice
     from features.requests import resolve
 
     choice = WeightsChoice.parse(weights)
-    specs = resolve(names(features), frames, reader, style, size, choice, PRECISIONS[precision])
+    specs = resolve(names(features), frames, reader, style, size, choice, PRECISIONS[precision], DTYPES[dtype])
     _say_licences(specs, choice)
     listed = _manifest(dataset, cache, described)
     click.echo(listed.summary())
+    from stages.extract.plan import part_of
     from stages.extract.pool import DEFAULT_LIMITS
     from stages.extract.run import extract as run_extract
 
@@ -119,20 +157,69 @@ def extract(
         limits = replace(limits, seconds=clip_seconds)
     if clip_memory is not None:
         limits = replace(limits, memory_bytes=round(clip_memory * 2**30))
-    clips = listed.clips()[:limit]
-    summary = run_extract(
-        clips,
-        specs,
-        cache,
-        listed.collection,
-        device=device,
-        workers=workers,
-        retry_failed=retry_failed,
-        weights=choice,
-        limits=limits,
-        tell=click.echo,
-    )
+    clips = part_of(listed.clips()[:limit], *part)
+    with _engine(scheduler, device, workers, resources) as chosen:
+        summary = run_extract(
+            clips,
+            specs,
+            cache,
+            listed.collection,
+            device=device,
+            workers=workers,
+            engine=chosen,
+            retry_failed=retry_failed,
+            weights=choice,
+            limits=limits,
+            tell=click.echo,
+        )
     _print(summary, len(clips))
+
+
+def _chunk_range(text: str | None) -> tuple[int, int]:
+    """`3/8` as (3, 8). Raises UsageError for what is no such thing."""
+    from features.errors import UsageError
+
+    if text is None:
+        return 1, 1
+    number, slash, parts = text.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise UsageError(f"--chunk-range {text}: write I/N with I from 1 to N, for example 3/8")
+    return int(number), int(parts)
+
+
+def _check_engine(name: str, scheduler: str | None, resources: str | None) -> dict[str, float] | None:
+    """What a cluster's workers must have declared. Raises UsageError for options that do not go together."""
+    from features.errors import UsageError
+    from pipeline.cli.cluster import require_distributed
+
+    if name == "local":
+        for flag, value in (("--scheduler", scheduler), ("--worker-resources", resources)):
+            if value is not None:
+                raise UsageError(f"{flag} is for a cluster: add --engine dask")
+        return None
+    require_distributed()
+    if scheduler is None:
+        raise UsageError("--engine dask needs --scheduler, such as tcp://HOST:8786 (avfuse cluster starts one)")
+    if resources is None:
+        return None
+    try:
+        return {resource: float(count) for resource, count in (part.split("=") for part in names(resources))}
+    except ValueError as error:
+        raise UsageError(f"--worker-resources {resources}: write NAME=N, for example GPU=1") from error
+
+
+@contextmanager
+def _engine(
+    scheduler: str | None, device: str, workers: int | None, resources: dict[str, float] | None
+) -> "Iterator[Engine | None]":
+    """The cluster of a scheduler; None for this machine."""
+    if scheduler is None:
+        yield None
+        return
+    from pipeline.cluster.engine import Dask
+
+    with Dask(scheduler, device, workers, resources, click.echo) as engine:
+        yield engine
 
 
 def _say_licences(specs: "Sequence[FeatureSpec]", choice: "WeightsChoice") -> None:
@@ -163,9 +250,15 @@ def _manifest(dataset: str, cache: Path, described: dict[str, Any]) -> "Manifest
 def _print(summary: "ExtractSummary", clips: int) -> None:
     if summary.new:
         others = ", the others were in the cache" if summary.new < clips else ""
-        click.echo(f"{summary.new} of {clips} clips were worked on{others}")
+        again = f" ({summary.retried} had failed before)" if summary.retried else ""
+        click.echo(f"{summary.new} of {clips} clips were worked on{again}{others}")
     else:
         click.echo(f"nothing to extract: all {clips} clips are in the cache")
+    if summary.elsewhere:
+        click.echo(f"{summary.elsewhere} clips were extracted meanwhile by other runs on this cache")
+    extra = sum(feature.extra for feature in summary.features)
+    if extra:
+        click.echo(f"{extra} rows are there twice, because two runs did the same work; each clip is read once")
     width = max(len(feature.spec.name) for feature in summary.features)
     for feature in summary.features:
         note = "  (untrained weights)" if feature.spec.untrained else ""

@@ -6,8 +6,10 @@ import sys
 import click
 
 from features.errors import ClipError, UsageError
+from pipeline.cli.cluster import cluster
 from pipeline.cli.decode import decode
 from pipeline.cli.extract import extract
+from pipeline.cli.features import features
 from pipeline.cli.fuse import fuse
 from pipeline.cli.manifest import manifest
 from pipeline.cli.render import render
@@ -35,14 +37,15 @@ def avfuse() -> None:
     """
 
 
-for command in (manifest, extract, decode, render, fuse, report, weights):
+for command in (manifest, extract, decode, render, fuse, report, weights, cluster, features):
     avfuse.add_command(command)
 
 
 def main() -> None:
-    """Run the command line. A user's mistake is one line on standard error and exit code 2."""
+    """Run the command line. A user's mistake is one line on standard error and exit code 2. A command that ends with an
+    exit code of its own raises click.exceptions.Exit, which comes back from click as a number."""
     try:
-        avfuse.main(standalone_mode=False)
+        code = avfuse.main(standalone_mode=False)
     except (UsageError, ClipError) as error:
         _stop(str(error))
     except click.exceptions.Abort:
@@ -56,6 +59,9 @@ def main() -> None:
             raise
         place = f"cannot use {error.filename}" if error.filename else "cannot write"
         _stop(f"{place}: {error.strerror}; make room, or name another place with --cache, --runs or -o")
+    else:
+        if isinstance(code, int):
+            sys.exit(code)
 
 
 def _stop(message: str) -> None:

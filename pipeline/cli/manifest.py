@@ -19,6 +19,9 @@ BUILDER_OPTIONS = (
     click.option("--label-column", help="folder: the column of labels.csv that holds the label."),
     click.option("--group-column", help="folder: clips that agree in this column stay on one side of a split."),
     click.option("--split-column", help="folder: the column that says train, val or test."),
+    click.option(
+        "--outside-root", is_flag=True, default=None, help="folder: labels.csv may name files outside the root."
+    ),
     click.option("--replace", is_flag=True, help="The media have moved: the data set's name now stands for this root."),
 )
 
@@ -52,12 +55,12 @@ def manifest(dataset: str, cache: Path, **described: Any) -> None:
 
 
 def build_manifest(
-    dataset: str, cache: Path, *, root: Path | None, name: str | None, replace: bool, **columns: str | None
+    dataset: str, cache: Path, *, root: Path | None, name: str | None, replace: bool, **options: Any
 ) -> "Manifest":
     """Build and save a data set's manifest."""
     from manifests import build, save_manifest
 
     require_folder(cache, "--cache")
-    built = build(dataset, root, cache, name, **columns)
+    built = build(dataset, root, cache, name, **options)
     save_manifest(cache, built, replace)
     return built

@@ -29,7 +29,6 @@ from stages.extract.encode import (
 from stages.extract.plan import Job
 from stages.extract.pool import Prepared
 
-
 COMMIT_SECONDS = 300.0
 
 

@@ -31,7 +31,7 @@ class DrawnImages:
         return sum(store.spec.bytes_per_clip for store in self._stores.values())
 
     def known(self, clips: Sequence[Clip]) -> dict[ImageInput, NDArray[np.bool_]]:
-        """For every image: of which clips (n,) it is known what their picture is, or that they have no sound to draw."""
+        """For every image: of which clips (n,) it is known what their picture is, or that they have no sound."""
         asked = AskedClips(clips)
         return {image: np.isin(store.find(asked).outcome, (DONE, NO_SOUND)) for image, store in self._stores.items()}
 

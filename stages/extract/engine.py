@@ -2,9 +2,9 @@
 
 import multiprocessing
 import signal
-import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -89,7 +89,8 @@ class Suspects:
         self._lost_in_a_row += 1
         if self._lost_in_a_row > MAX_LOST_IN_A_ROW:
             raise UsageError(
-                f"{reason}, whatever the clip: what was committed is kept; look for what ends it (memory, driver), then start again"
+                f"{reason}, whatever the clip: what was committed is kept; look for what ends it (memory, driver), "
+                "then start again"
             )
         give_up(self._work, chunk[0], reason)
         return [], Progress((Seen(chunk[0].clip.clip_id, (), True),), finished=True)
@@ -160,10 +161,8 @@ class _Devices:
         tried = queue.popleft() if queue else None
         if tried is not None:
             device.in_work.append(tried)
-        try:
+        with suppress(OSError):  # it died meanwhile, which its end of the line will tell
             device.connection.send(tried and tried.chunk)
-        except OSError:
-            pass  # it died meanwhile, which its end of the line will tell
 
     def _died(self, device: _Device, queue: "deque[Tried]", suspects: Suspects) -> Iterator[Progress]:
         device.process.join()
@@ -196,7 +195,7 @@ def _how(exit_code: int | None) -> str:
 
 
 def _serve(line: Connection, work: Work, device: str, workers: int, threads: int) -> None:
-    """A device's process: asks for chunks and tells what comes of them. It ends with the line, or when there is no more."""
+    """A device's process: asks for chunks and tells what comes of them. It ends with the line, or with the work."""
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to deal with
 
@@ -214,6 +213,4 @@ def _serve(line: Connection, work: Work, device: str, workers: int, threads: int
         raise SystemExit(1) from None  # the parent is gone
     except (UsageError, OSError) as error:
         line.send(error)
-    except Exception:
-        traceback.print_exc()
-        raise SystemExit(1) from None
+    # Anything else is a death: its traceback is shown and its chunk tried again.

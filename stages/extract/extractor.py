@@ -29,8 +29,8 @@ from stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits
 
 @dataclass(frozen=True)
 class Work:
-    """All that an extraction is, but for the clips. planned_with: names of the shards that each feature had when the clips
-    were planned; what came since was committed by other runs."""
+    """All that an extraction is, but for the clips. planned_with: names of the shards that each feature had when the
+    clips were planned; what came since was committed by other runs."""
 
     specs: tuple[FeatureSpec, ...]
     cache: Path
@@ -54,8 +54,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Progress:
-    """What came of a chunk, or of a part of it. done_elsewhere: clips that another run brought into the cache meanwhile.
-    postponed: what other runs have in work now. finished: the chunk is in the cache."""
+    """What came of a chunk, or of a part of it. done_elsewhere: clips that another run brought into the cache
+    meanwhile. postponed: what other runs have in work now. finished: the chunk is in the cache."""
 
     seen: tuple[Seen, ...] = ()
     done_elsewhere: int = 0
@@ -104,8 +104,8 @@ class Extractor:
         self._pool.__exit__(kind, error, trace)
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Progress]:
-        """Bring chunks into the cache, each as it is complete; clips of the next are decoded meanwhile. Yields every clip
-        as it is seen, and every chunk's end, in the order given."""
+        """Bring chunks into the cache, each as it is complete; clips of the next are decoded meanwhile. Yields every
+        clip as it is seen, and every chunk's end, in the order given."""
         taken: deque[_Taken] = deque()
         prepared = self._pool.prepare(self._asked(chunks, taken))
         try:

@@ -34,7 +34,8 @@ Chunk = tuple[Job, ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """jobs: in the manifest's order. cached: (clip, feature) pairs that need no work. retried: clips that failed before."""
+    """jobs: in the manifest's order. cached: (clip, feature) pairs that need no work. retried: jobs whose clip failed
+    before."""
 
     jobs: tuple[Job, ...]
     cached: int
@@ -56,7 +57,7 @@ def make_plan(stores: Sequence[FeatureStore], clips: Sequence[Clip] | AskedClips
         lacks[:, position] = (found.outcome == ABSENT) | again
         attempts[:, position] = found.attempts
     jobs = []
-    for index in np.flatnonzero(lacks.any(axis=1)):
+    for index in np.flatnonzero(lacks.any(axis=1)).tolist():
         positions = np.flatnonzero(lacks[index])
         jobs.append(Job(asked.clips[index], tuple(positions.tolist()), tuple(attempts[index, positions].tolist())))
     return Plan(tuple(jobs), cached=int((~lacks).sum()), retried=int((lacks & (attempts > 0)).any(axis=1).sum()))

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import TimeoutError
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -22,12 +21,10 @@ from features.clips import Clip
 from features.errors import ClipError, UsageError
 from features.inputs import Outcome
 from features.spec import AnyInput
-from stages.extract import worker
+from stages.extract import slots, worker
 
 TASKS_PER_PROCESS = 500
 """Native libraries leak a little; a fresh process every so often keeps memory flat."""
-
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,9 @@ class DecodePool:
         self._limits = limits
         size = worker.slot_bytes(inputs)
         count = 2 * workers + 1  # each worker has one clip at work and one finished; one is being read
+        slots.give_back()
         _check_shared_memory(size * count, workers)
-        self._slots = [SharedMemory(create=True, size=size) for _ in range(count)]
+        self._slots = [slots.create(size) for _ in range(count)]
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([worker.__name__])
         self._pool = ProcessPool(
@@ -134,8 +132,8 @@ def _outcome(status: worker.Status, view: NDArray[Any]) -> Outcome:
 
 def _check_shared_memory(wanted: int, workers: int) -> None:
     """Writing past what /dev/shm has kills the process without a word, so look first."""
-    if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < wanted:
+    if slots.FOLDER.is_dir() and shutil.disk_usage(slots.FOLDER).free < wanted:
         raise UsageError(
-            f"{workers} decode workers need {wanted / 2**20:.0f} MiB of shared memory and {_SHARED_MEMORY} has less: "
+            f"{workers} decode workers need {wanted / 2**20:.0f} MiB of shared memory and {slots.FOLDER} has less: "
             "use fewer (--workers N), or give the container more (docker run --shm-size)"
         )

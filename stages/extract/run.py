@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Never
 
 import numpy as np
 from tqdm import tqdm
@@ -42,9 +43,9 @@ class FeatureSummary:
 
 @dataclass
 class ExtractSummary:
-    """`new`: clips worked on in this run, `retried` of them had failed before; `elsewhere`: clips that another run brought
-    into the cache meanwhile. `problems`: clip id -> what is wrong with it, each reason once, in the
-    manifest's order. `notes`: clip id -> what this run noticed of a clip that was used all the same."""
+    """`new`: clips worked on in this run, `retried` of them had failed before. `elsewhere`: clips that another run
+    brought into the cache meanwhile. `problems`: clip id -> what is wrong with it, each reason once, in the manifest's
+    order. `notes`: clip id -> what this run noticed of a clip that was used all the same."""
 
     new: int
     features: list[FeatureSummary]
@@ -99,7 +100,7 @@ def _work_off(
     work: Work,
     engine: Engine,
     summary: ExtractSummary,
-    bar: "tqdm[None]",
+    bar: "tqdm[Never]",
     tell: Callable[[str], None],
 ) -> None:
     """Do what is ours to do, then what other runs had in work and did not finish."""
@@ -171,8 +172,8 @@ def _summarise(
         done, no_audio, failed = (int((found.outcome == outcome).sum()) for outcome in (DONE, NO_SOUND, FAILED))
         summary.features.append(FeatureSummary(store.spec, store.folder, done, no_audio, failed, found.extra))
     outcomes = np.stack([found.outcome for found in every], axis=1)
-    for index in np.flatnonzero(np.isin(outcomes, (NO_SOUND, FAILED)).any(axis=1)):
-        reasons = dict.fromkeys(_reasons(every, int(index)))
+    for index in np.flatnonzero(np.isin(outcomes, (NO_SOUND, FAILED)).any(axis=1)).tolist():
+        reasons = dict.fromkeys(_reasons(every, index))
         if reasons:
             summary.problems[clips[index].clip_id] = list(reasons)
         else:

@@ -12,7 +12,7 @@ import xxhash
 from torch import Tensor
 
 from features.cache import FeatureStore
-from features.cache.store import NOT_EXTRACTED, Loaded, find_spec
+from features.cache.store import NOT_EXTRACTED, Loaded, find_spec, way_in
 from features.errors import UsageError
 from features.requests import takes_no_backbone
 from features.spec import FeatureSpec
@@ -113,7 +113,7 @@ def _load(manifest: Manifest, cache: Path, feature: str) -> Loaded:
     if len(not_extracted) == len(manifest):
         raise UsageError(
             f"feature '{feature}' is cached for other clips than those of '{manifest.name}': "
-            f"run make extract DATASET={manifest.name} FEATURES={feature}"
+            f"{way_in(manifest.name, feature)}"
         )
     return loaded
 
@@ -126,7 +126,7 @@ def _check_same_clips(manifest: Manifest, parts: Sequence[Loaded]) -> None:
         if clips - fewest:
             raise UsageError(
                 f"feature '{part.spec.name}' is not extracted for {len(clips - fewest)} clips that others are there "
-                f"for: run make extract DATASET={manifest.name} FEATURES={part.spec.name}"
+                f"for: {way_in(manifest.name, part.spec.name)}"
             )
 
 

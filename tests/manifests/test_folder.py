@@ -139,3 +139,19 @@ def test_a_missing_or_foreign_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifests" / "x.parquet").write_text("nonsense")
     with pytest.raises(UsageError, match="not a manifest"):
         load_manifest(tmp_path, "x")
+
+
+@pytest.mark.parametrize("path", ["../elsewhere.avi", "/etc/passwd", "sub/../../elsewhere.avi", ".."])
+def test_a_path_that_leaves_the_root_is_refused_unless_allowed(tmp_path: Path, path: str) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "labels.csv").write_text(f"path,label\ninside/a.avi,x\n{path},y\n")
+    with pytest.raises(UsageError, match="leaves the root"):
+        build_folder(tmp_path / "root")
+    manifest = build_folder(tmp_path / "root", outside_root=True)
+    save_manifest(tmp_path / "cache", manifest)
+    assert load_manifest(tmp_path / "cache", "root").clips()[1].path == tmp_path / "root" / path
+
+
+def test_a_path_with_dots_that_stays_inside_is_as_good_as_another(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\nsub/../a.avi,x\n..a.avi,y\n")
+    assert len(build_folder(tmp_path)) == 2

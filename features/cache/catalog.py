@@ -1,0 +1,155 @@
+"""What lies in a cache: its collections, and the features in each, whatever state their shards are in."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from features.cache.claims import FOLDER as CLAIMS
+from features.cache.reading import Shard, read_shard
+from features.cache.store import FeatureStore, Rows
+from features.errors import UsageError
+from features.names import check_name
+from features.spec import KEY_DIGITS, FeatureSpec
+
+_FEATURE_FOLDER = re.compile(rf"(.+)-([0-9a-f]{{{KEY_DIGITS}}})")
+
+
+@dataclass(frozen=True)
+class CachedFeature:
+    """One feature's folder in a collection. spec: what its first readable shard says; None where none can be read."""
+
+    cache: Path
+    collection: str
+    folder: Path
+    spec: FeatureSpec | None
+
+    @property
+    def key(self) -> str:
+        return self.folder.name[-KEY_DIGITS:]
+
+    @property
+    def name(self) -> str:
+        """`name@key`; the folder's name where no shard says what it holds."""
+        return self.folder.name if self.spec is None else f"{self.spec.name}@{self.key}"
+
+    def paths(self) -> list[Path]:
+        return sorted(self.folder.glob("shard-*.h5"))
+
+    def is_called(self, text: str) -> bool:
+        """Whether a user who writes `name`, `name@key` or the folder's name means this one."""
+        plain, _, key = text.partition("@")
+        named = self.spec is not None and self.spec.name == plain and self.key.startswith(key)
+        return named or self.folder.name == text
+
+
+def collections(cache: Path) -> list[str]:
+    """The collections of a cache. Raises UsageError where there is no cache."""
+    if not cache.is_dir():
+        raise UsageError(f"there is no cache in {cache}: name its folder (--cache), or fill it with avfuse extract")
+    return [folder.name for folder in sorted(cache.iterdir()) if folder.is_dir() and _is_collection(folder)]
+
+
+def _is_collection(folder: Path) -> bool:
+    try:
+        check_name(folder.name, "collection")
+    except UsageError:
+        return False
+    return any(is_feature_folder(inside) or inside.name == CLAIMS for inside in folder.iterdir())
+
+
+def is_feature_folder(folder: Path) -> bool:
+    return _FEATURE_FOLDER.fullmatch(folder.name) is not None and folder.is_dir()
+
+
+def cached_features(cache: Path, collection: str) -> list[CachedFeature]:
+    """Every feature folder of a collection, empty ones too, by name."""
+    place = cache / collection
+    folders = filter(is_feature_folder, sorted(place.iterdir()) if place.is_dir() else ())
+    return [CachedFeature(cache, collection, folder, _spec_in(folder)) for folder in folders]
+
+
+def choose(features: Sequence[CachedFeature], names: Sequence[str], collection: str) -> list[CachedFeature]:
+    """The features that a user names. Raises UsageError for a name that fits none."""
+    for name in names:
+        if not any(feature.is_called(name) for feature in features):
+            raise UsageError(f"feature '{name}' is not cached for '{collection}': avfuse features list names what is")
+    return [feature for feature in features if any(map(feature.is_called, names))]
+
+
+def choose_one(features: Sequence[CachedFeature], name: str, collection: str) -> CachedFeature:
+    """The one feature of a name. Raises UsageError where it fits none, or several."""
+    chosen = choose(features, [name], collection)
+    if len(chosen) > 1:
+        choices = ", ".join(feature.name for feature in chosen)
+        raise UsageError(f"feature '{name}' is cached in {len(chosen)} variants: pick one of {choices}")
+    return chosen[0]
+
+
+def _spec_in(folder: Path) -> FeatureSpec | None:
+    """What the first shard that can be read, and belongs here, says."""
+    for path in sorted(folder.glob("shard-*.h5")):
+        try:
+            spec = FeatureSpec.model_validate_json(read_shard(path).spec)
+        except (UsageError, OSError, ValidationError):
+            continue
+        if spec.folder == folder.name:
+            return spec
+    return None
+
+
+class ReadableStore(FeatureStore):
+    """A feature's shards as far as they can be read. unreadable: what is wrong with the others, by path."""
+
+    def __init__(self, cache: Path, collection: str, spec: FeatureSpec) -> None:
+        super().__init__(cache, collection, spec)
+        self.unreadable: dict[Path, str] = {}
+
+    def paths(self) -> list[Path]:
+        return [path for path in super().paths() if path not in self.unreadable]
+
+    def _read(self, path: Path) -> Shard | None:
+        try:
+            return super()._read(path)
+        except (UsageError, OSError) as error:
+            self.unreadable[path] = what_is_wrong(path, error)
+            return None
+
+
+def what_is_wrong(path: Path, error: UsageError | OSError) -> str:
+    """An error about a file, in words that need not name it again."""
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror}"
+    return getattr(error, "reason", None) or str(error).removeprefix(str(path)).strip()
+
+
+def codes(*columns: NDArray[np.generic]) -> NDArray[np.int64]:
+    """A number for each distinct row of some columns (n,), from 0; NaN equals NaN."""
+    described = {str(number): _hashable(column) for number, column in enumerate(columns)}
+    return (
+        pd.DataFrame(described)
+        .groupby(list(described), sort=False, dropna=False)
+        .ngroup()
+        .to_numpy(np.int64, copy=True)
+    )
+
+
+def clip_codes(rows: Rows) -> NDArray[np.int64]:
+    """A number for each clip, as id and interval, (n,) for rows (n,)."""
+    return codes(rows.clip_id, rows.start, rows.end)
+
+
+def media_codes(rows: Rows) -> NDArray[np.int64]:
+    """A number for each clip of each media file: a file that was touched and not changed is the same."""
+    return codes(rows.clip_id, rows.start, rows.end, rows.size, rows.digest)
+
+
+def _hashable(column: NDArray[np.generic]) -> NDArray[np.generic]:
+    if column.dtype.kind == "V":
+        return np.array(column.tolist(), dtype=object)
+    return column.astype(object) if column.dtype.kind == "S" else column

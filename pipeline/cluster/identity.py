@@ -1,0 +1,62 @@
+"""Whether a cluster's workers run the same code and see the same cache as the client."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from socket import gethostname
+
+import xxhash
+
+import features
+import stages
+from features.cache.shard import software_versions
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What one process is: versions of what features depend on, and of this very code."""
+
+    versions: dict[str, str]
+    sees_cache: bool
+    host: str
+    cores: int
+
+
+@cache
+def code_hash() -> str:
+    """A hash of the source of what features are computed by."""
+    state = xxhash.xxh3_64()
+    for package in (features, stages):
+        root = Path(next(iter(package.__path__)))
+        for path in sorted(root.rglob("*.py")):
+            state.update(path.relative_to(root).as_posix().encode())
+            state.update(path.read_bytes())
+    return state.hexdigest()
+
+
+def identity(token: Path) -> Identity:
+    """This process. token: a file that the client has just written into the cache."""
+    return Identity(
+        {**software_versions(), "avfuse's code": code_hash()},
+        token.is_file(),
+        gethostname(),
+        len(os.sched_getaffinity(0)),
+    )
+
+
+def difference(client: Identity, worker: Identity) -> str | None:
+    """What keeps a worker from giving the client's features, if anything does."""
+    for name, version in client.versions.items():
+        if worker.versions.get(name) != version:
+            return f"has {name} {worker.versions.get(name)}, and the client {version}"
+    return None if worker.sees_cache else "does not see the client's cache folder: both need it under one path"
+
+
+def cores_per_worker(workers: Iterable[Identity]) -> int:
+    """How many cores each worker has to itself, on the machine where they are fewest."""
+    workers = list(workers)
+    per_host = Counter(worker.host for worker in workers)
+    return max(1, min(worker.cores // per_host[worker.host] for worker in workers))
