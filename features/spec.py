@@ -194,7 +194,7 @@ class FeatureSpec(_Frozen):
     @property
     def folder(self) -> str:
         """The folder's name in a collection's cache; colons and slashes are for names, not for file systems."""
-        return f"{_UNFIT.sub('--', self.name.replace(':', '.')).lstrip('.-')}-{self.key}"
+        return f"{folder_stem(self.name)}-{self.key}"
 
     @property
     def needs_audio(self) -> bool:
@@ -220,3 +220,8 @@ class FeatureSpec(_Frozen):
     @property
     def bytes_per_clip(self) -> int:
         return math.prod(self.shape) * {"float16": 2, "float32": 4, "uint8": 1}[self.dtype]
+
+
+def folder_stem(name: str) -> str:
+    """What the folders of all features of one name begin with."""
+    return _UNFIT.sub("--", name.replace(":", ".")).lstrip(".-")

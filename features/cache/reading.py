@@ -85,8 +85,8 @@ def read_shard(path: Path) -> Shard:
         if not start.startswith(_HDF5_MAGIC):
             raise DamagedShard(path, "it does not begin as a shard does")
         return _format_1(path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedShard(path, f"{type(error).__name__}: {error}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise DamagedShard(path, f"it is not what shards are, {type(error).__name__}: {error}") from error
 
 
 def read_rows(shard: Shard, spec: FeatureSpec, out: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
@@ -213,6 +213,9 @@ def _from_header(path: Path, file: int, start: bytes) -> Shard:
             f"{FORMAT_VERSION}: update it"
         )
     header = _parsed(described)
+    size = os.fstat(file).st_size
+    if any(part.offset is not None and part.offset + part.size > size for part in header.parts.values()):
+        raise DamagedShard(path, "it is cut short")
     state = xxhash.xxh3_128()
     tables = {}
     for name in TABLES:
@@ -225,10 +228,7 @@ def _from_header(path: Path, file: int, start: bytes) -> Shard:
         tables[name] = np.frombuffer(content, part.dtype).reshape(part.shape)
     if state.hexdigest().encode() != tables_proof:
         raise DamagedShard(path, "its tables do not match their hash")
-    data = header.parts["data"]
-    if data.offset is not None and data.offset + data.size > os.fstat(file).st_size:
-        raise DamagedShard(path, "it is cut short")
-    return Shard(path, int(version), header.key, header.spec, data=data, **tables)
+    return Shard(path, int(version), header.key, header.spec, data=header.parts["data"], **tables)
 
 
 class _Header(NamedTuple):

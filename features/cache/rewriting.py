@@ -5,7 +5,6 @@ of two could drop a row because the other has it: `Claims.upkeep` sees to that. 
 went look again; a running extraction only adds shards.
 """
 
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -60,16 +59,6 @@ def set_aside(path: Path, reason: str) -> Path:
     target.with_name(f"{target.name}.reason.txt").write_text(f"{path}: {reason}\n")
     path.rename(target)
     return target
-
-
-def write_spec(path: Path, spec: FeatureSpec) -> None:
-    """The description for people beside a feature's shards, whole or not at all."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_text(spec.model_dump_json(indent=2) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _clip(clip_id: np.bytes_, media: np.void) -> tuple[Clip, Fingerprint]:

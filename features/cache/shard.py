@@ -98,6 +98,16 @@ def write_shard(folder: Path, result: ChunkResult) -> Path:
     return final
 
 
+def write_spec(path: Path, spec: FeatureSpec) -> None:
+    """The description for people beside a feature's shards, whole or not at all."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(spec.model_dump_json(indent=2) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def shard_content(result: ChunkResult) -> tuple[bytes, bytes]:
     """A shard's header and its HDF5 file. It is made in memory, so that the disk sees plain writes of whole files."""
     spec = result.spec

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from features.cache.asked import AskedClips
 from features.cache.reading import Shard, read_rows, read_shard, read_spec
-from features.cache.shard import ChunkResult, Failure, write_shard
+from features.cache.shard import ChunkResult, Failure, write_shard, write_spec
 from features.clips import Clip
 from features.errors import UsageError
-from features.spec import IMPORTED, FeatureSpec
+from features.spec import IMPORTED, FeatureSpec, folder_stem
 
 ABSENT, DONE, NO_SOUND, FAILED = range(4)
 """What is known of a clip: nothing, its feature, that it has no audio stream, that it could not be used."""
@@ -133,7 +133,7 @@ class FeatureStore:
         path = write_shard(self.folder, result)
         described = self.folder / "spec.json"
         if not described.exists():
-            described.write_text(self.spec.model_dump_json(indent=2) + "\n")
+            write_spec(described, self.spec)
         self.committed.add(path.name)
         return path
 
@@ -240,14 +240,18 @@ def failure_of(shard: Shard, row: int) -> Failure:
 
 
 def find_specs(cache: Path, collection: str, name: str | None = None) -> list[FeatureSpec]:
-    """The specs cached for a collection, by folder name; only those of feature `name` where it is given."""
-    specs = looking_again(lambda: [read_spec(first) for _, first in feature_folders(cache, collection)])
+    """The specs cached for a collection, by folder name; only those of feature `name` where it is given.
+
+    Raises UsageError where the first shard of one of them is damaged.
+    """
+    folders = "*-*" if name is None else f"{folder_stem(name)}-*"
+    specs = looking_again(lambda: [read_spec(first) for _, first in feature_folders(cache, collection, folders)])
     return [spec for spec in specs if name is None or spec.name == name]
 
 
-def feature_folders(cache: Path, collection: str) -> Iterator[tuple[Path, Path]]:
-    """The folders of a collection that hold shards, with their first shard."""
-    for folder in sorted((cache / collection).glob("*-*")):
+def feature_folders(cache: Path, collection: str, named: str = "*-*") -> Iterator[tuple[Path, Path]]:
+    """The folders of a collection that hold shards, with their first shard. named: a pattern."""
+    for folder in sorted((cache / collection).glob(named)):
         first = next(iter(sorted(folder.glob("shard-*.h5"))), None)
         if first is not None:
             yield folder, first

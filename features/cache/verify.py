@@ -29,8 +29,8 @@ from features.cache.reading import (
     read_rows,
     read_shard,
 )
-from features.cache.rewriting import SET_ASIDE, commit_part, rows_in, set_aside, write_spec
-from features.cache.shard import TABLES
+from features.cache.rewriting import SET_ASIDE, commit_part, rows_in, set_aside
+from features.cache.shard import TABLES, write_spec
 from features.cache.store import FAILED, Rows
 from features.errors import UsageError
 from features.spec import KEY_DIGITS, FeatureSpec

@@ -21,7 +21,7 @@ class TensorBatch:
     present: dict[str, Tensor]
     index: Tensor
 
-    def to(self, device: str | torch.device, *, non_blocking: bool = True) -> "TensorBatch":
+    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> "TensorBatch":
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "TensorBatch":
@@ -89,16 +89,15 @@ def stream_loader(
     Args:
         stream: with the size of batches, the seed and whether to shuffle.
         num_workers: reading processes, each of which holds up to `stream.memory_bytes`; 0 for a thread of this process,
-            which is quicker as long as files are read faster than they are used: what workers read comes through shared
-            memory, and that takes longer than reading a warm file. Shuffled, each worker reads its own shards and ends
-            with a batch that may be smaller. Unshuffled, one reads and no more are started: neighbouring batches lie in
-            one shard, and several workers would each have to read them all.
+            the quicker way where files are warm, as batches of workers come through shared memory. Shuffled, each
+            worker reads its own shards and ends with a batch that may be smaller. Unshuffled, one reads and no more are
+            started: neighbouring batches lie in one shard, and several workers would each have to read them all.
         start_method: how workers start, None for the system's way.
         pin_memory: whether batches come in pinned memory, for quicker copies to a GPU.
         prefetch_batches: how many batches each worker makes beforehand.
         persistent_workers: whether workers go on to the next epoch.
 
-    Its iterator raises UsageError for a shard that is damaged or gone.
+    Its iterator raises UsageError for a shard that is damaged or gone, and leaves torch's random numbers as they are.
     """
     workers = num_workers if stream.shuffle else min(num_workers, 1)
     return StreamLoader(
@@ -109,6 +108,7 @@ def stream_loader(
         pin_memory=pin_memory,
         prefetch_factor=prefetch_batches if workers else None,
         persistent_workers=persistent_workers and workers > 0,
+        generator=torch.Generator(),
     )
 
 

@@ -214,8 +214,9 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_shards_that_are_cut_alike_are_read_once(cached: Cached, readings: Counter[Path], shuffle: bool) -> None:
     stream = cached.stream("video", "sound", shards_per_window=1, shuffle=shuffle)
-    assert len(index_of(stream.batches())) == CLIPS - len(NOWHERE)
-    assert readings == dict.fromkeys([*cached.stores["video"].paths(), *cached.stores["sound"].paths()], 1)
+    for epoch in range(5):
+        assert len(index_of(stream.batches(epoch))) == CLIPS - len(NOWHERE)
+    assert readings == dict.fromkeys([*cached.stores["video"].paths(), *cached.stores["sound"].paths()], 5)
 
 
 def test_shards_that_are_cut_otherwise_are_read_once_in_order(cached: Cached, readings: Counter[Path]) -> None:
@@ -257,7 +258,7 @@ def test_memory_stays_within_what_is_promised(
     store, clips = own
     stores = {"own": store}
     if cut_otherwise:
-        stores["half"] = fill(tmp_path, spec_of("half", (ROW_BYTES // 4,)), clips, range(3, 96, 9))
+        stores["other"] = fill(tmp_path, spec_of("other", (ROW_BYTES // 2 - 1,)), clips, range(3, 96, 9))
     per_clip = sum(store.spec.bytes_per_clip for store in stores.values())
     stream = FeatureStream(stores, clips[::every], 4, shuffle=shuffle, window_bytes=16 * per_clip)
     assert stream.memory_bytes + SCRATCH_BYTES < 0.8 * 96 * per_clip
@@ -269,6 +270,21 @@ def test_memory_stays_within_what_is_promised(
     finally:
         tracemalloc.stop()
     assert peak < stream.memory_bytes + SCRATCH_BYTES
+
+
+def test_whole_shards_are_read_to_where_they_are_taken_from(
+    own: tuple[FeatureStore, list[Clip]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets = []
+
+    def keeping(shard: Any, spec: FeatureSpec, out: np.ndarray) -> Any:
+        targets.append(out)
+        return read_rows(shard, spec, out)
+
+    monkeypatch.setattr(streaming, "read_rows", keeping)
+    list(FeatureStream({"own": own[0]}, own[1], 4, window_bytes=16 * ROW_BYTES).batches())
+    windows = {id(target.base): target.base for target in targets}
+    assert [window.shape[0] for window in windows.values()] == [16, 16]
 
 
 def test_the_next_window_is_read_while_this_one_is_used(

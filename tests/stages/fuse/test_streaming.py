@@ -121,6 +121,13 @@ def test_another_epoch_is_another_order(cached: Cached, workers: int, persistent
     assert len({tuple(order) for order in orders}) == 3
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_torchs_random_numbers_stay_as_they_are(cached: Cached, workers: int) -> None:
+    before = torch.get_rng_state()
+    list(stream_loader(cached.stream(), workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_workers_forked_in_the_middle_of_reading_give_right_rows(cached: Cached) -> None:
     stream = cached.stream(window_bytes=SHARD * 34)
     batches = stream.batches()
