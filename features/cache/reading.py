@@ -43,6 +43,10 @@ class DamagedShard(UsageError):
         self.reason = reason
 
 
+class NewerFormat(UsageError):
+    """A shard that only a newer avfuse can read."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Where one data set lies in a shard's file. offset: None where it is compressed and HDF5 must be asked."""
@@ -75,7 +79,7 @@ class Shard:
 def read_shard(path: Path) -> Shard:
     """The tables of a shard. Its rows are not read.
 
-    Raises DamagedShard, UsageError for a format that a newer avfuse wrote, and FileNotFoundError.
+    Raises DamagedShard, NewerFormat, and FileNotFoundError.
     """
     try:
         with _opened(path) as file:
@@ -208,7 +212,7 @@ def _from_header(path: Path, file: int, start: bytes) -> Shard:
     if xxhash.xxh3_128_hexdigest(described).encode() != proof:
         raise DamagedShard(path, "its header does not match its hash")
     if int(version) > FORMAT_VERSION:
-        raise UsageError(
+        raise NewerFormat(
             f"{path} is of format {int(version)}, written by a newer avfuse than this one, which reads up to "
             f"{FORMAT_VERSION}: update it"
         )

@@ -93,6 +93,9 @@ def write_shard(folder: Path, result: ChunkResult) -> Path:
             os.fsync(file.fileno())
         temporary.rename(final)
         _flush(folder)
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     return final

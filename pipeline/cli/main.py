@@ -17,7 +17,7 @@ from pipeline.cli.report import report
 from pipeline.cli.weights import weights
 
 USAGE_EXIT_CODE = 2
-_FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -1,4 +1,4 @@
-"""One epoch of a token feature, (197, 768) float16 for each of 1,200 clips, shuffled, in batches of 32, warm file cache.
+"""One epoch of a token feature, (197, 768) float16 for each of 1,200 clips: shuffled, batches of 32, warm file cache.
 
 The cache is written through its own door, 64 clips a shard, and read in windows of 64 MiB, so that several follow each
 other as they do in a data set that is larger than memory. Against it: the same files read from end to end into one

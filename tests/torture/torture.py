@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "torture"
 CLIPS, CHUNK_CLIPS, WORKERS = int(os.environ.get("CLIPS", "1200")), 16, 3
 KILLS = int(os.environ.get("KILLS", "100"))
-MAX_SECONDS_OF_WORK = 4.0
+MAX_SECONDS_OF_WORK = 3.0
 FEATURES = ["lite:frames", "lite:chromagram", "audio:fbank"]
 COLLECTION = "torture"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -136,6 +136,7 @@ def killed_again_and_again(folder: Path, truth: set[Row]) -> dict[str, Any]:
     media, cache = folder.parent, folder / "cache"
     moments = random.Random(0)
     kills = halves = finished = 0
+    shards_at_kills: list[int] = []
     shared_before = shared_memory()
     while kills < KILLS:
         process = start(media, cache)
@@ -143,6 +144,10 @@ def killed_again_and_again(folder: Path, truth: set[Row]) -> dict[str, Any]:
         for line in process.stdout:
             if line.startswith("to write"):
                 break
+        if moments.random() < 0.8:  # while shards are written; else while networks and processes are made ready
+            before = shards_in(cache)
+            while process.poll() is None and shards_in(cache) == before:
+                time.sleep(0.05)
         time.sleep(moments.uniform(0, MAX_SECONDS_OF_WORK))
         if process.poll() is not None:
             # All is done before all kills were: from the start once more, and what is there must be right.
@@ -157,9 +162,12 @@ def killed_again_and_again(folder: Path, truth: set[Row]) -> dict[str, Any]:
         process.wait()
         process.stdout.close()
         kills += 1
-        for shard in cache.rglob("shard-*.h5"):
+        shards_at_kills.append(len(shards_in(cache)))
+        for shard in shards_in(cache):
             check_hash(shard)
             read_shard(shard)
+        if kills % 10 == 0:
+            print(f"{kills} kills, {shards_at_kills[-1]} shards", flush=True)
         halves += len(list(cache.rglob("*.tmp")))
     for _ in range(2):
         finish(start(media, cache))
@@ -172,6 +180,7 @@ def killed_again_and_again(folder: Path, truth: set[Row]) -> dict[str, Any]:
         "kills": kills,
         "finished_meanwhile": finished,
         "temporary_files_seen": halves,
+        "kills_with_shards_there": sum(count > 0 for count in shards_at_kills),
         "same_rows_and_failures": same,
         "verify_after_repair": again,
         "repair_said": repaired,
@@ -179,6 +188,10 @@ def killed_again_and_again(folder: Path, truth: set[Row]) -> dict[str, Any]:
         "processes_left": len(ours()),
         "shared_memory_left": left,
     }
+
+
+def shards_in(cache: Path) -> set[Path]:
+    return set(cache.rglob("shard-*.h5"))
 
 
 def rows_of_keys(rows: set[Row]) -> set[Row]:
@@ -248,8 +261,8 @@ def avfuse(*arguments: str) -> str:
 
 
 def orphans(cache: Path) -> list[str]:
-    """Files that are no shard, no spec.json and not the one lock that every collection has."""
-    known = {"spec.json", "board.lock"}
+    """Files that are no shard, no spec.json and none of the two locks that a collection has."""
+    known = {"spec.json", "board.lock", "upkeep.lock"}
     files = (path for path in cache.rglob("*") if path.is_file())
     return [str(path.relative_to(cache)) for path in files if path.suffix != ".h5" and path.name not in known]
 
