@@ -7,7 +7,7 @@ open, so a stream can be forked and pickled at any time; what it holds is paths 
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -114,7 +114,8 @@ class FeatureStream:
 
     @property
     def memory_bytes(self) -> int:
-        """The most that one reader holds at a time, up to a scratch block: the batch it is making included."""
+        """The most that one reader holds at a time, up to a scratch block: the batch it is making included, and the one
+        it has given."""
         window = max(self._clips_per_window, *map(len, self._units))
         shards = sum(
             (feature.kept_shards(self._kept_bytes) + 1) * feature.shard_bytes for feature in self._features.values()
@@ -126,9 +127,7 @@ class FeatureStream:
         windows = self._windows(epoch, part, parts)
         return np.concatenate([np.empty(0, np.int64), *(window.positions[window.order] for window in windows)])
 
-    def batches(
-        self, epoch: int = 0, part: int = 0, parts: int = 1, stack: Callable[[list[Rows]], Any] = np.stack
-    ) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, part: int = 0, parts: int = 1) -> Iterator[Batch]:
         """One epoch, or one of several readers' share of it. All shares together are every clip, once.
 
         Ends its thread when it is closed early, within the time one shard takes to read.
@@ -136,7 +135,6 @@ class FeatureStream:
         Args:
             epoch: another epoch is another order, the same for any number of readers.
             part, parts: this reader's number, from 0, and how many there are. Shards are dealt in turn.
-            stack: makes a batch's `data` (B, *shape) of its rows, which are overwritten later.
 
         Raises DamagedShard, and UsageError for a shard that cannot be read any more.
         """
@@ -146,26 +144,20 @@ class FeatureStream:
             left -= left % self.batch_size
         if not left:
             return
-        index: list[int] = []
-        rows: dict[str, list[Rows]] = {name: [] for name in self._features}
+        batch, filled = self._empty_batch(min(left, self.batch_size)), 0
         with closing(self._read_ahead(windows)) as loaded:
-            for window, read in loaded:
-                for at in window.order.tolist():
-                    index.append(int(window.positions[at]))
-                    for name, of_window in read.items():
-                        rows[name].append(of_window[at])
-                    if len(index) == min(left, self.batch_size):
-                        yield self._batch(index, rows, stack)
-                        left -= len(index)
+            for window, rows in loaded:
+                used = 0
+                while used < len(window.order):
+                    some = window.order[used : used + len(batch.index) - filled]
+                    self._fill(batch, slice(filled, filled + len(some)), window, rows, some)
+                    filled, used = filled + len(some), used + len(some)
+                    if filled == len(batch.index):
+                        yield batch
+                        left -= filled
                         if not left:
                             return
-                        index, rows = [], {name: [] for name in self._features}
-                rows = {name: [row.copy() for row in over] for name, over in rows.items()}
-
-    def _batch(self, index: list[int], rows: Mapping[str, list[Rows]], stack: Callable[[list[Rows]], Any]) -> Batch:
-        positions = np.array(index, np.int64)
-        present = {name: feature.present[positions] for name, feature in self._features.items()}
-        return Batch({name: stack(of_batch) for name, of_batch in rows.items()}, present, positions)
+                        batch, filled = self._empty_batch(min(left, self.batch_size)), 0
 
     @property
     def _kept_bytes(self) -> int:
@@ -217,6 +209,19 @@ class FeatureStream:
                     yield window, rows
             finally:
                 stopped.set()
+
+    def _empty_batch(self, size: int) -> Batch:
+        data = {name: np.empty((size, *feature.spec.shape), feature.dtype) for name, feature in self._features.items()}
+        present = {name: np.empty(size, np.bool_) for name in self._features}
+        return Batch(data, present, np.empty(size, np.int64))
+
+    def _fill(self, batch: Batch, place: slice, window: "_Window", rows: Mapping[str, Rows], some: Positions) -> None:
+        index = window.positions[some]
+        batch.index[place] = index
+        for name, feature in self._features.items():
+            batch.present[name][place] = feature.present[index]
+            # With mode="raise" numpy would fill an array of its own first.
+            np.take(rows[name], some, axis=0, out=batch.data[name][place], mode="clip")
 
 
 class _Window(NamedTuple):

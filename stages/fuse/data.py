@@ -11,7 +11,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from features.cache import FeatureStore
+from features.cache import AskedClips, FeatureStore
 from features.cache.store import NOT_EXTRACTED, Loaded, find_spec, way_in
 from features.errors import UsageError
 from features.requests import takes_no_backbone
@@ -94,7 +94,10 @@ def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str
                 raise UsageError(
                     f"feature '{feature}' is a backbone's input: heads take its output, such as lite:chromagram"
                 )
-    loaded = {name: [_load(manifest, cache, feature) for feature in features] for name, features in inputs.items()}
+    asked = AskedClips(manifest.clips())
+    loaded = {
+        name: [_load(manifest, asked, cache, feature) for feature in features] for name, features in inputs.items()
+    }
     _check_same_clips(manifest, [part for parts in loaded.values() for part in parts])
     kept, excluded = _usable(manifest, loaded)
     table = manifest.table[kept].reset_index(drop=True)
@@ -106,9 +109,9 @@ def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str
     return FusionData(modalities, targets.to(device), classes, table, train, validation, test, excluded)
 
 
-def _load(manifest: Manifest, cache: Path, feature: str) -> Loaded:
+def _load(manifest: Manifest, asked: AskedClips, cache: Path, feature: str) -> Loaded:
     store = FeatureStore(cache, manifest.collection, find_spec(cache, manifest.collection, feature))
-    loaded = store.load(manifest.clips())
+    loaded = store.load(asked)
     not_extracted = [clip_id for clip_id, why in loaded.missing.items() if why == NOT_EXTRACTED]
     if len(not_extracted) == len(manifest):
         raise UsageError(

@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from features.cache.streaming import FeatureStream
 from features.errors import UsageError
@@ -115,15 +113,10 @@ def stream_loader(
 
 
 def _tensors(stream: FeatureStream, epoch: int, part: int, parts: int) -> Iterator[TensorBatch]:
-    for batch in stream.batches(epoch, part, parts, _stack):
+    for batch in stream.batches(epoch, part, parts):
+        tokens = {name: torch.from_numpy(rows) for name, rows in batch.data.items()}
         present = {name: torch.from_numpy(mask) for name, mask in batch.present.items()}
-        yield TensorBatch(batch.data, present, torch.from_numpy(batch.index))
-
-
-def _stack(rows: list[NDArray[np.generic]]) -> Tensor:
-    if get_worker_info() is None:
-        return torch.from_numpy(np.stack(rows))  # numpy asks for huge pages, and need not wait for so many small ones
-    return default_collate([torch.from_numpy(row) for row in rows])  # stacks in shared memory
+        yield TensorBatch(tokens, present, torch.from_numpy(batch.index))
 
 
 def _raising(batches: Iterator[Any]) -> Iterator[TensorBatch]:

@@ -5,12 +5,15 @@ finds its shards, reads their tables and checks every byte against the hash in t
 same files into one buffer and looking at nothing, and one .npy file per clip. A second pair of figures adds what stage
 two asks besides: whether every clip's media file is still the one that the feature came from.
 
-`plan_200k_seconds` is a time, not a ratio: planning 200,000 clips, of which 1,000 are missing, features of 1 KB.
+two asks besides: whether every clip's media file is still the one its row came from.
+and verifying the same cache is compared with one of 50,000 clips: four times as many should take four times as long,
+and no more memory than their tables.
 """
 
 import tempfile
 import time
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +22,16 @@ from pairs import Figure, compare, write
 
 import features
 from features.cache import AskedClips, ChunkResult, FeatureStore, fingerprint
+from features.cache.catalog import cached_features
+from features.cache.listing import describe
+from features.cache.verify import verify
 from features.clips import Clip
 from features.requests import resolve
 from features.spec import FeatureSpec
 from stages.extract.plan import CHUNK_CLIPS, make_plan
 
 CLIPS = 20_000
-PLANNED_CLIPS, MISSING_CLIPS, PLANS = 200_000, 1_000, 7
+PLANNED_CLIPS, MISSING_CLIPS, TIMES = 200_000, 1_000, 7
 COLLECTION = "bench"
 
 Rows = NDArray[np.float16]
@@ -35,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         figures = load_figures(Path(name))
     with tempfile.TemporaryDirectory() as name:
-        figures.append(plan_figure(Path(name)))
+        figures += size_figures(Path(name))
     write("cache", figures)
 
 
@@ -80,20 +86,55 @@ def read_files(paths: Sequence[Path]) -> int:
     return at
 
 
-def plan_figure(folder: Path) -> Figure:
-    """Seconds of planning, imports done, from a list of clips to the jobs that are left."""
+def size_figures(folder: Path) -> list[Figure]:
+    """Seconds of planning, imports done, from a list of clips to the jobs that are left; how listing and verifying grow
+    with the number of clips; the most memory that verifying takes beyond what was there."""
     spec = resolve(["lite:chromagram"])[0].model_copy(update={"shape": (512,)})
     clips = make_clips(folder / "media", PLANNED_CLIPS)
     rows = np.random.default_rng(0).normal(size=(PLANNED_CLIPS - MISSING_CLIPS, 512)).astype(spec.dtype)
-    fill_cache(folder, spec, clips[: len(rows)], rows)
+    few = slice(PLANNED_CLIPS // 4)
+    fill_cache(folder / "large", spec, clips[: len(rows)], rows)
+    fill_cache(folder / "small", spec, clips[few], rows[few])
+    del rows
+
+    def plan() -> int:
+        return len(make_plan([FeatureStore(folder / "large", COLLECTION, spec)], AskedClips(clips)).jobs)
+
+    def list_it(cache: Path, asked: Sequence[Clip]) -> None:
+        for feature in cached_features(cache, COLLECTION):
+            describe(feature, {"all": AskedClips(asked)})
+
+    def prove(cache: Path) -> None:
+        assert not list(verify(cache, COLLECTION))
+
+    assert plan() == MISSING_CLIPS
+    small, large = folder / "small", folder / "large"
+    return [
+        seconds_figure("plan_200k_seconds", plan),
+        compare("list_time_200k_over_50k", lambda: list_it(large, clips), lambda: list_it(small, clips[few])),
+        compare("verify_time_200k_over_50k", lambda: prove(large), lambda: prove(small)),
+        memory_figure("verify_memory_50k_mib", lambda: prove(small)),
+        memory_figure("verify_memory_200k_mib", lambda: prove(large)),
+    ]
+
+
+def seconds_figure(name: str, work: Callable[[], object]) -> Figure:
     seconds = []
-    for _ in range(PLANS):
+    for _ in range(TIMES):
         start = time.perf_counter()
-        plan = make_plan([FeatureStore(folder, COLLECTION, spec)], AskedClips(clips))
+        work()
         seconds.append(time.perf_counter() - start)
-        assert len(plan.jobs) == MISSING_CLIPS
     low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
-    return Figure("plan_200k_seconds", median, "s", low, high, PLANS)
+    return Figure(name, median, "s", low, high, TIMES)
+
+
+def memory_figure(name: str, work: Callable[[], object]) -> Figure:
+    """The most that Python and numpy hold at a time."""
+    tracemalloc.start()
+    work()
+    mib = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    return Figure(name, mib, "MiB", mib, mib, 1)
 
 
 def make_clips(folder: Path, count: int) -> list[Clip]:

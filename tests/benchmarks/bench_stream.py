@@ -3,7 +3,9 @@
 The cache is written through its own door, 64 clips a shard, and read in windows of 64 MiB, so that several follow each
 other as they do in a data set that is larger than memory. Against it: the same files read from end to end into one
 buffer, nothing checked and nothing shuffled; and a map-style Dataset over one .npy file per clip with
-DataLoader(shuffle=True), without workers and with two. On both sides workers are started before.
+DataLoader(shuffle=True), without workers and with two. On both sides workers are started before, torch has one thread
+and malloc keeps its buffers: stacking batches with several threads, or in memory that is faulted in anew, takes the
+other side up to ten times as long where cores are shared.
 """
 
 import mmap
@@ -19,6 +21,7 @@ from pairs import Figure, compare, write
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from features.backbones.loading import _keep_large_buffers
 from features.cache import ChunkResult, FeatureStore, fingerprint
 from features.cache.streaming import FeatureStream
 from features.clips import Clip
@@ -37,6 +40,8 @@ Rows = NDArray[np.float16]
 
 
 def main() -> None:
+    torch.set_num_threads(1)
+    _keep_large_buffers()
     with tempfile.TemporaryDirectory() as folder:
         write("stream", figures(Path(folder)))
 

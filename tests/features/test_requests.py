@@ -146,3 +146,11 @@ def test_style_size_and_view_change_the_key() -> None:
         *resolve(["image:mfcc"], size=(300, 300)),
     ]
     assert len({spec.key for spec in specs}) == len(specs)
+
+
+def test_single_precision_is_stored_on_demand_and_is_another_feature() -> None:
+    half, single = (resolve(["lite:mfcc"], dtype=dtype)[0] for dtype in ("float16", "float32"))
+    assert (half.dtype, single.dtype) == ("float16", "float32")
+    assert half.key != single.key
+    assert single.bytes_per_clip == 2 * half.bytes_per_clip
+    assert [spec.dtype for spec in resolve(["image:mfcc", "audio:fbank"], dtype="float16")] == ["uint8", "float32"]

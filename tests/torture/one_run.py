@@ -10,7 +10,7 @@ from features.requests import resolve
 from stages.extract import plan
 from stages.extract.run import extract
 
-FEATURES = ["lite:frames", "lite:chromagram", "audio:fbank"]
+FEATURES = ["lite:frames", "image:mfcc", "audio:fbank"]
 
 
 def main(media: str, cache: str, scheduler: str | None = None) -> None:
@@ -24,7 +24,7 @@ def main(media: str, cache: str, scheduler: str | None = None) -> None:
             engine = stack.enter_context(Dask(scheduler, "cpu", 1))
         summary = extract(
             clips,
-            resolve(FEATURES, "uniform:4"),
+            resolve(FEATURES, "uniform:1"),
             Path(cache),
             "torture",
             device="cpu",
