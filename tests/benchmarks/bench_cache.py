@@ -5,7 +5,7 @@ finds its shards, reads their tables and checks every byte against the hash in t
 same files into one buffer and looking at nothing, and one .npy file per clip. A second pair of figures adds what stage
 two asks besides: whether every clip's media file is still the one that the feature came from.
 
-two asks besides: whether every clip's media file is still the one its row came from.
+`plan_200k_seconds` is a time, not a ratio: planning 200,000 clips, 1,000 of which are missing, features of 1 KB. Listing
 and verifying the same cache is compared with one of 50,000 clips: four times as many should take four times as long,
 and no more memory than their tables.
 """
