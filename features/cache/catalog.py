@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from features.cache.claims import FOLDER as CLAIMS
 from features.cache.reading import Shard, read_shard
-from features.cache.store import FeatureStore, Rows
+from features.cache.store import FeatureStore, Rows, shard_names
 from features.errors import UsageError
 from features.names import check_name
 from features.spec import KEY_DIGITS, FeatureSpec
@@ -39,7 +39,7 @@ class CachedFeature:
         return self.folder.name if self.spec is None else f"{self.spec.name}@{self.key}"
 
     def paths(self) -> list[Path]:
-        return sorted(self.folder.glob("shard-*.h5"))
+        return [self.folder / name for name in shard_names(self.folder)]
 
     def is_called(self, text: str) -> bool:
         """Whether a user who writes `name`, `name@key` or the folder's name means this one."""
@@ -93,7 +93,7 @@ def choose_one(features: Sequence[CachedFeature], name: str, collection: str) ->
 
 def _spec_in(folder: Path) -> FeatureSpec | None:
     """What the first shard that can be read, and belongs here, says."""
-    for path in sorted(folder.glob("shard-*.h5")):
+    for path in (folder / name for name in shard_names(folder)):
         try:
             spec = FeatureSpec.model_validate_json(read_shard(path).spec)
         except (UsageError, OSError, ValidationError):

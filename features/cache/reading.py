@@ -42,6 +42,9 @@ class DamagedShard(UsageError):
         self.path = path
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type["DamagedShard"], tuple[Path, str]]:
+        return type(self), (self.path, self.reason)
+
 
 class NewerFormat(UsageError):
     """A shard that only a newer avfuse can read."""
@@ -82,10 +85,13 @@ def read_shard(path: Path) -> Shard:
     Raises DamagedShard, NewerFormat, and FileNotFoundError.
     """
     try:
-        with _opened(path) as file:
+        file = os.open(path, os.O_RDONLY)
+        try:
             start = _read(file, 0, _PREFIX_BYTES)
             if start.startswith(MAGIC):
                 return _from_header(path, file, start)
+        finally:
+            os.close(file)
         if not start.startswith(_HDF5_MAGIC):
             raise DamagedShard(path, "it does not begin as a shard does")
         return _format_1(path)
@@ -217,28 +223,33 @@ def _from_header(path: Path, file: int, start: bytes) -> Shard:
             f"{FORMAT_VERSION}: update it"
         )
     header = _parsed(described)
-    size = os.fstat(file).st_size
-    if any(part.offset is not None and part.offset + part.size > size for part in header.parts.values()):
+    if header.end > os.fstat(file).st_size:
         raise DamagedShard(path, "it is cut short")
     state = xxhash.xxh3_128()
     tables = {}
     for name in TABLES:
         part = header.parts[name]
+        if not part.size:
+            tables[name] = np.empty(0, part.dtype)
+            continue
         if part.offset is None:
             raise ValueError(f"table '{name}' is packed")
         end = part.offset + part.size
         content = start[part.offset : end] if end <= len(start) else _read(file, part.offset, part.size)
         state.update(content)
-        tables[name] = np.frombuffer(content, part.dtype).reshape(part.shape)
+        tables[name] = np.frombuffer(content, part.dtype)
     if state.hexdigest().encode() != tables_proof:
         raise DamagedShard(path, "its tables do not match their hash")
     return Shard(path, int(version), header.key, header.spec, data=header.parts["data"], **tables)
 
 
 class _Header(NamedTuple):
+    """end: where the last part ends in the file."""
+
     key: str
     spec: str
     parts: dict[str, Part]
+    end: int
 
 
 @lru_cache(maxsize=64)
@@ -253,9 +264,10 @@ def _parsed(described: bytes) -> _Header:
         if dtype.hasobject:
             raise ValueError("it holds objects, which shards never do")
         parts[name] = Part(part.get("offset"), dtype, tuple(map(int, part["shape"])))
-        if min(parts[name].offset or 0, *parts[name].shape) < 0:
+        if min(parts[name].offset or 0, *parts[name].shape) < 0 or (name in TABLES and len(parts[name].shape) != 1):
             raise ValueError(f"'{name}' lies nowhere")
-    return _Header(str(header["key"]), str(header["spec"]), parts)
+    end = max(part.offset + part.size for part in parts.values() if part.offset is not None)
+    return _Header(str(header["key"]), str(header["spec"]), parts, end)
 
 
 def _format_1(path: Path) -> Shard:

@@ -39,7 +39,7 @@ MAGIC = b"avfuse shard"
 TABLES = ("clip_id", "media", "no_audio", "failed")
 GZIP_LEVEL = 4
 _SOFTWARE = ("avfuse", "torch", "torchvision", "av", "librosa", "numpy", "pillow")
-_MEDIA_FIELDS: list[tuple[str, str]] = [
+MEDIA_FIELDS: list[tuple[str, str]] = [
     ("size", "<i8"),
     ("mtime_ns", "<i8"),
     ("digest", "V16"),
@@ -122,10 +122,10 @@ def shard_content(result: ChunkResult) -> tuple[bytes, bytes]:
         software = software_versions() if result.software is None else result.software
         file.attrs["software"] = np.bytes_(json.dumps(software).encode())
         file["clip_id"] = _texts([clip.clip_id for clip, _ in result.done])
-        file["media"] = _table([_media_row(*pair) for pair in result.done], _MEDIA_FIELDS)
+        file["media"] = _table([_media_row(*pair) for pair in result.done], MEDIA_FIELDS)
         file["no_audio"] = _table(
             [(clip.clip_id.encode(), *_media_row(clip, print_)) for clip, print_ in result.no_audio],
-            [("clip_id", _text_type([c.clip_id for c, _ in result.no_audio])), *_MEDIA_FIELDS],
+            [("clip_id", _text_type([c.clip_id for c, _ in result.no_audio])), *MEDIA_FIELDS],
         )
         file["failed"] = _failed_table(result.failed)
         rows = np.asarray(result.data, dtype=np.dtype(spec.dtype).newbyteorder("<"))
@@ -179,7 +179,7 @@ def _write_all(descriptor: int, content: bytes) -> None:
 def _failed_table(failed: Sequence[tuple[Clip, Fingerprint, Failure]]) -> NDArray[np.void]:
     columns = [
         ("clip_id", _text_type([clip.clip_id for clip, _, _ in failed])),
-        *_MEDIA_FIELDS,
+        *MEDIA_FIELDS,
         ("stage", _text_type([failure.stage for _, _, failure in failed])),
         ("message", _text_type([failure.message for _, _, failure in failed])),
         ("attempts", "<i8"),

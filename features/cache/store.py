@@ -1,17 +1,19 @@
 """All shards of one feature of one collection, read as one table."""
 
+import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
 from features.cache.asked import AskedClips
 from features.cache.reading import Shard, read_rows, read_shard, read_spec
-from features.cache.shard import ChunkResult, Failure, write_shard, write_spec
+from features.cache.shard import MEDIA_FIELDS, ChunkResult, Failure, write_shard, write_spec
 from features.clips import Clip
 from features.errors import UsageError
 from features.spec import IMPORTED, FeatureSpec, folder_stem
@@ -48,8 +50,19 @@ class Rows:
     @classmethod
     def of(cls, shards: Sequence[Shard]) -> "Rows":
         parts = [part for number, shard in enumerate(shards) for part in _parts(shard, number)]
-        empty = {name: np.empty(0, dtype) for name, dtype in _COLUMNS.items()}
-        return cls(**{name: np.concatenate([part[name] for part in parts or [empty]]) for name in _COLUMNS})
+        counts = [len(part.table) for part in parts]
+        if not parts:
+            return cls(**{name: np.empty(0, dtype) for name, dtype in _COLUMNS.items()})
+        media = np.concatenate([part.table.view(_MEDIA_BYTES) for part in parts]).view(_MEDIA)
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        return cls(
+            clip_id=np.concatenate([part.clip_id for part in parts]),
+            shard=np.repeat(np.array([part.shard for part in parts], np.int32), counts),
+            row=(np.arange(len(media)) - first).astype(np.int32),
+            outcome=np.repeat(np.array([part.outcome for part in parts], np.uint8), counts),
+            attempts=np.concatenate([part.attempts for part in parts]),
+            **{name: media[name] for name in MEDIA_COLUMNS},
+        )
 
     def best(self, code: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of the rows of one code, which one counts, code by code, in the codes' order; codes below 0 are left out. A
@@ -65,6 +78,9 @@ class Rows:
         return order[first]  # type: ignore[no-any-return]
 
 
+_MEDIA = np.dtype(MEDIA_FIELDS)
+_MEDIA_BYTES = f"V{_MEDIA.itemsize}"
+MEDIA_COLUMNS = tuple(name for name, _ in MEDIA_FIELDS)
 _COLUMNS: dict[str, Any] = {
     "clip_id": "S1",
     "shard": np.int32,
@@ -122,6 +138,7 @@ class FeatureStore:
 
     def __init__(self, cache: Path, collection: str, spec: FeatureSpec) -> None:
         self.spec = spec
+        self.key = spec.key
         self.folder = cache / collection / spec.folder
         self.committed: set[str] = set()
         """Names of the shards that this object wrote."""
@@ -138,7 +155,7 @@ class FeatureStore:
         return path
 
     def paths(self) -> list[Path]:
-        return sorted(self.folder.glob("shard-*.h5"))
+        return [self.folder / name for name in shard_names(self.folder)]
 
     def shards(self) -> tuple[Shard, ...]:
         """The tables of every shard there is now, by name. Each is read once: those that came since are added. Looked
@@ -162,7 +179,7 @@ class FeatureStore:
             shard = read_shard(path)
         except FileNotFoundError:
             return None
-        if shard.key != self.spec.key:
+        if shard.key != self.key:
             raise UsageError(f"{path} holds feature {shard.key}, which does not belong into this folder: move it away")
         return shard
 
@@ -252,9 +269,18 @@ def find_specs(cache: Path, collection: str, name: str | None = None) -> list[Fe
 def feature_folders(cache: Path, collection: str, named: str = "*-*") -> Iterator[tuple[Path, Path]]:
     """The folders of a collection that hold shards, with their first shard. named: a pattern."""
     for folder in sorted((cache / collection).glob(named)):
-        first = next(iter(sorted(folder.glob("shard-*.h5"))), None)
-        if first is not None:
-            yield folder, first
+        names = shard_names(folder)
+        if names:
+            yield folder, folder / names[0]
+
+
+def shard_names(folder: Path) -> list[str]:
+    """The names of all shards in a folder, sorted; none where there is no folder."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name for name in names if name.startswith("shard-") and name.endswith(".h5"))
 
 
 def find_spec(cache: Path, collection: str, name: str) -> FeatureSpec:
@@ -299,20 +325,26 @@ def equal(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bo
     return (one == other) | (np.isnan(one) & np.isnan(other))
 
 
-def _parts(shard: Shard, number: int) -> Iterator[dict[str, NDArray[Any]]]:
-    for outcome, table, ids in (
-        (DONE, shard.media, shard.clip_id),
-        (NO_SOUND, shard.no_audio, shard.no_audio["clip_id"]),
-        (FAILED, shard.failed, shard.failed["clip_id"]),
-    ):
-        count = len(table)
-        if not count:
-            continue
-        yield {
-            "clip_id": ids,
-            "shard": np.full(count, number, np.int32),
-            "row": np.arange(count, dtype=np.int32),
-            "outcome": np.full(count, outcome, np.uint8),
-            **{name: table[name] for name in ("size", "mtime_ns", "digest", "start", "end")},
-            "attempts": table["attempts"] if outcome == FAILED else np.zeros(count, np.int64),
-        }
+class _Part(NamedTuple):
+    """Rows of one outcome in one shard. table: their media columns."""
+
+    shard: int
+    outcome: int
+    clip_id: NDArray[np.bytes_]
+    table: NDArray[np.void]
+    attempts: NDArray[np.int64]
+
+
+def _parts(shard: Shard, number: int) -> Iterator[_Part]:
+    if len(shard.media):
+        yield _Part(number, DONE, shard.clip_id, shard.media, np.zeros(len(shard.media), np.int64))
+    if len(shard.no_audio):
+        silent = shard.no_audio
+        yield _Part(number, NO_SOUND, silent["clip_id"], _media(silent), np.zeros(len(silent), np.int64))
+    if len(shard.failed):
+        failed = shard.failed
+        yield _Part(number, FAILED, failed["clip_id"], _media(failed), failed["attempts"])
+
+
+def _media(table: NDArray[np.void]) -> NDArray[np.void]:
+    return repack_fields(table[list(MEDIA_COLUMNS)]).astype(_MEDIA)  # type: ignore[no-any-return]

@@ -9,11 +9,11 @@ from features.cache import AskedClips, FeatureStore
 from features.cache.store import ABSENT, FAILED
 from features.clips import Clip
 
-CHUNK_CLIPS = 512
+CHUNK_CLIPS = 1024
 CHUNK_BYTES = 128 * 2**20
-MIN_CHUNK_CLIPS = 16
-CHUNKS_PER_DEVICE = 4
-"""At least so many, where several devices share the work: the last one to finish then keeps the others waiting less."""
+MIN_CHUNK_CLIPS = 64
+CHUNKS_PER_DEVICE = 8
+"""At least so many: the last device to finish then keeps the others waiting less, and a second run finds work."""
 
 ATTEMPTS = 2
 """A clip that failed is tried again in the next run, once; after that only when it is asked for."""
@@ -97,10 +97,8 @@ def chunk_size(stores: Sequence[FeatureStore], jobs: int, devices: int, read_per
     read_per_clip: bytes of cached pictures that a clip's features are made from.
     """
     largest = max(read_per_clip, *(store.spec.bytes_per_clip for store in stores))
-    size = min(CHUNK_CLIPS, CHUNK_BYTES // largest)
-    if devices > 1:
-        size = min(size, max(MIN_CHUNK_CLIPS, jobs // (CHUNKS_PER_DEVICE * devices)))
-    return max(1, size)
+    handy = max(MIN_CHUNK_CLIPS, jobs // (CHUNKS_PER_DEVICE * devices))
+    return max(1, min(CHUNK_CLIPS, CHUNK_BYTES // largest, handy))
 
 
 def part_of(clips: Sequence[Clip], number: int, parts: int) -> Sequence[Clip]:

@@ -1,6 +1,7 @@
 """Stage two: train light fusion heads on cached features.
 
 data.py        cached features, labels and masks of a data set, as tensors
+streaming.py   features too large for memory, in shuffled batches
 heads/         one fusion module per file: named tensors and masks in, logits out
 losses/        one loss per file
 trainer.py     epochs, selection on validation, refit

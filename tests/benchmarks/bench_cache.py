@@ -1,12 +1,12 @@
 """Loading a pooled feature of 20,000 clips (1280 numbers each, float16) with a warm file cache, verified.
 
-The cache is written through its own door, 512 clips a shard as extraction does. Each load starts from nothing, so it
+The cache is written through its own door, 1,024 clips a shard as extraction does. Each load starts from nothing, so it
 finds its shards, reads their tables and checks every byte against the hash in the file's name. The rivals: reading the
 same files into one buffer and looking at nothing, and one .npy file per clip. A second pair of figures adds what stage
 two asks besides: whether every clip's media file is still the one that the feature came from.
 
-`plan_200k_seconds` is a time, not a ratio: planning 200,000 clips, 1,000 of which are missing, features of 1 KB. Listing
-and verifying the same cache is compared with one of 50,000 clips: four times as many should take four times as long,
+`plan_200k_seconds` is a time, not a ratio: planning 200,000 clips, 1,000 of them missing, features of 1 KB. Listing and
+verifying the same cache is compared with one of 50,000 clips: four times as many should take four times as long,
 and no more memory than their tables.
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
 import features
 from features.errors import UsageError
@@ -17,6 +17,7 @@ from features.media import write_video
 from pipeline.cli.main import avfuse
 from pipeline.cluster.engine import Dask
 from pipeline.cluster.identity import Identity, cores_per_worker, difference
+from pipeline.cluster.local import local_cluster
 
 ROOT = Path(__file__).parents[2]
 AVFUSE = str(Path(sys.executable).with_name("avfuse"))
@@ -84,6 +85,18 @@ def test_workers_are_chosen_by_what_they_declare(address: str) -> None:
         Dask(address, "cpu", resources={"GPU": 1})
     with Dask(address) as engine:
         assert engine.devices == 2
+
+
+def test_workers_with_a_gpu_are_given_the_work_where_there_are_any() -> None:
+    with local_cluster(workers=2, host="127.0.0.1", port=0, gpus=1) as address:
+        command = [str(Path(AVFUSE).with_name("dask")), "worker", address, "--nthreads", "1", "--no-nanny"]
+        plain = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with Client(address) as client:
+            client.wait_for_workers(2)
+        with Dask(address) as engine, Dask(address, "cpu") as anywhere:
+            assert (engine.devices, anywhere.devices) == (1, 2)
+        plain.terminate()
+        plain.wait()
 
 
 def test_no_scheduler_and_daemonic_workers_are_named(

@@ -1,5 +1,6 @@
 """Whatever happens to a shard or to a media file, nothing wrong is ever read as right."""
 
+import pickle
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -114,6 +115,12 @@ def test_damage_names_the_file_and_the_way_out(
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(DamagedShard, match=rf"{shard.name} is damaged .* avfuse features verify --repair"):
         FeatureStore(tmp_path, "set", spec).load(clips)
+
+
+def test_damage_can_be_told_from_one_process_to_another() -> None:
+    told = pickle.loads(pickle.dumps(DamagedShard(Path("shard-1-2.h5"), "it is cut short")))
+    assert (told.path, told.reason) == (Path("shard-1-2.h5"), "it is cut short")
+    assert "shard-1-2.h5 is damaged (it is cut short)" in str(told)
 
 
 def test_two_hundred_cuts_are_all_named(tmp_path: Path, spec: FeatureSpec, clips: list[Clip], shard: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -160,6 +161,27 @@ def test_load_gives_every_row(tmp_path: Path, spec: FeatureSpec, clips: list[Cli
     table = features.load("set", "lite:mfcc", cache=tmp_path)
     assert table.clip_ids == ["clip-0", "clip-1", "clip-2"]
     assert table.data[:, 5].tolist() == [0, 1, 2]
+
+
+def test_reading_while_another_run_writes_gives_whole_rows(tmp_path: Path, spec: FeatureSpec) -> None:
+    nowhere = tmp_path / "media"
+    clips = [Clip(f"clip-{index:03d}", nowhere / f"{index}.avi") for index in range(200)]
+
+    def write() -> None:
+        store = FeatureStore(tmp_path, "set", spec)
+        for index, clip in enumerate(clips):
+            row = np.full(spec.shape, index, np.float32)
+            store.commit(ChunkResult(spec, done=[(clip, fingerprint(clip.path))], data=[row]))
+
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit(write)
+        reader, seen = FeatureStore(tmp_path, "set", spec), 0
+        while seen < len(clips):
+            loaded = reader.load(clips)
+            np.testing.assert_array_equal(loaded.data[loaded.present, 0], np.flatnonzero(loaded.present))
+            assert loaded.present.sum() >= seen
+            seen = int(loaded.present.sum())
+        written.result()
 
 
 def test_what_is_not_cached_names_the_command(tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_chunks_follow_from_bytes_and_devices() -> None:
     assert chunk_size([small], 10_000, devices=1) == planning.CHUNK_CLIPS
     assert chunk_size([small, large], 10_000, devices=1) == planning.CHUNK_BYTES // 2**22
     assert chunk_size([small], 10_000, devices=1, read_per_clip=2**20) == planning.CHUNK_BYTES // 2**20
-    assert chunk_size([small], 800, devices=4) == 50
+    assert chunk_size([small], 4000, devices=5) == 100
     assert chunk_size([small], 8, devices=4) == planning.MIN_CHUNK_CLIPS
 
 
