@@ -60,7 +60,7 @@ compare-readers: $(VENV)/.installed-test ## hold readers against a plain decode:
 compare-precision: $(VENV)/.installed-test ## how far half precision moves every backbone's features
 	@$(BIN)/python tests/benchmarks/compare_precision.py
 
-torture: $(VENV)/.installed-test ## kill extractions at random, run several at once, lose a cluster's worker: ORDEALS=kills,two,four,cluster KILLS=100 (about an hour)
+torture: $(VENV)/.installed-test ## kill extractions at random, run several at once, lose a cluster's worker: ORDEALS=kills,two,four,cluster KILLS=100
 	@PYTHONPATH=. $(BIN)/python tests/torture/torture.py
 
 survey-damage: $(VENV)/.installed-test ## how often damage in media is noticed: CLIPS=FOLDER

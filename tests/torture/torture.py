@@ -1,7 +1,7 @@
 """What a cache goes through: runs killed at random moments, several runs at once, a cluster that loses a worker.
 
 Each ordeal extracts the same clips as one unbroken run, and what is cached in the end must be the same to the byte.
-`make torture` runs all of them (about an hour on two cores) and writes build/torture/result.json; `ORDEALS=kills,four`
+`make torture` runs all of them (over an hour on two cores) and writes build/torture/result.json; `ORDEALS=kills,four`
 picks some, `KILLS=20` makes it shorter. The figures of docs/reliability.md come from here.
 """
 
