@@ -43,11 +43,10 @@ class Claim:
 
 
 class Claims:
-    """The claims of a collection. On a file system without locks there are none: `works` is False, `take` gives all."""
+    """The claims of a collection. On a file system without locks there are none, and `take` gives all."""
 
     def __init__(self, cache: Path, collection: str) -> None:
         self.folder = cache / collection / FOLDER
-        self.works = True
 
     def take(self, marks: Sequence[int]) -> tuple[NDArray[np.bool_], Claim | None]:
         """Claim what nobody else has in work. Returns which of the marks that are (n,), and the claim to release."""
@@ -55,7 +54,6 @@ class Claims:
         try:
             return self._take(wanted)
         except (NotImplementedError, Timeout, OSError):
-            self.works = False
             return np.ones(len(wanted), dtype=bool), None
 
     def _take(self, wanted: Marks) -> tuple[NDArray[np.bool_], Claim | None]:

@@ -8,7 +8,7 @@ file, once, under the hash in its name, and the rows land where they are wanted.
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -114,25 +114,6 @@ def read_rows(shard: Shard, spec: FeatureSpec, out: NDArray[np.generic] | None =
     else:
         _check_name(shard.path, _read_through(shard.path, shard.data.offset, rows))
     return rows
-
-
-def read_some_rows(shard: Shard, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.generic]:
-    """Some rows of a shard, in the order asked: (len(rows), *shape). Not verified: that takes the whole file."""
-    out = np.empty((len(rows), *shard.data.shape[1:]), shard.data.dtype)
-    if shard.data.offset is None:
-        with open_hdf5(shard.path) as file:
-            every = dataset(file, "data", shard.path)
-            for place, row in enumerate(rows):
-                out[place] = every[int(row)]
-        return out
-    width = shard.data.size // len(shard.clip_id)
-    with _opened(shard.path) as file:
-        for place, row in enumerate(rows):
-            content = _read(file, shard.data.offset + int(row) * width, width)
-            if len(content) < width:
-                raise DamagedShard(shard.path, "it is cut short")
-            out[place] = np.frombuffer(content, shard.data.dtype).reshape(out.shape[1:])
-    return out
 
 
 def check_hash(path: Path) -> None:
@@ -286,15 +267,6 @@ def attribute(file: h5py.File, name: str, path: Path) -> str:
     return bytes(file.attrs[name]).decode()
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def _read(descriptor: int, offset: int, size: int) -> bytes:
     """Up to `size` bytes: fewer only at the file's end."""
     content = os.pread(descriptor, size, offset)
@@ -308,19 +280,17 @@ def _read_through(path: Path, offset: int, rows: NDArray[np.generic]) -> str:
     block is hashed while it is still in the processor's cache."""
     state = xxhash.xxh3_128()
     target = memoryview(rows.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-    with _opened(path) as file:
-        state.update(_read(file, 0, offset))
-        at = offset
+    with path.open("rb", buffering=0) as file:
+        state.update(_read(file.fileno(), 0, offset))
+        file.seek(offset)
         while target:
-            count = os.preadv(file, [target[:_BLOCK_BYTES]], at)
+            count = file.readinto(target[:_BLOCK_BYTES])
             if not count:
                 raise DamagedShard(path, "it is cut short")
             state.update(target[:count])
             target = target[count:]
-            at += count
-        while rest := os.pread(file, _BLOCK_BYTES, at):
+        while rest := file.read(_BLOCK_BYTES):
             state.update(rest)
-            at += len(rest)
     return state.hexdigest()
 
 

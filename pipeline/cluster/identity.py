@@ -1,6 +1,5 @@
 """Whether a cluster's workers run the same code and see the same cache as the client."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from socket import gethostname
 
+import joblib
 import xxhash
 
 import features
@@ -43,7 +43,7 @@ def identity(token: Path) -> Identity:
         {**software_versions(), "avfuse's code": code_hash()},
         token.is_file(),
         gethostname(),
-        len(os.sched_getaffinity(0)),
+        joblib.cpu_count(),
     )
 
 
@@ -59,4 +59,4 @@ def cores_per_worker(workers: Iterable[Identity]) -> int:
     """How many cores each worker has to itself, on the machine where they are fewest."""
     workers = list(workers)
     per_host = Counter(worker.host for worker in workers)
-    return max(1, min(worker.cores // per_host[worker.host] for worker in workers))
+    return max(1, min((worker.cores // per_host[worker.host] for worker in workers), default=1))

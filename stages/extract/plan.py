@@ -34,12 +34,12 @@ Chunk = tuple[Job, ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """jobs: in the manifest's order. cached: (clip, feature) pairs that need no work. retried: jobs whose clip failed
-    before."""
+    """jobs: in the manifest's order. retried: how many of them failed before. shards: the names of those that each
+    feature had."""
 
     jobs: tuple[Job, ...]
-    cached: int
     retried: int
+    shards: tuple[frozenset[str], ...]
 
 
 def make_plan(stores: Sequence[FeatureStore], clips: Sequence[Clip] | AskedClips, retry_failed: bool = False) -> Plan:
@@ -51,8 +51,10 @@ def make_plan(stores: Sequence[FeatureStore], clips: Sequence[Clip] | AskedClips
     asked = clips if isinstance(clips, AskedClips) else AskedClips(clips)
     lacks = np.zeros((len(asked), len(stores)), dtype=bool)
     attempts = np.zeros((len(asked), len(stores)), dtype=np.int64)
+    shards = []
     for position, store in enumerate(stores):
         found = store.find(asked)
+        shards.append(frozenset(shard.path.name for shard in found.shards))
         again = (found.outcome == FAILED) & (retry_failed | (found.attempts < ATTEMPTS))
         lacks[:, position] = (found.outcome == ABSENT) | again
         attempts[:, position] = found.attempts
@@ -60,7 +62,7 @@ def make_plan(stores: Sequence[FeatureStore], clips: Sequence[Clip] | AskedClips
     for index in np.flatnonzero(lacks.any(axis=1)).tolist():
         positions = np.flatnonzero(lacks[index])
         jobs.append(Job(asked.clips[index], tuple(positions.tolist()), tuple(attempts[index, positions].tolist())))
-    return Plan(tuple(jobs), cached=int((~lacks).sum()), retried=int((lacks & (attempts > 0)).any(axis=1).sum()))
+    return Plan(tuple(jobs), int((lacks & (attempts > 0)).any(axis=1).sum()), tuple(shards))
 
 
 def still_lacking(

@@ -24,7 +24,11 @@ def work_on(work: Work, chunk: Chunk, device: str, workers: int) -> Progress:
         )
     with _one_at_a_time:
         extractor = _extractor(work, choose_device(device), workers)
-        every = list(extractor.run([chunk]))
+        try:
+            every = list(extractor.run([chunk]))
+        except BaseException:
+            _close()  # its decode processes are still at work on what nobody waits for, in slots that are theirs
+            raise
     return Progress(
         seen=tuple(clip for news in every for clip in news.seen),
         done_elsewhere=sum(news.done_elsewhere for news in every),

@@ -85,8 +85,7 @@ def extract(
     summary = ExtractSummary(new=0, features=[])
     if plan.jobs:
         tell(_forecast(plan, specs, cache))
-        planned_with = tuple(frozenset(path.name for path in store.paths()) for store in stores)
-        work = Work(tuple(specs), cache.resolve(), collection, planned_with, weights, limits)
+        work = Work(tuple(specs), cache.resolve(), collection, plan.shards, weights, limits)
         engine = engine or Local(choose_devices(device), workers or os.cpu_count() or 1)
         with tqdm(total=len(plan.jobs), unit="clip", desc="extract", disable=not progress) as bar:
             _work_off(plan.jobs, work, engine, summary, bar, tell)

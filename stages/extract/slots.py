@@ -10,7 +10,9 @@ _PREFIX = "avfuse"
 
 
 def create(size: int) -> SharedMemory:
-    """New shared memory of `size` bytes, under the name of this process."""
+    """New shared memory of `size` bytes, under the name of this process where names are files (Linux)."""
+    if not FOLDER.is_dir():
+        return SharedMemory(create=True, size=size)
     return SharedMemory(f"{_PREFIX}-{_namespace()}-{os.getpid()}-{uuid.uuid4().hex[:12]}", create=True, size=size)
 
 

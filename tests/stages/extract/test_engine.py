@@ -149,7 +149,6 @@ def test_what_another_run_commits_meanwhile_is_not_done_again(
         return plan
 
     monkeypatch.setattr(running, "make_plan", plan_and_be_overtaken)
-    monkeypatch.setattr(running, "Work", lambda *given: Work(*given[:3], (frozenset(),), *given[4:]))
     summary = run(sounding, tmp_path / "cache")
     assert (summary.new, summary.elsewhere) == (len(sounding) - 4, 4)
     assert summary.features[0].done == len(sounding)
@@ -250,11 +249,9 @@ def test_where_no_locks_can_be_had_everything_is_free(
     sounding: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "set").write_text("a file where a folder should be")
-    claims = Claims(tmp_path, "set")
-    free, claim = claims.take([mark("key", clip) for clip in sounding])
+    free, claim = Claims(tmp_path, "set").take([mark("key", clip) for clip in sounding])
     assert free.all()
     assert claim is None
-    assert not claims.works
 
 
 def test_what_others_have_done_since_the_plan_is_left_out(work: Work, sounding: list[Clip]) -> None:
