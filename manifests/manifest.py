@@ -1,6 +1,7 @@
 """The table of a data set's clips, one row each, and what is known of how it was made."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from features.clips import Clip
 from features.errors import UsageError
 from features.names import check_name
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "unlabelled")
+"""`unlabelled` clips are only predicted on: a challenge keeps their labels."""
+
+SEPARATOR = "|"
+"""Between the classes of a clip that has several."""
 
 SCHEMA = pa.DataFrameSchema(
     {
@@ -30,18 +35,38 @@ SCHEMA = pa.DataFrameSchema(
     strict=True,
     coerce=True,
 )
-"""start and end in seconds, empty for the whole file; path relative to the root; label empty where there is none."""
+"""start and end in seconds, empty for the whole file; path relative to the root; label empty where there is none.
+Targets other than `label` are further columns."""
 
 COLUMNS = tuple(SCHEMA.columns)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing to tell of a clip: a column of the table whose cells name one of `classes`, or with `several` any
+    number of them, joined by "|". The order of the classes is the order of a head's outputs. Without classes, a
+    manifest fills in those that occur, sorted."""
+
+    name: str
+    classes: tuple[str, ...] = ()
+    several: bool = False
+
+    def narrowed(self, table: pd.DataFrame) -> "Target":
+        """The target with those of its classes that occur, in their order."""
+        found = _occurring(table[self.name], self.several)
+        return Target(self.name, tuple(name for name in self.classes if name in found), self.several)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """A data set: `table` as SCHEMA has it, over media under `root`.
 
-    `collection` names the media a cache belongs to; several manifests (splits, subsets) may share one. `provenance`
-    records the builder, its revision and its options. Paths that leave the root, which a table from elsewhere could use
-    to have any file read, are refused unless `outside_root` allows them.
+    `collection` names the media a cache belongs to; several manifests (splits, subsets) may share one. `targets` are
+    what heads learn; one that no clip has a class of is dropped. `provenance` records
+    the builder, its revision and its options. Paths that leave the root, which a table from elsewhere could use to have
+    any file read, are refused unless `outside_root` allows them.
+
+    Raises UsageError that names the first wrong cell.
     """
 
     name: str
@@ -50,11 +75,16 @@ class Manifest:
     table: pd.DataFrame
     provenance: dict[str, Any] = field(default_factory=dict)
     outside_root: bool = False
+    targets: tuple[Target, ...] = (Target("label"),)
 
     def __post_init__(self) -> None:
         check_name(self.name, "data set")
         check_name(self.collection, "collection")
-        object.__setattr__(self, "table", validate(self.table, self.name))
+        object.__setattr__(self, "table", validate(self.table, self.name, [target.name for target in self.targets]))
+        filled = [target if target.classes else _filled(target, self.table) for target in self.targets]
+        object.__setattr__(self, "targets", tuple(target for target in filled if target.classes))
+        for target in self.targets:
+            _check_classes(self.table, target, self.name)
         if not self.outside_root:
             _check_inside(self.table["path"], self.name, self.root)
 
@@ -73,15 +103,10 @@ class Manifest:
             for row in self.table.itertuples(index=False)
         ]
 
-    @property
-    def classes(self) -> list[str]:
-        """Sorted names of the classes; empty for a data set without labels."""
-        return sorted(self.table["label"].dropna().unique())
-
     def summary(self) -> str:
         counts = self.table["split"].value_counts()
         parts = ", ".join(f"{counts[split]} {split}" for split in SPLITS if split in counts)
-        labels = f"{len(self.classes)} classes" if self.classes else "no labels"
+        labels = ", ".join(_count(target) for target in self.targets) or "no labels"
         groups = self.table["group"].nunique()
         return f"{self.name}: {len(self)} clips ({parts}), {labels}, {groups} groups, media in {self.root}"
 
@@ -97,10 +122,41 @@ def _check_inside(paths: pd.Series, name: str, root: Path) -> None:
             )
 
 
-def validate(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The table checked against SCHEMA. Raises UsageError that names the first wrong cell."""
+def classes_of(cell: str | None) -> list[str]:
+    """The classes that a cell of a target with several names; none for an empty one."""
+    return [part for part in cell.split(SEPARATOR) if part] if isinstance(cell, str) else []
+
+
+def _occurring(cells: pd.Series, several: bool) -> set[str]:
+    named = cells.dropna().unique()
+    return {part for cell in named for part in classes_of(cell)} if several else set(named)
+
+
+def _filled(target: Target, table: pd.DataFrame) -> Target:
+    return Target(target.name, tuple(sorted(_occurring(table[target.name], target.several))), target.several)
+
+
+def _check_classes(table: pd.DataFrame, target: Target, name: str) -> None:
+    if len(set(target.classes)) != len(target.classes):
+        raise UsageError(f"manifest '{name}': a class of '{target.name}' is listed twice")
+    unknown = sorted(_occurring(table[target.name], target.several) - set(target.classes))
+    if unknown:
+        raise UsageError(
+            f"manifest '{name}': column '{target.name}' names '{unknown[0]}', which is none of its "
+            f"{len(target.classes)} classes"
+        )
+
+
+def _count(target: Target) -> str:
+    return f"{len(target.classes)} {'' if target.name == 'label' else target.name + ' '}classes"
+
+
+def validate(table: pd.DataFrame, name: str, targets: Iterable[str] = ()) -> pd.DataFrame:
+    """The table checked against SCHEMA, with the columns of further targets. Raises UsageError that names the first
+    wrong cell."""
+    more = {target: pa.Column(str, nullable=True) for target in targets if target not in COLUMNS}
     try:
-        return SCHEMA.validate(table.reset_index(drop=True), lazy=True)
+        return SCHEMA.add_columns(more).validate(table.reset_index(drop=True), lazy=True)
     except (pa.errors.SchemaErrors, pa.errors.SchemaError) as error:
         raise UsageError(f"manifest '{name}': {_first_problem(error)}") from error
 

@@ -1,77 +1,133 @@
-"""Manifests on disk: one Parquet file each under `cache/manifests/`, with its provenance inside."""
+"""Manifests on disk, under `cache/manifests/`: one Parquet or CSV file each, with its provenance inside."""
 
 import json
 import os
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import UsageError
-from manifests.manifest import Manifest
+from manifests.manifest import Manifest, Target
 
+FORMATS = ("parquet", "csv")
 _METADATA_KEY = b"avfuse"
+_CSV_MARK = "# avfuse "
+"""How the first line of a CSV manifest begins; JSON follows."""
 
 
-def save_manifest(cache: Path, manifest: Manifest, replace: bool = False) -> Path:
+def save_manifest(cache: Path, manifest: Manifest, replace: bool = False, format: str = "parquet") -> Path:
     """Write a manifest. Raises UsageError when the collection already stands for media under another root, unless
     `replace` says that these are the same media, moved."""
-    for other in list_manifests(cache):
-        known = load_manifest(cache, other)
-        if known.collection == manifest.collection and known.root != manifest.root and not replace:
+    for path, other in _described(cache):
+        if other["collection"] == manifest.collection and other["root"] != str(manifest.root) and not replace:
             raise UsageError(
-                f"'{manifest.collection}' already stands for the media in {known.root}: "
+                f"'{manifest.collection}' already stands for the media in {other['root']} (data set '{path.stem}'): "
                 f"give {manifest.root} another name (NAME=...), or say --replace if the media moved there"
             )
-    path = _path(cache, manifest.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     described = {
         "name": manifest.name,
         "collection": manifest.collection,
         "root": str(manifest.root),
+        "targets": [asdict(target) for target in manifest.targets],
         "provenance": manifest.provenance,
         "outside_root": manifest.outside_root,
     }
-    table = pa.Table.from_pandas(manifest.table, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(described)})
+    path = cache / "manifests" / f"{manifest.name}.{format}"
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table, temporary)
+        _WRITERS[format](temporary, manifest.table, json.dumps(described))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    for other_format in set(FORMATS) - {format}:
+        path.with_suffix(f".{other_format}").unlink(missing_ok=True)
     return path
 
 
 def load_manifest(cache: Path, name: str) -> Manifest:
     """Read a manifest by its data set's name. Raises UsageError that lists the known ones."""
-    path = _path(cache, name)
-    if not path.is_file():
+    paths = [cache / "manifests" / f"{name}.{format}" for format in FORMATS]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
         known = ", ".join(list_manifests(cache)) or "none yet"
         raise UsageError(
             f"no data set '{name}' in {cache / 'manifests'} (there: {known}): "
             "build it first, for example avfuse manifest folder --root DIR"
         )
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{path} is not a manifest ({error}): build it again") from error
-    described = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"null"))
-    if described is None:
-        raise UsageError(f"{path} was not written by avfuse: build the manifest again")
+    described = _describe(path)
+    targets = described.get("targets", [{"name": "label", "classes": [], "several": False}])
     return Manifest(
         name=described["name"],
         collection=described["collection"],
         root=Path(described["root"]),
-        table=table.to_pandas(),
+        table=_READERS[path.suffix[1:]](path),
         provenance=described["provenance"],
         outside_root=described.get("outside_root", False),
+        targets=tuple(Target(each["name"], tuple(each["classes"]), each["several"]) for each in targets),
     )
 
 
 def list_manifests(cache: Path) -> list[str]:
-    return sorted(path.stem for path in (cache / "manifests").glob("*.parquet"))
+    return sorted({path.stem for path in _files(cache)})
 
 
-def _path(cache: Path, name: str) -> Path:
-    return cache / "manifests" / f"{name}.parquet"
+def _files(cache: Path) -> Iterator[Path]:
+    for format in FORMATS:
+        yield from (path for path in (cache / "manifests").glob(f"*.{format}") if not path.name.startswith("."))
+
+
+def _described(cache: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in _files(cache):
+        yield path, _describe(path)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """What a manifest says of itself, without its table."""
+    try:
+        if path.suffix == ".csv":
+            with path.open(encoding="utf-8") as file:
+                line = file.readline()
+            text: str | bytes = line.removeprefix(_CSV_MARK) if line.startswith(_CSV_MARK) else "null"
+        else:
+            text = (pq.read_schema(path).metadata or {}).get(_METADATA_KEY, b"null")
+        described = json.loads(text)
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise UsageError(f"{path} is not a manifest ({error}): build it again") from error
+    if not isinstance(described, dict):
+        raise UsageError(f"{path} was not written by avfuse: build the manifest again")
+    return described
+
+
+def _write_parquet(path: Path, table: pd.DataFrame, described: str) -> None:
+    columns = pa.Table.from_pandas(table, preserve_index=False)
+    pq.write_table(columns.replace_schema_metadata({**(columns.schema.metadata or {}), _METADATA_KEY: described}), path)
+
+
+def _write_csv(path: Path, table: pd.DataFrame, described: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(f"{_CSV_MARK}{described}\n")
+        table.to_csv(file, index=False)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    return pq.read_table(path).to_pandas()
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, skiprows=1, dtype=str, keep_default_na=False, na_values=[""])
+        for column in ("start", "end"):
+            table[column] = table[column].astype(float)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, KeyError, ValueError) as error:
+        raise UsageError(f"{path} is not a manifest ({error}): build it again") from error
+    return table
+
+
+_WRITERS = {"parquet": _write_parquet, "csv": _write_csv}
+_READERS = {"parquet": _read_parquet, "csv": _read_csv}

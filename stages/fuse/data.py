@@ -82,7 +82,7 @@ def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str
     Raises:
         UsageError: a feature is not in the cache, or the data set has no labels, classes or test clips to learn from.
     """
-    if not manifest.classes:
+    if not manifest.targets:
         raise UsageError(
             f"data set '{manifest.name}' has no labels: name their column, LABEL_COLUMN=... (--label-column)"
         )

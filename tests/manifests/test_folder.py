@@ -31,7 +31,7 @@ def write_labels(folder: Path, rows: list[dict[str, object]]) -> Path:
 def test_sub_folders_are_classes(tree: Path) -> None:
     manifest = build_folder(tree)
     assert manifest.name == "clips"
-    assert manifest.classes == ["jump", "run"]
+    assert [target.classes for target in manifest.targets] == [("jump", "run")]
     assert len(manifest) == 20
     assert (manifest.table["split"] == "test").sum() == 4
     assert manifest.table.query("split == 'test'")["label"].value_counts().to_dict() == {"jump": 2, "run": 2}
