@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from features import archives
 from features.audio_images import render
 from features.errors import ClipError
 from features.extracted_sound import extracted
@@ -105,7 +106,8 @@ def _stat(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError:
-        return 0, 0  # opening it says what is wrong
+        member = archives.look(path)
+        return (member.size, member.mtime_ns) if member else (0, 0)  # opening it says what is wrong
     return status.st_size, status.st_mtime_ns
 
 

@@ -1,6 +1,7 @@
 """Media that tests make for themselves, and real clips where a folder of them is at hand."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,14 @@ def moving_square(seconds: float = 2.0, fps: int = 25, height: int = 48, width: 
 def tone(seconds: float = 2.0, rate_hz: int = 44100, frequency_hz: float = 440.0) -> np.ndarray:
     time = np.arange(round(seconds * rate_hz)) / rate_hz
     return (0.4 * np.sin(2 * np.pi * frequency_hz * time)).astype(np.float32)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _archives_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indices of archives are kept here and not in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AVFUSE_ARCHIVES", str(tmp_path_factory.mktemp("archives")))
+        yield
 
 
 @pytest.fixture(scope="session")

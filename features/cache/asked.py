@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from features import archives
 from features.cache.fingerprint import MISSING, digest
 from features.clips import Clip
 
@@ -37,7 +38,7 @@ class AskedClips:
     def media(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Size and modification time of every clip's file, size -1 where there is none."""
         known: dict[str, tuple[int, int]] = {}
-        folders: dict[str, bool] = {}
+        folders: dict[str, bool | archives.Folder | None] = {}
         states = []
         for clip in self.clips:
             path = str(clip.path)
@@ -55,12 +56,16 @@ class AskedClips:
         return self._digests[position]
 
 
-def _state(path: str, folders: dict[str, bool]) -> tuple[int, int]:
-    """Files in a folder that is gone are not asked for one by one: a cache that was carried elsewhere has no media."""
-    parent = os.path.dirname(path)
+def _state(path: str, folders: dict[str, bool | archives.Folder | None]) -> tuple[int, int]:
+    """Files in a folder that is gone are not asked for one by one: a cache that was carried elsewhere has no media. Nor
+    are files in an archive, which is looked at once for each of its folders."""
+    parent, name = os.path.split(path)
     if parent not in folders:
-        folders[parent] = os.path.isdir(parent or os.curdir)
-    if folders[parent]:
+        folders[parent] = os.path.isdir(parent or os.curdir) or archives.folder(parent)
+    folder = folders[parent]
+    if isinstance(folder, archives.Folder):
+        return folder.state(name) or (MISSING.size, MISSING.mtime_ns)
+    if folder:
         try:
             status = os.stat(path)
         except OSError:

@@ -2,17 +2,19 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
-import xxhash
-
-_EDGE_BYTES = 64 * 1024
+from features import archives
+from features.edges import edge_digest
+from features.errors import ClipError
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Size, modification time, and a hash of the first and last 64 KiB. A file that is not there, or that the system
-    does not let us look at, has size -1."""
+    """Size, modification time, and a hash of the first and last 64 KiB. The time of a file in an archive is the
+    archive's. A file that is not there, or that the system does not let us look at, has size -1."""
 
     size: int
     mtime_ns: int
@@ -30,19 +32,28 @@ def fingerprint(path: Path) -> Fingerprint:
     try:
         status = os.stat(path)
     except OSError:
-        return MISSING
+        member = archives.look(path)
+        return MISSING if member is None else Fingerprint(member.size, member.mtime_ns, digest(path, member.size))
     return Fingerprint(status.st_size, status.st_mtime_ns, digest(path, status.st_size))
 
 
 def digest(path: Path, size: int) -> bytes:
     """The hash of a file's first and last 64 KiB; UNREADABLE where it cannot be read."""
-    state = xxhash.xxh3_128()
     try:
         with path.open("rb") as file:
-            state.update(file.read(_EDGE_BYTES))
-            if size > 2 * _EDGE_BYTES:
-                file.seek(size - _EDGE_BYTES)
-            state.update(file.read(_EDGE_BYTES))
+            return edge_digest(partial(_read, file), size)
     except OSError:
+        return _digest_of_member(path)
+
+
+def _read(file: BinaryIO, position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(count)
+
+
+def _digest_of_member(path: Path) -> bytes:
+    try:
+        member = archives.find(path)
+        return UNREADABLE if member is None else member.digest
+    except ClipError:
         return UNREADABLE
-    return state.digest()

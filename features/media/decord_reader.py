@@ -4,14 +4,16 @@ decord numbers a file's packets, those included that an edit list hides, and sho
 numbers mean. So the packets are looked at first, and a file whose numbering is open to doubt is refused.
 """
 
+import io
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.archives import Member
 from features.errors import ClipError, UsageError
+from features.media.probe import Medium
 from features.media.source import Source
 from features.media.timeline import Promise
 
@@ -52,7 +54,7 @@ def require() -> Any:
     return decord
 
 
-def read(path: Path, promise: Promise, wanted: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
+def read(medium: Medium, promise: Promise, wanted: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
     """rank -> uint8 (H, W, 3) of the wanted ranks of a trusted file.
 
     Raises ClipError when decord fails or counts other frames than promised.
@@ -60,7 +62,9 @@ def read(path: Path, promise: Promise, wanted: Iterable[int]) -> dict[int, NDArr
     decord = require()
     ranks = sorted(wanted)
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
+        # Of what has no path decord takes a file object, and reads all of it into memory.
+        file = io.BytesIO(medium.read()) if isinstance(medium, Member) else str(medium)
+        reader = decord.VideoReader(file, num_threads=1)
         if len(reader) != len(promise.timeline):
             raise ClipError("decode", f"decord counts {len(reader)} frames, the file has {len(promise.timeline)}")
         pixels = reader.get_batch(ranks).asnumpy()

@@ -80,13 +80,13 @@ def stretch_sound(source: Source, stretch: Stretch, interval: Interval) -> Signa
     start = stretch.origin + interval.start
     end = stretch.origin + interval.end if interval.end is not None else None
     for back in _STEPS_BACK if start > _SOUND_LEAD_SECONDS else ():
-        with Source(source.path) as own:
+        with Source(source.path, source.medium) as own:
             assert own.audio is not None
             found = own.packets_from(own.audio, start - back - _SOUND_LEAD_SECONDS)
             packets = list(takewhile(lambda packet: _starts_before(packet, base, end), found))
             if packets and _starts_before(packets[0], base, start - _SOUND_LEAD_SECONDS / 2):
                 return decode_sound(own.audio, packets)
-    with Source(source.path) as own:
+    with Source(source.path, source.medium) as own:
         assert own.audio is not None
         packets = list(takewhile(lambda packet: _starts_before(packet, base, end), own.read_anew(own.audio)))
         return decode_sound(own.audio, packets)

@@ -6,6 +6,8 @@ from pathlib import Path
 import av
 from av.error import FFmpegError
 
+from features import archives
+from features.archives import Member
 from features.errors import ClipError
 from features.media.packets import damage_of
 
@@ -50,24 +52,43 @@ class MediaInfo:
     channels: int | None
 
 
-def open_container(path: Path) -> av.container.InputContainer:
-    """Open a media file for reading. Raises ClipError (stage `open`) that says what is wrong with it."""
-    if not path.exists():
+Medium = Path | Member
+"""A media file: one of its own, or one in an archive."""
+
+
+def find_medium(path: Path) -> Medium:
+    """What a clip's path names. Raises ClipError (stage `open`) where it is not there, or holds nothing."""
+    medium = path if path.exists() else archives.find(path)
+    if medium is None:
         raise ClipError("open", "file not found")
-    if path.is_dir():
+    if medium is path and path.is_dir():
         raise ClipError("open", "is a folder")
-    if path.stat().st_size == 0:
+    if size_of(medium) == 0:
         raise ClipError("open", "file is empty (0 bytes)")
+    return medium
+
+
+def size_of(medium: Medium) -> int:
+    """In bytes."""
+    return medium.size if isinstance(medium, Member) else medium.stat().st_size
+
+
+def open_container(medium: Medium) -> av.container.InputContainer:
+    """Open a media file for reading. Raises ClipError (stage `open`) that says what is wrong with it."""
     try:
+        if isinstance(medium, Member):
+            # Through a file object FFmpeg would go wherever a playlist sends it, the network included.
+            nowhere = {"protocol_whitelist": "none"}
+            return av.open(medium.open(), mode="r", metadata_errors="replace", options=nowhere)
         # Without a path in the metadata FFmpeg may not name it; the file is a local file, never an address.
-        return av.open(f"file:{path}", mode="r", metadata_errors="replace")
+        return av.open(f"file:{medium}", mode="r", metadata_errors="replace")
     except (FFmpegError, ValueError) as error:
         raise ClipError("open", f"not a readable media file ({damage_of(error)})") from error
 
 
 def probe(path: Path) -> MediaInfo:
     """Read the container's header. Raises ClipError when it is no media file."""
-    with open_container(path) as container:
+    with open_container(find_medium(path)) as container:
         video = picture_stream(container)
         audio = container.streams.audio[0] if container.streams.audio else None
         rate = video.average_rate if video is not None else None

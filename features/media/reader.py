@@ -173,7 +173,7 @@ class MediaFile:
         if self.reader == "decord":
             if reason := decord_reader.distrust(source, promise):
                 raise ClipError("decode", f"decord cannot be trusted with this file ({reason}): use --reader pyav")
-            pixels = decord_reader.read(self.path, promise, choice.wanted)
+            pixels = decord_reader.read(source.medium, promise, choice.wanted)
             _fill(picture, samplings, choice, promise.timeline, pixels)
             return
         if promise.is_certain and not source.is_avi:

@@ -12,7 +12,7 @@ from av.error import FFmpegError
 from features.errors import ClipError
 from features.media.packets import AnyPacket, damage_of
 from features.media.pictures import first_frame
-from features.media.probe import open_container, picture_stream
+from features.media.probe import Medium, find_medium, open_container, picture_stream, size_of
 from features.media.sound import Signal, decode_sound
 from features.media.timeline import Promise
 
@@ -26,12 +26,14 @@ MAX_PICTURE_PIXELS = 2**27
 class Source:
     """One open media file: its first picture stream and its first audio stream, None where there is none.
 
-    Raises ClipError when the file cannot be opened, or claims a picture beyond all measure.
+    medium: what `path` names, where that is known already: what it holds in memory is not read again. Raises ClipError
+    when the file cannot be opened, or claims a picture beyond all measure.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, medium: Medium | None = None) -> None:
         self.path = path
-        self.container = open_container(path)
+        self.medium = medium or find_medium(path)
+        self.container = open_container(self.medium)
         self.video = picture_stream(self.container)
         self.audio = self.container.streams.audio[0] if self.container.streams.audio else None
         if self.video is not None:
@@ -39,7 +41,7 @@ class Source:
                 self.close()
                 raise ClipError("open", f"claims a picture of {self.video.width}x{self.video.height}")
             self.video.codec_context.thread_count = 1  # clips are decoded side by side, in processes
-        self._is_small = path.stat().st_size <= HELD_BYTES
+        self._is_small = size_of(self.medium) <= HELD_BYTES
         self._at_start = True
 
     def __enter__(self) -> "Source":
@@ -122,14 +124,14 @@ class Source:
             for packet in _until_damage(self.container.demux(*(self.container.streams[index] for index in held))):
                 held[packet.stream_index].append(packet)
         else:
-            with open_container(self.path) as container:
+            with open_container(self.medium) as container:
                 for packet in _until_damage(container.demux(*(container.streams[index] for index in held))):
                     held[packet.stream_index].append(packet)
         return held
 
     def read_anew(self, stream: av.stream.Stream) -> Iterator[AnyPacket]:
         """A stream's packets from the first on, by opening the file again: nothing is held."""
-        with open_container(self.path) as container:
+        with open_container(self.medium) as container:
             yield from _until_damage(container.demux(container.streams[stream.index]))
 
 

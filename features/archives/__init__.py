@@ -1,0 +1,18 @@
+"""Clips in archives (.tar, .tar.gz, .tgz) are read in place, as if these were folders: `DIR/x.tar.gz/video/a.mp4`."""
+
+from features.archives.indexing import ArchiveIndex, index, list_members, unread
+from features.archives.members import Folder, Member, find, folder, look
+from features.archives.paths import is_archive
+
+__all__ = [
+    "ArchiveIndex",
+    "Folder",
+    "Member",
+    "find",
+    "folder",
+    "index",
+    "is_archive",
+    "list_members",
+    "look",
+    "unread",
+]

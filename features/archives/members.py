@@ -1,0 +1,121 @@
+"""Files in archives, read in place: nothing is ever unpacked to disk."""
+
+import io
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from features.archives.cursor import Chunks, Cursor
+from features.archives.headers import digest_at
+from features.archives.indexing import ArchiveIndex, index_of
+from features.archives.paths import split
+from features.errors import ClipError, UsageError
+
+WHOLE_BYTES = 32 * 2**20
+"""A member up to this size is read whole when it is opened; of a larger one the last few chunks are kept."""
+
+
+class Member:
+    """A regular file in an archive. Whatever opens it anew reads nothing twice that it still holds."""
+
+    def __init__(self, index: ArchiveIndex, name: str) -> None:
+        """Raises ClipError where there is no such file."""
+        entry = index.entries.get(name)
+        if entry is None:
+            what = f"is {index.others[name]}, which is not followed" if name in index.others else "is not there"
+            problem = f" ({index.problem})" if index.problem else ""
+            raise ClipError("open", f"'{name}' {what} in {index.archive}{problem}")
+        self.size = entry.size
+        self.mtime_ns = index.mtime_ns
+        self._index = index
+        self._name = name
+        self._offset = entry.offset
+        self._digest = entry.digest
+
+    @property
+    def digest(self) -> bytes:
+        """Its `edge_digest`. Raises ClipError where it cannot be read."""
+        return self._digest or digest_at(self._content, self._offset, self.size)
+
+    def read(self) -> bytes:
+        """All of it. Raises ClipError where it cannot be read."""
+        return self._content(self._offset, self.size)
+
+    def open(self) -> "io.BytesIO | Cursor":
+        """A file object with a name of the same ending. It needs no closing. Raises ClipError where it cannot be read,
+        and so does reading from it."""
+        ending = PurePosixPath(self._name).suffix
+        name = f"clip{ending if ending.isascii() else ''}"
+        if self.size > WHOLE_BYTES:
+            return Cursor(lambda start, count: self._chunks.read_at(self._offset + start, count), self.size, name)
+        held = _Held(self._whole)
+        held.name = name
+        return held
+
+    @cached_property
+    def _whole(self) -> bytes:
+        return self.read()
+
+    @cached_property
+    def _chunks(self) -> Chunks:
+        return Chunks(self._content, self._bounds)
+
+    def _bounds(self, position: int) -> tuple[int, int]:
+        start, end = self._index.bounds(position)
+        return max(start, self._offset), min(end, self._offset + self.size)
+
+    def _content(self, start: int, count: int) -> bytes:
+        try:
+            return self._index.read(start, count)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ClipError("open", f"'{self._name}' in {self._index.archive} cannot be read ({reason})") from error
+
+
+class Folder(NamedTuple):
+    """A folder in an archive. prefix: what its members' names begin with."""
+
+    archive: ArchiveIndex
+    prefix: str
+
+    def state(self, name: str) -> tuple[int, int] | None:
+        """Size and modification time of a file in it, the latter the archive's; None where it is not there."""
+        entry = self.archive.entries.get(self.prefix + name)
+        return None if entry is None else (entry.size, self.archive.mtime_ns)
+
+
+def find(path: str | Path) -> Member | None:
+    """The member of an archive that a path names; None for a path that leads into no archive.
+
+    Raises ClipError where the archive holds no such file, or cannot be read.
+    """
+    place = split(path)
+    if place is None:
+        return None
+    try:
+        return Member(index_of(place), place.member)
+    except UsageError as error:
+        raise ClipError("open", str(error)) from error
+
+
+def look(path: str | Path) -> Member | None:
+    """As `find`, and None where there is no such file."""
+    try:
+        return find(path)
+    except ClipError:
+        return None
+
+
+def folder(path: str | Path) -> Folder | None:
+    """The folder, there or not, that a path names in an archive; None where it leads into none that can be read."""
+    place = split(f"{path}/")
+    if place is None:
+        return None
+    try:
+        return Folder(index_of(place), place.member)
+    except UsageError:
+        return None
+
+
+class _Held(io.BytesIO):
+    name: str
