@@ -15,13 +15,17 @@ comma := ,
 flag = $(if $($(1)),$(2) "$($(1))")
 switch = $(if $($(1)),$(2))
 
-DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,LABEL_COLUMN,--label-column) \
-	$(call flag,GROUP_COLUMN,--group-column) $(call flag,SPLIT_COLUMN,--split-column) \
-	$(call switch,OUTSIDE_ROOT,--outside-root)
-SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,DEVICE,--device) $(call flag,CACHE,--cache) \
-	$(call switch,REPLACE,--replace) $(ARGS)
+DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,ANNOTATIONS,--annotations) $(call flag,COLLECTION,--collection) \
+	$(call flag,SPLIT,--split) $(call flag,SUBSET,--subset) $(call flag,VARIANT,--variant) $(call flag,CLASSES,--classes) \
+	$(call flag,VGGSOUNDER,--vggsounder) $(call flag,VGGSOUNDER_LABELS,--vggsounder-labels) \
+	$(call flag,TRAIN_LIST,--train-list) $(call flag,TABLE,--table) $(call flag,LABEL_COLUMN,--label-column) \
+	$(call flag,GROUP_COLUMN,--group-column) $(call flag,SPLIT_COLUMN,--split-column) $(call flag,TARGETS,--targets) \
+	$(call flag,SEVERAL,--several) $(call switch,OUTSIDE_ROOT,--outside-root) $(call flag,FRACTION,--fraction) \
+	$(call flag,CLIPS,--clips) $(call flag,SAMPLING,--sampling) $(call flag,FOLDS,--folds) $(call flag,FOLD,--fold) \
+	$(call flag,VALIDATION,--validation) $(call flag,SEED,--seed)
+SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,CACHE,--cache) $(call switch,REPLACE,--replace) $(ARGS)
 
-.PHONY: help demo test extract cluster fuse report bench compare-readers compare-precision torture survey-damage docs-images lint format clean
+.PHONY: help demo test manifest extract cluster fuse report bench compare-readers compare-precision torture survey-damage docs-images lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,19 +35,24 @@ demo: $(VENV)/.installed ## render a small data set, extract its features, train
 	@$(AVFUSE) extract --dataset demo
 	@$(AVFUSE) fuse --dataset demo --fusion all --name demo --seeds 3 --replace
 
-extract: $(VENV)/.installed $(if $(filter dask,$(ENGINE)),$(VENV)/.installed-cluster) ## stage one: DATASET=demo|folder|..., ROOT=..., FEATURES=..., FRAMES=uniform:25, READER=pyav, STYLE=aligned, WEIGHTS=auto, PRECISION=fp32, DTYPE=fp16, DEVICE=auto, LIMIT=N, WORKERS=N, CHUNK_RANGE=I/N, ENGINE=dask SCHEDULER=tcp://HOST:8786
+manifest: $(VENV)/.installed ## list a data set's clips: DATASET=ucf101|kinetics_sounds|vggsound|epic_kitchens_100|folder|csv, ROOT=..., ANNOTATIONS=..., SUBSET, SPLIT, FRACTION, ... (docs/datasets.md)
+	@$(AVFUSE) manifest "$(DATASET)" $(DATASET_FLAGS) $(SHARED_FLAGS)
+
+extract: $(VENV)/.installed $(if $(filter dask,$(ENGINE)),$(VENV)/.installed-cluster) ## stage one: DATASET=demo|ucf101|folder|..., ROOT=..., FEATURES=..., FRAMES=uniform:25, READER=pyav, STYLE=aligned, WEIGHTS=auto, PRECISION=fp32, DTYPE=fp16, DEVICE=auto, LIMIT=N, WORKERS=N, CHUNK_RANGE=I/N, ENGINE=dask SCHEDULER=tcp://HOST:8786
 	@$(AVFUSE) extract --dataset "$(DATASET)" $(DATASET_FLAGS) $(call flag,FEATURES,--features) \
 		$(call flag,FRAMES,--frames) $(call flag,LIMIT,--limit) $(call flag,WORKERS,--workers) \
 		$(call flag,READER,--reader) $(call flag,STYLE,--style) $(call flag,SIZE,--size) $(call flag,WEIGHTS,--weights) \
 		$(call flag,PRECISION,--precision) $(call flag,DTYPE,--dtype) $(call switch,RETRY_FAILED,--retry-failed) \
-		$(call flag,CHUNK_RANGE,--chunk-range) $(call flag,ENGINE,--engine) $(call flag,SCHEDULER,--scheduler) $(SHARED_FLAGS)
+		$(call flag,CHUNK_RANGE,--chunk-range) $(call flag,ENGINE,--engine) $(call flag,SCHEDULER,--scheduler) \
+		$(call flag,DEVICE,--device) $(SHARED_FLAGS)
 
 cluster: $(VENV)/.installed-cluster ## a Dask scheduler and two workers on this machine, for ENGINE=dask
 	@$(AVFUSE) cluster $(ARGS)
 
 fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all, SEEDS=N, NAME=...
 	@$(AVFUSE) fuse --dataset "$(DATASET)" --fusion "$(FUSION)" $(call flag,SEEDS,--seeds) $(call flag,VIDEO,--video) \
-		$(call flag,AUDIO,--audio) $(call flag,EPOCHS,--epochs) $(call flag,RUNS,--runs) $(SHARED_FLAGS)
+		$(call flag,AUDIO,--audio) $(call flag,EPOCHS,--epochs) $(call flag,RUNS,--runs) $(call flag,DEVICE,--device) \
+		$(SHARED_FLAGS)
 
 report: $(VENV)/.installed ## the page of a run again: DATASET=..., NAME=... (the run's name)
 	@$(AVFUSE) report "$(or $(RUNS),runs)/$(DATASET)/$(or $(NAME),$(subst $(comma),+,$(FUSION)))" $(call flag,CACHE,--cache) $(ARGS)

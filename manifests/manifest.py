@@ -86,7 +86,7 @@ class Manifest:
         for target in self.targets:
             _check_classes(self.table, target, self.name)
         if not self.outside_root:
-            _check_inside(self.table["path"], self.name, self.root)
+            _check_inside(self.table["path"].unique().tolist(), self.name, self.root)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -106,12 +106,17 @@ class Manifest:
     def summary(self) -> str:
         counts = self.table["split"].value_counts()
         parts = ", ".join(f"{counts[split]} {split}" for split in SPLITS if split in counts)
-        labels = ", ".join(_count(target) for target in self.targets) or "no labels"
+        several = len(self.targets) > 1
+        labels = ", ".join(
+            f"{len(target.classes)} {f'{target.name} ' if several else ''}classes" for target in self.targets
+        )
         groups = self.table["group"].nunique()
-        return f"{self.name}: {len(self)} clips ({parts}), {labels}, {groups} groups, media in {self.root}"
+        return (
+            f"{self.name}: {len(self)} clips ({parts}), {labels or 'no labels'}, {groups} groups, media in {self.root}"
+        )
 
 
-def _check_inside(paths: pd.Series, name: str, root: Path) -> None:
+def _check_inside(paths: list[str], name: str, root: Path) -> None:
     """As paths are written; links below the root may lead where they like. Raises UsageError that names the first."""
     for path in paths:
         normal = os.path.normpath(path)
@@ -145,10 +150,6 @@ def _check_classes(table: pd.DataFrame, target: Target, name: str) -> None:
             f"manifest '{name}': column '{target.name}' names '{unknown[0]}', which is none of its "
             f"{len(target.classes)} classes"
         )
-
-
-def _count(target: Target) -> str:
-    return f"{len(target.classes)} {'' if target.name == 'label' else target.name + ' '}classes"
 
 
 def validate(table: pd.DataFrame, name: str, targets: Iterable[str] = ()) -> pd.DataFrame:

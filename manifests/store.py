@@ -27,7 +27,8 @@ def save_manifest(cache: Path, manifest: Manifest, replace: bool = False, format
         if other["collection"] == manifest.collection and other["root"] != str(manifest.root) and not replace:
             raise UsageError(
                 f"'{manifest.collection}' already stands for the media in {other['root']} (data set '{path.stem}'): "
-                f"give {manifest.root} another name (NAME=...), or say --replace if the media moved there"
+                f"say --replace if the media moved to {manifest.root}, or call these others "
+                + ("otherwise (NAME=...)" if manifest.name == manifest.collection else "otherwise (--collection NAME)")
             )
     described = {
         "name": manifest.name,
@@ -48,6 +49,16 @@ def save_manifest(cache: Path, manifest: Manifest, replace: bool = False, format
     for other_format in set(FORMATS) - {format}:
         path.with_suffix(f".{other_format}").unlink(missing_ok=True)
     return path
+
+
+def save_left_out(cache: Path, name: str, left_out: pd.DataFrame) -> None:
+    """Write which listed clips a manifest leaves out, and why; nothing lies there when none is."""
+    path = cache / "manifests" / "left-out" / f"{name}.csv"
+    if left_out.empty:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left_out.to_csv(path, index=False)
 
 
 def load_manifest(cache: Path, name: str) -> Manifest:

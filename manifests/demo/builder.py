@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from manifests.annotations import Annotations
 from manifests.demo.render import REVISION, render_demo
-from manifests.manifest import Manifest
+from manifests.listing import Listing
 
 SEED = 0
 
 
-def build_demo(root: Path, name: str | None = None, jobs: int = 2) -> Manifest:
-    """Render the demo clips under `root` (skipped where they are complete) and return their manifest.
+def describe_demo(root: Path, annotations: Annotations, jobs: int = 2) -> Listing:
+    """Render the demo clips under `root` (skipped where they are complete) and list them.
 
     Twelve classes: six differ only in what is seen, six only in what is heard; see `manifests.demo`. Groups share a
     scene and the split is by group, as UCF101's.
@@ -33,6 +34,5 @@ def build_demo(root: Path, name: str | None = None, jobs: int = 2) -> Manifest:
             for clip in clips
         ]
     )
-    name = name or "demo"
     provenance = {"builder": "demo", "revision": REVISION, "seed": SEED}
-    return Manifest(name=name, collection=name, root=root, table=table, provenance=provenance)
+    return Listing(name="demo", table=table, provenance=provenance)

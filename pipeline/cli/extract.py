@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.manifest import build_manifest, builder_options
+from pipeline.cli.manifest import builder_options, find_manifest
 from pipeline.cli.options import (
     cache_option,
     device_option,
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from features.audio_images import Style
     from features.backbones import WeightsChoice
     from features.spec import Dtype, FeatureSpec, Precision
-    from manifests import Manifest
     from stages.extract.engine import Engine
     from stages.extract.run import ExtractSummary
 
@@ -34,8 +33,14 @@ PRECISIONS: "dict[str, Precision]" = {"fp32": "float32", "bf16": "bfloat16", "fp
 DTYPES: "dict[str, Dtype]" = {"fp16": "float16", "fp32": "float32"}
 
 
+@builder_options
 @click.command(short_help="Stage one: compute the features of a data set into the cache.")
-@click.option("--dataset", required=True, help="A data set listed before, or a kind to list first: demo, folder.")
+@click.option(
+    "--dataset",
+    required=True,
+    help="A data set listed before, or one to list first: demo, folder, ucf101, ... (avfuse manifest --help); what "
+    "describes it there can be said here too.",
+)
 @click.option(
     "--features",
     default="lite",
@@ -100,7 +105,6 @@ DTYPES: "dict[str, Dtype]" = {"fp16": "float16", "fp32": "float32"}
     metavar="NAME=N",
     help="dask: what a worker must have declared to be given work (default: GPU=1 where any has).",
 )
-@builder_options
 @device_option
 @cache_option
 def extract(
@@ -128,8 +132,8 @@ def extract(
 ) -> None:
     """Compute the features of a data set and keep them; what is in the cache already is not computed again.
 
-    --dataset names one that was listed before (`avfuse manifest`), or a kind of data set to list first: demo, or folder
-    with --root. A clip that cannot be used is recorded with its reason and the run goes on.
+    --dataset names one that was listed before, or a kind of data set to list first, with the options that describe it
+    (`avfuse manifest DATASET --help`). A clip that cannot be used is recorded with its reason and the run goes on.
 
     \b
     Examples:
@@ -146,8 +150,8 @@ def extract(
     choice = WeightsChoice.parse(weights)
     specs = resolve(names(features), frames, reader, style, size, choice, PRECISIONS[precision], DTYPES[dtype])
     _say_licences(specs, choice)
-    listed = _manifest(dataset, cache, described)
-    click.echo(listed.summary())
+    listed, said = find_manifest(dataset, cache, described)
+    click.echo(said)
     from stages.extract.plan import part_of
     from stages.extract.pool import DEFAULT_LIMITS
     from stages.extract.run import extract as run_extract
@@ -232,19 +236,6 @@ def _say_licences(specs: "Sequence[FeatureSpec]", choice: "WeightsChoice") -> No
             click.echo(
                 f"{name}: its weights ({used.name}) are licensed {used.licence}, not for commercial use", err=True
             )
-
-
-def _manifest(dataset: str, cache: Path, described: dict[str, Any]) -> "Manifest":
-    from features.errors import UsageError
-    from manifests import BUILDERS, list_manifests, load_manifest
-
-    if dataset in BUILDERS:
-        return build_manifest(dataset, cache, **described)
-    known = list_manifests(cache)
-    if dataset in known:
-        return load_manifest(cache, dataset)
-    listed = f"; listed before: {', '.join(known)}" if known else ""
-    raise UsageError(f"unknown data set '{dataset}': choose from {', '.join(BUILDERS)} (folder needs ROOT){listed}")
 
 
 def _print(summary: "ExtractSummary", clips: int) -> None:

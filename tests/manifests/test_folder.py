@@ -1,14 +1,17 @@
 """Any folder becomes a manifest, or one line says why not."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from features.errors import UsageError
-from manifests import build, load_manifest, save_manifest
-from manifests.folder import build_folder
-from manifests.manifest import Manifest
+from manifests import Manifest, Target, build, list_manifests, load_manifest, save_manifest
+
+
+def build_folder(root: Path, **options: Any) -> Manifest:
+    return build("folder", root, root / "no-cache", **options).manifest
 
 
 @pytest.fixture
@@ -84,6 +87,8 @@ def test_files_that_differ_only_in_suffix_keep_it(tmp_path: Path) -> None:
     [
         ([{"name": "a.mp4"}], {}, "no column 'path' or 'file'"),
         ([{"file": "a.mp4"}], {"label_column": "verb"}, "--label-column verb"),
+        ([{"file": "a.mp4"}], {"targets": ["verb"]}, "target 'verb': .* has no such column"),
+        ([{"file": "a.mp4", "start": 1}], {"several": ["start"]}, "column 'start' says something else"),
         ([{"file": "a.mp4", "start": "soon", "label": "x"}], {}, "column 'start'"),
         ([{"file": "a.mp4", "start": 3, "end": 1, "label": "x", "split": "train"}], {}, "end is after start"),
         ([{"file": "a.mp4", "label": "x", "split": "training"}], {}, "column 'split', row 0: 'training'"),
@@ -113,12 +118,42 @@ def test_a_data_set_needs_its_root(tmp_path: Path) -> None:
         build("demo", tmp_path, tmp_path, label_column="x")
 
 
-def test_manifests_survive_the_disk(tree: Path, tmp_path: Path) -> None:
-    manifest = build_folder(tree)
-    save_manifest(tmp_path / "cache", manifest)
-    read = load_manifest(tmp_path / "cache", "clips")
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+def test_manifests_survive_the_disk(tmp_path: Path, format: str) -> None:
+    rows = [
+        {"path": f"{i}.mp4", "start": i / 3, "end": i + 1 / 7, "verb": 'Zürich, "x"', "tags": "a|b" if i else ""}
+        for i in range(10)
+    ]
+    manifest = build_folder(write_labels(tmp_path / "clips", rows), targets=["verb"], several=["tags"])
+    cache = tmp_path / "cache"
+    path = save_manifest(cache, manifest, format=format)
+    read = load_manifest(cache, "clips")
     pd.testing.assert_frame_equal(read.table, manifest.table)
     assert (read.root, read.collection, read.provenance) == (manifest.root, "clips", manifest.provenance)
+    assert read.targets == manifest.targets == (
+        Target("verb", ("Zürich, \"x\"",)), Target("tags", ("a", "b"), several=True),
+    )  # fmt: skip
+    other = save_manifest(cache, manifest, format="csv" if format == "parquet" else "parquet")
+    assert other.exists()
+    assert not path.exists()
+    assert list_manifests(cache) == ["clips"]
+
+
+def test_a_table_of_ones_own_needs_no_place_of_its_own(tree: Path, tmp_path: Path) -> None:
+    table = tmp_path / "mine.csv"
+    table.write_text("file,what,who\nrun/run0.avi,run|fast,a\njump/jump1.avi,jump,b\n")
+    built = build("csv", tree, tmp_path, table=table, several=["what"], group_column="who", name="mine")
+    assert (built.manifest.name, built.manifest.collection) == ("mine", "mine")
+    assert built.manifest.targets == (Target("what", ("fast", "jump", "run"), several=True),)
+    assert set(built.manifest.provenance["annotations"]) == {"mine.csv"}
+    with pytest.raises(UsageError, match="needs its table: TABLE=FILE"):
+        build("csv", tree, tmp_path)
+
+
+def test_a_class_that_a_target_does_not_have_is_refused(tree: Path) -> None:
+    table = build_folder(tree).table
+    with pytest.raises(UsageError, match="column 'label' names 'run', which is none of its 1 classes"):
+        Manifest("x", "x", tree, table, targets=(Target("label", ("jump",)),))
 
 
 def test_a_name_stands_for_one_root(tree: Path, tmp_path: Path) -> None:

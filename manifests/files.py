@@ -1,0 +1,140 @@
+"""The media files below a folder, by name: how official lists find their clips."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NoReturn
+
+import pandas as pd
+from tqdm import tqdm
+
+from features.archives import index, is_archive
+from features.errors import UsageError
+from features.media import MEDIA_SUFFIXES
+
+SOUND_SUFFIXES = frozenset([".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"])
+
+_VIDEO_ID = re.compile(r"(?P<id>.{11})(?:_(?P<start>\d+))?(?:_\d+)?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One media file: its path relative to the root, through its archive where it lies in one; its size in bytes."""
+
+    path: str
+    size: int
+
+    @property
+    def stem(self) -> str:
+        return os.path.splitext(os.path.basename(self.path))[0]
+
+
+class MediaTree:
+    """All media files below a root, in tar archives too, in the order of their paths. Links to folders are followed.
+
+    Raises UsageError when the root is not a folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.problems: list[str] = []
+        """What could not be looked into, or only in part, once `files` were asked for."""
+        if not self.root.is_dir():
+            raise UsageError(f"ROOT={root} is not a folder: name the folder that holds the clips")
+
+    @cached_property
+    def files(self) -> list[Found]:
+        """Sound files stand behind all others, and what lies in archives behind plain files of the same kind, so that
+        the first file of a name is the one to use."""
+        plain, archives = [], []
+        below = len(os.path.join(self.root, ""))
+        for path, size in _files(self.root, set()):
+            relative = path[below:]
+            if is_archive(path):
+                archives.append((relative, size))
+            elif _suffix(path) in MEDIA_SUFFIXES:
+                plain.append(Found(relative, size))
+        found = sorted(plain, key=lambda file: file.path) + list(self._in_archives(sorted(archives)))
+        return sorted(found, key=lambda file: _suffix(file.path) in SOUND_SUFFIXES)
+
+    def _in_archives(self, archives: list[tuple[str, int]]) -> Iterator[Found]:
+        """A large .tar.gz takes minutes the first time."""
+        total = sum(size for _, size in archives)
+        with tqdm(total=total, unit="B", unit_scale=True, desc="archives", disable=not archives, delay=1) as bar:
+            done = 0
+            for relative, size in archives:
+                try:
+                    archive = index(self.root / relative, _progress(bar, done))
+                except UsageError as error:
+                    self.problems.append(str(error))
+                else:
+                    for problem in (archive.problem, archive.unkept):
+                        if problem is not None:
+                            self.problems.append(f"{relative}: {problem}")
+                    for name in sorted(archive.entries):
+                        if _suffix(name) in MEDIA_SUFFIXES:
+                            yield Found(f"{relative}/{name}", archive.entries[name].size)
+                done += size
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        return {file.path: file.size for file in self.files}
+
+    def by_stem(self, *, ignore_case: bool = False) -> dict[str, str]:
+        """Path by name without suffix."""
+        paths: dict[str, str] = {}
+        for file in self.files:
+            paths.setdefault(file.stem.casefold() if ignore_case else file.stem, file.path)
+        return paths
+
+    def by_video(self, ids: pd.Series, starts: pd.Series) -> tuple[pd.Series, int]:
+        """Paths of excerpts of YouTube videos, None where there is none.
+
+        Args:
+            ids: YouTube ids. starts: whole seconds into the video.
+
+        Returns:
+            The paths, of files named `ID_START` or `ID_START_END` whatever their zeros, else `ID` alone; and how many
+            were found by their id alone.
+        """
+        exact: dict[tuple[str, int], str] = {}
+        alone: dict[str, str] = {}
+        for file in self.files:
+            matched = _VIDEO_ID.fullmatch(file.stem)
+            if matched is None:
+                continue
+            if matched["start"] is None:
+                alone.setdefault(matched["id"], file.path)
+            else:
+                exact.setdefault((matched["id"], int(matched["start"])), file.path)
+        asked = list(zip(ids.tolist(), starts.astype(int).tolist(), strict=True))
+        paths = [exact.get(key) or alone.get(key[0]) for key in asked]
+        by_id = sum(path is not None and key not in exact for key, path in zip(asked, paths, strict=True))
+        return pd.Series(paths, index=ids.index, dtype=object), by_id
+
+
+def _progress(bar: "tqdm[NoReturn]", before: int) -> Callable[[int], object]:
+    return lambda read: bar.update(before + read - bar.n)
+
+
+def _files(folder: Path | str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+    """Every file below a folder with its size; folders that links lead to in circles are entered once."""
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _files(entry.path, seen)
+            elif entry.is_file():
+                yield entry.path, entry.stat().st_size
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()

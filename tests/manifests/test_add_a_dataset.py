@@ -1,0 +1,60 @@
+"""The data set that docs/add-a-dataset.md adds, by the code that is printed there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """The page's code as a file, and AVE's lists with a video for each line but one."""
+    page = (ROOT / "docs" / "add-a-dataset.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "ave.py").write_text(code)
+    root = tmp_path / "AVE_Dataset"
+    (root / "AVE").mkdir(parents=True)
+    for index, part in enumerate(("trainSet", "valSet", "testSet")):
+        ids = [f"{index}{clip}_-abcdefgh" for clip in range(3)]
+        lines = [f"{label}&{name}&good&0&10" for label, name in zip(("Church bell", "Bark", "Bark"), ids, strict=True)]
+        (root / f"{part}.txt").write_text("\n".join([*lines, ""]))
+        for name in ids[: 2 if part == "testSet" else 3]:
+            (root / "AVE" / f"{name}.mp4").write_bytes(b"x")
+    return tmp_path
+
+
+def manifest(place: Path, own: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "manifest", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "AVFUSE_DATASETS": own}
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_the_code_on_the_page_is_a_data_set(place: Path) -> None:
+    done = manifest(place, "ave.py", "ave", "--root", "AVE_Dataset", "--no-probe")
+    assert done.returncode == 0, done.stderr
+    assert "ave: 8 clips (3 train, 3 val, 2 test), 2 classes" in done.stdout
+    assert "the lists have 3 train clips, the published ones 3,339" in done.stdout
+    assert "left out, not found: 1 clips, such as 22_-abcdefgh" in done.stdout
+
+
+def test_its_official_files_are_asked_for(place: Path) -> None:
+    (place / "AVE_Dataset" / "valSet.txt").unlink()
+    done = manifest(place, "ave.py", "ave", "--root", "AVE_Dataset")
+    assert done.returncode == 2
+    assert "valSet.txt not found in AVE_Dataset" in done.stderr
+    assert "github.com/YapengTian/AVE-ECCV18" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("own", "message"), [("nowhere.py", "nowhere.py is no Python file"), ("ave.py:ave.py", "taken")]
+)
+def test_files_that_cannot_be_used_are_named(place: Path, own: str, message: str) -> None:
+    done = manifest(place, own, "ave", "--root", "AVE_Dataset")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

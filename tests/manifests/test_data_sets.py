@@ -1,0 +1,328 @@
+"""The papers' data sets in their own layouts, with small lists of the true form."""
+
+import shutil
+from pathlib import Path
+
+import official_trees
+import pandas as pd
+import pytest
+
+from features.errors import UsageError
+from manifests import Built, build, load_manifest, save_manifest
+from manifests.build import EMPTY, NO_AUDIO, NOT_FOUND
+from manifests.parts import Part
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("ucf101", "kinetics_sounds", "vggsound", "epic_kitchens_100"):
+        (folder / name).mkdir()
+        getattr(official_trees, name)(folder / name)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def left_out(built: Built) -> dict[str, str]:
+    return dict(zip(built.left_out["clip_id"], built.left_out["why"], strict=True))
+
+
+# UCF101
+
+
+def test_ucf101_lists_what_is_there_and_accounts_for_the_rest(trees: Path, cache: Path) -> None:
+    built = build("ucf101", trees / "ucf101", cache, probe=True, jobs=1)
+    manifest = built.manifest
+    assert (manifest.name, manifest.collection) == ("ucf101", "ucf101")
+    assert manifest.targets[0].classes == ("ApplyEyeMakeup", "Basketball", "HandStandPushups")
+    assert left_out(built) == {official_trees.UCF101_MISSING: NOT_FOUND, official_trees.UCF101_EMPTY: EMPTY}
+    assert built.counts.loc["train"].to_dict() == {
+        "listed": 30, "expected": 9537, "found": 28, "missing": 1, "empty": 1, "used": 28, "published": -1,
+        "unreadable": 0, "without_audio": 10,
+    }  # fmt: skip
+    assert built.counts.loc["test", "without_audio"] == 4
+
+
+def test_ucf101_sets_groups_24_and_25_of_train_aside(trees: Path, cache: Path) -> None:
+    for split, test_groups in ((1, {"g01", "g02"}), (2, {"g08", "g09"})):
+        table = build("ucf101", trees / "ucf101", cache, split=split).manifest.table
+        groups = table["group"].str[-3:].groupby(table["split"]).agg(set)
+        assert groups["val"] == {"g24", "g25"}
+        assert groups["test"] == test_groups
+        assert not groups["train"] & (groups["val"] | groups["test"])
+
+
+def test_ucf101_finds_classes_spelled_otherwise_and_says_so(trees: Path, cache: Path) -> None:
+    built = build("ucf101", trees / "ucf101", cache)
+    rows = built.manifest.table[built.manifest.table["label"] == "HandStandPushups"]
+    assert rows["path"].str.startswith("UCF-101/HandstandPushups/v_HandstandPushups_g").all()
+    assert rows["clip_id"].str.startswith("v_HandStandPushups_g").all()
+    assert any("13 files are spelled otherwise" in note for note in built.notes)
+
+
+def test_ucf101_with_sound_leaves_out_clips_without_it(trees: Path, cache: Path) -> None:
+    built = build("ucf101", trees / "ucf101", cache, subset="audio51", split=1, jobs=1)
+    assert built.manifest.name == "ucf101-audio51"
+    assert built.manifest.collection == "ucf101"
+    assert set(built.manifest.table["label"]) == {"ApplyEyeMakeup", "HandStandPushups"}
+    assert left_out(built)[official_trees.UCF101_SOUNDLESS] == NO_AUDIO
+    assert built.counts.loc["train", ["without_audio", "used", "published"]].tolist() == [1, 18, 4893]
+    assert any("MAiVAR counts 4,893" in note for note in built.notes)
+
+
+def test_splits_and_subsets_share_clips_by_name(trees: Path, cache: Path) -> None:
+    whole = build("ucf101", trees / "ucf101", cache).manifest
+    other = build("ucf101", trees / "ucf101", cache, split=2, subset="audio51", jobs=1).manifest
+    assert other.name == "ucf101-audio51-split2"
+    assert set(other.table["clip_id"]) < set(whole.table["clip_id"])
+    save_manifest(cache, whole)
+    save_manifest(cache, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"split": 4}, "splits 1, 2 and 3, not 4"), ({"subset": "audio"}, "all and audio51, not 'audio'")],
+)
+def test_ucf101_has_no_other_splits_and_subsets(trees: Path, cache: Path, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build("ucf101", trees / "ucf101", cache, **options)
+
+
+# Kinetics-Sounds
+
+
+def test_kinetics_sounds_numbers_with_gaps_are_put_in_their_order_and_recorded(trees: Path, cache: Path) -> None:
+    built = build("kinetics_sounds", trees / "kinetics_sounds", cache)
+    manifest = built.manifest
+    assert (manifest.name, manifest.collection) == ("kinetics_sounds-27", "kinetics400")
+    assert manifest.targets[0].classes == ("bowling", "tap dancing", "playing drums")
+    assert manifest.provenance["class_ids"] == {"label": {"bowling": 1, "tap dancing": 14, "playing drums": 23}}
+    assert list(left_out(built).values()) == [NOT_FOUND]
+    test = manifest.table[manifest.table["split"] == "test"]
+    assert test["path"].str.startswith("part_0.tar.gz/val/").all()
+    assert len(test) == 6
+
+
+def test_kinetics_sounds_reads_both_forms_of_rows_of_the_31_class_lists(
+    trees: Path, cache: Path, tmp_path: Path
+) -> None:
+    root = trees / "kinetics_sounds"
+    names = sorted(path.stem for path in (root / "train").rglob("*.mp4"))
+    video, start = names[0][:11], int(names[0][12:18])
+    (tmp_path / "my_train.txt").write_text(
+        "".join(f"{name},10,{11 + index % 2}\n" for index, name in enumerate(names[1:]))
+    )
+    (tmp_path / "my_test.txt").write_text(f"{video}_{start},10,25\nabcdefghijk_7,10,11\n")
+    built = build("kinetics_sounds", root, cache, annotations=tmp_path, variant="31")
+    table = built.manifest.table.set_index("clip_id")
+    assert table.loc[names[0], ["label", "split"]].tolist() == ["singing", "test"]
+    assert set(table["label"]) == {"singing", "playing drums", "playing guitar"}
+    assert left_out(built) == {"abcdefghijk_000007_000017": NOT_FOUND}
+
+
+def test_own_classes_of_kinetics_are_a_variant_of_their_own(trees: Path, cache: Path, tmp_path: Path) -> None:
+    root = trees / "kinetics_sounds"
+    chosen = tmp_path / "loud.txt"
+    chosen.write_text("playing_drums\nbowling\n")
+    by_folders = build("kinetics_sounds", root, cache, classes=chosen)
+    assert by_folders.manifest.name == "kinetics_sounds-loud"
+    assert by_folders.manifest.targets[0].classes == ("playing drums", "bowling")
+    assert by_folders.manifest.table["split"].isin(["train", "val"]).sum() == 11
+    assert (by_folders.manifest.table["split"] == "test").sum() == 4
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    rows = [f"{path.parent.name},{path.stem[:11]},{int(path.stem[12:18])},9,train" for path in root.rglob("train/*/*")]
+    (lists / "train.csv").write_text("\n".join(["label,youtube_id,time_start,time_end,split", *rows, ""]))
+    (lists / "validate.csv").write_text("label,youtube_id,time_start,time_end,split\nbowling,abcdefghijk,3,13,val\n")
+    by_lists = build("kinetics_sounds", root, cache, annotations=lists, classes=chosen)
+    assert left_out(by_lists) == {"abcdefghijk_000003_000013": NOT_FOUND}
+    assert len(by_lists.manifest) == 11
+    chosen.write_text("playing drum\n")
+    with pytest.raises(UsageError, match="no clip of Kinetics-400 is of class 'playing drum'"):
+        build("kinetics_sounds", root, cache, classes=chosen)
+
+
+def test_a_variant_without_lists_is_refused(trees: Path, cache: Path) -> None:
+    with pytest.raises(UsageError, match=r"no variant '32' .* choose from 31, 27"):
+        build("kinetics_sounds", trees / "kinetics_sounds", cache, variant="32")
+
+
+def test_lists_that_are_not_as_published_are_named_with_their_line(trees: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "ksounds27-train.txt").write_text("bowling/abcdefghijk_000001_000011 300 1\nbowling/short 300 1\n")
+    (tmp_path / "ksounds27-val.txt").write_text("bowling/abcdefghijk_000001_000011 300 1\n")
+    with pytest.raises(UsageError, match=r"ksounds27-train.txt, line 2: 'bowling/short 300 1' is not CLASS NAME/"):
+        build("kinetics_sounds", trees / "kinetics_sounds", cache, annotations=tmp_path)
+
+
+# VGGSound
+
+
+def test_vggsound_finds_clips_in_archives_and_under_other_zeros(trees: Path, cache: Path) -> None:
+    built = build("vggsound", trees / "vggsound", cache)
+    assert built.left_out.empty
+    assert built.manifest.table["split"].isin(["train", "val"]).sum() == 18
+    in_archive = built.manifest.table["path"].str.startswith("vggsound_00.tar/in_archive/video/")
+    assert in_archive.sum() == 18
+    assert built.manifest.targets[0].classes == tuple(sorted(official_trees.VGGSOUND))
+    assert (built.manifest.table["clip_id"].str[:11] == built.manifest.table["group"]).all()
+
+
+def test_vggsounder_gives_test_clips_several_labels(trees: Path, cache: Path) -> None:
+    root = trees / "vggsound"
+    built = build("vggsound", root, cache, vggsounder=root / "vggsounder.csv")
+    assert built.manifest.name == "vggsound-vggsounder"
+    (target,) = built.manifest.targets
+    assert (target.name, target.several, len(target.classes)) == ("labels", True, 3)
+    table = built.manifest.table
+    test = table[table["split"] == "test"]
+    assert len(test) == 6
+    assert (test["labels"].str.count(r"\|") == 1).all()
+    assert (table["labels"] == table["label"])[table["split"] != "test"].all()
+    assert any("covers 6 of 9 test clips, 12 labels" in note for note in built.notes)
+    seen = build("vggsound", root, cache, vggsounder=root / "vggsounder.csv", vggsounder_labels="visible").manifest
+    assert seen.name == "vggsound-vggsounder-visible"
+    assert not seen.table["labels"].str.contains("|", regex=False).any()
+
+
+def test_vggsounder_labels_need_the_file(trees: Path, cache: Path) -> None:
+    with pytest.raises(UsageError, match="add --vggsounder FILE"):
+        build("vggsound", trees / "vggsound", cache, vggsounder_labels="audible")
+
+
+# EPIC-KITCHENS-100
+
+
+def test_epic_kitchens_has_two_targets_and_segments_of_long_videos(trees: Path, cache: Path) -> None:
+    built = build("epic_kitchens_100", trees / "epic_kitchens_100", cache, part=Part(validation=0.5))
+    manifest = built.manifest
+    assert [(target.name, target.classes) for target in manifest.targets] == [
+        ("verb", ("take", "put", "cut")),
+        ("noun", ("tap", "plate", "knife", "salt")),
+    ]
+    assert manifest.provenance["class_ids"]["noun"] == {"tap": 0, "plate": 2, "knife": 3, "salt": 299}
+    splits = manifest.table.groupby("group")["split"].unique().map(list).to_dict()
+    assert splits["P02_01"] == ["test"]
+    assert splits["P02_101"] == ["unlabelled"]
+    assert sorted([splits["P01_01"], splits["P01_02"]]) == [["train"], ["val"]]
+    row = manifest.table.set_index("clip_id").loc["P01_01_3"]
+    assert (row["path"], row["start"], row["end"]) == ("P01/videos/P01_01.MP4", 6.1, 8.0)
+    assert (row["verb"], row["noun"], row["label"]) == ("take", "plate", "take plate")
+    assert manifest.table["verb"].isna().sum() == 4
+    assert any("1 segments end after their videos, by up to 0.10 s" in note for note in built.notes)
+    save_manifest(cache, manifest)
+    read = load_manifest(cache, "epic_kitchens_100")
+    pd.testing.assert_frame_equal(read.table, manifest.table)
+    assert read.targets == manifest.targets
+
+
+# Data that are not there
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("ucf101", "https://www.crcv.ucf.edu/data/UCF101.php"),
+        ("kinetics_sounds", "https://github.com/cvdfoundation/kinetics-dataset"),
+        ("vggsound", "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"),
+        ("epic_kitchens_100", "https://github.com/epic-kitchens/epic-kitchens-100-annotations"),
+    ],
+)
+def test_where_to_get_what_is_missing(
+    trees: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, address: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = "kinetics400" if name == "kinetics_sounds" else name
+    with pytest.raises(UsageError, match=f"'{name}' needs its media: nothing in data/{folder}") as nowhere:
+        build(name, None, cache)
+    assert address in str(nowhere.value)
+    (tmp_path / "clips").mkdir()
+    with pytest.raises(UsageError, match=r"not found in .*clips.*: name its folder, ANNOTATIONS=DIR") as no_lists:
+        build(name, tmp_path / "clips", cache)
+    assert address in str(no_lists.value)
+    lists = trees / name
+    with pytest.raises(UsageError, match=r"none of the .* clips of .* is in .*: is it the right folder") as no_clips:
+        build(name, tmp_path / "clips", cache, annotations=lists)
+    assert address in str(no_clips.value)
+
+
+# Parts of a data set
+
+
+def test_parts_have_names_of_their_own_and_are_recorded(trees: Path, cache: Path) -> None:
+    root = trees / "vggsound"
+    parts = {
+        "vggsound-fraction0.5-seed0": Part(fraction=0.5),
+        "vggsound-fraction0.5-random-seed7": Part(fraction=0.5, stratified=False, seed=7),
+        "vggsound-clips6.3-seed0": Part(clips={"train": 6, "test": 3}),
+        "vggsound-fold2of3": Part(folds=3, fold=2),
+    }
+    for name, part in parts.items():
+        manifest = build("vggsound", root, cache, part=part).manifest
+        assert (manifest.name, manifest.collection) == (name, "vggsound")
+        assert manifest.provenance["part"]["seed"] == part.seed
+    half = build("vggsound", root, cache, part=parts["vggsound-fraction0.5-seed0"]).manifest
+    assert half.table["split"].isin(["train", "val"]).sum() in (8, 9, 10)
+    assert (half.table["split"] == "test").sum() in (4, 5)
+
+
+def test_every_clip_is_test_in_one_fold(trees: Path, cache: Path) -> None:
+    tested: list[str] = []
+    for fold in (1, 2, 3):
+        built = build("vggsound", trees / "vggsound", cache, part=Part(folds=3, fold=fold))
+        table = built.manifest.table
+        assert len(table) == 27
+        tested += table["clip_id"][table["split"] == "test"].tolist()
+        assert (table["split"] == "val").any()
+    assert len(tested) == len(set(tested)) == 27
+
+
+def test_a_part_has_the_classes_that_are_in_it_and_warns_of_those_that_train_lacks(trees: Path, cache: Path) -> None:
+    built = build("vggsound", trees / "vggsound", cache, part=Part(clips={"train": 1, "test": 9}, stratified=False))
+    assert any("2 classes in test have no clip in train" in note for note in built.notes)
+    few = build("vggsound", trees / "vggsound", cache, part=Part(clips={"train": 1, "test": 1}, stratified=False))
+    assert len(few.manifest.targets[0].classes) <= 2
+    assert any("of 3 classes of 'label' are in this part" in note for note in few.notes)
+
+
+def test_validation_can_be_another_share_or_left_to_training(trees: Path, cache: Path) -> None:
+    tables = {share: build("vggsound", trees / "vggsound", cache, part=Part(validation=share)) for share in (0, 0.5)}
+    assert "val" not in set(tables[0].manifest.table["split"])
+    assert (tables[0.5].manifest.table["split"] == "val").sum() == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"fraction": 0.0}, "a fraction of 0"),
+        ({"fraction": 0.1, "clips": {"train": 1}}, "say the same thing twice"),
+        ({"folds": 3}, "folds need both"),
+        ({"folds": 3, "fold": 4}, "fold 4 of 3"),
+        ({"validation": 0.9}, "a validation share of 0.9"),
+    ],
+)
+def test_parts_that_make_no_sense_are_refused(given: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Part(**given)
+
+
+def test_what_was_probed_is_not_probed_again(trees: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = build("ucf101", trees / "ucf101", cache, probe=True, jobs=1)
+    assert first.probes is not None
+    assert len(first.probes) == len(first.manifest)
+    assert set(first.probes["width"]) == {64.0}
+    monkeypatch.setattr("manifests.probing.probe", lambda path: pytest.fail(f"{path} is probed again"))
+    again = build("ucf101", trees / "ucf101", cache, split=3, probe=True, jobs=1)
+    assert again.probes is not None
+    assert len(again.probes) == len(again.manifest)
+
+
+def test_a_manifest_is_the_same_whenever_it_is_built(trees: Path, cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(trees / "vggsound", tmp_path / "copy")
+    first, again = (build("vggsound", root, cache).manifest for root in (trees / "vggsound", tmp_path / "copy"))
+    pd.testing.assert_frame_equal(first.table, again.table)
+    assert first.provenance == again.provenance
+    assert set(first.provenance["annotations"]) == {"vggsound.csv"}
