@@ -52,7 +52,8 @@ def fuse(
     """Train fusion heads on a data set's cached features, with several seeds, and write a table, plots and a page.
 
     Heads trained before with the same data and settings are read back, not trained again. The number of epochs is
-    chosen on validation groups taken from the train split; the test split is read once, at the end.
+    chosen on validation groups taken from the train split; the test split is read once, at the end. A data set's
+    targets, such as verb and noun, are learned by one head together; unlabelled clips are predicted as well.
 
     \b
     Examples:
@@ -68,6 +69,7 @@ def fuse(
     from stages.fuse.data import load_data
     from stages.fuse.experiment import run_experiment
     from stages.fuse.heads import get_head, head_names
+    from stages.fuse.table import summarise
     from stages.fuse.trainer import Training
 
     heads = head_names() if fusion == "all" else names(fusion)
@@ -80,6 +82,7 @@ def fuse(
     training = Training(learning_rate, weight_decay, batch_size, epochs, shuffle_labels)
     described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
     run = run_experiment(data, folder, heads, seeds, training, described, replace=replace)
-    click.echo(print_table(run))
-    written = write_results(run, manifest)
+    rows = summarise(run)
+    click.echo(print_table(run, rows))
+    written = write_results(run, rows, manifest)
     click.echo(f"results in {folder}: {', '.join(path.name for path in written)}")

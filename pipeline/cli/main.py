@@ -14,6 +14,7 @@ from pipeline.cli.fuse import fuse
 from pipeline.cli.manifest import manifest
 from pipeline.cli.render import render
 from pipeline.cli.report import report
+from pipeline.cli.runs import runs
 from pipeline.cli.weights import weights
 
 USAGE_EXIT_CODE = 2
@@ -37,7 +38,7 @@ def avfuse() -> None:
     """
 
 
-for command in (manifest, extract, decode, render, fuse, report, weights, cluster, features):
+for command in (manifest, extract, decode, render, fuse, report, runs, weights, cluster, features):
     avfuse.add_command(command)
 
 

@@ -23,10 +23,12 @@ def report(run: Path, output: Path | None, cache: Path) -> None:
     from manifests import load_manifest
     from pipeline.report import print_table, write_page
     from stages.fuse.experiment import load_run
+    from stages.fuse.table import summarise
 
     loaded = load_run(run)
     target = output or run / "report.html"
     require_folder(target.parent, "-o")
     manifest = load_manifest(cache, loaded.described["dataset"])
-    click.echo(print_table(loaded))
-    click.echo(write_page(loaded, manifest, target))
+    rows = summarise(loaded)
+    click.echo(print_table(loaded, rows))
+    click.echo(write_page(loaded, rows, manifest, target))

@@ -1,6 +1,7 @@
 """A few test clips to look at: their frames, their six images, and what each head made of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,25 +12,34 @@ from features.errors import ClipError
 from features.media import Media, decode
 from manifests import Manifest
 from stages.fuse.experiment import HeadRun, Run
+from stages.fuse.metrics import Truth
+from stages.fuse.targets import Targets
 
 FRAMES = 8
 CLIPS = 6
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What one head says of a clip, its probabilities averaged over seeds."""
+class Guess:
+    """The likeliest class of one target."""
 
-    head: str
     label: str
     probability: float
     is_right: bool
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What one head says of a clip, target by target, its probabilities averaged over seeds."""
+
+    head: str
+    guesses: list[Guess]
+
+
+@dataclass(frozen=True)
 class Example:
-    """frames (T, H, W, 3) uint8 or None; images name -> (H, W, 3) uint8, empty without sound; `problem` says what could
-    not be shown and why."""
+    """`label` names the true classes of all targets; frames (T, H, W, 3) uint8 or None; images name -> (H, W, 3) uint8,
+    empty without sound; `problem` says what could not be shown and why."""
 
     clip_id: str
     label: str
@@ -42,35 +52,61 @@ class Example:
 def choose_examples(run: Run, manifest: Manifest, count: int = CLIPS) -> list[Example]:
     """Test clips on which the heads disagree most come first, of as many classes as possible; none twice."""
     first = next(iter(run.heads.values()))[0]
-    probabilities = {head: _mean_probabilities(runs) for head, runs in run.heads.items()}
-    guesses = np.stack([each.argmax(axis=1) for each in probabilities.values()])
-    right = guesses == first.targets
+    probabilities = {head: _mean_probabilities(run.targets, runs) for head, runs in run.heads.items()}
+    right = np.stack([_all_right(each, first.truth) for each in probabilities.values()])
     disagreement = np.minimum(right.sum(axis=0), (~right).sum(axis=0))
     order = np.argsort(-disagreement, kind="stable")
+    labels = [_label(run.targets, first, index) for index in range(len(order))]
     chosen: list[int] = []
     while len(chosen) < min(count, len(order)):
-        seen = [first.targets[index] for index in chosen]
+        seen = [labels[index] for index in chosen]
         left = [index for index in order if index not in chosen]
-        rarest = min(seen.count(first.targets[index]) for index in left)
-        chosen.append(next(index for index in left if seen.count(first.targets[index]) == rarest))
+        rarest = min(seen.count(labels[index]) for index in left)
+        chosen.append(next(index for index in left if seen.count(labels[index]) == rarest))
     clips = {clip.clip_id: clip for clip in manifest.clips()}
-    return [_example(index, first, clips, run.classes, probabilities) for index in chosen]
+    return [_example(index, labels[index], run.targets, first, clips, probabilities) for index in chosen]
 
 
 def _example(
     index: int,
+    label: str,
+    targets: Targets,
     first: HeadRun,
     clips: dict[str, Clip],
-    classes: list[str],
-    probabilities: dict[str, NDArray[np.float64]],
+    probabilities: dict[str, list[NDArray[np.float64]]],
 ) -> Example:
-    clip_id, target = first.clip_ids[index], int(first.targets[index])
+    clip_id = first.clip_ids[index]
     predictions = []
-    for head, each in probabilities.items():
-        guess = int(each[index].argmax())
-        predictions.append(Prediction(head, classes[guess], float(each[index, guess]), guess == target))
+    for head, parts in probabilities.items():
+        guesses = []
+        for target, each, truth in zip(targets, parts, first.truth, strict=True):
+            guess = int(each[index].argmax())
+            guesses.append(Guess(target.classes[guess], float(each[index, guess]), _is_right(guess, truth[index])))
+        predictions.append(Prediction(head, guesses))
     frames, images, problem = _look(clips[clip_id]) if clip_id in clips else (None, {}, "no longer in the manifest")
-    return Example(clip_id, classes[target], frames, images, predictions, problem)
+    return Example(clip_id, label, frames, images, predictions, problem)
+
+
+def _label(targets: Targets, run: HeadRun, index: int) -> str:
+    """The true classes of a test clip, such as `take + plate`, or `dog barking | wind noise` of one target."""
+    named = []
+    for target, truth in zip(targets, run.truth, strict=True):
+        true = np.flatnonzero(truth[index]) if target.several else [truth[index]]
+        named.append(" | ".join(target.classes[each] for each in true))
+    return " + ".join(named)
+
+
+def _is_right(guess: int, truth: Any) -> bool:
+    """truth: a clip's class, or bool (C,)."""
+    return bool(truth[guess]) if np.ndim(truth) else guess == truth
+
+
+def _all_right(parts: list[NDArray[np.float64]], truth: tuple[Truth, ...]) -> NDArray[np.bool_]:
+    right = []
+    for each, true in zip(parts, truth, strict=True):
+        guess = each.argmax(axis=1)
+        right.append(guess == true if true.ndim == 1 else true[np.arange(len(guess)), guess])
+    return np.logical_and.reduce(right)
 
 
 def _look(clip: Clip) -> tuple[NDArray[np.uint8] | None, dict[str, NDArray[np.uint8]], str | None]:
@@ -92,9 +128,17 @@ def _hear(media: Media) -> tuple[dict[str, NDArray[np.uint8]], str | None]:
         return {}, str(error)
 
 
-def _mean_probabilities(runs: list[HeadRun]) -> NDArray[np.float64]:
-    every = []
-    for one in runs:
-        shifted = np.exp(one.logits - one.logits.max(axis=1, keepdims=True), dtype=np.float64)
-        every.append(shifted / shifted.sum(axis=1, keepdims=True))
-    return np.mean(every, axis=0)  # type: ignore[no-any-return]
+def _mean_probabilities(targets: Targets, runs: list[HeadRun]) -> list[NDArray[np.float64]]:
+    """Target by target, (n_test, C)."""
+    every = [
+        [_probabilities(part, target.sigmoid) for target, part in zip(targets, targets.split(one.logits), strict=True)]
+        for one in runs
+    ]
+    return [np.mean(each, axis=0) for each in zip(*every, strict=True)]
+
+
+def _probabilities(logits: NDArray[np.float32], sigmoid: bool) -> NDArray[np.float64]:
+    if sigmoid:
+        return 1 / (1 + np.exp(-logits, dtype=np.float64))  # type: ignore[no-any-return]
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    return shifted / shifted.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]

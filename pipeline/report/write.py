@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +15,46 @@ from PIL import Image
 from manifests import Manifest
 from pipeline.report import plots
 from pipeline.report.examples import choose_examples
-from pipeline.report.table import HEADINGS, cells
+from pipeline.report.table import cells, chance_words, class_words, headings, measure_words, score_words
 from stages.fuse.experiment import Run, results_table
 from stages.fuse.heads import get_head
-from stages.fuse.table import notes, summarise
+from stages.fuse.table import Row, chance, notes
+from stages.fuse.targets import LearnedTarget
 
 _FRAME_WIDTH = 160
 _CONFUSION_HEADS = 3
 
 
-def write_results(run: Run, manifest: Manifest) -> list[Path]:
+def write_results(run: Run, rows: list[Row], manifest: Manifest) -> list[Path]:
     """Plots and page into the run's folder. Returns all files for people there, results.csv included."""
     folder = run.folder
-    figures = _figures(run)
+    figures = _figures(run, rows)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)
-    page = write_page(run, manifest, folder / "report.html")
+    page = write_page(run, rows, manifest, folder / "report.html")
     return [folder / "results.csv", *(folder / f"{name}.png" for name in figures), page]
 
 
-def write_page(run: Run, manifest: Manifest, target: Path) -> Path:
+def write_page(run: Run, rows: list[Row], manifest: Manifest, target: Path) -> Path:
     """One self-contained HTML page: table, plots, a few clips, and where everything came from."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    rows = summarise(run)
     html = environment.get_template("page.html.j2").render(
         run=run.described,
-        classes=run.classes,
-        headings=HEADINGS,
-        rows=[cells(row) for row in rows],
-        summary=_summary(run),
+        classes=class_words(run.targets),
+        chance=chance_words(run),
+        score=measure_words(run.targets.measure),
+        headings=headings(run.targets),
+        rows=[cells(run.targets, row) for row in rows],
+        summary=_summary(run, rows),
         notes=notes(run),
         head_summaries={row.head: get_head(row.head).summary for row in rows},
-        figures={name: _figure_address(figure) for name, figure in _figures(run).items()},
+        figures={name: _figure_address(figure) for name, figure in _figures(run, rows).items()},
+        confusions=_confusions(run),
+        all_shown=plots.ALL_SHOWN,
+        most_errors=plots.MOST_ERRORS,
+        provenance={name: value for name, value in run.described["manifest"].items() if name != "class_ids"},
         examples=[
             {
                 "clip": example,
@@ -65,13 +72,14 @@ def write_page(run: Run, manifest: Manifest, target: Path) -> Path:
     return target
 
 
-def _summary(run: Run) -> list[str]:
+def _summary(run: Run, table: list[Row]) -> list[str]:
     """The main result in words, without more certainty than the intervals allow."""
-    rows = {row.head: row for row in summarise(run)}
-    best = max(rows.values(), key=lambda row: row.top1)
+    rows = {row.head: row for row in table}
+    best = max(rows.values(), key=lambda row: row.score)
     sentences = [
-        f"On {best.n_test} test clips of {len(run.classes)} classes {best.head} reaches "
-        f"{100 * best.top1:.1f} % (95 % interval {100 * best.low:.1f} to {100 * best.high:.1f})"
+        f"On {best.n_test} test clips of {class_words(run.targets)} {best.head} reaches "
+        f"{100 * best.score:.1f} %{score_words(run.targets)} "
+        f"(95 % interval {100 * best.low:.1f} to {100 * best.high:.1f})"
         + (
             f", the most of {len(rows)} heads; the highest of several is always a little flattered."
             if len(rows) > 1
@@ -80,30 +88,37 @@ def _summary(run: Run) -> list[str]:
     ]
     single = [rows[name] for name in ("audio", "video") if name in rows]
     if single and best not in single:
-        alone = max(single, key=lambda row: row.top1)
+        alone = max(single, key=lambda row: row.score)
         sentences.append(
-            f"The better single modality, {alone.head}, reaches {100 * alone.top1:.1f} %: "
-            f"fusion gains {100 * (best.top1 - alone.top1):.1f} points."
+            f"The better single modality, {alone.head}, reaches {100 * alone.score:.1f} %: "
+            f"fusion gains {100 * (best.score - alone.score):.1f} points."
         )
     return sentences
 
 
-def _figures(run: Run) -> dict[str, Figure]:
-    rows = summarise(run)
+def _figures(run: Run, rows: list[Row]) -> dict[str, Figure]:
     shown = [row.head for row in sorted(rows, key=lambda row: row.head not in ("audio", "video"))]
-    joint = [row.head for row in sorted(rows, key=lambda row: -row.top1) if row.head not in ("audio", "video")]
+    joint = [row.head for row in sorted(rows, key=lambda row: -row.score) if row.head not in ("audio", "video")]
     compared = [*(head for head in shown if head in ("audio", "video")), *joint][:_CONFUSION_HEADS]
     return {
         "accuracy": plots.accuracy_bars(
             [row.head for row in rows],
-            [row.top1 for row in rows],
+            [row.score for row in rows],
             [row.low for row in rows],
             [row.high for row in rows],
-            chance=1 / len(run.classes),
+            chance=chance(run),
+            name=measure_words(run.targets.measure),
         ),
         "learning-curves": plots.learning_curves(run),
-        "confusion-matrix": plots.confusion_matrices(run, compared),
+        **{name: plots.confusion_matrices(run, compared, number) for number, name in enumerate(_confusions(run))},
     }
+
+
+def _confusions(run: Run) -> dict[str, LearnedTarget]:
+    """Names of the figures of confusion matrices, with what they are of; the only target needs no name."""
+    if len(run.targets) == 1:
+        return {"confusion-matrix": run.targets.each[0]}
+    return {f"confusion-matrix-{re.sub(r'[^A-Za-z0-9_-]', '_', target.name)}": target for target in run.targets}
 
 
 def _figure_address(figure: Figure) -> str:

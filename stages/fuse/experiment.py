@@ -5,7 +5,8 @@ runs/<dataset>/<name>/
     results.csv                 one line per head and seed
     <head>/seed-<n>.json        settings and metrics of one trained head
     <head>/seed-<n>.curve.csv   its learning curve
-    <head>/seed-<n>.npz         its test predictions: clip_id, target, logits
+    <head>/seed-<n>.npz         its predictions: clip_id, logits and target_<name> of test clips,
+                                unlabelled_clip_id and unlabelled_logits
     <head>/seed-<n>.safetensors its weights
 """
 
@@ -14,6 +15,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,28 +24,37 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 
 from features.errors import UsageError
 from stages.fuse.data import FusionData
 from stages.fuse.heads import get_head
-from stages.fuse.metrics import evaluate
+from stages.fuse.metrics import Truth, evaluate
+from stages.fuse.targets import Targets
 from stages.fuse.trainer import Trained, Training, train_head
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
 class HeadRun:
-    """One trained head, read back: logits float32 (n_test, C), targets int64 (n_test,), in the order of clip_ids."""
+    """One trained head, read back: logits float32 (n_test, width) and the truth, an array a target, in the order of
+    clip_ids."""
 
     head: str
     seed: int
+    file: Path
     described: dict[str, Any]
     clip_ids: list[str]
-    targets: NDArray[np.int64]
+    truth: tuple[Truth, ...]
     logits: NDArray[np.float32]
     curve: pd.DataFrame
+
+    def unlabelled(self) -> tuple[list[str], NDArray[np.float32]]:
+        """Ids of the unlabelled clips, and their logits (n_unlabelled, width)."""
+        with np.load(self.file, allow_pickle=False) as saved:
+            return [clip_id.decode() for clip_id in saved["unlabelled_clip_id"]], saved["unlabelled_logits"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +65,9 @@ class Run:
     described: dict[str, Any]
     heads: dict[str, list[HeadRun]]
 
-    @property
-    def classes(self) -> list[str]:
-        return list(self.described["classes"])
+    @cached_property
+    def targets(self) -> Targets:
+        return Targets.from_described(self.described["targets"])
 
     @property
     def groups(self) -> NDArray[np.object_]:
@@ -99,18 +110,34 @@ def run_experiment(
     return run
 
 
-def load_run(folder: Path) -> Run:
-    """Read a run back. Raises UsageError when there is none."""
-    described = _read_json(folder / "run.json")
+def load_run(folder: Path, head: str | None = None) -> Run:
+    """Read a run back, all of its heads or one. Raises UsageError when there is none, or another version made it."""
+    described = read_description(folder)
     heads: dict[str, list[HeadRun]] = {}
     for name in described["head_order"]:
-        runs = [
-            _load_head(folder, name, path)
-            for path in sorted((folder / name).glob("seed-*.json"), key=lambda path: int(path.stem.split("-")[1]))
-        ]
-        if runs:
-            heads[name] = runs
+        if head in (None, name) and (paths := _seed_files(folder, name)):
+            heads[name] = [_load_head(described["targets"], name, path) for path in paths]
     return Run(folder, described, heads)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What run.json says. Raises UsageError when there is none, or another version made it."""
+    described = _read_json(folder / "run.json")
+    if described.get("format_version") != FORMAT_VERSION:
+        raise UsageError(
+            f"{folder} holds a run of another version of avfuse, which cannot be read: train it again (--replace)"
+        )
+    return described
+
+
+def seeds_of_heads(folder: Path) -> dict[str, int]:
+    """How many seeds of which heads a run's folder holds."""
+    heads = read_description(folder)["head_order"]
+    return {head: len(paths) for head in heads if (paths := _seed_files(folder, head))}
+
+
+def _seed_files(folder: Path, head: str) -> list[Path]:
+    return sorted((folder / head).glob("seed-*.json"), key=lambda path: int(path.stem.split("-")[1]))
 
 
 def results_table(run: Run) -> pd.DataFrame:
@@ -132,13 +159,15 @@ def _describe(data: FusionData, training: Training) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "data": data.fingerprint,
         "training": asdict(training),
-        "classes": list(data.classes),
+        "targets": data.targets.described(),
         "test_groups": test["group"].tolist(),
         "clips": {
             "train": len(data.train),
             "validation": len(data.validation),
             "test": len(data.test),
+            "unlabelled": len(data.unlabelled),
             "excluded": dict(data.excluded),
+            "unpredicted": list(data.unpredicted),
         },
         "features": {
             name: [json.loads(spec.canonical_json) | {"key": spec.key} for spec in modality.specs]
@@ -210,20 +239,25 @@ def _save(
     target = folder / head
     target.mkdir(parents=True, exist_ok=True)
     stem = target / f"seed-{seed}"
-    test = data.test.cpu().numpy()
-    targets = data.targets[data.test].cpu().numpy()
-    clip_ids = np.array([clip_id.encode() for clip_id in data.table["clip_id"].iloc[test]])
+    truth = [each[data.test].cpu().numpy() for each in data.truth]
     save_file({name: tensor.contiguous() for name, tensor in trained.head.state_dict().items()}, f"{stem}.safetensors")
-    np.savez_compressed(f"{stem}.npz", clip_id=clip_ids, target=targets, logits=trained.logits)
+    predictions: dict[str, Any] = {
+        "clip_id": _ids(data, data.test),
+        "logits": trained.logits,
+        **{f"target_{target.name}": each for target, each in zip(data.targets, truth, strict=True)},
+        "unlabelled_clip_id": _ids(data, data.unlabelled),
+        "unlabelled_logits": trained.unlabelled_logits,
+    }
+    np.savez_compressed(f"{stem}.npz", **predictions)
     pd.DataFrame([asdict(epoch) for epoch in trained.curve]).to_csv(f"{stem}.curve.csv", index=False)
     described = {
         "key": _key(data, head, seed, training),
         "data": data.fingerprint,
         "training": asdict(training),
         "optimisation": asdict(training.resolve(head)),
-        "metrics": {"n_test": len(test), **evaluate(trained.logits, targets)},
+        "metrics": {"n_test": len(data.test), **evaluate(data.targets, trained.logits, truth)},
         "cost": {
-            "validation_top1": trained.curve[trained.best_epoch - 1].validation_top1,
+            f"validation_{data.targets.selection}": trained.curve[trained.best_epoch - 1].validation_score,
             "epochs": trained.best_epoch,
             "parameters": trained.parameters,
             "seconds": round(seconds, 2),
@@ -232,15 +266,23 @@ def _save(
     _write_atomically(Path(f"{stem}.json"), json.dumps(described, indent=2) + "\n")
 
 
-def _load_head(folder: Path, head: str, path: Path) -> HeadRun:
+def _ids(data: FusionData, indices: Tensor) -> NDArray[np.bytes_]:
+    return np.array(
+        [clip_id.encode() for clip_id in data.table["clip_id"].iloc[indices.cpu().numpy()]], dtype=np.bytes_
+    )
+
+
+def _load_head(targets: Sequence[Mapping[str, Any]], head: str, path: Path) -> HeadRun:
     stem = path.with_suffix("")
-    with np.load(f"{stem}.npz", allow_pickle=False) as saved:
+    file = path.with_suffix(".npz")
+    with np.load(file, allow_pickle=False) as saved:
         return HeadRun(
             head=head,
             seed=int(stem.name.split("-")[1]),
+            file=file,
             described=_read_json(path),
             clip_ids=[clip_id.decode() for clip_id in saved["clip_id"]],
-            targets=saved["target"],
+            truth=tuple(saved[f"target_{each['name']}"] for each in targets),
             logits=saved["logits"],
             curve=pd.read_csv(f"{stem}.curve.csv"),
         )

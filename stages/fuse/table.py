@@ -6,42 +6,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.fuse.experiment import HeadRun, Run
-from stages.fuse.metrics import FEW_GROUPS, correct, interval
+from stages.fuse.metrics import FEW_GROUPS, all_correct, interval
+from stages.fuse.targets import LearnedTarget, Targets
 
 
 @dataclass(frozen=True)
 class Row:
-    """One head over its seeds: shares of 1, with the 95 % interval of top-1 over groups of test clips."""
+    """One head over its seeds: shares of 1. `score` is that of Targets.measure, with its 95 % interval over groups of
+    test clips; `measures` has the means of all that was measured."""
 
     head: str
     seeds: int
     n_test: int
-    top1: float
+    score: float
     low: float
     high: float
     seed_spread: float
-    macro: float
-    nll: float
+    measures: dict[str, float]
     parameters: int
     seconds: float
 
 
 def summarise(run: Run) -> list[Row]:
     """One row per head, in the run's order."""
-    return [_row(runs, run.groups) for runs in run.heads.values()]
+    return [_row(run, runs) for runs in run.heads.values()]
 
 
-def clip_scores(runs: list[HeadRun]) -> NDArray[np.float64]:
-    """(n_test,): the share of seeds that got each clip right."""
-    return np.mean([correct(one.logits, one.targets) for one in runs], axis=0)
+def clip_scores(targets: Targets, runs: list[HeadRun]) -> NDArray[np.float64]:
+    """(n_test,): the share of seeds that got each clip right, every target of it."""
+    return np.mean([all_correct(targets, one.logits, one.truth) for one in runs], axis=0)  # type: ignore[no-any-return]
+
+
+def chance(run: Run) -> float:
+    """The share of test clips that guessing gets right, every target of them."""
+    one = next(iter(run.heads.values()))[0]
+    shares = [
+        float(truth.sum(axis=1).mean() if target.several else 1) / len(target.classes)
+        for target, truth in zip(run.targets, one.truth, strict=True)
+    ]
+    return float(np.prod(shares))
 
 
 def notes(run: Run) -> list[str]:
     """What a reader of the table has to know."""
     groups = len(set(run.groups))
-    found = ["Intervals: 95 %, bootstrap over groups of test clips, accuracies averaged over seeds."]
+    found = [
+        *_measures(run.targets),
+        "Intervals: 95 %, bootstrap over groups of test clips, accuracies averaged over seeds.",
+    ]
     if groups < FEW_GROUPS:
         found.append(f"Only {groups} groups of test clips: the intervals are rough (30 or more would be sound).")
+    if run.described["clips"]["unlabelled"]:
+        found.append(f"{run.described['clips']['unlabelled']} unlabelled clips were predicted (avfuse runs export).")
     if run.described["training"]["shuffle_labels"]:
         found.append("Control run: the training labels were shuffled, so chance is the right result.")
     if run.described["untrained"]:
@@ -49,23 +65,49 @@ def notes(run: Run) -> list[str]:
     return found
 
 
-def _row(runs: list[HeadRun], groups: NDArray[np.object_]) -> Row:
-    top1 = [one.described["metrics"]["top1"] for one in runs]
-    low, high = interval(clip_scores(runs), groups)
+def _measures(targets: Targets) -> list[str]:
+    """What is measured where clips have other than one target of one class."""
+    found = []
+    if len(targets) > 1:
+        names = " and ".join(target.name for target in targets)
+        found.append(
+            f"{'Action' if targets.joint == 'action' else 'All targets'}: {names} of a clip are right at once."
+        )
+    if targets.has_joint_top5:
+        found.append("Top-5: what is true is among the five likeliest combinations, by the product of probabilities.")
+    if any(target.several for target in targets):
+        found.append("hit@1: the likeliest class is one of the clip's. mAP: mean over classes of average precision.")
+    return [*found, *(_of_several(target, targets.selection) for target in targets if target.several)]
 
-    def mean(part: str, name: str) -> float:
-        return float(np.mean([one.described[part][name] for one in runs]))
 
+def _of_several(target: LearnedTarget, selection: str) -> str:
+    """How a target of several classes was trained, and what counts as predicted."""
+    counted = "F1 (micro) and subset (no class too many or too few) are of"
+    if not target.sigmoid:
+        return (
+            f"{target.name}: trained with softmax, as every training clip has one class; {counted} the likeliest class."
+        )
+    chosen = "; the epoch is the one of the best mAP on validation" if selection == "map" else ""
+    why = "as training clips have several"
+    return f"{target.name}: trained with a sigmoid for each class, {why}; {counted} classes of 50 % or more{chosen}."
+
+
+def _row(run: Run, runs: list[HeadRun]) -> Row:
+    scores = [one.described["metrics"][run.targets.measure] for one in runs]
+    low, high = interval(clip_scores(run.targets, runs), run.groups)
     return Row(
         head=runs[0].head,
         seeds=len(runs),
         n_test=runs[0].described["metrics"]["n_test"],
-        top1=float(np.mean(top1)),
+        score=float(np.mean(scores)),
         low=low,
         high=high,
-        seed_spread=float(np.std(top1, ddof=1)) if len(top1) > 1 else float("nan"),
-        macro=mean("metrics", "macro"),
-        nll=mean("metrics", "nll"),
+        seed_spread=float(np.std(scores, ddof=1)) if len(scores) > 1 else float("nan"),
+        measures={name: _mean(runs, "metrics", name) for name in runs[0].described["metrics"]},
         parameters=runs[0].described["cost"]["parameters"],
-        seconds=mean("cost", "seconds"),
+        seconds=_mean(runs, "cost", "seconds"),
     )
+
+
+def _mean(runs: list[HeadRun], part: str, name: str) -> float:
+    return float(np.mean([one.described[part][name] for one in runs]))

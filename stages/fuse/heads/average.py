@@ -1,13 +1,15 @@
 """Late fusion: two classifiers, averaged."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stages.fuse.heads.audio import AudioOnly
 from stages.fuse.heads.base import Head, ModalityShape, register_head
 from stages.fuse.heads.video import VideoOnly
+from stages.fuse.targets import Targets
 
 
 @register_head(
@@ -15,12 +17,12 @@ from stages.fuse.heads.video import VideoOnly
 )
 class Average(Head):
     """The `audio` and the `video` head, each trained on its own loss; their class probabilities are averaged over the
-    modalities that a clip has. Neither sees the other while training."""
+    modalities that a clip has, target by target. Neither sees the other while training."""
 
-    def __init__(self, shapes: Mapping[str, ModalityShape], classes: int) -> None:
-        super().__init__({}, classes)
-        self.video = VideoOnly({"video": shapes["video"]}, classes)
-        self.audio = AudioOnly({"audio": shapes["audio"]}, classes)
+    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
+        super().__init__({}, targets)
+        self.video = VideoOnly({"video": shapes["video"]}, targets)
+        self.audio = AudioOnly({"audio": shapes["audio"]}, targets)
 
     def fit_inputs(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
         self.video.fit_inputs(tokens, present)
@@ -28,15 +30,29 @@ class Average(Head):
 
     def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         single = {name: getattr(self, name)(tokens, present)["logits"] for name in ("video", "audio")}
-        logs = torch.stack([logits.log_softmax(dim=1) for logits in single.values()])
         absent = ~torch.stack([present[name] for name in single])
         absent &= ~absent.all(dim=0)  # a clip with neither modality keeps both priors
-        logs = logs.masked_fill(absent[:, :, None], -torch.inf)
-        count = (~absent).sum(dim=0)
-        return {"logits": logs.logsumexp(dim=0) - count.log()[:, None], **single}
+        by_target = zip(*(self.targets.split(logits) for logits in single.values()), strict=True)
+        merged = [
+            _of_mean_probability(torch.stack(logits), absent, target.sigmoid)
+            for target, logits in zip(self.targets, by_target, strict=True)
+        ]
+        return {"logits": torch.cat(merged, dim=1), **single}
 
-    def loss(self, outputs: Mapping[str, Tensor], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+    def loss(self, outputs: Mapping[str, Tensor], present: Mapping[str, Tensor], truth: Sequence[Tensor]) -> Tensor:
         """Sum of the two heads' losses."""
-        video = self.video.loss({"logits": outputs["video"]}, present, targets)
-        audio = self.audio.loss({"logits": outputs["audio"]}, present, targets)
+        video = self.video.loss({"logits": outputs["video"]}, present, truth)
+        audio = self.audio.loss({"logits": outputs["audio"]}, present, truth)
         return video + audio
+
+
+def _of_mean_probability(logits: Tensor, absent: Tensor, sigmoid: bool) -> Tensor:
+    """The logits whose probabilities are the mean over modalities. (M, B, C), bool (M, B) -> (B, C)."""
+    if sigmoid:
+        return _log_mean(F.logsigmoid(logits), absent) - _log_mean(F.logsigmoid(-logits), absent)
+    return _log_mean(logits.log_softmax(dim=2), absent)
+
+
+def _log_mean(logs: Tensor, absent: Tensor) -> Tensor:
+    count = (~absent).sum(dim=0)
+    return logs.masked_fill(absent[:, :, None], -torch.inf).logsumexp(dim=0) - count.log()[:, None]

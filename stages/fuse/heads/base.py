@@ -1,6 +1,6 @@
 """What every head is: named token tensors and masks in, logits out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from features.errors import UsageError
 from stages.fuse.heads.inputs import ModalityInput
-from stages.fuse.losses import cross_entropy
+from stages.fuse.losses import loss_of_targets
+from stages.fuse.targets import Targets
 
 
 class ModalityShape(NamedTuple):
@@ -34,7 +35,7 @@ class Head(nn.Module):
     """A trainable fusion module over cached features.
 
     `forward` takes tokens {modality: (B, T, D)}, NaN where a clip lacks the modality, and masks {modality: bool (B,)};
-    it returns {"logits": (B, C)} and may add named extras.
+    it returns {"logits": (B, targets.width)}, those of one target after the other, and may add named extras.
     """
 
     name: ClassVar[str]
@@ -42,9 +43,9 @@ class Head(nn.Module):
     summary: ClassVar[str]
     optimisation: ClassVar[Optimisation] = Optimisation()
 
-    def __init__(self, shapes: Mapping[str, ModalityShape], classes: int) -> None:
+    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
         super().__init__()
-        self.classes = classes
+        self.targets = targets
         self.inputs = nn.ModuleDict({name: ModalityInput(shapes[name].length, shapes[name].dim) for name in shapes})
 
     def fit_inputs(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
@@ -61,9 +62,10 @@ class Head(nn.Module):
         assert isinstance(module, ModalityInput)
         return module
 
-    def loss(self, outputs: Mapping[str, Tensor], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        """Scalar; cross-entropy of the logits unless a head says otherwise."""
-        return cross_entropy(outputs["logits"], targets)
+    def loss(self, outputs: Mapping[str, Tensor], present: Mapping[str, Tensor], truth: Sequence[Tensor]) -> Tensor:
+        """Scalar; the mean over targets of the logits' cross-entropy unless a head says otherwise. truth: a tensor a
+        target, as Targets has it."""
+        return loss_of_targets(self.targets, outputs["logits"], truth)
 
 
 _HEADS: dict[str, type[Head]] = {}
@@ -96,7 +98,7 @@ def get_head(name: str) -> type[Head]:
     return _HEADS[name]
 
 
-def build_head(name: str, shapes: Mapping[str, ModalityShape], classes: int) -> Head:
+def build_head(name: str, shapes: Mapping[str, ModalityShape], targets: Targets) -> Head:
     """A freshly initialised head that sees only its own modalities."""
     head = get_head(name)
-    return head({modality: shapes[modality] for modality in head.modalities}, classes)
+    return head({modality: shapes[modality] for modality in head.modalities}, targets)

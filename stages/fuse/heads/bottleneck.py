@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from stages.fuse.heads.base import Head, ModalityShape, Optimisation, register_head
 from stages.fuse.heads.blocks import Attention, FeedForward, TokenProjection
+from stages.fuse.targets import Targets
 
 DIM, HEADS, DROPOUT = 128, 4, 0.1
 BOTTLENECK_TOKENS, BLOCKS = 4, 4
@@ -37,13 +38,13 @@ class Bottleneck(Head):
 
     optimisation = Optimisation(learning_rate=1e-3, weight_decay=5e-2, batch_size=32, epochs=40, patience=6)
 
-    def __init__(self, shapes: Mapping[str, ModalityShape], classes: int) -> None:
-        super().__init__(shapes, classes)
+    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
+        super().__init__(shapes, targets)
         self.project = TokenProjection(shapes, DIM)
         self.shared = nn.Parameter(torch.randn(BOTTLENECK_TOKENS, DIM) * 0.02)
         self.video_blocks = nn.ModuleList(_Block() for _ in range(BLOCKS))
         self.audio_blocks = nn.ModuleList(_Block() for _ in range(BLOCKS))
-        self.classifier = nn.Sequential(nn.LayerNorm(2 * DIM), nn.Linear(2 * DIM, classes))
+        self.classifier = nn.Sequential(nn.LayerNorm(2 * DIM), nn.Linear(2 * DIM, targets.width))
 
     def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         streams = self.project(self.read(tokens, present))

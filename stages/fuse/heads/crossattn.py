@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from stages.fuse.heads.base import Head, ModalityShape, Optimisation, register_head
 from stages.fuse.heads.blocks import Attention, FeedForward, TokenProjection
+from stages.fuse.targets import Targets
 
 DIM, HEADS, DROPOUT = 128, 4, 0.1
 
@@ -23,14 +24,14 @@ class CrossAttention(Head):
 
     optimisation = Optimisation(learning_rate=1e-3, weight_decay=5e-2, batch_size=32, epochs=40, patience=6)
 
-    def __init__(self, shapes: Mapping[str, ModalityShape], classes: int) -> None:
-        super().__init__(shapes, classes)
+    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
+        super().__init__(shapes, targets)
         names = ("video", "audio")
         self.project = TokenProjection(shapes, DIM)
         self.norm = nn.ModuleDict({name: nn.LayerNorm(DIM) for name in names})
         self.attend = nn.ModuleDict({name: Attention(DIM, HEADS, DROPOUT) for name in names})
         self.feed = nn.ModuleDict({name: FeedForward(DIM, DROPOUT) for name in names})
-        self.classifier = nn.Sequential(nn.LayerNorm(2 * DIM), nn.Linear(2 * DIM, classes))
+        self.classifier = nn.Sequential(nn.LayerNorm(2 * DIM), nn.Linear(2 * DIM, targets.width))
 
     def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         streams = self.project(self.read(tokens, present))

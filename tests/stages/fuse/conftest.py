@@ -1,6 +1,6 @@
 """Made-up features with known structure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ import torch
 
 from features.requests import resolve
 from stages.fuse.data import FusionData, Modality
+from stages.fuse.targets import LearnedTarget, Targets
 
 CLASSES, FRAMES, DIM = 6, 5, 16
 
@@ -21,12 +22,7 @@ def make_data(clips_per_class: int = 60, noise: float = 0.7, seed: int = 0, miss
     count = len(targets)
     video = seen[targets % 2][:, None] + noise * generator.standard_normal((count, FRAMES, DIM))
     audio = heard[targets // 2][:, None] + noise * generator.standard_normal((count, 2, DIM))
-    specs = resolve(["lite:frames", "lite:mfcc", "lite:chromagram"])
-    modalities = {}
-    for name, values, its_specs in (("video", video, specs[:1]), ("audio", audio, specs[1:])):
-        present = generator.random(count) >= missing
-        values[~present] = np.nan
-        modalities[name] = Modality(torch.tensor(values, dtype=torch.float32), torch.tensor(present), tuple(its_specs))
+    modalities = make_modalities(generator, video, audio, missing)
     part = generator.permutation(count) % 4
     table = pd.DataFrame(
         {
@@ -37,8 +33,23 @@ def make_data(clips_per_class: int = 60, noise: float = 0.7, seed: int = 0, miss
         }
     )
     train, validation, test = (torch.tensor(np.flatnonzero(np.isin(part, which))) for which in ((0, 1), (2,), (3,)))
-    classes = tuple(f"class{i}" for i in range(CLASSES))
-    return FusionData(modalities, torch.tensor(targets), classes, table, train, validation, test, {})
+    label = LearnedTarget("label", tuple(f"class{i}" for i in range(CLASSES)))
+    nobody = torch.empty(0, dtype=torch.int64)
+    truth = (torch.tensor(targets),)
+    return FusionData(modalities, Targets((label,)), truth, table, train, validation, test, nobody, {})
+
+
+def make_modalities(
+    generator: np.random.Generator, video: np.ndarray, audio: np.ndarray, missing: float
+) -> Mapping[str, Modality]:
+    """A share of the clips lacks each modality."""
+    specs = resolve(["lite:frames", "lite:mfcc", "lite:chromagram"])
+    modalities = {}
+    for name, values, its_specs in (("video", video, specs[:1]), ("audio", audio, specs[1:])):
+        present = generator.random(len(values)) >= missing
+        values[~present] = np.nan
+        modalities[name] = Modality(torch.tensor(values, dtype=torch.float32), torch.tensor(present), tuple(its_specs))
+    return modalities
 
 
 @pytest.fixture(name="make_data", scope="session")

@@ -1,17 +1,19 @@
 """Runs are kept, read back, and never mixed."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_sets import INPUTS, kitchen, sounds
 
 from features.errors import UsageError
 from stages.fuse import experiment
-from stages.fuse.data import FusionData
+from stages.fuse.data import FusionData, load_data
 from stages.fuse.experiment import Run, load_run, results_table, run_experiment
-from stages.fuse.table import notes, summarise
+from stages.fuse.table import chance, notes, summarise
 from stages.fuse.trainer import Training
 
 QUICK = Training(epochs=2)
@@ -34,7 +36,7 @@ def test_results_have_a_line_per_head_and_seed(data: FusionData, tmp_path: Path)
     assert table[["head", "seed"]].values.tolist() == [["audio", 0], ["audio", 1], ["mlp", 0], ["mlp", 1]]
     assert (table["n_test"] == len(data.test)).all()
     one = run.heads["mlp"][1]
-    expected = (one.logits.argmax(axis=1) == data.targets[data.test].numpy()).mean()
+    expected = (one.logits.argmax(axis=1) == data.truth[0][data.test].numpy()).mean()
     assert table.query("head == 'mlp' and seed == 1")["top1"].item() == pytest.approx(expected)
 
 
@@ -99,3 +101,54 @@ def test_the_table_says_what_its_reader_has_to_know(data: FusionData, tmp_path: 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run"):
         load_run(tmp_path)
+
+
+def test_a_run_of_another_version_is_neither_read_nor_trained_over(data: FusionData, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    fuse(data, folder, ["audio"], seeds=1)
+    described = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**described, "format_version": 1}))
+    with pytest.raises(UsageError, match=r"another version.*train it again"):
+        load_run(folder)
+    with pytest.raises(UsageError, match=r"another version.*--replace"):
+        fuse(data, folder, ["audio"], seeds=1)
+    assert list(fuse(data, folder, ["audio"], seeds=1, replace=True).heads) == ["audio"]
+
+
+def test_a_run_of_two_targets_is_read_back_with_what_was_predicted(tmp_path: Path) -> None:
+    data = load_data(kitchen(tmp_path / "cache", clips=80), tmp_path / "cache", INPUTS)
+    run = fuse(data, tmp_path / "run", ["audio", "mlp"])
+    read = load_run(tmp_path / "run", "mlp")
+    assert list(read.heads) == ["mlp"]
+    assert read.targets == data.targets
+    one = read.heads["mlp"][1]
+    for truth, target in zip(one.truth, data.truth, strict=True):
+        np.testing.assert_array_equal(truth, target[data.test].numpy())
+    clip_ids, logits = one.unlabelled()
+    assert clip_ids == [f"P01_{number}" for number in range(60, 80)]
+    assert logits.shape == (20, 9)
+    table = pd.read_csv(tmp_path / "run" / "results.csv")
+    verb, noun = (
+        part.argmax(axis=1) == truth for part, truth in zip(data.targets.split(one.logits), one.truth, strict=True)
+    )
+    line = table.query("head == 'mlp' and seed == 1").iloc[0]
+    assert line[["verb_top1", "noun_top1", "action_top1"]].tolist() == pytest.approx(
+        [verb.mean(), noun.mean(), (verb & noun).mean()]
+    )
+    row = summarise(run)[-1]
+    assert row.score == pytest.approx(table.query("head == 'mlp'")["action_top1"].mean())
+    assert row.low <= row.score <= row.high
+    assert chance(run) == pytest.approx(1 / 20)
+
+
+def test_a_run_of_several_classes_a_clip_says_how_it_was_trained(tmp_path: Path) -> None:
+    for several, words in ((True, "sigmoid"), (False, "softmax")):
+        cache = tmp_path / words
+        data = load_data(sounds(cache, clips=80, several_in_train=several), cache, INPUTS)
+        run = fuse(data, tmp_path / f"run {words}", ["mlp"], seeds=1)
+        assert json.loads((run.folder / "run.json").read_text())["targets"][0]["sigmoid"] is several
+        assert words in " ".join(notes(run))
+        row = summarise(run)[0]
+        assert row.score == row.measures["hit1"]
+        assert row.low <= row.score <= row.high
+        assert chance(run) == pytest.approx(data.truth[0][data.test].float().mean().item())

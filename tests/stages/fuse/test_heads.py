@@ -5,9 +5,11 @@ import torch
 
 from features.errors import UsageError
 from stages.fuse.heads import ModalityShape, build_head, get_head, head_names
+from stages.fuse.targets import LearnedTarget, Targets
 
 SHAPES = {"video": ModalityShape(25, 1280), "audio": ModalityShape(6, 1280)}
 BATCH, CLASSES = 4, 12
+TARGETS = Targets((LearnedTarget("label", tuple(f"class{number}" for number in range(CLASSES))),))
 
 
 def clips(seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -19,7 +21,7 @@ def clips(seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tenso
 @pytest.fixture(params=head_names())
 def head(request: pytest.FixtureRequest) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_head(request.param, SHAPES, CLASSES).eval()
+    return build_head(request.param, SHAPES, TARGETS).eval()
 
 
 def test_the_six_heads_are_there() -> None:
@@ -47,7 +49,7 @@ def test_gradients_stay_finite_with_missing_modalities(head: torch.nn.Module) ->
         tokens[name][index] = torch.nan
         present[name][index] = False
     targets = torch.arange(BATCH)
-    head.loss(head(tokens, present), present, targets).backward()
+    head.loss(head(tokens, present), present, [targets]).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
 
 
@@ -67,7 +69,7 @@ def test_clips_of_a_batch_do_not_see_each_other(head: torch.nn.Module) -> None:
 
 
 def test_average_is_the_mean_of_the_present_modalities_probabilities() -> None:
-    head = build_head("average", SHAPES, CLASSES).eval()
+    head = build_head("average", SHAPES, TARGETS).eval()
     tokens, present = clips()
     present["audio"][0] = False
     outputs = head(tokens, present)
@@ -78,7 +80,7 @@ def test_average_is_the_mean_of_the_present_modalities_probabilities() -> None:
 
 
 def test_standardisation_comes_from_the_clips_that_have_the_modality() -> None:
-    head = build_head("audio", {"audio": ModalityShape(2, 3)}, CLASSES)
+    head = build_head("audio", {"audio": ModalityShape(2, 3)}, TARGETS)
     tokens = torch.randn(50, 2, 3) * 5 + 3
     present = torch.rand(50) > 0.2
     tokens[~present] = torch.nan
@@ -89,7 +91,7 @@ def test_standardisation_comes_from_the_clips_that_have_the_modality() -> None:
 
 
 def test_bottleneck_video_reaches_audio_only_through_its_own_blocks_and_the_shared_tokens() -> None:
-    head = build_head("bottleneck", SHAPES, CLASSES).eval()
+    head = build_head("bottleneck", SHAPES, TARGETS).eval()
     with torch.no_grad():  # blocks without weights hand their input on: shared tokens then carry nothing of the video
         for block in head.video_blocks:
             for parameter in block.parameters():

@@ -17,7 +17,7 @@ QUICK = Training(epochs=12)
 
 
 def accuracy(name: str, data: FusionData, seeds: int = 2, training: Training = QUICK) -> float:
-    targets = data.targets[data.test].numpy()
+    targets = data.truth[0][data.test].numpy()
     runs = [train_head(name, data, seed, training).logits for seed in range(seeds)]
     return float(np.mean([correct(logits, targets).mean() for logits in runs]))
 
@@ -41,9 +41,9 @@ def test_with_shuffled_training_labels_every_head_falls_to_chance(make_data: Mak
 
 def test_the_test_split_has_no_say(make_data: MakeData) -> None:
     data = make_data()
-    targets = data.targets.clone()
+    targets = data.truth[0].clone()
     targets[data.test] = (targets[data.test] + 1) % 6
-    other = replace(data, targets=targets)
+    other = replace(data, truth=(targets,))
     one, two = (train_head("mlp", each, 0, QUICK) for each in (data, other))
     assert one.best_epoch == two.best_epoch
     np.testing.assert_array_equal(one.logits, two.logits)
@@ -51,8 +51,8 @@ def test_the_test_split_has_no_say(make_data: MakeData) -> None:
 
 def test_the_epoch_is_the_best_one_on_validation(make_data: MakeData) -> None:
     trained = train_head("mlp", make_data(), 0, QUICK)
-    best = max(epoch.validation_top1 for epoch in trained.curve)
-    assert trained.curve[trained.best_epoch - 1].validation_top1 == best
+    best = max(epoch.validation_score for epoch in trained.curve)
+    assert trained.curve[trained.best_epoch - 1].validation_score == best
 
 
 @pytest.mark.parametrize("name", head_names())

@@ -1,0 +1,138 @@
+"""Predictions of a run as files for others: a table, or a submission to EPIC-KITCHENS-100's challenge."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import UsageError
+from manifests.manifest import SEPARATOR
+from stages.fuse.metrics import Truth
+from stages.fuse.predictions import Predictions
+from stages.fuse.targets import LearnedTarget
+
+TOP_ACTIONS = 100
+"""How many actions of each clip EPIC-KITCHENS' servers take."""
+
+_DECIMALS = 5
+
+
+def write_csv(predictions: Predictions, target: Path) -> None:
+    """A line per clip: its id, and for each target the likeliest class, its probability and, where it is known, what is
+    true; several true classes are joined by "|"."""
+    targets = predictions.run.targets
+    columns = [_columns(*each) for each in zip(targets, predictions.scores, _truth(predictions), strict=True)]
+    with _written(target) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["clip_id", *(heading for each in columns for heading in each)])
+        writer.writerows(
+            zip(predictions.clip_ids, *(values for each in columns for values in each.values()), strict=True)
+        )
+
+
+def write_epic(predictions: Predictions, target: Path, levels: Mapping[str, int]) -> None:
+    """The JSON of EPIC-KITCHENS-100's action recognition challenge, version 0.2: logarithms of probabilities of every
+    verb and noun by official number, and the probabilities of the `TOP_ACTIONS` likeliest pairs. Clip ids are
+    narration ids, as the builder has them.
+
+    levels: `sls_pt`, `sls_tl`, `sls_td`, of the supervision levels scale. Source of the format: create_submission.py
+    of github.com/epic-kitchens/C1-Action-Recognition. Raises UsageError when the run does not tell verbs and nouns, or
+    the official numbers are not known of all classes.
+    """
+    verbs, nouns = (_Official.of(predictions, name) for name in ("verb", "noun"))
+    described = {"version": "0.2", "challenge": "action_recognition", **levels}
+    with _written(target) as file:
+        file.write(json.dumps(described)[:-1] + ', "results": {')
+        for number, clip_id in enumerate(predictions.clip_ids):
+            entry = {
+                "verb": verbs.by_number(number),
+                "noun": nouns.by_number(number),
+                "action": _likeliest_pairs(verbs, nouns, number),
+            }
+            file.write(f"{',' if number else ''}\n{json.dumps(clip_id)}: {json.dumps(entry, separators=(',', ':'))}")
+        file.write("\n}}\n")
+
+
+class _Official:
+    """One target's scores (n, C) in the order of its official numbers (C,)."""
+
+    def __init__(self, scores: NDArray[np.float64], numbers: NDArray[np.int64]) -> None:
+        order = np.argsort(numbers)
+        self.numbers, self.scores = numbers[order].tolist(), scores[:, order]
+
+    @classmethod
+    def of(cls, predictions: Predictions, name: str) -> "_Official":
+        run = predictions.run
+        found = [each for each in zip(run.targets, predictions.scores, strict=True) if each[0].name == name]
+        if not found or found[0][0].several:
+            told = ", ".join(target.name for target in run.targets)
+            raise UsageError(f"--format epic needs the targets verb and noun, and {run.folder} tells {told}: take csv")
+        (target, scores) = found[0]
+        official = run.described["manifest"].get("class_ids", {}).get(name, {})
+        if not official:
+            raise UsageError(
+                f"the manifest of '{run.described['dataset']}' does not give the official numbers of {name} classes "
+                "(class_ids): build it again from EPIC-KITCHENS-100's own lists, and train again"
+            )
+        _check_same(set(target.classes), set(official), f"{name} class", run.folder)
+        return cls(scores, np.array([official[each] for each in target.classes], dtype=np.int64))
+
+    def by_number(self, clip: int) -> dict[str, float]:
+        values = np.round(self.scores[clip], _DECIMALS).tolist()
+        return {str(number): value for number, value in zip(self.numbers, values, strict=True)}
+
+
+def _check_same(known: set[str], official: set[str], what: str, folder: Path) -> None:
+    for missing, where in ((official - known, "the heads know"), (known - official, "the manifest's class_ids have")):
+        if missing:
+            raise UsageError(
+                f"{folder}: of {len(known | official)} {what}es {where} all but {len(missing)}, such as "
+                f"'{min(missing)}': train on the whole data set"
+            )
+
+
+def _likeliest_pairs(verbs: _Official, nouns: _Official, clip: int) -> dict[str, float]:
+    """`verb,noun` -> probability of both, the likeliest first."""
+    pairs = (verbs.scores[clip][:, None] + nouns.scores[clip][None, :]).ravel()
+    top = np.argpartition(-pairs, min(TOP_ACTIONS, len(pairs)) - 1)[:TOP_ACTIONS]
+    top = top[np.argsort(-pairs[top], kind="stable")]
+    return {
+        f"{verbs.numbers[pair // len(nouns.numbers)]},{nouns.numbers[pair % len(nouns.numbers)]}": float(f"{value:.6g}")
+        for pair, value in zip(top.tolist(), np.exp(pairs[top]).tolist(), strict=True)
+    }
+
+
+def _columns(target: LearnedTarget, scores: NDArray[np.float64], truth: Truth | None) -> dict[str, list[str]]:
+    guess = scores.argmax(axis=1)
+    best = np.take_along_axis(scores, guess[:, None], axis=1)[:, 0]
+    probability = 1 / (1 + np.exp(-best)) if target.sigmoid else np.exp(best)
+    columns = {
+        target.name: [target.classes[each] for each in guess],
+        f"{target.name}_probability": [f"{each:.4f}" for each in probability],
+    }
+    if truth is not None:
+        named = [np.flatnonzero(each) for each in truth] if target.several else truth[:, None]
+        columns[f"{target.name}_truth"] = [SEPARATOR.join(target.classes[one] for one in each) for each in named]
+    return columns
+
+
+def _truth(predictions: Predictions) -> tuple[Truth | None, ...]:
+    return predictions.truth or (None,) * len(predictions.run.targets)
+
+
+@contextmanager
+def _written(target: Path) -> Iterator[TextIO]:
+    """A file that is there as a whole or not at all."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""What heads learn of a clip: one target or several, whose logits stand side by side."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from features.errors import UsageError
+from manifests import Target
+
+Logits = TypeVar("Logits", Tensor, NDArray[np.floating])
+
+
+@dataclass(frozen=True)
+class LearnedTarget(Target):
+    """A target and what its logits mean: the softmax over its classes, or with `sigmoid` a probability of its own for
+    each class, which only a target of several classes has."""
+
+    sigmoid: bool = False
+
+    @property
+    def measure(self) -> str:
+        """The share of clips that count as right: the one class has the largest logit, or the class of the largest
+        logit is one of the clip's."""
+        return "hit1" if self.several else "top1"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of a data set in the order of their logits (B, width). The truth of n clips is one tensor a target:
+    int64 (n,), -1 where unknown, or bool (n, classes) for a target of several classes.
+
+    Raises UsageError when a target has the name under which all of them together are reported.
+    """
+
+    each: tuple[LearnedTarget, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.each) > 1 and self.joint in (target.name for target in self.each):
+            raise UsageError(f"one of several targets cannot be called '{self.joint}': rename its column")
+
+    def __iter__(self) -> Iterator[LearnedTarget]:
+        return iter(self.each)
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    @property
+    def width(self) -> int:
+        return sum(len(target.classes) for target in self.each)
+
+    def split(self, logits: Logits) -> list[Logits]:
+        """(B, width) -> (B, classes) for each target."""
+        sizes = [len(target.classes) for target in self.each]
+        return [logits[:, end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+
+    @property
+    def joint(self) -> str:
+        """What all targets together are called: a verb with its noun is an action, in EPIC-KITCHENS' words."""
+        return "action" if {target.name for target in self.each} == {"verb", "noun"} else "all"
+
+    @property
+    def measure(self) -> str:
+        """The measure that heads are compared by: the share of clips of which every target is right."""
+        return f"{self.joint}_top1" if len(self.each) > 1 else self.each[0].measure
+
+    @property
+    def has_joint_top5(self) -> bool:
+        """Whether the five likeliest combinations say something: one class a target, and more than five to combine."""
+        combinations = math.prod(len(target.classes) for target in self.each)
+        return len(self.each) > 1 and not any(target.several for target in self.each) and combinations > 5
+
+    @property
+    def selection(self) -> str:
+        """The measure on validation that picks the epoch: the same, but for a single target with sigmoid, of which the
+        largest logit says little, the mean average precision."""
+        return "map" if len(self.each) == 1 and self.each[0].sigmoid else self.measure
+
+    def described(self) -> list[dict[str, Any]]:
+        """As plain values."""
+        return [asdict(target) for target in self.each]
+
+    @classmethod
+    def from_described(cls, described: Sequence[dict[str, Any]]) -> "Targets":
+        return cls(tuple(LearnedTarget(**{**each, "classes": tuple(each["classes"])}) for each in described))
