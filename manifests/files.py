@@ -2,16 +2,14 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
 
 import pandas as pd
-from tqdm import tqdm
 
-from features.archives import index, is_archive
+from features.archives import index, is_archive, read_through
 from features.errors import UsageError
 from features.media import MEDIA_SUFFIXES
 
@@ -54,30 +52,25 @@ class MediaTree:
         for path, size in _files(self.root, set()):
             relative = path[below:]
             if is_archive(path):
-                archives.append((relative, size))
+                archives.append(relative)
             elif _suffix(path) in MEDIA_SUFFIXES:
                 plain.append(Found(relative, size))
         found = sorted(plain, key=lambda file: file.path) + list(self._in_archives(sorted(archives)))
         return sorted(found, key=lambda file: _suffix(file.path) in SOUND_SUFFIXES)
 
-    def _in_archives(self, archives: list[tuple[str, int]]) -> Iterator[Found]:
+    def _in_archives(self, found: list[str]) -> Iterator[Found]:
         """A large .tar.gz takes minutes the first time."""
-        total = sum(size for _, size in archives)
-        with tqdm(total=total, unit="B", unit_scale=True, desc="archives", disable=not archives, delay=1) as bar:
-            done = 0
-            for relative, size in archives:
-                try:
-                    archive = index(self.root / relative, _progress(bar, done))
-                except UsageError as error:
-                    self.problems.append(str(error))
-                else:
-                    for problem in (archive.problem, archive.unkept):
-                        if problem is not None:
-                            self.problems.append(f"{relative}: {problem}")
-                    for name in sorted(archive.entries):
-                        if _suffix(name) in MEDIA_SUFFIXES:
-                            yield Found(f"{relative}/{name}", archive.entries[name].size)
-                done += size
+        read_through(self.root / relative / "x" for relative in found)
+        for relative in found:
+            try:
+                archive = index(self.root / relative)
+            except UsageError as error:
+                self.problems.append(str(error))
+                continue
+            self.problems += [f"{relative}: {text}" for text in (archive.problem, archive.unkept) if text is not None]
+            for name in sorted(archive.entries):
+                if _suffix(name) in MEDIA_SUFFIXES:
+                    yield Found(f"{relative}/{name}", archive.entries[name].size)
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -114,10 +107,6 @@ class MediaTree:
         paths = [exact.get(key) or alone.get(key[0]) for key in asked]
         by_id = sum(path is not None and key not in exact for key, path in zip(asked, paths, strict=True))
         return pd.Series(paths, index=ids.index, dtype=object), by_id
-
-
-def _progress(bar: "tqdm[NoReturn]", before: int) -> Callable[[int], object]:
-    return lambda read: bar.update(before + read - bar.n)
 
 
 def _files(folder: Path | str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, int]]:

@@ -1,6 +1,6 @@
 """Clips in archives (.tar, .tar.gz, .tgz) are read in place, as if these were folders: `DIR/x.tar.gz/video/a.mp4`."""
 
-from features.archives.indexing import ArchiveIndex, index, list_members, unread
+from features.archives.indexing import ArchiveIndex, index, list_members, read_through, unread
 from features.archives.members import Folder, Member, find, folder, look
 from features.archives.paths import is_archive
 
@@ -14,5 +14,6 @@ __all__ = [
     "is_archive",
     "list_members",
     "look",
+    "read_through",
     "unread",
 ]

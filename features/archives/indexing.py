@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from features.archives import keeping
 from features.archives.cursor import Chunks
@@ -130,10 +131,27 @@ def unread(paths: Iterable[str | Path]) -> dict[str, int]:
     its size in bytes."""
     found: dict[str, int] = {}
     for folder in dict.fromkeys(os.path.dirname(path) for path in paths):
-        place = None if os.path.isdir(folder or os.curdir) else split(f"{folder}/")
+        place = split(f"{folder}/")
         if place is not None and (key := _key_of(place)) not in _known and not keeping.place_of(*key).exists():
             found[place.archive] = place.status.st_size
     return found
+
+
+def read_through(paths: Iterable[str | Path]) -> None:
+    """Find out what lies where in archives that paths lead into and that nobody has looked into yet, with a bar where
+    it takes long. One that cannot be read costs its clips, and says why when they are opened."""
+    sizes = unread(paths)
+    with tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, desc="archives", disable=not sizes, delay=1) as bar:
+        done = 0
+        for archive, size in sizes.items():
+            with suppress(UsageError):
+                index(archive, partial(_show, bar, done))
+            done += size
+            _show(bar, done, 0)
+
+
+def _show(bar: "tqdm[NoReturn]", before: int, now: int) -> None:
+    bar.update(before + now - bar.n)
 
 
 def index_of(place: Place, on_progress: Passed = lambda count: None) -> ArchiveIndex:

@@ -4,22 +4,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Never
 
 import numpy as np
 from tqdm import tqdm
 
-from features import archives
 from features.backbones import WeightsChoice
 from features.cache import AskedClips, FeatureStore
 from features.cache.claims import Claims, mark
 from features.cache.store import DONE, FAILED, NO_SOUND, Found
 from features.clips import Clip
-from features.errors import UsageError
 from features.requests import PUBLISHED
 from features.spec import FeatureSpec
 from stages.device import choose_devices
@@ -84,7 +80,6 @@ def extract(
 
     Raises UsageError for a device that is not there and for a damaged shard.
     """
-    _read_archives(clips, progress)
     stores = [FeatureStore(cache, collection, spec) for spec in specs]
     plan = make_plan(stores, clips, retry_failed)
     summary = ExtractSummary(new=0, features=[])
@@ -97,23 +92,6 @@ def extract(
     summary.retried = plan.retried
     _summarise(summary, specs, cache, collection, clips)
     return summary
-
-
-def _read_archives(clips: Sequence[Clip], progress: bool) -> None:
-    """Find out where clips lie in archives that nobody has looked into yet. One that cannot be read costs its clips."""
-    sizes = archives.unread(clip.path for clip in clips)
-    quiet = not progress or not sizes
-    with tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, desc="archives", disable=quiet) as bar:
-        done = 0
-        for archive, size in sizes.items():
-            with suppress(UsageError):
-                archives.index(archive, partial(_show, bar, done))
-            done += size
-            _show(bar, done, 0)
-
-
-def _show(bar: "tqdm[Never]", before: int, now: int) -> None:
-    bar.update(before + now - bar.n)
 
 
 def _work_off(
