@@ -11,9 +11,9 @@ FUSION ?= all
 
 comma := ,
 
-# An option is passed on only when its variable is set.
+# An option is passed on only when its variable is set; a switch set to 0 is not.
 flag = $(if $($(1)),$(2) "$($(1))")
-switch = $(if $($(1)),$(2))
+switch = $(if $(filter-out 0,$($(1))),$(2))
 
 DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,ANNOTATIONS,--annotations) $(call flag,COLLECTION,--collection) \
 	$(call flag,SPLIT,--split) $(call flag,SUBSET,--subset) $(call flag,VARIANT,--variant) $(call flag,CLASSES,--classes) \
@@ -36,7 +36,8 @@ demo: $(VENV)/.installed ## render a small data set, extract its features, train
 	@$(AVFUSE) fuse --dataset demo --fusion all --name demo --seeds 3 --replace
 
 manifest: $(VENV)/.installed ## list a data set's clips: DATASET=ucf101|kinetics_sounds|vggsound|epic_kitchens_100|folder|csv, ROOT=..., ANNOTATIONS=..., SUBSET, SPLIT, FRACTION, ... (docs/datasets.md)
-	@$(AVFUSE) manifest "$(DATASET)" $(DATASET_FLAGS) $(SHARED_FLAGS)
+	@$(AVFUSE) manifest "$(DATASET)" $(DATASET_FLAGS) $(call flag,FORMAT,--format) $(call flag,JOBS,--jobs) \
+		$(call switch,NO_PROBE,--no-probe) $(SHARED_FLAGS)
 
 extract: $(VENV)/.installed $(if $(filter dask,$(ENGINE)),$(VENV)/.installed-cluster) ## stage one: DATASET=demo|ucf101|folder|..., ROOT=..., FEATURES=..., FRAMES=uniform:25, READER=pyav, STYLE=aligned, WEIGHTS=auto, PRECISION=fp32, DTYPE=fp16, DEVICE=auto, LIMIT=N, WORKERS=N, CHUNK_RANGE=I/N, ENGINE=dask SCHEDULER=tcp://HOST:8786
 	@$(AVFUSE) extract --dataset "$(DATASET)" $(DATASET_FLAGS) $(call flag,FEATURES,--features) \

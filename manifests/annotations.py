@@ -43,9 +43,11 @@ class Annotations:
     def use(self, path: Path) -> Path:
         """A file the user named. Raises UsageError when it cannot be read."""
         try:
-            self.hashes[path.name] = sha256(path.read_bytes()).hexdigest()
+            digest = sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise UsageError(f"{path} cannot be read ({error.strerror})") from error
+        name = path.name if self.hashes.get(path.name, digest) == digest else f"{path.parent.name}/{path.name}"
+        self.hashes[name] = digest
         return path
 
 

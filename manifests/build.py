@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from features.errors import UsageError
+from features.names import check_name
 from manifests.listing import Listing
-from manifests.manifest import SPLITS, Manifest, classes_of
-from manifests.parts import Part, take
+from manifests.manifest import SPLITS, Manifest, occurring
+from manifests.parts import Part, divide, take
 from manifests.probing import probe_media
 from manifests.splits import shared_groups
 
@@ -49,8 +50,12 @@ def finish(
 
     Raises UsageError when no clip of the lists is there at all.
     """
-    table, part = listing.table, part or Part()
-    collection = collection or listing.collection or name or listing.name
+    part = part or Part()
+    own_name = name or f"{listing.name}{part.suffix}"
+    collection = collection or listing.collection or own_name
+    check_name(own_name, "data set")
+    check_name(collection, "collection")
+    table = listing.table
     why = pd.Series(np.where(table["path"].isna(), NOT_FOUND, ""), index=table.index)
     why = why.mask(table["path"].map(listing.sizes).eq(0), EMPTY)
     if (why != "").all():
@@ -68,10 +73,10 @@ def finish(
     used = why == ""
     counts = _counts(table, why, probes, listing)
     left_out = table.loc[~used, ["clip_id", "split"]].assign(why=why[~used]).reset_index(drop=True)
-    kept = replace(listing, table=table[used])
-    taken, notes = take(kept, part)
+    divided, notes = divide(listing, part)
+    taken, more = take(replace(divided, table=divided.table[used]), part)
     manifest = Manifest(
-        name=name or f"{listing.name}{part.suffix}",
+        name=own_name,
         collection=collection,
         root=root,
         table=taken.table.reset_index(drop=True),
@@ -79,10 +84,11 @@ def finish(
         outside_root=listing.outside_root,
         targets=taken.targets,
     )
+    notes = [*listing.notes, *notes, *more, *warnings(manifest)]
     if probes is not None:
         at = pd.Series(probes.index, index=table["clip_id"][probes.index])
         probes = probes.loc[at.loc[manifest.table["clip_id"]]].reset_index(drop=True)
-    return Built(manifest, counts, left_out, [*listing.notes, *notes, *warnings(manifest)], probes)
+    return Built(manifest, counts, left_out, notes, probes)
 
 
 def warnings(manifest: Manifest) -> list[str]:
@@ -97,11 +103,10 @@ def warnings(manifest: Manifest) -> list[str]:
         )
     table = manifest.table
     for target in manifest.targets:
-        cells = {split: table[target.name][table["split"] == split].dropna() for split in SPLITS}
-        if target.several:
-            known, asked = ({name for cell in cells[split] for name in classes_of(cell)} for split in ("train", "test"))
-        else:
-            known, asked = set(cells["train"]), set(cells["test"])
+        known, asked = (occurring(table[target.name][table["split"] == split], target) for split in ("train", "test"))
+        absent = len(target.classes) - len(occurring(table[target.name], target))
+        if absent:
+            found.append(f"{absent} of {len(target.classes)} classes of '{target.name}' have no clip here")
         unknown = sorted(asked - known)
         if unknown and known:
             of = "" if target.name == "label" else f" of '{target.name}'"

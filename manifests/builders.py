@@ -185,4 +185,7 @@ def _register_users_own() -> None:
             raise UsageError(f"{OWN_FILES}: {path} is no Python file")
         module = module_from_spec(spec)
         sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except SyntaxError as error:
+            raise UsageError(f"{OWN_FILES}: {path}, line {error.lineno}: {error.msg}") from error

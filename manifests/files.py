@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,8 +46,8 @@ class MediaTree:
 
     @cached_property
     def files(self) -> list[Found]:
-        """Sound files stand behind all others, and what lies in archives behind plain files of the same kind, so that
-        the first file of a name is the one to use."""
+        """Empty files stand behind all others, before them sound files, and what lies in archives behind plain files of
+        the same kind: the first file of a name is the one to use."""
         plain, archives = [], []
         below = len(os.path.join(self.root, ""))
         for path, size in _files(self.root, set()):
@@ -56,7 +57,10 @@ class MediaTree:
             elif _suffix(path) in MEDIA_SUFFIXES:
                 plain.append(Found(relative, size))
         found = sorted(plain, key=lambda file: file.path) + list(self._in_archives(sorted(archives)))
-        return sorted(found, key=lambda file: _suffix(file.path) in SOUND_SUFFIXES)
+        named = [file for file in found if _is_text(file.path)]
+        if len(named) < len(found):
+            self.problems.append(f"{len(found) - len(named)} files have names that are not UTF-8: rename them")
+        return sorted(named, key=lambda file: (file.size == 0, _suffix(file.path) in SOUND_SUFFIXES))
 
     def _in_archives(self, found: list[str]) -> Iterator[Found]:
         """A large .tar.gz takes minutes the first time."""
@@ -69,7 +73,7 @@ class MediaTree:
                 continue
             self.problems += [f"{relative}: {text}" for text in (archive.problem, archive.unkept) if text is not None]
             for name in sorted(archive.entries):
-                if _suffix(name) in MEDIA_SUFFIXES:
+                if _suffix(name) in MEDIA_SUFFIXES and not os.path.basename(name).startswith("."):
                     yield Found(f"{relative}/{name}", archive.entries[name].size)
 
     @cached_property
@@ -90,8 +94,8 @@ class MediaTree:
             ids: YouTube ids. starts: whole seconds into the video.
 
         Returns:
-            The paths, of files named `ID_START` or `ID_START_END` whatever their zeros, else `ID` alone; and how many
-            were found by their id alone.
+            The paths, of files named `ID_START` or `ID_START_END` whatever their zeros, else `ID` alone where only one
+            excerpt of that video is asked for; and how many were found by their id alone.
         """
         exact: dict[tuple[str, int], str] = {}
         alone: dict[str, str] = {}
@@ -104,7 +108,8 @@ class MediaTree:
             else:
                 exact.setdefault((matched["id"], int(matched["start"])), file.path)
         asked = list(zip(ids.tolist(), starts.astype(int).tolist(), strict=True))
-        paths = [exact.get(key) or alone.get(key[0]) for key in asked]
+        times = Counter(video for video, _ in asked)
+        paths = [exact.get(key) or (alone.get(key[0]) if times[key[0]] == 1 else None) for key in asked]
         by_id = sum(path is not None and key not in exact for key, path in zip(asked, paths, strict=True))
         return pd.Series(paths, index=ids.index, dtype=object), by_id
 
@@ -116,13 +121,17 @@ def _files(folder: Path | str, seen: set[tuple[int, int]]) -> Iterator[tuple[str
         return
     seen.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as entries:
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
                 yield from _files(entry.path, seen)
             elif entry.is_file():
                 yield entry.path, entry.stat().st_size
+
+
+def _is_text(path: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def _suffix(path: str) -> str:

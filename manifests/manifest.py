@@ -53,7 +53,7 @@ class Target:
 
     def narrowed(self, table: pd.DataFrame) -> "Target":
         """The target with those of its classes that occur, in their order."""
-        found = _occurring(table[self.name], self.several)
+        found = occurring(table[self.name], self)
         return Target(self.name, tuple(name for name in self.classes if name in found), self.several)
 
 
@@ -132,19 +132,20 @@ def classes_of(cell: str | None) -> list[str]:
     return [part for part in cell.split(SEPARATOR) if part] if isinstance(cell, str) else []
 
 
-def _occurring(cells: pd.Series, several: bool) -> set[str]:
+def occurring(cells: pd.Series, target: Target) -> set[str]:
+    """The classes of a target that cells name."""
     named = cells.dropna().unique()
-    return {part for cell in named for part in classes_of(cell)} if several else set(named)
+    return {part for cell in named for part in classes_of(cell)} if target.several else set(named)
 
 
 def _filled(target: Target, table: pd.DataFrame) -> Target:
-    return Target(target.name, tuple(sorted(_occurring(table[target.name], target.several))), target.several)
+    return Target(target.name, tuple(sorted(occurring(table[target.name], target))), target.several)
 
 
 def _check_classes(table: pd.DataFrame, target: Target, name: str) -> None:
     if len(set(target.classes)) != len(target.classes):
         raise UsageError(f"manifest '{name}': a class of '{target.name}' is listed twice")
-    unknown = sorted(_occurring(table[target.name], target.several) - set(target.classes))
+    unknown = sorted(occurring(table[target.name], target) - set(target.classes))
     if unknown:
         raise UsageError(
             f"manifest '{name}': column '{target.name}' names '{unknown[0]}', which is none of its "

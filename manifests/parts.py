@@ -38,6 +38,8 @@ class Part:
             raise UsageError("folds need both: how many there are (--folds) and which is test (--fold)")
         if self.folds is not None and not (self.folds >= 2 and 1 <= (self.fold or 0) <= self.folds):
             raise UsageError(f"fold {self.fold} of {self.folds}: there are at least 2 folds, numbered from 1")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"a seed of {self.seed}: give 0 to {2**32 - 1}")
         if self.validation is not None and not 0 <= self.validation <= 0.5:
             raise UsageError(f"a validation share of {self.validation:g}: give 0 to 0.5")
 
@@ -50,11 +52,15 @@ class Part:
         """What the data set's name gains, so that different parts have different names."""
         words = []
         if self.folds is not None:
-            words.append(f"fold{self.fold}of{self.folds}" + ("" if self.is_sampled or not self.seed else self._seed))
+            words.append(f"fold{self.fold}of{self.folds}")
         if self.fraction is not None:
             words.append(f"fraction{self.fraction:g}{self._seed}")
         if self.clips is not None:
-            words.append("clips" + ".".join(str(count) for count in self.clips.values()) + self._seed)
+            words.append("clips-" + "-".join(f"{split}{count}" for split, count in self.clips.items()) + self._seed)
+        if self.validation is not None:
+            words.append(f"validation{self.validation:g}")
+        if self.seed and not self.is_sampled:
+            words.append(f"seed{self.seed}")
         return "".join(f"-{word}" for word in words)
 
     @property
@@ -62,9 +68,13 @@ class Part:
         return f"-{'' if self.stratified else 'random-'}seed{self.seed}"
 
 
-def take(listing: Listing, part: Part) -> tuple[Listing, list[str]]:
-    """The part of a listing, validation marked, and what a user should know of it."""
-    table, notes = listing.table, []
+def divide(listing: Listing, part: Part) -> tuple[Listing, list[str]]:
+    """The listing with its clips in folds and its validation marked, and what a user should know of it.
+
+    Drawn from all clips that are listed, whether they are there or not and in the order of their ids, so that a clip
+    stays on its side when others arrive or move.
+    """
+    table, notes = listing.table.sort_values("clip_id", kind="stable"), []
     validation: pd.Series | float | None = listing.validation
     if part.folds is not None and part.fold is not None:
         labelled = (table["split"] != "unlabelled").to_numpy()
@@ -77,19 +87,27 @@ def take(listing: Listing, part: Part) -> tuple[Listing, list[str]]:
     if part.validation is not None:
         table = table.assign(split=table["split"].replace("val", "train"))
         validation = part.validation or None
-    table = _set_aside(table, validation, part.seed)
-    targets = listing.targets
-    if part.is_sampled:
-        wanted = part.fraction if part.fraction is not None else (part.clips or {})
-        table = table[sample(table, wanted, part.stratified, part.seed)].reset_index(drop=True)
-        targets = tuple(target.narrowed(table) for target in targets)
-        for before, after in zip(listing.targets, targets, strict=True):
-            if before.classes and len(after.classes) < len(before.classes):
-                notes.append(
-                    f"{len(after.classes)} of {len(before.classes)} classes of '{before.name}' are in this part"
-                )
-    provenance = {**listing.provenance, **_recorded(part)}
-    return replace(listing, table=table, targets=targets, provenance=provenance), notes
+    provenance = {**listing.provenance, **({"part": _recorded(part)} if part != Part() else {})}
+    if isinstance(validation, float):
+        provenance["validation"] = {"share": validation, "seed": part.seed, "by": "group"}
+    table = _set_aside(table, validation, part.seed).loc[listing.table.index]
+    return replace(listing, table=table, provenance=provenance), notes
+
+
+def take(listing: Listing, part: Part) -> tuple[Listing, list[str]]:
+    """The share, or so many clips, of a listing, and what a user should know of it."""
+    if not part.is_sampled:
+        return listing, []
+    wanted = part.fraction if part.fraction is not None else (part.clips or {})
+    table = listing.table[sample(listing.table, wanted, part.stratified, part.seed)]
+    targets = tuple(target.narrowed(table) for target in listing.targets)
+    notes = [f"the part is {len(table):,} of these {len(listing.table):,} clips"]
+    notes += [
+        f"{len(after.classes)} of {len(before.classes)} classes of '{before.name}' are in this part"
+        for before, after in zip(listing.targets, targets, strict=True)
+        if len(after.classes) < len(before.classes)
+    ]
+    return replace(listing, table=table, targets=targets), notes
 
 
 def _set_aside(table: pd.DataFrame, validation: pd.Series | float | None, seed: int) -> pd.DataFrame:
@@ -107,5 +125,4 @@ def _set_aside(table: pd.DataFrame, validation: pd.Series | float | None, seed: 
 
 
 def _recorded(part: Part) -> dict[str, object]:
-    taken = {name: value for name, value in vars(part).items() if value is not None}
-    return {"part": taken} if part != Part() else {}
+    return {name: value for name, value in vars(part).items() if value is not None}

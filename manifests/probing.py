@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
+from features import archives
 from features.errors import ClipError
 from features.media import MediaInfo, probe
 
@@ -42,6 +43,9 @@ _KEYS = {"path": pa.binary(), "size": pa.int64(), "mtime_ns": pa.int64()}  # a p
 _STREAMS = ("has_video", "has_audio")
 _NUMBERS = ("duration_seconds", "width", "height", "frames_per_second", "sample_rate_hz", "channels")
 COLUMNS = ("size", *_STREAMS, *_NUMBERS, "problem")
+
+ABSENT = (-1, 0)
+"""Size and modification time of a file that is not there."""
 
 _REVISION = 1
 """Raised when `probe` says other things of the same file: what is in a store is asked again."""
@@ -111,7 +115,7 @@ def state_of(path: Path) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError:
-        return -1, 0
+        return ABSENT
     return status.st_size, status.st_mtime_ns
 
 
@@ -124,7 +128,16 @@ def _states(paths: Sequence[Path]) -> NDArray[np.int64]:
 
 
 def _states_of(paths: Sequence[Path]) -> list[tuple[int, int]]:
-    return [state_of(path) for path in paths]
+    """An archive is looked at once for each of its folders."""
+    folders: dict[str, archives.Folder | None] = {}
+    states = []
+    for path in paths:
+        parent, name = os.path.split(path)
+        if parent not in folders:
+            folders[parent] = archives.folder(parent)
+        folder = folders[parent]
+        states.append(state_of(path) if folder is None else folder.state(name) or ABSENT)
+    return states
 
 
 def _joined(asked: pd.DataFrame, known: pa.Table) -> pd.DataFrame:

@@ -1,10 +1,11 @@
 """Dividing clips so that no group has clips on both sides, and taking parts of a data set."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import xxhash
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
@@ -13,6 +14,9 @@ from manifests.manifest import SPLITS
 
 MANY_GROUPS = 5_000
 """Beyond so many groups, classes keep their proportions of groups, not clips: scikit-learn's search takes minutes."""
+
+MOST_FOLDS = 20
+"""Shares that are not one part of several are some of at most so many folds."""
 
 
 def held_out(labels: ArrayLike, groups: ArrayLike, fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -23,18 +27,30 @@ def held_out(labels: ArrayLike, groups: ArrayLike, fraction: float, seed: int) -
     """
     labels, groups = np.asarray(labels, dtype=object), np.asarray(groups, dtype=object)
     marked = np.zeros(len(labels), dtype=bool)
-    folds = round(1 / fraction)
+    taken, folds = _as_folds(fraction)
     n_groups = len(set(groups))
     if n_groups < 2:
         return marked
-    if n_groups > MANY_GROUPS:
-        return group_folds(labels, groups, folds, seed) == 0
-    if pd.isna(labels).any() or n_groups < folds or pd.Series(labels).value_counts().max() < folds:
+    if n_groups <= MANY_GROUPS and (pd.isna(labels).any() or n_groups < folds or _commonest(labels) < folds):
         _, chosen = next(GroupShuffleSplit(1, test_size=fraction, random_state=seed).split(labels, groups=groups))
-    else:
-        _, chosen = next(_stratified(labels, groups, folds, seed))
-    marked[chosen] = True
-    return marked
+        marked[chosen] = True
+        return marked
+    return group_folds(labels, groups, folds, seed) < taken
+
+
+def _as_folds(fraction: float) -> tuple[int, int]:
+    """A share as so many of so many folds: 1 of 5, 2 of 5, 7 of 20."""
+    if fraction < 1 / MOST_FOLDS:
+        return 1, round(1 / fraction)
+    return min(
+        ((max(1, round(fraction * folds)), folds) for folds in range(2, MOST_FOLDS + 1)),
+        key=lambda pair: (round(abs(pair[0] / pair[1] - fraction), 9), pair[1]),
+    )
+
+
+def _commonest(labels: NDArray[np.object_]) -> int:
+    """How many clips the largest class has."""
+    return int(pd.Series(labels).value_counts().max())
 
 
 def group_folds(labels: ArrayLike, groups: ArrayLike, folds: int, seed: int) -> NDArray[np.int64]:
@@ -46,9 +62,10 @@ def group_folds(labels: ArrayLike, groups: ArrayLike, folds: int, seed: int) -> 
     names, member = np.unique(groups.astype(str), return_inverse=True)
     if len(names) < folds:
         raise UsageError(f"{folds} folds need as many groups of clips, and there are {len(names)}: ask for fewer")
-    if len(names) > MANY_GROUPS:
+    if len(names) > MANY_GROUPS or _commonest(pd.Series(labels).fillna("").to_numpy()) < folds:
         # Groups in the order of their commonest class, at random within it, are dealt out in turn.
-        pairs = pd.DataFrame({"group": member, "label": pd.Series(labels).fillna("")}).value_counts().reset_index()
+        pairs = pd.DataFrame({"group": member, "label": pd.Series(labels).fillna("").astype(str)})
+        pairs = pairs.value_counts().reset_index().sort_values(["count", "label"], ascending=[False, True])
         commonest = pairs.drop_duplicates("group").set_index("group")["label"].sort_index().to_numpy().astype(str)
         shuffled = np.random.default_rng(seed).permutation(len(names))
         order = shuffled[np.argsort(commonest[shuffled], kind="stable")]
@@ -83,32 +100,40 @@ def sample(table: pd.DataFrame, wanted: float | Mapping[str, int], stratified: b
     others.
 
     With `stratified`, the classes of `label` keep their proportions (largest remainders); otherwise every clip is as
-    likely. Raises UsageError when a split has fewer clips than wanted.
+    likely. A clip's place in the draw is a hash of the seed and its id: one clip more or less in the table changes the
+    part by little, and the order of the rows changes nothing.
+
+    Raises UsageError when a split has fewer clips than wanted.
     """
-    generator = np.random.default_rng(seed)
     marked = np.zeros(len(table), dtype=bool)
     labels = table["label"].fillna("").to_numpy().astype(str)
+    places = _places(table["clip_id"].tolist(), seed)
     for split in SPLITS if isinstance(wanted, float) else wanted:
         members = np.flatnonzero((table["split"] == split).to_numpy())
-        count = max(1, round(wanted * len(members))) if isinstance(wanted, float) else wanted[split]
         if len(members) == 0 and isinstance(wanted, float):
             continue
+        count = max(1, round(wanted * len(members))) if isinstance(wanted, float) else wanted[split]
         if count > len(members):
             raise UsageError(f"{split}={count}: the data set has {len(members)} clips in that split")
-        members = members[generator.permutation(len(members))]
+        members = members[np.argsort(places[members], kind="stable")]
         if stratified:
-            _, number, sizes = np.unique(labels[members], return_inverse=True, return_counts=True)
-            shares = _largest_remainders(sizes, count, generator)
+            names, number, sizes = np.unique(labels[members], return_inverse=True, return_counts=True)
+            shares = _largest_remainders(sizes, count, _places(names.tolist(), seed))
             rank = pd.Series(number).groupby(number).cumcount().to_numpy()
             members = members[rank < shares[number]]
         marked[members[:count]] = True
     return marked
 
 
-def _largest_remainders(sizes: NDArray[np.int64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Divide `count` in proportion to `sizes`, in whole numbers none of which exceeds its size. Ties fall at random."""
+def _places(names: Sequence[str], seed: int) -> NDArray[np.uint64]:
+    return np.array([xxhash.xxh3_64_intdigest(f"{seed}:{name}".encode()) for name in names], dtype=np.uint64)
+
+
+def _largest_remainders(sizes: NDArray[np.int64], count: int, places: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Divide `count` in proportion to `sizes`, in whole numbers none of which exceeds its size; the smaller of `places`
+    decides ties."""
     exact = sizes * (count / sizes.sum())
     shares = np.floor(exact).astype(np.int64)
-    order = np.lexsort((generator.random(len(sizes)), -(exact - shares)))
+    order = np.lexsort((places, -(exact - shares)))
     shares[order[: count - shares.sum()]] += 1
     return shares

@@ -1,8 +1,10 @@
 """Manifests on disk, under `cache/manifests/`: one Parquet or CSV file each, with its provenance inside."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,30 @@ _CSV_MARK = "# avfuse "
 
 def save_manifest(cache: Path, manifest: Manifest, replace: bool = False, format: str = "parquet") -> Path:
     """Write a manifest. Raises UsageError when the collection already stands for media under another root, unless
-    `replace` says that these are the same media, moved."""
-    for path, other in _described(cache):
-        if other["collection"] == manifest.collection and other["root"] != str(manifest.root) and not replace:
+    `replace` says that these are the same media, moved: its other manifests then move too."""
+    elsewhere = [
+        (path, other)
+        for path, other in _described(cache)
+        if other["collection"] == manifest.collection and other["root"] != str(manifest.root)
+    ]
+    for path, other in elsewhere:
+        if not replace:
             raise UsageError(
                 f"'{manifest.collection}' already stands for the media in {other['root']} (data set '{path.stem}'): "
                 f"say --replace if the media moved to {manifest.root}, or call these others "
                 + ("otherwise (NAME=...)" if manifest.name == manifest.collection else "otherwise (--collection NAME)")
             )
+        if path.stem != manifest.name:
+            moved = dataclasses.replace(load_manifest(cache, path.stem), root=manifest.root)
+            _write(path, moved)
+    path = cache / "manifests" / f"{manifest.name}.{format}"
+    _write(path, manifest)
+    for other_format in set(FORMATS) - {format}:
+        path.with_suffix(f".{other_format}").unlink(missing_ok=True)
+    return path
+
+
+def _write(path: Path, manifest: Manifest) -> None:
     described = {
         "name": manifest.name,
         "collection": manifest.collection,
@@ -38,17 +56,13 @@ def save_manifest(cache: Path, manifest: Manifest, replace: bool = False, format
         "provenance": manifest.provenance,
         "outside_root": manifest.outside_root,
     }
-    path = cache / "manifests" / f"{manifest.name}.{format}"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _WRITERS[format](temporary, manifest.table, json.dumps(described))
+        _WRITERS[path.suffix[1:]](temporary, manifest.table, json.dumps(described))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    for other_format in set(FORMATS) - {format}:
-        path.with_suffix(f".{other_format}").unlink(missing_ok=True)
-    return path
 
 
 def save_left_out(cache: Path, name: str, left_out: pd.DataFrame) -> None:
@@ -94,8 +108,10 @@ def _files(cache: Path) -> Iterator[Path]:
 
 
 def _described(cache: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All that are manifests: what else lies there is not in the way of writing one."""
     for path in _files(cache):
-        yield path, _describe(path)
+        with suppress(UsageError):
+            yield path, _describe(path)
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def describe_epic_kitchens_100(root: Path, annotations: Annotations, train_list:
     if train_list is not None:
         del expected["train"]
     return Listing(
-        name="epic_kitchens_100",
+        name="epic_kitchens_100" if train_list is None else f"epic_kitchens_100-{train_list.stem}",
         collection="epic_kitchens_100",
         table=table,
         targets=(Target("verb", tuple(verbs.values())), Target("noun", tuple(nouns.values()))),
@@ -116,10 +116,10 @@ def _named(numbers: pd.Series, names: dict[int, str], path: Path) -> pd.Series:
 
 def _seconds(timestamps: pd.Series, path: Path) -> pd.Series:
     """Of `HH:MM:SS.ss`."""
-    try:
-        return pd.to_timedelta(timestamps).dt.total_seconds().round(6)
-    except ValueError as error:
-        raise UsageError(f"{path}, column '{timestamps.name}': not a time such as 00:01:02.35 ({error})") from error
+    wrong = timestamps[~timestamps.str.fullmatch(r"\d+:[0-5]\d:[0-5]\d(\.\d+)?")]
+    if len(wrong):
+        raise UsageError(f"{path}, column '{timestamps.name}': '{wrong.iloc[0]}' is not a time such as 00:01:02.35")
+    return pd.to_timedelta(timestamps).dt.total_seconds().round(6)
 
 
 def _late_segments(table: pd.DataFrame, annotations: Annotations) -> list[str]:
@@ -129,10 +129,10 @@ def _late_segments(table: pd.DataFrame, annotations: Annotations) -> list[str]:
     source = read_csv(path, ("video_id", "duration"))
     durations = pd.to_numeric(source.set_index("video_id")["duration"], errors="coerce")
     beyond = table["end"] - table["group"].map(durations)
-    late = table[beyond > 0]
+    late = table[(beyond > 0) & table["path"].notna()]
     if late.empty:
         return []
     return [
-        f"{len(late)} segments end after their videos, by up to {beyond.max():.2f} s, such as "
+        f"{len(late)} segments end after their videos, by up to {beyond[late.index].max():.2f} s, such as "
         f"{late['clip_id'].iloc[0]}: they end with the video"
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from features.archives import is_archive
 from features.errors import UsageError
 from manifests.annotations import Annotations
 from manifests.datasets.table import clip_ids, listed, read_table
@@ -51,23 +52,42 @@ def describe_folder(
         raise UsageError(
             f"no media files in {media.root}: expected class sub-folders, a labels.csv, or the files themselves"
         )
-    provenance = {"builder": "folder", "revision": REVISION, "columns": columns}
+    options = {**columns, "targets": list(targets), "several": list(several)}
+    provenance = {
+        "builder": "folder",
+        "revision": REVISION,
+        "options": {key: value for key, value in options.items() if value},
+    }
     own = listed(media.root.name, media.root, table, provenance, targets, several, outside_root)
-    return replace(own, notes=tuple(media.problems))
+    return replace(own, notes=(*media.problems, *_notes(own)))
+
+
+def _notes(own: Listing) -> list[str]:
+    classes = set(own.table["label"].dropna())
+    if classes and classes <= {"train", "training", "val", "valid", "validation", "test", "testing"}:
+        return [
+            f"the classes are called {', '.join(sorted(classes))}: for splits, write a labels.csv with a column split"
+        ]
+    return []
 
 
 def _from_tree(media: MediaTree) -> pd.DataFrame:
     paths = pd.Series(sorted(media.sizes), dtype=object)
     nowhere = pd.Series([float("nan")] * len(paths))
-    first = paths.str.extract(r"^(?:[^/]+\.(?:tar|tar\.gz|tgz)/)?([^/]+)/")[0]
+    first = pd.Series([_first_folder(path) for path in paths], dtype=object)
     return pd.DataFrame(
         {
             "clip_id": clip_ids(paths, nowhere, nowhere),
             "path": paths,
             "start": nowhere,
             "end": nowhere,
-            "label": first.astype(object).where(first.notna(), None),
+            "label": first,
             "split": pd.Series([None] * len(paths), dtype=object),
             "group": paths,
         }
     )
+
+
+def _first_folder(path: str) -> str | None:
+    """The first folder of a path that is no archive; None where there is none."""
+    return next((part for part in path.split("/")[:-1] if not is_archive(part)), None)

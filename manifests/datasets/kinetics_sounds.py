@@ -94,7 +94,9 @@ def describe_kinetics_sounds(
     else:
         table["path"] = table["path"].where(table["path"].notna(), found)
     if by_id:
-        notes.append(f"{by_id} files are named by their YouTube id alone: each is taken for the clip, not the video")
+        notes.append(
+            f"{by_id} clips were found by their YouTube id alone: the file is taken for the clip, not the video"
+        )
     return Listing(
         name=f"kinetics_sounds-{variant}",
         collection="kinetics400",
@@ -189,6 +191,8 @@ def _from_kinetics(media: MediaTree, annotations: Annotations, named: list[str])
         parts = [_from_folders(media)]
         notes.append("no train.csv and validate.csv of Kinetics-400: the clips are those that lie in its folders")
     table = pd.concat(parts, ignore_index=True)
+    if "train" not in set(table["split"]):
+        notes.append("train.csv of Kinetics-400 is not there: nothing to train on")
     unknown = [name for name in named if name not in set(table["label"])]
     if unknown:
         raise UsageError(f"no clip of Kinetics-400 is of class '{unknown[0]}': is it spelled as there?")

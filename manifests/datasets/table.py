@@ -1,5 +1,6 @@
 """Builder `csv`: any table with a clip a row; and the reading of such tables, which `folder` shares."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ import pandas as pd
 
 from features.errors import UsageError
 from manifests.annotations import Annotations
+from manifests.files import MediaTree
 from manifests.listing import Listing
-from manifests.manifest import COLUMNS, Target
+from manifests.manifest import COLUMNS, SEPARATOR, Target
 from manifests.splits import held_out
 
 REVISION = 2
@@ -40,13 +42,13 @@ def describe_csv(
     separated by "|". Where no split is given, 80 % of the clips are train and 20 % test, by whole groups, stratified,
     with a fixed seed. Raises UsageError when the table or a column is missing or wrong.
     """
-    root = root.resolve()
+    root = MediaTree(root).root
     if table is None:
         raise UsageError(f"data set 'csv' needs its table: TABLE=FILE (--table FILE)\n\n{GUIDE}")
     columns = {"label": label_column, "group": group_column, "split": split_column}
     read = read_table(annotations.use(table), columns, [*targets, *several])
     provenance = {"builder": "csv", "revision": REVISION, "options": {**columns, **_named(targets, several)}}
-    return listed(root.name, root, read, provenance, targets, several, outside_root)
+    return listed(table.stem, root, read, provenance, targets, several, outside_root)
 
 
 def listed(
@@ -83,9 +85,16 @@ def read_table(path: Path, columns: Mapping[str, str | None], more: Sequence[str
     `columns` maps label, group and split to the file's own names for them, None for the same name.
     """
     try:
-        source = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            source = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+    except pd.errors.ParserWarning as error:
+        raise UsageError(f"{path}: a row has more cells than the header; quote cells that hold a comma") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a readable CSV file ({error})") from error
+    source.columns = source.columns.str.strip()
+    if source.empty:
+        raise UsageError(f"{path} has no rows: a clip each")
     file_column = next((column for column in ("path", "file") if column in source), None)
     if file_column is None:
         raise UsageError(f"{path} has no column 'path' or 'file' (it has {', '.join(source.columns)})")
@@ -104,6 +113,8 @@ def read_table(path: Path, columns: Mapping[str, str | None], more: Sequence[str
         return values.str.strip().replace("", None)
 
     files = source[file_column].str.strip()
+    if (files == "").any():
+        raise UsageError(f"{path}, line {files.eq('').idxmax() + 2}: column '{file_column}' is empty")
     start, end = _seconds(read("start"), path, "start"), _seconds(read("end"), path, "end")
     given_ids, groups, made_ids = read("clip_id"), read("group"), clip_ids(files, start, end)
     return pd.DataFrame(
@@ -115,9 +126,13 @@ def read_table(path: Path, columns: Mapping[str, str | None], more: Sequence[str
             "label": read("label"),
             "split": read("split"),
             "group": groups.where(groups.notna(), files),  # segments of one file belong together
-            **{name: read(name) for name in more if name != "label"},
+            **{name: read(name).str.replace(r"\s*\|\s*", SEPARATOR, regex=True) for name in more if name != "label"},
         }
     )
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
 def _seconds(values: pd.Series, path: Path, column: str) -> pd.Series:
@@ -133,5 +148,5 @@ def clip_ids(paths: pd.Series, start: pd.Series, end: pd.Series) -> pd.Series:
     ids = paths.map(lambda path: str(Path(path).with_suffix("")))
     files_per_id = pd.DataFrame({"id": ids, "path": paths}).groupby("id")["path"].transform("nunique")
     ids = ids.where(files_per_id == 1, paths)
-    intervals = start.map("{:g}".format) + "-" + end.map("{:g}".format)
+    intervals = start.map(_short) + "-" + end.map(_short)
     return ids.where(~(ids.duplicated(keep=False) & start.notna()), ids + "@" + intervals)

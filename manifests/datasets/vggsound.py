@@ -43,7 +43,9 @@ def describe_vggsound(
     table["path"], by_id = media.by_video(table["group"], table["clip_id"].str[12:])
     table = in_order(table)
     if by_id:
-        notes.append(f"{by_id} files are named by their YouTube id alone: each is taken for the clip, not the video")
+        notes.append(
+            f"{by_id} clips were found by their YouTube id alone: the file is taken for the clip, not the video"
+        )
     names = tuple(sorted(table["label"].unique()))
     targets = (Target("label", names),)
     name = "vggsound"

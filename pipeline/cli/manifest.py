@@ -26,7 +26,7 @@ def _numbers_of_clips(context: click.Context, option: click.Parameter, text: str
     counts: dict[str, int] = {}
     for part in names(text):
         split, _, count = part.partition("=")
-        if split not in SPLITS or not count.isdecimal() or int(count) < 1:
+        if split not in SPLITS or split in counts or not count.isdecimal() or int(count) < 1:
             raise UsageError(f"--clips {text}: write SPLIT=N, for example train=100,val=10,test=20")
         counts[split] = int(count)
     return counts
@@ -60,7 +60,7 @@ COMMON = (
         type=float,
         help="Share of train to set aside by group (default: the data set's own way; 0: none).",
     ),
-    click.Option(["--seed"], type=int, help="Of everything drawn here (default: 0)."),
+    click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), help="Of everything drawn here (default: 0)."),
     click.Option(
         ["--jobs"], type=click.IntRange(min=1), help="Processes that look into files (default: one per core)."
     ),
@@ -253,7 +253,7 @@ def account(built: "Built") -> str:
             lines.append(
                 f"note: the lists have {row['listed']:,} {split} clips, the published ones {row['expected']:,}"
             )
-        if row["published"] >= 0 and row["used"] != row["published"]:
+        if row["published"] >= 0 and row["used"] != row["published"]:  # before a part is taken
             lines.append(f"note: {row['used']:,} {split} clips are used, the paper says {row['published']:,}")
     if built.probes is not None:
         lines.append(_media(built))

@@ -171,6 +171,14 @@ def test_vggsound_finds_clips_in_archives_and_under_other_zeros(trees: Path, cac
     assert (built.manifest.table["clip_id"].str[:11] == built.manifest.table["group"]).all()
 
 
+def test_files_in_archives_are_probed_too(trees: Path, cache: Path) -> None:
+    built = build("vggsound", trees / "vggsound", cache, probe=True, jobs=1)
+    assert built.probes is not None
+    assert built.probes["problem"].isna().all()
+    assert set(built.probes["sample_rate_hz"]) == {official_trees.RATE_HZ}
+    assert built.counts["unreadable"].tolist() == [0, 0]
+
+
 def test_vggsounder_gives_test_clips_several_labels(trees: Path, cache: Path) -> None:
     root = trees / "vggsound"
     built = build("vggsound", root, cache, vggsounder=root / "vggsounder.csv")
@@ -214,7 +222,7 @@ def test_epic_kitchens_has_two_targets_and_segments_of_long_videos(trees: Path, 
     assert manifest.table["verb"].isna().sum() == 4
     assert any("1 segments end after their videos, by up to 0.10 s" in note for note in built.notes)
     save_manifest(cache, manifest)
-    read = load_manifest(cache, "epic_kitchens_100")
+    read = load_manifest(cache, "epic_kitchens_100-validation0.5")
     pd.testing.assert_frame_equal(read.table, manifest.table)
     assert read.targets == manifest.targets
 
@@ -257,8 +265,11 @@ def test_parts_have_names_of_their_own_and_are_recorded(trees: Path, cache: Path
     parts = {
         "vggsound-fraction0.5-seed0": Part(fraction=0.5),
         "vggsound-fraction0.5-random-seed7": Part(fraction=0.5, stratified=False, seed=7),
-        "vggsound-clips6.3-seed0": Part(clips={"train": 6, "test": 3}),
+        "vggsound-clips-train6-test3-seed0": Part(clips={"train": 6, "test": 3}),
+        "vggsound-clips-test6-train3-seed0": Part(clips={"test": 6, "train": 3}),
         "vggsound-fold2of3": Part(folds=3, fold=2),
+        "vggsound-fold2of3-seed4": Part(folds=3, fold=2, seed=4),
+        "vggsound-validation0.2-seed3": Part(validation=0.2, seed=3),
     }
     for name, part in parts.items():
         manifest = build("vggsound", root, cache, part=part).manifest
@@ -294,9 +305,73 @@ def test_validation_can_be_another_share_or_left_to_training(trees: Path, cache:
     assert (tables[0.5].manifest.table["split"] == "val").sum() == 9
 
 
+def test_a_clip_stays_on_its_side_when_others_come_or_move(trees: Path, cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(trees / "ucf101", tmp_path / "moved")
+    (tmp_path / "moved" / "UCF-101" / "ApplyEyeMakeup").rename(tmp_path / "moved" / "zzz")
+    for gone in ("v_ApplyEyeMakeup_g25_c01.avi", "v_ApplyEyeMakeup_g09_c02.avi"):
+        (tmp_path / "moved" / "zzz" / gone).unlink()
+    for part in (Part(validation=0.3), Part(folds=3, fold=2), Part(folds=4, fold=1, seed=5)):
+        whole, other = (
+            build("ucf101", root, cache, part=part).manifest.table.set_index("clip_id")["split"]
+            for root in (trees / "ucf101", tmp_path / "moved")
+        )
+        assert len(other) == len(whole) - 2
+        assert (other == whole[other.index]).all()
+    half, moved = (
+        set(build("ucf101", root, cache, part=Part(fraction=0.5)).manifest.table["clip_id"])
+        for root in (trees / "ucf101", tmp_path / "moved")
+    )
+    assert len(half - moved) <= 4
+
+
+def test_an_empty_copy_does_not_hide_a_good_one(trees: Path, cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(trees / "ucf101", tmp_path / "more")
+    (tmp_path / "more" / "AAA").mkdir()
+    (tmp_path / "more" / "AAA" / "v_ApplyEyeMakeup_g01_c01.avi").touch()
+    table = build("ucf101", tmp_path / "more", cache).manifest.table.set_index("clip_id")
+    assert table.loc["v_ApplyEyeMakeup_g01_c01", "path"].startswith("UCF-101/")
+
+
+def test_a_file_named_by_its_video_alone_is_no_clip_where_several_are_listed(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "vggsound.csv").write_text("abcdefghijk,0,a,train\nabcdefghijk,30,b,train\nzbcdefghijk,5,b,test\n")
+    for name in ("abcdefghijk.mp4", "zbcdefghijk.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    built = build("vggsound", tmp_path, cache)
+    assert built.manifest.table["clip_id"].tolist() == ["zbcdefghijk_000005"]
+    assert any("1 clips were found by their YouTube id alone" in note for note in built.notes)
+
+
+def test_a_segment_without_times_is_refused(trees: Path, cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(trees / "epic_kitchens_100" / "epic-kitchens-100-annotations", tmp_path / "lists")
+    path = tmp_path / "lists" / "EPIC_100_validation.csv"
+    path.write_text(path.read_text().replace("00:00:00.10", ""))
+    with pytest.raises(UsageError, match="column 'start_timestamp': '' is not a time"):
+        build("epic_kitchens_100", trees / "epic_kitchens_100", cache, annotations=tmp_path / "lists")
+
+
+def test_names_are_looked_at_before_anything_is_written(trees: Path, cache: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be the name of a collection"):
+        build("ucf101", trees / "ucf101", cache, collection="../evil", probe=True)
+    assert not cache.exists()
+
+
+def test_media_that_moved_take_all_their_data_sets_along(trees: Path, cache: Path, tmp_path: Path) -> None:
+    for split in (1, 2):
+        save_manifest(cache, build("ucf101", trees / "ucf101", cache, split=split).manifest)
+    shutil.copytree(trees / "ucf101", tmp_path / "moved")
+    (cache / "manifests" / "stray.csv").write_text("not a manifest")
+    moved = build("ucf101", tmp_path / "moved", cache).manifest
+    with pytest.raises(UsageError, match="already stands for the media in"):
+        save_manifest(cache, moved)
+    save_manifest(cache, moved, replace=True)
+    assert load_manifest(cache, "ucf101-split2").root == tmp_path / "moved"
+    save_manifest(cache, moved)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"seed": -1}, "a seed of -1"),
         ({"fraction": 0.0}, "a fraction of 0"),
         ({"fraction": 0.1, "clips": {"train": 1}}, "say the same thing twice"),
         ({"folds": 3}, "folds need both"),

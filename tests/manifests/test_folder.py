@@ -87,6 +87,7 @@ def test_files_that_differ_only_in_suffix_keep_it(tmp_path: Path) -> None:
     [
         ([{"name": "a.mp4"}], {}, "no column 'path' or 'file'"),
         ([{"file": "a.mp4"}], {"label_column": "verb"}, "--label-column verb"),
+        ([{"file": "a.mp4", "label": "x"}, {"file": " ", "label": "x"}], {}, "line 3: column 'file' is empty"),
         ([{"file": "a.mp4"}], {"targets": ["verb"]}, "target 'verb': .* has no such column"),
         ([{"file": "a.mp4", "start": 1}], {"several": ["start"]}, "column 'start' says something else"),
         ([{"file": "a.mp4", "start": "soon", "label": "x"}], {}, "column 'start'"),
@@ -121,7 +122,7 @@ def test_a_data_set_needs_its_root(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["parquet", "csv"])
 def test_manifests_survive_the_disk(tmp_path: Path, format: str) -> None:
     rows = [
-        {"path": f"{i}.mp4", "start": i / 3, "end": i + 1 / 7, "verb": 'Zürich, "x"', "tags": "a|b" if i else ""}
+        {"path": f"{i}.mp4", "start": i / 3, "end": i + 1 / 7, "verb": 'Zürich, "x"', "tags": "a | b" if i else ""}
         for i in range(10)
     ]
     manifest = build_folder(write_labels(tmp_path / "clips", rows), targets=["verb"], several=["tags"])
@@ -190,3 +191,28 @@ def test_a_path_that_leaves_the_root_is_refused_unless_allowed(tmp_path: Path, p
 def test_a_path_with_dots_that_stays_inside_is_as_good_as_another(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label\nsub/../a.avi,x\n..a.avi,y\n")
     assert len(build_folder(tmp_path)) == 2
+
+
+def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    with pytest.raises(UsageError, match="has no rows"):
+        build_folder(tmp_path)
+
+
+def test_spaces_in_a_header_change_nothing(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path, label\na.mp4,x\nb.mp4,y\n")
+    assert build_folder(tmp_path).table["label"].tolist() == ["x", "y"]
+
+
+def test_a_row_with_more_cells_than_the_header_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\na.mp4,bird chirping, tweeting\nb.mp4,rain\n")
+    with pytest.raises(UsageError, match="more cells than the header"):
+        build_folder(tmp_path)
+
+
+def test_folders_that_are_splits_are_pointed_out(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part / "run").mkdir(parents=True)
+        (tmp_path / part / "run" / "a.avi").touch()
+    built = build("folder", tmp_path, tmp_path / "no-cache")
+    assert any("write a labels.csv with a column split" in note for note in built.notes)

@@ -58,7 +58,8 @@ def table() -> pd.DataFrame:
         for label, count in (("a", 60), ("b", 30), ("c", 10))
         for _ in range(round(share * count))
     ]
-    return pd.DataFrame([*rows, *[("val", "a")] * 10], columns=["split", "label"])
+    table = pd.DataFrame([*rows, *[("val", "a")] * 10], columns=["split", "label"])
+    return table.assign(clip_id=[f"clip{index}" for index in table.index])
 
 
 def test_a_stratified_share_keeps_the_proportions_in_every_split(table: pd.DataFrame) -> None:
@@ -85,3 +86,28 @@ def test_a_random_part_differs_from_seed_to_seed_and_not_from_run_to_run(table: 
 def test_more_clips_than_there_are_is_refused(table: pd.DataFrame) -> None:
     with pytest.raises(UsageError, match="val=11: the data set has 10 clips in that split"):
         sample(table, {"val": 11}, stratified=True, seed=0)
+
+
+@pytest.mark.parametrize("stratified", [True, False])
+def test_the_order_of_rows_and_a_missing_clip_hardly_change_a_part(table: pd.DataFrame, stratified: bool) -> None:
+    def taken(of: pd.DataFrame) -> set[str]:
+        return set(of["clip_id"][sample(of, {"train": 40, "test": 20}, stratified, seed=2)])
+
+    assert taken(table.sample(frac=1, random_state=0)) == taken(table)
+    gone = sorted(taken(table))[0]
+    fewer = taken(table[table["clip_id"] != gone])
+    assert len(taken(table) - fewer) <= 2
+    assert len(fewer) == 60
+
+
+@pytest.mark.parametrize(("fraction", "low", "high"), [(0.4, 0.36, 0.44), (0.3, 0.26, 0.34), (0.05, 0.03, 0.07)])
+def test_any_share_can_be_held_out(fraction: float, low: float, high: float) -> None:
+    marked = held_out(*clips(400), fraction, seed=0)
+    assert low <= marked.mean() <= high
+
+
+def test_folds_of_classes_with_few_clips_keep_groups_whole() -> None:
+    groups = np.array([f"g{index // 2}" for index in range(12)], dtype=object)
+    fold = group_folds(np.array([f"c{index // 2}" for index in range(12)], dtype=object), groups, 3, seed=0)
+    assert sorted(np.bincount(fold)) == [4, 4, 4]
+    assert pd.Series(fold).groupby(groups).nunique().max() == 1

@@ -72,18 +72,18 @@ def test_ucf101_from_nothing_to_a_table(tmp_path: Path, avfuse: Avfuse) -> None:
 
 def test_kinetics_sounds(tmp_path: Path, avfuse: Avfuse) -> None:
     root = official_trees.kinetics_sounds(tmp_path / "k400")
-    listed = avfuse("manifest", "kinetics_sounds", "--root", root, "--validation", 0.2, cwd=tmp_path)
-    assert "kinetics_sounds-27: 23 clips" in listed
+    listed = avfuse("manifest", "kinetics_sounds", "--root", root, "--validation", 0.2, "--name", "ks", cwd=tmp_path)
+    assert "ks: 23 clips" in listed
     assert "6 test" in listed
-    extract(avfuse, "kinetics_sounds-27", tmp_path)
+    extract(avfuse, "ks", tmp_path)
     assert (tmp_path / "cache" / "kinetics400").is_dir()
-    assert "3 classes" in fuse(avfuse, "kinetics_sounds-27", tmp_path)
+    assert "3 classes" in fuse(avfuse, "ks", tmp_path)
     assert not [path for path in root.rglob("*") if path.suffix == ".mp4" and "val" in path.parts]
 
 
 def test_vggsound_from_an_archive_with_several_labels_in_test(tmp_path: Path, avfuse: Avfuse) -> None:
     root = official_trees.vggsound(tmp_path / "vggsound")
-    more = ("--vggsounder", root / "vggsounder.csv", "--validation", 0.2)
+    more = ("--vggsounder", root / "vggsounder.csv", "--validation", 0.2, "--name", "vggsound-vggsounder")
     assert "24 clips" in avfuse("manifest", "vggsound", "--root", root, *more, cwd=tmp_path)
     assert "0 failed" in extract(avfuse, "vggsound-vggsounder", tmp_path)
     assert "mAP" in fuse(avfuse, "vggsound-vggsounder", tmp_path)
@@ -95,7 +95,17 @@ def test_vggsound_from_an_archive_with_several_labels_in_test(tmp_path: Path, av
 
 def test_epic_kitchens_100_with_two_targets(tmp_path: Path, avfuse: Avfuse) -> None:
     root = official_trees.epic_kitchens_100(tmp_path / "epic")
-    listed = avfuse("manifest", "epic_kitchens_100", "--root", root, "--validation", 0.5, cwd=tmp_path)
+    listed = avfuse(
+        "manifest",
+        "epic_kitchens_100",
+        "--root",
+        root,
+        "--validation",
+        0.5,
+        "--name",
+        "epic_kitchens_100",
+        cwd=tmp_path,
+    )
     assert "3 verb classes, 4 noun classes" in listed
     assert "34 of 34 clips were worked on" in extract(avfuse, "epic_kitchens_100", tmp_path)
     fused = fuse(avfuse, "epic_kitchens_100", tmp_path, "mlp,average")
