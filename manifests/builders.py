@@ -1,17 +1,15 @@
 """The data sets avfuse knows how to describe, by name, and a user's own."""
 
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from features.errors import UsageError
 from features.names import check_name
+from features.own_files import run_own_files
 from manifests.annotations import Annotations
 from manifests.build import Built, finish
 from manifests.datasets import epic_kitchens_100, folder, kinetics_sounds, table, ucf101, vggsound
@@ -178,14 +176,4 @@ def _register_users_own() -> None:
     and of the Python files in AVFUSE_DATASETS, which call `register` themselves."""
     for point in entry_points(group=ENTRY_POINTS):
         point.load()()
-    for text in filter(None, os.environ.get(OWN_FILES, "").split(os.pathsep)):
-        path = Path(text)
-        spec = spec_from_file_location(f"avfuse_own_{path.stem}", path)
-        if not path.is_file() or spec is None or spec.loader is None:
-            raise UsageError(f"{OWN_FILES}: {path} is no Python file")
-        module = module_from_spec(spec)
-        sys.modules[spec.name] = module
-        try:
-            spec.loader.exec_module(module)
-        except SyntaxError as error:
-            raise UsageError(f"{OWN_FILES}: {path}, line {error.lineno}: {error.msg}") from error
+    run_own_files(OWN_FILES)

@@ -1,19 +1,17 @@
 """The list of backbones, each described by one small record."""
 
-import os
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from features.backbones.weights import Checkpoint
 from features.errors import UsageError
+from features.own_files import run_own_files
 from features.spec import Preprocess
 
 if TYPE_CHECKING:
@@ -157,11 +155,4 @@ def _register_users_own() -> None:
         loaded = point.load()
         if isinstance(loaded, Backbone) and loaded.name not in _BACKBONES:
             register(loaded)
-    for text in filter(None, os.environ.get(OWN_FILES, "").split(os.pathsep)):
-        path = Path(text)
-        spec = spec_from_file_location(f"avfuse_own_{path.stem}", path)
-        if not path.is_file() or spec is None or spec.loader is None:
-            raise UsageError(f"{OWN_FILES}: {path} is no Python file")
-        module = module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+    run_own_files(OWN_FILES)
