@@ -208,11 +208,11 @@ def probe(path):
 @pytest.fixture
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where processes, in which a file now does what its name says, note what they open."""
-    (tmp_path / "avfuse_trouble.py").write_text(TROUBLE)
+    (tmp_path / "avfuse_probe_trouble.py").write_text(TROUBLE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("AVFUSE_OPENED", str(tmp_path / "opened.txt"))
-    monkeypatch.delitem(sys.modules, "avfuse_trouble", raising=False)
-    monkeypatch.setattr(probing, "probe", importlib.import_module("avfuse_trouble").probe)
+    monkeypatch.delitem(sys.modules, "avfuse_probe_trouble", raising=False)
+    monkeypatch.setattr(probing, "probe", importlib.import_module("avfuse_probe_trouble").probe)
     return tmp_path / "opened.txt"
 
 
@@ -244,10 +244,10 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    import avfuse_trouble
+    import avfuse_probe_trouble
     from manifests import probing
 
-    probing.probe, probing.SAVE_SECONDS = avfuse_trouble.probe, float(sys.argv[1])
+    probing.probe, probing.SAVE_SECONDS = avfuse_probe_trouble.probe, float(sys.argv[1])
     probing.probe_media(sorted(Path(sys.argv[2]).iterdir()), Path(sys.argv[3]), jobs=2, progress=False)
 """
 

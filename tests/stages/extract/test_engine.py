@@ -53,7 +53,8 @@ if __name__ == "__main__":
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     program = folder / "program.py"
-    program.write_text(PROGRAM)
+    if not program.exists():  # another process may be reading it
+        program.write_text(PROGRAM)
     own = ROOT / "tests" / "helpers" / "fragile_backbone.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AVFUSE_BACKBONES": str(own), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(program), *arguments]
