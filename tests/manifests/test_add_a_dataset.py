@@ -22,6 +22,8 @@ def place(tmp_path: Path) -> Path:
     for index, part in enumerate(("trainSet", "valSet", "testSet")):
         ids = [f"{index}{clip}_-abcdefgh" for clip in range(3)]
         lines = [f"{label}&{name}&good&0&10" for label, name in zip(("Church bell", "Bark", "Bark"), ids, strict=True)]
+        if part == "trainSet":
+            lines.append(f"Rain&{ids[0]}&good&3&7")  # a second event of a video
         (root / f"{part}.txt").write_text("\n".join([*lines, ""]))
         for name in ids[: 2 if part == "testSet" else 3]:
             (root / "AVE" / f"{name}.mp4").write_bytes(b"x")
@@ -37,9 +39,9 @@ def manifest(place: Path, own: str, *arguments: str) -> subprocess.CompletedProc
 def test_the_code_on_the_page_is_a_data_set(place: Path) -> None:
     done = manifest(place, "ave.py", "ave", "--root", "AVE_Dataset", "--no-probe")
     assert done.returncode == 0, done.stderr
-    assert "ave: 8 clips (3 train, 3 val, 2 test), 2 classes" in done.stdout
-    assert "the lists have 3 train clips, the published ones 3,339" in done.stdout
-    assert "left out, not found: 1 clips, such as 22_-abcdefgh" in done.stdout
+    assert "ave: 9 clips (4 train, 3 val, 2 test), 3 classes" in done.stdout
+    assert "the lists have 4 train clips, the published ones 3,339" in done.stdout
+    assert "left out, not found: 1 clips, such as 22_-abcdefgh@Bark" in done.stdout
 
 
 def test_its_official_files_are_asked_for(place: Path) -> None:
