@@ -29,10 +29,11 @@ from tqdm import tqdm
 
 from features.errors import UsageError
 from stages.fuse.data import FusionData
+from stages.fuse.fitting import SIDE_BY_SIDE, trains_together
 from stages.fuse.heads import get_head
 from stages.fuse.metrics import Truth, evaluate
 from stages.fuse.targets import Targets
-from stages.fuse.trainer import Trained, Training, train_head
+from stages.fuse.trainer import Trained, Training, train_heads
 
 FORMAT_VERSION = 2
 
@@ -92,22 +93,34 @@ def run_experiment(
     """
     described = {**described, **_describe(data, training)}
     _claim(folder, described, replace)
-    wanted = [(head, seed) for head in heads for seed in range(seeds)]
-    missing = [
-        (head, seed) for head, seed in wanted if not _is_done(folder, head, seed, _key(data, head, seed, training))
-    ]
-    epochs = sum(training.resolve(head).epochs * 2 for head, _ in missing)
-    with tqdm(total=epochs, unit="epoch", desc="fuse", disable=not progress or not missing) as bar:
-        for head, seed in missing:
-            bar.set_postfix(head=head, seed=seed)
-            before = bar.n
-            started = time.perf_counter()
-            trained = train_head(head, data, seed, training, on_epoch=bar.update)
-            _save(folder, head, seed, trained, data, training, time.perf_counter() - started)
-            bar.update(before + training.resolve(head).epochs * 2 - bar.n)  # early stopping leaves epochs out
+    missing = {
+        head: [seed for seed in range(seeds) if not _is_done(folder, head, seed, _key(data, head, seed, training))]
+        for head in heads
+    }
+    work = [(head, company) for head in heads for company in _companies(head, data, seeds, missing[head])]
+    epochs = sum(training.resolve(head).epochs * 2 * len(company) for head, company in work)
+    with tqdm(total=epochs, unit="epoch", desc="fuse", disable=not progress or not work) as bar:
+        for head, company in work:
+            bar.set_postfix(head=head, seeds=",".join(map(str, company)))
+            before, started = bar.n, time.perf_counter()
+            every = train_heads(head, data, company, training, on_epoch=bar.update)
+            seconds = (time.perf_counter() - started) / len(company)
+            for seed, trained in zip(company, every, strict=True):
+                if seed in missing[head]:
+                    _save(folder, head, seed, trained, data, training, seconds)
+            bar.update(before + training.resolve(head).epochs * 2 * len(company) - bar.n)  # some stop early
     run = load_run(folder)
     _write_atomically(folder / "results.csv", results_table(run).to_csv(index=False))
     return run
+
+
+def _companies(head: str, data: FusionData, seeds: int, missing: Sequence[int]) -> list[list[int]]:
+    """Seeds to train side by side. What trains together depends on what was asked for, not on what is there already:
+    after a run that was broken off, a head then comes out of the same sums as in an unbroken one."""
+    if not trains_together(head, data):
+        return [[seed] for seed in missing]
+    companies = [list(range(first, min(first + SIDE_BY_SIDE, seeds))) for first in range(0, seeds, SIDE_BY_SIDE)]
+    return [company for company in companies if set(company) & set(missing)]
 
 
 def load_run(folder: Path, head: str | None = None) -> Run:

@@ -1,4 +1,4 @@
-"""Training one head: epochs over index batches, the epoch chosen on validation, then a refit on all of train."""
+"""Training heads: the epoch chosen on validation, then a refit on all of train."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.fuse.data import FusionData
-from stages.fuse.heads import Head, ModalityShape, build_head, get_head
+from stages.fuse.fitting import Fit, Inputs, predict, train_epoch
+from stages.fuse.heads import Head, get_head
 from stages.fuse.heads.base import Optimisation
 from stages.fuse.losses import loss_of_targets
 from stages.fuse.metrics import mean_average_precision
 from stages.fuse.targets import Targets
-
-_EVALUATION_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -64,91 +63,65 @@ class Trained:
 def train_head(
     name: str, data: FusionData, seed: int, training: Training, on_epoch: Callable[[], Any] = lambda: None
 ) -> Trained:
-    """Train one head from one seed.
+    """Train one head from one seed, as `train_heads` does."""
+    return train_heads(name, data, [seed], training, on_epoch)[0]
 
-    The number of epochs is the one with the best validation accuracy (the lower loss among equals; what Targets calls
-    selection); the head is then trained afresh for so many epochs on train and validation together. The test split and
-    unlabelled clips are only read at the end.
+
+def train_heads(
+    name: str, data: FusionData, seeds: Sequence[int], training: Training, on_epoch: Callable[[], Any] = lambda: None
+) -> list[Trained]:
+    """Train heads that differ in their seeds, side by side where that is faster.
+
+    A head's order of clips and its dropout are drawn from its own seed, so that it comes out the same in any company,
+    up to the rounding of sums. The number of epochs is the one with the best validation accuracy (the lower loss among
+    equals; what Targets calls selection); the head is then trained afresh for so many epochs on train and validation
+    together. The test split and unlabelled clips are only read at the end. on_epoch is called after every epoch of
+    every head.
     """
     optimisation = training.resolve(name)
-    truth = _shuffled(data, seed) if training.shuffle_labels else data.truth
-    expected = [each[data.validation] for each in truth]
-    curve: list[Epoch] = []
-    fit = _Fit(name, data, truth, data.train, optimisation, seed)
-    for epoch in range(1, optimisation.epochs + 1):
-        train_loss = fit.epoch()
-        validation = predict(fit.head, data, data.validation)
-        loss = loss_of_targets(data.targets, validation, expected).item()
-        curve.append(Epoch(epoch, train_loss, loss, _score(data.targets, validation, expected)))
-        on_epoch()
-        if epoch - _best(curve) >= optimisation.patience:
-            break
-    refit = _Fit(name, data, truth, torch.cat([data.train, data.validation]), optimisation, seed)
-    for _ in range(_best(curve)):
-        refit.epoch()
-        on_epoch()
-    logits, unlabelled = (predict(refit.head, data, part).cpu().numpy() for part in (data.test, data.unlabelled))
-    return Trained(refit.head, curve, _best(curve), logits, unlabelled)
-
-
-@torch.inference_mode()
-def predict(head: Head, data: FusionData, indices: Tensor) -> Tensor:
-    """Logits (len(indices), width) in evaluation mode."""
-    head.eval()
-    if not len(indices):
-        return torch.empty(0, data.targets.width)
-    return torch.cat([head(*_batch(data, part))["logits"] for part in indices.split(_EVALUATION_BATCH)])
-
-
-class _Fit:
-    """A head, its optimiser and its own stream of random numbers: nothing outside changes what it draws."""
-
-    def __init__(
-        self,
-        name: str,
-        data: FusionData,
-        truth: Sequence[Tensor],
-        indices: Tensor,
-        optimisation: Optimisation,
-        seed: int,
-    ) -> None:
-        device = indices.device
-        shapes = {key: ModalityShape(modality.length, modality.dim) for key, modality in data.modalities.items()}
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            self.head = build_head(name, shapes, data.targets).to(device)
-            self._random_state = torch.get_rng_state()
-        self.head.fit_inputs(*_batch(data, indices))
-        self._data, self._truth, self._indices = data, truth, indices
-        self._batch_size = optimisation.batch_size
-        self._optimiser = torch.optim.AdamW(
-            self.head.parameters(), lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay, fused=True
+    truths = [_shuffled(data, seed) if training.shuffle_labels else data.truth for seed in seeds]
+    curves = _find_epochs(name, data, truths, seeds, optimisation, on_epoch)
+    best = [_best(curve) for curve in curves]
+    inputs = Inputs.of(name, data, torch.cat([data.train, data.validation]))
+    fits = [Fit(inputs, truth, optimisation, seed) for truth, seed in zip(truths, seeds, strict=True)]
+    for epoch in range(max(best)):
+        for _ in train_epoch([fit for fit, last in zip(fits, best, strict=True) if epoch < last]):
+            on_epoch()
+    return [
+        Trained(
+            fit.head,
+            curve,
+            last,
+            *(predict(fit.head, inputs, part).cpu().numpy() for part in (data.test, data.unlabelled)),
         )
-
-    def epoch(self) -> float:
-        """One pass over the training clips in a new random order. Returns the mean loss."""
-        self.head.train()
-        device = self._indices.device
-        total = 0.0
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.set_rng_state(self._random_state)
-            order = self._indices[torch.randperm(len(self._indices)).to(device)]
-            for batch in order.split(self._batch_size):
-                tokens, present = _batch(self._data, batch)
-                truth = [each[batch] for each in self._truth]
-                loss = self.head.loss(self.head(tokens, present), present, truth)
-                self._optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                self._optimiser.step()
-                total += loss.item() * len(batch)
-            self._random_state = torch.get_rng_state()
-        return total / len(order)
+        for fit, curve, last in zip(fits, curves, best, strict=True)
+    ]
 
 
-def _batch(data: FusionData, indices: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    tokens = {name: modality.tokens[indices] for name, modality in data.modalities.items()}
-    present = {name: modality.present[indices] for name, modality in data.modalities.items()}
-    return tokens, present
+def _find_epochs(
+    name: str,
+    data: FusionData,
+    truths: Sequence[Sequence[Tensor]],
+    seeds: Sequence[int],
+    optimisation: Optimisation,
+    on_epoch: Callable[[], Any],
+) -> list[list[Epoch]]:
+    """Learning curves on train, each until its validation has not improved for a while."""
+    inputs = Inputs.of(name, data, data.train)
+    fits = [Fit(inputs, truth, optimisation, seed) for truth, seed in zip(truths, seeds, strict=True)]
+    curves: list[list[Epoch]] = [[] for _ in fits]
+    running = list(range(len(fits)))
+    for epoch in range(1, optimisation.epochs + 1):
+        for index, train_loss in zip(running, train_epoch([fits[index] for index in running]), strict=True):
+            expected = [each[data.validation] for each in truths[index]]
+            validation = predict(fits[index].head, inputs, data.validation)
+            loss = loss_of_targets(data.targets, validation, expected).item()
+            curves[index].append(Epoch(epoch, train_loss, loss, _score(data.targets, validation, expected)))
+            on_epoch()
+        running = [index for index in running if epoch - _best(curves[index]) < optimisation.patience]
+        if not running:
+            break
+    return curves
 
 
 def _best(curve: list[Epoch]) -> int:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.fuse.heads.audio import AudioOnly
-from stages.fuse.heads.base import Head, ModalityShape, register_head
+from stages.fuse.heads.base import Head, Masks, ModalityShape, register_head
 from stages.fuse.heads.video import VideoOnly
 from stages.fuse.targets import Targets
 
@@ -28,9 +28,12 @@ class Average(Head):
         self.video.fit_inputs(tokens, present)
         self.audio.fit_inputs(tokens, present)
 
-    def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        single = {name: getattr(self, name)(tokens, present)["logits"] for name in ("video", "audio")}
-        absent = ~torch.stack([present[name] for name in single])
+    def prepare(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.video.prepare(tokens, present) | self.audio.prepare(tokens, present)
+
+    def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
+        single = {name: getattr(self, name)(prepared, present)["logits"] for name in ("video", "audio")}
+        absent = torch.stack([_absent(present[name], logits) for name, logits in single.items()])
         absent &= ~absent.all(dim=0)  # a clip with neither modality keeps both priors
         by_target = zip(*(self.targets.split(logits) for logits in single.values()), strict=True)
         merged = [
@@ -39,11 +42,16 @@ class Average(Head):
         ]
         return {"logits": torch.cat(merged, dim=1), **single}
 
-    def loss(self, outputs: Mapping[str, Tensor], present: Mapping[str, Tensor], truth: Sequence[Tensor]) -> Tensor:
+    def loss(self, outputs: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor]) -> Tensor:
         """Sum of the two heads' losses."""
         video = self.video.loss({"logits": outputs["video"]}, present, truth)
         audio = self.audio.loss({"logits": outputs["audio"]}, present, truth)
         return video + audio
+
+
+def _absent(present: Tensor | None, logits: Tensor) -> Tensor:
+    """Which clips lack a modality. bool (B,)."""
+    return torch.zeros_like(logits[:, 0], dtype=torch.bool) if present is None else ~present
 
 
 def _of_mean_probability(logits: Tensor, absent: Tensor, sigmoid: bool) -> Tensor:

@@ -7,9 +7,12 @@ from typing import ClassVar, NamedTuple, TypeVar
 from torch import Tensor, nn
 
 from features.errors import UsageError
-from stages.fuse.heads.inputs import ModalityInput
+from stages.fuse.heads.inputs import Form, ModalityInput
 from stages.fuse.losses import loss_of_targets
 from stages.fuse.targets import Targets
+
+Masks = Mapping[str, Tensor | None]
+"""Which clips have a modality: bool (B,) by name, None where all have it."""
 
 
 class ModalityShape(NamedTuple):
@@ -43,26 +46,39 @@ class Head(nn.Module):
     summary: ClassVar[str]
     optimisation: ClassVar[Optimisation] = Optimisation()
 
+    forms: ClassVar[Mapping[str, Form]] = {}
+
     def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
         super().__init__()
         self.targets = targets
-        self.inputs = nn.ModuleDict({name: ModalityInput(shapes[name].length, shapes[name].dim) for name in shapes})
+        self.inputs = nn.ModuleDict(
+            {name: ModalityInput(*shape, self.forms.get(name, "tokens")) for name, shape in shapes.items()}
+        )
 
     def fit_inputs(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
         """Set the standardisation of every input from training clips."""
         for name in self.inputs:
-            self._input(name).fit(tokens[name], present[name])
+            self.input(name).fit(tokens[name], present[name])
 
-    def read(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Standardised tokens, with a learned token in the place of a missing modality."""
-        return {name: self._input(name)(tokens[name], present[name]) for name in self.inputs}
+    def prepare(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `forward` takes, standardised and in the head's forms: the same in every epoch."""
+        return {name: self.input(name).prepare(tokens[name], present[name]) for name in self.inputs}
 
-    def _input(self, name: str) -> ModalityInput:
+    def read(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
+        """Prepared inputs, with a learned token in the place of a missing modality."""
+        return {name: self.input(name)(prepared[name], present[name]) for name in self.inputs}
+
+    def input(self, name: str) -> ModalityInput:
         module = self.inputs[name]
         assert isinstance(module, ModalityInput)
         return module
 
-    def loss(self, outputs: Mapping[str, Tensor], present: Mapping[str, Tensor], truth: Sequence[Tensor]) -> Tensor:
+    def predict(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the head says of clips as they are loaded: `forward` of `prepare`."""
+        outputs: dict[str, Tensor] = self(self.prepare(tokens, present), present)
+        return outputs
+
+    def loss(self, outputs: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor]) -> Tensor:
         """Scalar; the mean over targets of the logits' cross-entropy unless a head says otherwise. truth: a tensor a
         target, as Targets has it."""
         return loss_of_targets(self.targets, outputs["logits"], truth)

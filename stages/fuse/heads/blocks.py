@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from stages.fuse.draws import Dropout
+
 HIDDEN = (512, 256)
 DROPOUT = 0.5
 
@@ -13,7 +15,7 @@ def mlp(inputs: int, classes: int, hidden: tuple[int, ...] = HIDDEN, dropout: fl
     """Linear-ReLU-Dropout per hidden size, then Linear: MAiVAR's classifier. (B, inputs) -> (B, classes)."""
     layers: list[nn.Module] = []
     for size in hidden:
-        layers += [nn.Linear(inputs, size), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(inputs, size), nn.ReLU(), Dropout(dropout)]
         inputs = size
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
@@ -38,7 +40,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__(
-            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), nn.Dropout(dropout)
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim), Dropout(dropout)
         )
 
 
@@ -48,7 +50,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.attend = nn.MultiheadAttention(dim, heads, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, queries: Tensor, context: Tensor) -> Tensor:
         mixed, _ = self.attend(queries, context, context, need_weights=False)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from stages.fuse.heads.base import Head, ModalityShape, Optimisation, register_head
+from stages.fuse.heads.base import Head, Masks, ModalityShape, Optimisation, register_head
 from stages.fuse.heads.blocks import Attention, FeedForward, TokenProjection
 from stages.fuse.targets import Targets
 
@@ -46,8 +46,8 @@ class Bottleneck(Head):
         self.audio_blocks = nn.ModuleList(_Block() for _ in range(BLOCKS))
         self.classifier = nn.Sequential(nn.LayerNorm(2 * DIM), nn.Linear(2 * DIM, targets.width))
 
-    def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        streams = self.project(self.read(tokens, present))
+    def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
+        streams = self.project(self.read(prepared, present))
         video, audio = streams["video"], streams["audio"]
         shared = self.shared.expand(len(video), -1, -1)
         for video_block, audio_block in zip(self.video_blocks, self.audio_blocks, strict=True):

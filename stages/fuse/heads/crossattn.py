@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from stages.fuse.heads.base import Head, ModalityShape, Optimisation, register_head
+from stages.fuse.heads.base import Head, Masks, ModalityShape, Optimisation, register_head
 from stages.fuse.heads.blocks import Attention, FeedForward, TokenProjection
 from stages.fuse.targets import Targets
 
@@ -33,8 +33,8 @@ class CrossAttention(Head):
         self.feed = nn.ModuleDict({name: FeedForward(DIM, DROPOUT) for name in names})
         self.classifier = nn.Sequential(nn.LayerNorm(2 * DIM), nn.Linear(2 * DIM, targets.width))
 
-    def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        streams = self.project(self.read(tokens, present))
+    def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
+        streams = self.project(self.read(prepared, present))
         normed = {name: self.norm[name](x) for name, x in streams.items()}
         video = streams["video"] + self.attend["video"](normed["video"], normed["audio"])
         audio = streams["audio"] + self.attend["audio"](normed["audio"], normed["video"])

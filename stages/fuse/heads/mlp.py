@@ -1,12 +1,14 @@
 """Concatenation and an MLP: MAiVAR's fusion network (arXiv 2209.04780, section III-C)."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from stages.fuse.heads.base import Head, ModalityShape, register_head
+from stages.fuse.heads.base import Head, Masks, ModalityShape, register_head
 from stages.fuse.heads.blocks import mlp
+from stages.fuse.heads.inputs import Form
 from stages.fuse.targets import Targets
 
 
@@ -14,12 +16,12 @@ from stages.fuse.targets import Targets
 class MlpFusion(Head):
     """[mean over frames ; audio images side by side] -> MLP -> logits."""
 
+    forms: ClassVar[Mapping[str, Form]] = {"video": "mean", "audio": "flatten"}
+
     def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
         super().__init__(shapes, targets)
-        video, audio = shapes["video"], shapes["audio"]
-        self.classifier = mlp(video.dim + audio.length * audio.dim, targets.width)
+        self.classifier = mlp(self.input("video").width + self.input("audio").width, targets.width)
 
-    def forward(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        read = self.read(tokens, present)
-        joined = torch.cat([read["video"].mean(dim=1), read["audio"].flatten(1)], dim=1)
-        return {"logits": self.classifier(joined)}
+    def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
+        read = self.read(prepared, present)
+        return {"logits": self.classifier(torch.cat([read["video"], read["audio"]], dim=1))}

@@ -10,7 +10,7 @@ import pytest
 from made_up_sets import INPUTS, kitchen, sounds
 
 from features.errors import UsageError
-from stages.fuse import experiment
+from stages.fuse import experiment, fitting
 from stages.fuse.data import FusionData, load_data
 from stages.fuse.experiment import Run, load_run, results_table, run_experiment
 from stages.fuse.table import chance, notes, summarise
@@ -42,18 +42,33 @@ def test_results_have_a_line_per_head_and_seed(data: FusionData, tmp_path: Path)
 
 def test_what_was_trained_is_read_back(data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fuse(data, tmp_path / "run", ["mlp"])
-    trained: list[tuple[str, int]] = []
-    original = experiment.train_head
+    trained: list[tuple[str, list[int]]] = []
+    original = experiment.train_heads
     monkeypatch.setattr(
         experiment,
-        "train_head",
-        lambda name, d, seed, *rest, **more: trained.append((name, seed)) or original(name, d, seed, *rest, **more),
+        "train_heads",
+        lambda name, d, seeds, *rest, **more: trained.append((name, seeds)) or original(name, d, seeds, *rest, **more),
     )
     fuse(data, tmp_path / "run", ["mlp"])
     assert trained == []
     again = fuse(data, tmp_path / "run", ["mlp", "video"], seeds=3)
-    assert trained == [("mlp", 2), ("video", 0), ("video", 1), ("video", 2)]
+    assert trained == [("mlp", [0, 1, 2]), ("video", [0, 1, 2])]  # side by side: 0 and 1 are only company
     np.testing.assert_array_equal(again.heads["mlp"][0].logits, first.heads["mlp"][0].logits)
+
+
+@pytest.mark.parametrize("together_parameters", [0, 10**9])
+def test_a_run_that_was_broken_off_ends_with_the_same_bytes(
+    data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together_parameters: int
+) -> None:
+    monkeypatch.setattr(fitting, "TOGETHER_PARAMETERS", together_parameters)
+    fuse(data, tmp_path / "whole", ["mlp", "audio"], seeds=3)
+    fuse(data, tmp_path / "broken", ["mlp", "audio"], seeds=3)
+    for name in ("mlp/seed-1.json", "mlp/seed-2.safetensors", "mlp/seed-2.json", "audio/seed-0.json"):
+        (tmp_path / "broken" / name).unlink()
+    fuse(data, tmp_path / "broken", ["mlp", "audio"], seeds=3)
+    for path in (tmp_path / "whole").glob("*/*.safetensors"):
+        other = tmp_path / "broken" / path.relative_to(tmp_path / "whole")
+        assert path.read_bytes() == other.read_bytes(), path.name
 
 
 def test_a_run_read_back_equals_the_one_that_was_made(data: FusionData, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_the_six_heads_are_there() -> None:
 
 
 def test_logits_have_a_column_per_class(head: torch.nn.Module) -> None:
-    assert head(*clips())["logits"].shape == (BATCH, CLASSES)
+    assert head.predict(*clips())["logits"].shape == (BATCH, CLASSES)
 
 
 def test_a_missing_modality_is_never_read(head: torch.nn.Module) -> None:
@@ -38,9 +38,9 @@ def test_a_missing_modality_is_never_read(head: torch.nn.Module) -> None:
         tokens, present = clips()
         tokens[name][1] = torch.nan
         present[name][1] = False
-        logits = head(tokens, present)["logits"]
+        logits = head.predict(tokens, present)["logits"]
         assert logits.isfinite().all()
-        torch.testing.assert_close(logits[[0, 2, 3]], head(*clips())["logits"][[0, 2, 3]])
+        torch.testing.assert_close(logits[[0, 2, 3]], head.predict(*clips())["logits"][[0, 2, 3]])
 
 
 def test_gradients_stay_finite_with_missing_modalities(head: torch.nn.Module) -> None:
@@ -49,30 +49,30 @@ def test_gradients_stay_finite_with_missing_modalities(head: torch.nn.Module) ->
         tokens[name][index] = torch.nan
         present[name][index] = False
     targets = torch.arange(BATCH)
-    head.loss(head(tokens, present), present, [targets]).backward()
+    head.loss(head.predict(tokens, present), present, [targets]).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
 
 
 def test_joint_heads_depend_on_both_modalities_and_single_ones_on_their_own(head: torch.nn.Module) -> None:
-    reference = head(*clips())["logits"]
+    reference = head.predict(*clips())["logits"]
     for name in SHAPES:
         tokens, present = clips()
         tokens[name] = tokens[name] + torch.randn_like(tokens[name])
-        moved = not torch.allclose(head(tokens, present)["logits"], reference, atol=1e-6)
+        moved = not torch.allclose(head.predict(tokens, present)["logits"], reference, atol=1e-6)
         assert moved == (name in type(head).modalities)
 
 
 def test_clips_of_a_batch_do_not_see_each_other(head: torch.nn.Module) -> None:
     tokens, present = clips()
-    alone = head({n: t[:1] for n, t in tokens.items()}, {n: p[:1] for n, p in present.items()})["logits"]
-    torch.testing.assert_close(alone, head(tokens, present)["logits"][:1], rtol=1e-4, atol=1e-5)
+    alone = head.predict({n: t[:1] for n, t in tokens.items()}, {n: p[:1] for n, p in present.items()})["logits"]
+    torch.testing.assert_close(alone, head.predict(tokens, present)["logits"][:1], rtol=1e-4, atol=1e-5)
 
 
 def test_average_is_the_mean_of_the_present_modalities_probabilities() -> None:
     head = build_head("average", SHAPES, TARGETS).eval()
     tokens, present = clips()
     present["audio"][0] = False
-    outputs = head(tokens, present)
+    outputs = head.predict(tokens, present)
     single = torch.stack([outputs["video"].softmax(1), outputs["audio"].softmax(1)])
     expected = single.mean(dim=0)
     expected[0] = single[0, 0]
@@ -85,7 +85,7 @@ def test_standardisation_comes_from_the_clips_that_have_the_modality() -> None:
     present = torch.rand(50) > 0.2
     tokens[~present] = torch.nan
     head.fit_inputs({"audio": tokens}, {"audio": present})
-    seen = head.read({"audio": tokens}, {"audio": present})["audio"][present]
+    seen = head.prepare({"audio": tokens}, {"audio": present})["audio"][present].reshape(-1, 2, 3)
     torch.testing.assert_close(seen.mean(dim=0), torch.zeros(2, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.std(dim=0), torch.ones(2, 3), atol=1e-4, rtol=0)
 
@@ -103,7 +103,7 @@ def test_bottleneck_video_reaches_audio_only_through_its_own_blocks_and_the_shar
         seen: list[torch.Tensor] = []
         hook = head.audio_blocks[-1].register_forward_hook(lambda _m, _i, out, seen=seen: seen.append(out[:, 4:]))
         with torch.no_grad():
-            head(tokens, present)
+            head.predict(tokens, present)
         hook.remove()
         moved.append(seen[0])
     torch.testing.assert_close(moved[0], moved[1])

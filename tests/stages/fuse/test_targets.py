@@ -170,7 +170,7 @@ def test_late_fusion_averages_each_target_for_itself() -> None:
     tokens = {name: torch.randn(3, *shape) * 3 for name, shape in shapes.items()}
     present = {name: torch.ones(3, dtype=torch.bool) for name in shapes}
     present["audio"][0] = False
-    outputs = head(tokens, present)
+    outputs = head.predict(tokens, present)
     video, audio, both = (targets.split(outputs[name]) for name in ("video", "audio", "logits"))
     for number, probability in enumerate((lambda x: x.softmax(1), lambda x: x.softmax(1), torch.sigmoid)):
         expected = (probability(video[number]) + probability(audio[number])) / 2

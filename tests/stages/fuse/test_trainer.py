@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from stages.fuse import fitting
 from stages.fuse.data import FusionData
+from stages.fuse.fitting import Fit, Inputs, predict, train_epoch
 from stages.fuse.heads import head_names
 from stages.fuse.metrics import correct
-from stages.fuse.trainer import Training, train_head
+from stages.fuse.trainer import Training, train_head, train_heads
 
 MakeData = Callable[..., FusionData]
 QUICK = Training(epochs=12)
@@ -71,3 +73,40 @@ def test_training_leaves_the_global_random_state_alone(make_data: MakeData) -> N
     torch.manual_seed(5)
     train_head("audio", make_data(clips_per_class=10), 0, Training(epochs=1))
     torch.testing.assert_close(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+@pytest.mark.parametrize("name", head_names())
+def test_a_head_among_many_equals_itself_alone(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch, name: str, missing: float
+) -> None:
+    data = make_data(clips_per_class=30, missing=missing)
+    inputs = Inputs.of(name, data, data.train)
+    optimisation = replace(Training().resolve(name), batch_size=16, learning_rate=1e-3)
+
+    def fits() -> list[Fit]:
+        return [Fit(inputs, data.truth, optimisation, seed) for seed in (4, 7, 9)]
+
+    def after_epochs(together: bool, trained: list[Fit]) -> list[list[float]]:
+        monkeypatch.setattr(fitting, "_is_faster_together", lambda head, device: together)
+        return [train_epoch(trained) for _ in range(4)]
+
+    side_by_side, alone = fits(), fits()
+    np.testing.assert_allclose(after_epochs(True, side_by_side), after_epochs(False, alone), atol=1e-5)
+    for one, other in zip(side_by_side, alone, strict=True):
+        torch.testing.assert_close(
+            predict(one.head, inputs, data.test), predict(other.head, inputs, data.test), atol=1e-3, rtol=1e-3
+        )
+    # One that goes on by itself goes on as before.
+    np.testing.assert_allclose(train_epoch(side_by_side[1:2]), train_epoch(alone[1:2]), atol=1e-5)
+
+
+def test_heads_side_by_side_stop_each_at_its_own_epoch(make_data: MakeData) -> None:
+    data = make_data(clips_per_class=20)
+    many = train_heads("mlp", data, [0, 1, 2, 3], Training(epochs=25))
+    assert len({len(trained.curve) for trained in many}) > 1
+    for seed, trained in enumerate(many):
+        alone = train_head("mlp", data, seed, Training(epochs=25))
+        assert [epoch.epoch for epoch in alone.curve] == [epoch.epoch for epoch in trained.curve]
+        assert alone.best_epoch == trained.best_epoch
+        np.testing.assert_allclose(alone.logits, trained.logits, atol=1e-3)

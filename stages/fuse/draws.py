@@ -1,0 +1,83 @@
+"""Random numbers of a head's own: what one head draws does not depend on which others are trained beside it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Source(Protocol):
+    """Where dropout gets its masks from."""
+
+    def keep(self, x: Tensor, p: float) -> Tensor:
+        """What to multiply x with: 0 with probability p, 1 / (1 - p) otherwise, in the shape of x."""
+        ...
+
+
+class Own:
+    """Masks from a generator."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def keep(self, x: Tensor, p: float) -> Tensor:
+        return drawn(x.shape, x.dtype, p, self._generator)
+
+
+class Recorder:
+    """Notes which masks a head asks for, and drops nothing."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[torch.Size, torch.dtype, float]] = []
+
+    def keep(self, x: Tensor, p: float) -> Tensor:
+        self.asked.append((x.shape, x.dtype, p))
+        return torch.ones_like(x)
+
+
+class Given:
+    """Masks that were drawn before, in the order in which a head asks for them."""
+
+    def __init__(self, masks: Sequence[Tensor]) -> None:
+        self._masks = iter(masks)
+
+    def keep(self, x: Tensor, p: float) -> Tensor:
+        return next(self._masks)
+
+
+def drawn(shape: torch.Size, dtype: torch.dtype, p: float, generator: torch.Generator) -> Tensor:
+    """A dropout mask on the generator's device."""
+    mask = torch.empty(shape, dtype=dtype, device=generator.device)
+    return mask.bernoulli_(1 - p, generator=generator).div_(1 - p)
+
+
+_sources: list[Source] = []
+
+
+@contextmanager
+def using(source: Source) -> Iterator[None]:
+    """Dropout inside asks this source."""
+    _sources.append(source)
+    try:
+        yield
+    finally:
+        _sources.pop()
+
+
+class Dropout(nn.Module):
+    """As torch's, with masks from the source in use; torch's own random state where there is none."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        return x * _sources[-1].keep(x, self.p) if _sources else F.dropout(x, self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
