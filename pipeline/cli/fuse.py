@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import cache_option, device_option, names, require_folder, runs_option
+from pipeline.cli.options import assignments, cache_option, device_option, names, require_folder, runs_option
 
 
 @click.command(short_help="Stage two: train fusion heads on cached features.")
@@ -23,8 +23,17 @@ from pipeline.cli.options import cache_option, device_option, names, require_fol
 @click.option("--name", help="What to call the run (default: the fusion).")
 @click.option("--epochs", type=click.IntRange(min=1), help="At most so many epochs (default: the head's own).")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Clips per step (default: the head's own).")
-@click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True), help="Learning rate.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.")
 @click.option("--weight-decay", type=click.FloatRange(min=0), help="Decoupled weight decay.")
+@click.option(
+    "--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other setting of training or of a head."
+)
+@click.option(
+    "--sweep",
+    metavar="NAME=V1,V2,...",
+    multiple=True,
+    help="Train with each value of a setting, or of video or audio features (joined by +); several are combined.",
+)
 @click.option(
     "--shuffle-labels", is_flag=True, help="Control: permute the training labels; accuracy must fall to chance."
 )
@@ -41,8 +50,10 @@ def fuse(
     name: str | None,
     epochs: int | None,
     batch_size: int | None,
-    learning_rate: float | None,
+    lr: float | None,
     weight_decay: float | None,
+    settings: tuple[str, ...],
+    sweep: tuple[str, ...],
     shuffle_labels: bool,
     replace: bool,
     device: str,
@@ -59,6 +70,8 @@ def fuse(
     Examples:
       avfuse fuse --dataset demo --fusion all
       avfuse fuse --dataset clips --fusion mlp,crossattn --audio lite:chromagram --name chroma
+      avfuse fuse --dataset clips --fusion mlp --set video=flatten --sweep lr=1e-4,3e-4 --sweep l1=0,1e-5
+      avfuse fuse --dataset clips --fusion audio,mlp --sweep audio=lite:mfcc,lite:chromagram
     """
     from features.names import check_name
     from features.requests import expand_names
@@ -70,18 +83,23 @@ def fuse(
     from stages.fuse.experiment import run_experiment
     from stages.fuse.heads import get_head, head_names
     from stages.fuse.table import summarise
-    from stages.fuse.trainer import Training
+    from stages.fuse.training import Training
 
     heads = head_names() if fusion == "all" else names(fusion)
     for head in heads:
         get_head(head)
-    inputs = {"video": expand_names(names(video)), "audio": expand_names(names(audio))}
+    swept = {name: names(values) for name, values in assignments("--sweep", sweep).items()}
+    features = {"video": video, "audio": audio} | {
+        name: ",".join(values).replace("+", ",") for name, values in swept.items() if name in ("video", "audio")
+    }
+    inputs = {name: expand_names(names(text)) for name, text in features.items()}
     manifest = load_manifest(cache, dataset)
     data = load_data(manifest, cache, inputs, choose_device(device))
     folder = require_folder(runs / dataset / check_name(name or fusion.replace(",", "+"), "run"), "--runs")
-    training = Training(learning_rate, weight_decay, batch_size, epochs, shuffle_labels)
+    given = {"lr": lr, "weight_decay": weight_decay, "batch_size": batch_size, "epochs": epochs}
+    training = Training(shuffle_labels=shuffle_labels, **given | assignments("--set", settings))
     described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
-    run = run_experiment(data, folder, heads, seeds, training, described, replace=replace)
+    run = run_experiment(data, folder, heads, seeds, training, described, sweep=swept, replace=replace)
     rows = summarise(run)
     click.echo(print_table(run, rows))
     written = write_results(run, rows, manifest)

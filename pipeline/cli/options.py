@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -115,3 +115,16 @@ def require_picture(path: Path, flag: str) -> Path:
 def names(text: str) -> list[str]:
     """A comma-separated option as a list."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def assignments(flag: str, given: Iterable[str]) -> dict[str, str]:
+    """Options of the form NAME=VALUE, by name. Raises UsageError for another form, and for a name given twice."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"{flag} {text}: write NAME=VALUE, for example {flag} lr=1e-4")
+        if name in found:
+            raise UsageError(f"{flag} {name} is given twice: once is enough")
+        found[name] = value
+    return found

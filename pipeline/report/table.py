@@ -32,7 +32,7 @@ def headings(targets: Targets) -> tuple[str, ...]:
 def cells(targets: Targets, row: Row) -> tuple[str, ...]:
     """A row as strings, in the order of the headings."""
     return (
-        row.head,
+        row.label,
         str(row.seeds),
         str(row.n_test),
         f"{100 * row.score:.1f}",

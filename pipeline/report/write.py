@@ -16,7 +16,7 @@ from manifests import Manifest
 from pipeline.report import plots
 from pipeline.report.examples import choose_examples
 from pipeline.report.table import cells, chance_words, class_words, headings, measure_words, score_words
-from stages.fuse.experiment import Run, results_table
+from stages.fuse.experiment import Run, head_of, results_table
 from stages.fuse.heads import get_head
 from stages.fuse.table import Row, chance, notes
 from stages.fuse.targets import LearnedTarget
@@ -49,7 +49,7 @@ def write_page(run: Run, rows: list[Row], manifest: Manifest, target: Path) -> P
         rows=[cells(run.targets, row) for row in rows],
         summary=_summary(run, rows),
         notes=notes(run),
-        head_summaries={row.head: get_head(row.head).summary for row in rows},
+        head_summaries={row.label: get_head(head_of(row.label)).summary for row in rows},
         figures={name: _figure_address(figure) for name, figure in _figures(run, rows).items()},
         confusions=_confusions(run),
         all_shown=plots.ALL_SHOWN,
@@ -74,10 +74,10 @@ def write_page(run: Run, rows: list[Row], manifest: Manifest, target: Path) -> P
 
 def _summary(run: Run, table: list[Row]) -> list[str]:
     """The main result in words, without more certainty than the intervals allow."""
-    rows = {row.head: row for row in table}
+    rows = {row.label: row for row in table}
     best = max(rows.values(), key=lambda row: row.score)
     sentences = [
-        f"On {best.n_test} test clips of {class_words(run.targets)} {best.head} reaches "
+        f"On {best.n_test} test clips of {class_words(run.targets)} {best.label} reaches "
         f"{100 * best.score:.1f} %{score_words(run.targets)} "
         f"(95 % interval {100 * best.low:.1f} to {100 * best.high:.1f})"
         + (
@@ -90,19 +90,19 @@ def _summary(run: Run, table: list[Row]) -> list[str]:
     if single and best not in single:
         alone = max(single, key=lambda row: row.score)
         sentences.append(
-            f"The better single modality, {alone.head}, reaches {100 * alone.score:.1f} %: "
+            f"The better single modality, {alone.label}, reaches {100 * alone.score:.1f} %: "
             f"fusion gains {100 * (best.score - alone.score):.1f} points."
         )
     return sentences
 
 
 def _figures(run: Run, rows: list[Row]) -> dict[str, Figure]:
-    shown = [row.head for row in sorted(rows, key=lambda row: row.head not in ("audio", "video"))]
-    joint = [row.head for row in sorted(rows, key=lambda row: -row.score) if row.head not in ("audio", "video")]
+    shown = [row.label for row in sorted(rows, key=lambda row: row.label not in ("audio", "video"))]
+    joint = [row.label for row in sorted(rows, key=lambda row: -row.score) if row.label not in ("audio", "video")]
     compared = [*(head for head in shown if head in ("audio", "video")), *joint][:_CONFUSION_HEADS]
     return {
         "accuracy": plots.accuracy_bars(
-            [row.head for row in rows],
+            [row.label for row in rows],
             [row.score for row in rows],
             [row.low for row in rows],
             [row.high for row in rows],

@@ -1,9 +1,12 @@
 """Cached features, what is true of each clip, and masks of a data set, as tensors on one device."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +19,14 @@ from features.cache import AskedClips, FeatureStore
 from features.cache.store import NOT_EXTRACTED, Loaded, find_spec, way_in
 from features.errors import UsageError
 from features.requests import takes_no_backbone
-from features.spec import FeatureSpec
+from features.spec import VIEWS, FeatureSpec, View
 from manifests import Manifest, Target
 from manifests.manifest import classes_of
 from manifests.splits import held_out
+from stages.fuse.heads.inputs import ModalityShape
 from stages.fuse.targets import LearnedTarget, Targets
 
+FILTER_BANK = "audio:fbank"
 UNLABELLED = "unlabelled"
 VALIDATION_FRACTION = 0.2
 _VALIDATION_SEED = 0
@@ -30,19 +35,32 @@ _VALIDATION_SEED = 0
 @dataclass(frozen=True)
 class Modality:
     """One modality of every clip: tokens (n, T, D), NaN where `present` (n,) is False. T is time for video, and one
-    token per audio image for audio."""
+    token per audio image for audio.
+
+    Of cached views (flips, temporal windows) training may draw: `views` (n, V, T, D), of which tokens are the first,
+    and those `at_test` are averaged. `parts` is how many of the tokens each feature gives, in order.
+    """
 
     tokens: Tensor
     present: Tensor
     specs: tuple[FeatureSpec, ...]
+    views: Tensor | None = None
+    at_test: tuple[int, ...] = (0,)
+    parts: tuple[int, ...] = ()
 
     @property
-    def dim(self) -> int:
-        return self.tokens.shape[-1]
-
-    @property
-    def length(self) -> int:
-        return self.tokens.shape[1]
+    def shape(self) -> ModalityShape:
+        """Of a clip, with its grid where all tokens are one grid's."""
+        length, dim = self.tokens.shape[1:]
+        plain = [spec for spec in self.specs if spec.view == "id"]
+        if len(self.parts or plain) != 1:
+            return ModalityShape(length, dim)
+        (spec, *_) = plain
+        if spec.output == "filter_bank":
+            return ModalityShape(length, dim, raw=True)
+        if spec.output != "tokens" or spec.grid is None or len(spec.shape) != 2:
+            return ModalityShape(length, dim)
+        return ModalityShape(length, dim, spec.shape[0] - math.prod(spec.grid), spec.grid)
 
     @property
     def untrained(self) -> bool:
@@ -66,6 +84,17 @@ class FusionData:
     excluded: Mapping[str, str]
     unpredicted: tuple[str, ...] = ()
 
+    @property
+    def shapes(self) -> dict[str, ModalityShape]:
+        """What heads are built for."""
+        return {name: modality.shape for name, modality in self.modalities.items()}
+
+    def only(self, features: Mapping[str, Sequence[str]]) -> "FusionData":
+        """The same clips with fewer features of the modalities named, under the names that they were loaded by: what
+        compares features is trained and tested on the same clips. Raises UsageError for a feature that is not here."""
+        chosen = {name: _only(self.modalities[name], its) for name, its in features.items()}
+        return replace(self, modalities={**self.modalities, **chosen})
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of what a trained head depends on: features by key and by value, clips with what is to be
@@ -73,7 +102,8 @@ class FusionData:
         state = xxhash.xxh3_128()
         for name, modality in sorted(self.modalities.items()):
             state.update(f"{name}:{','.join(spec.key for spec in modality.specs)};".encode())
-            state.update(modality.tokens.cpu().numpy().tobytes())
+            values = modality.tokens if modality.views is None else modality.views
+            state.update(values.cpu().numpy().tobytes())
             state.update(modality.present.cpu().numpy().tobytes())
         state.update(json.dumps(self.targets.described()).encode())
         columns = ["clip_id", *(target.name for target in self.targets), "split", "group"]
@@ -87,7 +117,8 @@ def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str
 
     Args:
         inputs: modality -> feature names, for example {"video": ["lite:frames"], "audio": ["lite:mfcc", ...]}. Pooled
-            features of one modality become its tokens, in this order.
+            features of one modality become its tokens, in this order. Views and temporal windows of one feature, such
+            as lite:mfcc and lite:mfcc:h, are the same tokens, of which training draws.
 
     Raises:
         UsageError: a feature is not in the cache, or the data set has no labels, classes or test clips to learn from.
@@ -100,7 +131,7 @@ def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str
         if not features:
             raise UsageError(f"no {name} feature is named: give one, for example {name.upper()}=lite:images")
         for feature in features:
-            if takes_no_backbone(feature):
+            if takes_no_backbone(feature) and feature.partition("@")[0] != FILTER_BANK:
                 raise UsageError(
                     f"feature '{feature}' is a backbone's input: heads take its output, such as lite:chromagram"
                 )
@@ -111,7 +142,7 @@ def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str
     _check_same_clips(manifest, [part for parts in loaded.values() for part in parts])
     kept, excluded = _usable(manifest, loaded)
     table = manifest.table[kept].reset_index(drop=True)
-    modalities = {name: _modality(parts, kept, device) for name, parts in loaded.items()}
+    modalities = {name: _modality(name, parts, kept, device) for name, parts in loaded.items()}
     train, validation, test, unlabelled = _splits(table, manifest)
     truth = [_truth(table, target) for target in manifest.targets]
     fitted = np.concatenate([train, validation])
@@ -198,12 +229,100 @@ def _learned(target: Target, fitted: np.ndarray) -> LearnedTarget:
     return LearnedTarget(target.name, target.classes, target.several, sigmoid)
 
 
-def _modality(parts: Sequence[Loaded], kept: np.ndarray, device: str) -> Modality:
-    present = np.logical_and.reduce([part.present for part in parts])[kept]
-    tokens = [part.data[kept].reshape(len(present), -1, part.spec.shape[-1]) for part in parts]
-    stacked = torch.from_numpy(np.concatenate(tokens, axis=1).astype(np.float32))
-    stacked[torch.from_numpy(~present)] = float("nan")
-    return Modality(stacked.to(device), torch.from_numpy(present).to(device), tuple(part.spec for part in parts))
+def _modality(name: str, loaded: Sequence[Loaded], kept: np.ndarray, device: str) -> Modality:
+    present = np.logical_and.reduce([part.present for part in loaded])[kept]
+    tokens = [_tokens(part, kept) for part in loaded]
+    if len({each.shape[2] for each in tokens}) > 1:
+        dims = ", ".join(f"{part.spec.name} {each.shape[2]}" for part, each in zip(loaded, tokens, strict=True))
+        raise UsageError(f"{name} features have different dimensions ({dims}): name features of one backbone")
+    grouped = _by_base(loaded, tokens)
+    alternatives = _alternatives(name, grouped)
+    stacked = [
+        torch.from_numpy(np.concatenate([views[which] for views in grouped.values()], axis=1)) for which in alternatives
+    ]
+    views = torch.stack(stacked, dim=1)
+    views[torch.from_numpy(~present)] = float("nan")
+    views = views.to(device)
+    return Modality(
+        views[:, 0],
+        torch.from_numpy(present).to(device),
+        tuple(part.spec for part in loaded),
+        views if len(alternatives) > 1 else None,
+        tuple(number for number, (_, view) in enumerate(alternatives) if view == "id"),
+        tuple(next(iter(views.values())).shape[1] for views in grouped.values()),
+    )
+
+
+def _tokens(part: Loaded, kept: np.ndarray) -> np.ndarray:
+    """float32 (n, T, D)."""
+    return part.data[kept].reshape(int(kept.sum()), -1, part.spec.shape[-1]).astype(np.float32)
+
+
+_WINDOW = re.compile(r":(\d+)of(\d+)")
+_Alternative = tuple[int, View]
+
+
+def _base(spec: FeatureSpec) -> tuple[str, _Alternative]:
+    """A feature's name without window and view, and these: the window's number, 0 where there is none."""
+    window = _WINDOW.search(spec.name)
+    plain = _WINDOW.sub("", spec.name)
+    if spec.view != "id":
+        plain = plain.removesuffix(f":{spec.view}")
+    return plain, (int(window[1]) if window else 0, spec.view)
+
+
+def _by_base(loaded: Sequence[Loaded], tokens: Sequence[np.ndarray]) -> dict[str, dict[_Alternative, np.ndarray]]:
+    """Tokens by feature, and for each by window and view."""
+    grouped: dict[str, dict[_Alternative, np.ndarray]] = {}
+    for part, each in zip(loaded, tokens, strict=True):
+        base, alternative = _base(part.spec)
+        grouped.setdefault(base, {})[alternative] = each
+    return grouped
+
+
+def _alternatives(name: str, grouped: Mapping[str, Mapping[_Alternative, np.ndarray]]) -> list[_Alternative]:
+    """Windows and views in order, those that are not turned first. Raises UsageError unless all features have the
+    same."""
+    (first, expected), *others = ((base, set(views)) for base, views in grouped.items())
+    for base, views in others:
+        if views != expected:
+            raise UsageError(
+                f"{name} features have different views: {_listed(expected)} of {first}, {_listed(views)} of {base}; "
+                "name the same of each"
+            )
+    for window, _ in expected:
+        if (window, "id") not in expected:
+            raise UsageError(
+                f"{name} feature {first} is named in views ({_listed(expected)}) without the picture as it is, which "
+                "tests need: name that too"
+            )
+    return sorted(expected, key=lambda each: (each[0], VIEWS.index(each[1])))
+
+
+def _listed(alternatives: Iterable[_Alternative]) -> str:
+    return ", ".join(f"{f'window {window} ' if window else ''}{view}" for window, view in sorted(alternatives))
+
+
+def _only(modality: Modality, features: Sequence[str]) -> Modality:
+    bases = list(dict.fromkeys(_base(spec)[0] for spec in modality.specs))
+    chosen = []
+    for feature in features:
+        plain, _, key = feature.partition("@")
+        meant = [_base(spec)[0] for spec in modality.specs if spec.name == plain and spec.key.startswith(key)]
+        if not meant:
+            raise UsageError(f"feature '{feature}' is not among those loaded: {', '.join(bases)}")
+        chosen.append(bases.index(meant[0]))
+    chosen = list(dict.fromkeys(chosen))
+    starts = [0, *accumulate(modality.parts)]
+    tokens = torch.cat([torch.arange(starts[one], starts[one + 1]) for one in chosen]).to(modality.tokens.device)
+    views = None if modality.views is None else modality.views[:, :, tokens]
+    return replace(
+        modality,
+        tokens=modality.tokens[:, tokens],
+        specs=tuple(spec for one in chosen for spec in modality.specs if _base(spec)[0] == bases[one]),
+        views=views,
+        parts=tuple(modality.parts[one] for one in chosen),
+    )
 
 
 def _splits(table: pd.DataFrame, manifest: Manifest) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

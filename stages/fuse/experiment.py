@@ -2,21 +2,26 @@
 
 runs/<dataset>/<name>/
     run.json                    what the numbers depend on
-    results.csv                 one line per head and seed
-    <head>/seed-<n>.json        settings and metrics of one trained head
-    <head>/seed-<n>.curve.csv   its learning curve
-    <head>/seed-<n>.npz         its predictions: clip_id, logits and target_<name> of test clips,
+    results.csv                 one line per row and seed
+    <row>/seed-<n>.json         settings and metrics of one trained head
+    <row>/seed-<n>.curve.csv    its learning curve
+    <row>/seed-<n>.npz          its predictions: clip_id, logits and target_<name> of test clips,
                                 unlabelled_clip_id and unlabelled_logits
-    <head>/seed-<n>.safetensors its weights
+    <row>/seed-<n>.safetensors  its weights
+    .training/                  checkpoints of what is being trained
+
+A row is a head, or in a sweep a head and the values swept: `mlp`, `mlp,lr=1e-4,l1=0`.
 """
 
 import json
 import os
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +33,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from features.errors import UsageError
+from features.requests import expand_names
+from stages.fuse.checkpoint import Checkpoint
 from stages.fuse.data import FusionData
 from stages.fuse.fitting import SIDE_BY_SIDE, trains_together
-from stages.fuse.heads import get_head
+from stages.fuse.heads import get_head, head_names
 from stages.fuse.metrics import Truth, evaluate
 from stages.fuse.targets import Targets
-from stages.fuse.trainer import Trained, Training, train_heads
+from stages.fuse.trainer import Plan, Trained, train_company
+from stages.fuse.training import PER_HEAD, Training, knows
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+FEATURES = ("video", "audio")
+"""What can be swept besides settings: the features of a modality."""
 
 
 @dataclass(frozen=True)
 class HeadRun:
     """One trained head, read back: logits float32 (n_test, width) and the truth, an array a target, in the order of
-    clip_ids."""
+    clip_ids. `row` is its head with the values swept."""
 
-    head: str
+    row: str
     seed: int
     file: Path
     described: dict[str, Any]
@@ -51,6 +61,10 @@ class HeadRun:
     truth: tuple[Truth, ...]
     logits: NDArray[np.float32]
     curve: pd.DataFrame
+
+    @property
+    def head(self) -> str:
+        return head_of(self.row)
 
     def unlabelled(self) -> tuple[list[str], NDArray[np.float32]]:
         """Ids of the unlabelled clips, and their logits (n_unlabelled, width)."""
@@ -60,7 +74,7 @@ class HeadRun:
 
 @dataclass(frozen=True)
 class Run:
-    """A named set of trained heads over one data set. `groups` (n_test,) go with every HeadRun's clips."""
+    """A named set of trained heads over one data set, by row. `groups` (n_test,) go with every HeadRun's clips."""
 
     folder: Path
     described: dict[str, Any]
@@ -75,6 +89,37 @@ class Run:
         return np.array(self.described["test_groups"], dtype=object)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One head to train, and where it goes."""
+
+    row: str
+    plan: Plan
+
+    @property
+    def key(self) -> str:
+        """What it depends on, as a hash."""
+        content = {
+            "format": FORMAT_VERSION,
+            "data": self.plan.data.fingerprint,
+            "head": self.plan.head,
+            "recipe": self.plan.recipe.model_dump(),
+            "options": self.plan.options.model_dump(),
+            "shuffle_labels": self.plan.shuffle_labels,
+            "seed": self.plan.seed,
+        }
+        return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def is_done(self, folder: Path) -> bool:
+        path = folder / self.row / f"seed-{self.plan.seed}.json"
+        return path.exists() and _read_json(path)["key"] == self.key
+
+
+def head_of(row: str) -> str:
+    """The head of a row."""
+    return row.partition(",")[0]
+
+
 def run_experiment(
     data: FusionData,
     folder: Path,
@@ -83,51 +128,96 @@ def run_experiment(
     training: Training,
     described: Mapping[str, Any],
     *,
+    sweep: Mapping[str, Sequence[str]] | None = None,
     replace: bool = False,
     progress: bool = True,
 ) -> Run:
     """Train what is not trained yet, and return all that lies under `folder`.
 
-    `described` goes into run.json as it is (data set, command, versions). Raises UsageError when the folder holds a run
-    with other settings and `replace` is not given.
+    `described` goes into run.json as it is (data set, command, versions). sweep: values of settings, and features of
+    `video` or `audio`, joined by "+"; every head is trained with every combination of those that mean something to it.
+    Raises UsageError when the folder holds a run with other settings and `replace` is not given, or for a setting that
+    no head has.
     """
-    described = {**described, **_describe(data, training)}
-    _claim(folder, described, replace)
-    missing = {
-        head: [seed for seed in range(seeds) if not _is_done(folder, head, seed, _key(data, head, seed, training))]
-        for head in heads
-    }
-    work = [(head, company) for head in heads for company in _companies(head, data, seeds, missing[head])]
-    epochs = sum(training.resolve(head).epochs * 2 * len(company) for head, company in work)
-    with tqdm(total=epochs, unit="epoch", desc="fuse", disable=not progress or not work) as bar:
-        for head, company in work:
-            bar.set_postfix(head=head, seeds=",".join(map(str, company)))
+    sweep = sweep or {}
+    training.check(heads)
+    every = [job for head in heads for job in _jobs(head, data, seeds, training, sweep)]
+    rows = list(dict.fromkeys(job.row for job in every))
+    described = {**described, **_describe(data, training, sweep)}
+    _claim(folder, described, rows, replace)
+    todo = {(job.row, job.plan.seed) for job in every if not job.is_done(folder)}
+    companies = [each for each in _companies(every) if any((job.row, job.plan.seed) in todo for job in each)]
+    epochs = sum(2 * job.plan.recipe.epochs for company in companies for job in company)
+    with tqdm(total=epochs, unit="epoch", desc="fuse", disable=not progress or not companies) as bar:
+        for company in companies:
+            bar.set_postfix(head=_named(company))
             before, started = bar.n, time.perf_counter()
-            every = train_heads(head, data, company, training, on_epoch=bar.update)
+            checkpoint = _checkpoint(folder, company)
+            every_trained = train_company([job.plan for job in company], bar.update, checkpoint)
             seconds = (time.perf_counter() - started) / len(company)
-            for seed, trained in zip(company, every, strict=True):
-                if seed in missing[head]:
-                    _save(folder, head, seed, trained, data, training, seconds)
-            bar.update(before + training.resolve(head).epochs * 2 * len(company) - bar.n)  # some stop early
+            for job, trained in zip(company, every_trained, strict=True):
+                if (job.row, job.plan.seed) in todo:
+                    _save(folder, job, trained, described, seconds)
+            checkpoint.remove()
+            bar.update(before + 2 * company[0].plan.recipe.epochs * len(company) - bar.n)  # some stop early
+    shutil.rmtree(folder / ".training", ignore_errors=True)
     run = load_run(folder)
     _write_atomically(folder / "results.csv", results_table(run).to_csv(index=False))
     return run
 
 
-def _companies(head: str, data: FusionData, seeds: int, missing: Sequence[int]) -> list[list[int]]:
-    """Seeds to train side by side. What trains together depends on what was asked for, not on what is there already:
+def _jobs(
+    head: str, data: FusionData, seeds: int, training: Training, sweep: Mapping[str, Sequence[str]]
+) -> Iterator[_Job]:
+    """A head with every combination of values and every seed."""
+    modalities = get_head(head).sees(training.options(head))
+    means = {name: values for name, values in sweep.items() if name in modalities or knows(head, name)}
+    selected: dict[tuple[tuple[str, str], ...], FusionData] = {}
+    for values in product(*means.values()):
+        chosen = dict(zip(means, values, strict=True))
+        features = tuple((name, value) for name, value in chosen.items() if name in FEATURES)
+        if features not in selected:
+            named = {name: expand_names(value.split("+")) for name, value in features}
+            selected[features] = data.only(named) if named else data
+        its_training = training.plus({name: value for name, value in chosen.items() if name not in FEATURES})
+        row = ",".join([head, *(f"{name}={value.replace('/', '_')}" for name, value in chosen.items())])
+        for seed in range(seeds):
+            yield _Job(row, Plan.of(head, selected[features], seed, its_training))
+
+
+def _companies(jobs: Sequence[_Job]) -> list[list[_Job]]:
+    """Jobs to train side by side. What trains together depends on what was asked for, not on what is there already:
     after a run that was broken off, a head then comes out of the same sums as in an unbroken one."""
-    if not trains_together(head, data):
-        return [[seed] for seed in missing]
-    companies = [list(range(first, min(first + SIDE_BY_SIDE, seeds))) for first in range(0, seeds, SIDE_BY_SIDE)]
-    return [company for company in companies if set(company) & set(missing)]
+    companies: list[list[_Job]] = []
+    open_ones: dict[str, list[_Job]] = {}
+    for job in jobs:
+        plan = job.plan
+        kind = json.dumps(
+            [plan.head, plan.options.model_dump(), plan.recipe.model_dump(exclude=set(PER_HEAD)), str(plan.data.shapes)]
+        )
+        company = open_ones.get(kind)
+        if company is None or len(company) == SIDE_BY_SIDE or not trains_together(plan.head, plan.data, plan.options):
+            company = open_ones[kind] = []
+            companies.append(company)
+        company.append(job)
+    return companies
+
+
+def _named(company: Sequence[_Job]) -> str:
+    rows = list(dict.fromkeys(job.row for job in company))
+    return rows[0] if len(rows) == 1 else f"{head_of(rows[0])} ({len(company)} together)"
+
+
+def _checkpoint(folder: Path, company: Sequence[_Job]) -> Checkpoint:
+    key = sha256(",".join(job.key for job in company).encode()).hexdigest()[:16]
+    return Checkpoint(folder / ".training" / f"{head_of(company[0].row)}-{key}.safetensors", key)
 
 
 def load_run(folder: Path, head: str | None = None) -> Run:
     """Read a run back, all of its heads or one. Raises UsageError when there is none, or another version made it."""
     described = read_description(folder)
     heads: dict[str, list[HeadRun]] = {}
-    for name in described["head_order"]:
+    for name in described["rows"]:
         if head in (None, name) and (paths := _seed_files(folder, name)):
             heads[name] = [_load_head(described["targets"], name, path) for path in paths]
     return Run(folder, described, heads)
@@ -144,9 +234,9 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def seeds_of_heads(folder: Path) -> dict[str, int]:
-    """How many seeds of which heads a run's folder holds."""
-    heads = read_description(folder)["head_order"]
-    return {head: len(paths) for head in heads if (paths := _seed_files(folder, head))}
+    """How many seeds of which rows a run's folder holds."""
+    rows = read_description(folder)["rows"]
+    return {row: len(paths) for row in rows if (paths := _seed_files(folder, row))}
 
 
 def _seed_files(folder: Path, head: str) -> list[Path]:
@@ -157,21 +247,26 @@ def results_table(run: Run) -> pd.DataFrame:
     """One line per head and seed."""
     return pd.DataFrame(
         [
-            {"head": one.head, "seed": one.seed, **one.described["metrics"], **one.described["cost"]}
+            {
+                "head": one.head,
+                **one.described["swept"],
+                "seed": one.seed,
+                **one.described["metrics"],
+                **one.described["cost"],
+            }
             for runs in run.heads.values()
             for one in runs
         ]
     )
 
 
-def _describe(data: FusionData, training: Training) -> dict[str, Any]:
-    from stages.fuse.heads import head_names
-
+def _describe(data: FusionData, training: Training, sweep: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     test = data.table.iloc[data.test.cpu().numpy()]
     return {
         "format_version": FORMAT_VERSION,
         "data": data.fingerprint,
-        "training": asdict(training),
+        "training": training.described(),
+        "sweep": {name: list(values) for name, values in sweep.items()},
         "targets": data.targets.described(),
         "test_groups": test["group"].tolist(),
         "clips": {
@@ -187,11 +282,10 @@ def _describe(data: FusionData, training: Training) -> dict[str, Any]:
             for name, modality in data.modalities.items()
         },
         "untrained": sorted({spec.name for m in data.modalities.values() for spec in m.specs if spec.untrained}),
-        "head_order": head_names(),
     }
 
 
-def _claim(folder: Path, described: dict[str, Any], replace: bool) -> None:
+def _claim(folder: Path, described: dict[str, Any], rows: Sequence[str], replace: bool) -> None:
     """Make the folder this run's. Another run's results are never mixed with it nor silently overwritten."""
     known = folder / "run.json"
     if known.exists() and not replace:
@@ -202,13 +296,14 @@ def _claim(folder: Path, described: dict[str, Any], replace: bool) -> None:
                 f"{folder} holds a run with other settings ({_differences(other, described, differing)}): "
                 "give this one another name (NAME=..., --name), or replace it (--replace)"
             )
+    before = _read_json(known).get("rows", []) if known.exists() else []
     folder.mkdir(parents=True, exist_ok=True)
+    described["rows"] = sorted(dict.fromkeys([*before, *rows]), key=lambda row: head_names().index(head_of(row)))
     _write_atomically(known, json.dumps(described, indent=2) + "\n")
     if replace:
-        keep = described
         for path in folder.glob("*/seed-*.json"):
             one = _read_json(path)
-            if one["data"] != keep["data"] or one["training"] != keep["training"]:
+            if one["data"] != described["data"] or one["training"] != described["training"]:
                 for sibling in path.parent.glob(f"{path.stem}.*"):
                     sibling.unlink()
 
@@ -226,32 +321,12 @@ def _differences(other: dict[str, Any], described: dict[str, Any], names: list[s
     return "; ".join(parts)
 
 
-def _key(data: FusionData, head: str, seed: int, training: Training) -> str:
-    """What one trained head depends on, as a hash."""
-    content = {
-        "format": FORMAT_VERSION,
-        "data": data.fingerprint,
-        "head": head,
-        "modalities": get_head(head).modalities,
-        "optimisation": asdict(training.resolve(head)),
-        "shuffle_labels": training.shuffle_labels,
-        "seed": seed,
-    }
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _is_done(folder: Path, head: str, seed: int, key: str) -> bool:
-    path = folder / head / f"seed-{seed}.json"
-    return path.exists() and _read_json(path)["key"] == key
-
-
-def _save(
-    folder: Path, head: str, seed: int, trained: Trained, data: FusionData, training: Training, seconds: float
-) -> None:
+def _save(folder: Path, job: _Job, trained: Trained, run: Mapping[str, Any], seconds: float) -> None:
     """Write one trained head; its JSON comes last and marks it complete."""
-    target = folder / head
+    plan, data = job.plan, job.plan.data
+    target = folder / job.row
     target.mkdir(parents=True, exist_ok=True)
-    stem = target / f"seed-{seed}"
+    stem = target / f"seed-{plan.seed}"
     truth = [each[data.test].cpu().numpy() for each in data.truth]
     save_file({name: tensor.contiguous() for name, tensor in trained.head.state_dict().items()}, f"{stem}.safetensors")
     predictions: dict[str, Any] = {
@@ -263,12 +338,18 @@ def _save(
     }
     np.savez_compressed(f"{stem}.npz", **predictions)
     pd.DataFrame([asdict(epoch) for epoch in trained.curve]).to_csv(f"{stem}.curve.csv", index=False)
+    without = {
+        f"{data.targets.measure}_without_{name}": evaluate(data.targets, logits, truth)[data.targets.measure]
+        for name, logits in trained.without.items()
+    }
     described = {
-        "key": _key(data, head, seed, training),
-        "data": data.fingerprint,
-        "training": asdict(training),
-        "optimisation": asdict(training.resolve(head)),
-        "metrics": {"n_test": len(data.test), **evaluate(data.targets, trained.logits, truth)},
+        "key": job.key,
+        "data": run["data"],
+        "training": run["training"],
+        "swept": dict(part.split("=", 1) for part in job.row.split(",")[1:]),
+        "recipe": plan.recipe.model_dump(),
+        "options": plan.options.model_dump(),
+        "metrics": {"n_test": len(data.test), **evaluate(data.targets, trained.logits, truth), **without},
         "cost": {
             f"validation_{data.targets.selection}": trained.curve[trained.best_epoch - 1].validation_score,
             "epochs": trained.best_epoch,
@@ -290,7 +371,7 @@ def _load_head(targets: Sequence[Mapping[str, Any]], head: str, path: Path) -> H
     file = path.with_suffix(".npz")
     with np.load(file, allow_pickle=False) as saved:
         return HeadRun(
-            head=head,
+            row=head,
             seed=int(stem.name.split("-")[1]),
             file=file,
             described=_read_json(path),

@@ -12,10 +12,10 @@ from stages.fuse.targets import LearnedTarget, Targets
 
 @dataclass(frozen=True)
 class Row:
-    """One head over its seeds: shares of 1. `score` is that of Targets.measure, with its 95 % interval over groups of
-    test clips; `measures` has the means of all that was measured."""
+    """One row of a run over its seeds: shares of 1. `score` is that of Targets.measure, with its 95 % interval over
+    groups of test clips; `measures` has the means of all that was measured."""
 
-    head: str
+    label: str
     seeds: int
     n_test: int
     score: float
@@ -96,7 +96,7 @@ def _row(run: Run, runs: list[HeadRun]) -> Row:
     scores = [one.described["metrics"][run.targets.measure] for one in runs]
     low, high = interval(clip_scores(run.targets, runs), run.groups)
     return Row(
-        head=runs[0].head,
+        label=runs[0].row,
         seeds=len(runs),
         n_test=runs[0].described["metrics"]["n_test"],
         score=float(np.mean(scores)),

@@ -1,37 +1,23 @@
 """Training heads: the epoch chosen on validation, then a refit on all of train."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.fuse.checkpoint import Checkpoint
 from stages.fuse.data import FusionData
 from stages.fuse.fitting import Fit, Inputs, predict, train_epoch
 from stages.fuse.heads import Head, get_head
-from stages.fuse.heads.base import Optimisation
 from stages.fuse.losses import loss_of_targets
 from stages.fuse.metrics import mean_average_precision
+from stages.fuse.recipe import Recipe, Settings
 from stages.fuse.targets import Targets
-
-
-@dataclass(frozen=True)
-class Training:
-    """How to train: None takes the head's own default. `shuffle_labels` permutes the training labels, a control under
-    which every head must fall to chance."""
-
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    batch_size: int | None = None
-    epochs: int | None = None
-    shuffle_labels: bool = False
-
-    def resolve(self, head: str) -> Optimisation:
-        given = {key: value for key, value in asdict(self).items() if value is not None and key != "shuffle_labels"}
-        return replace(get_head(head).optimisation, **given)
+from stages.fuse.training import Training
 
 
 @dataclass(frozen=True)
@@ -45,15 +31,43 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """One head to train."""
+
+    head: str
+    data: FusionData
+    seed: int
+    recipe: Recipe
+    options: Settings
+    shuffle_labels: bool = False
+
+    @classmethod
+    def of(cls, head: str, data: FusionData, seed: int, training: Training) -> "Plan":
+        return cls(head, data, seed, training.recipe(head), training.options(head), training.shuffle_labels)
+
+    def parents(self) -> dict[str, "Plan"]:
+        """What is trained first: heads with recipes of their own, as long, in batches as large and on what this one
+        sees."""
+        shared = self.recipe.model_dump(include={"batch_size", "epochs", "patience", "without", "views", "precision"})
+        return {
+            name: replace(self, head=name, options=options, recipe=get_head(name).recipe.model_copy(update=shared))
+            for name, options in get_head(self.head).parents(self.options).items()
+        }
+
+
+@dataclass(frozen=True)
 class Trained:
     """A head refitted on all of train, and how it got there. Logits float32 (n, width) in the order of data.test, and
-    of data.unlabelled."""
+    of data.unlabelled; `without` has those of test clips with a modality taken away, by its name, of heads that take
+    both. `chosen` is the head at the best epoch, fitted on train alone, where that was asked for."""
 
     head: Head
     curve: list[Epoch]
     best_epoch: int
     logits: NDArray[np.float32]
     unlabelled_logits: NDArray[np.float32]
+    without: Mapping[str, NDArray[np.float32]]
+    chosen: Head | None = None
 
     @property
     def parameters(self) -> int:
@@ -63,68 +77,184 @@ class Trained:
 def train_head(
     name: str, data: FusionData, seed: int, training: Training, on_epoch: Callable[[], Any] = lambda: None
 ) -> Trained:
-    """Train one head from one seed, as `train_heads` does."""
-    return train_heads(name, data, [seed], training, on_epoch)[0]
+    """Train one head from one seed, as `train_company` does."""
+    return train_company([Plan.of(name, data, seed, training)], on_epoch)[0]
 
 
-def train_heads(
-    name: str, data: FusionData, seeds: Sequence[int], training: Training, on_epoch: Callable[[], Any] = lambda: None
+def train_company(
+    plans: Sequence[Plan],
+    on_epoch: Callable[[], Any] = lambda: None,
+    checkpoint: Checkpoint | None = None,
+    *,
+    keep_chosen: bool = False,
 ) -> list[Trained]:
-    """Train heads that differ in their seeds, side by side where that is faster.
+    """Train heads of one kind, side by side where that is faster: they may differ in seeds, in features of equal
+    shapes, in learning rate, weight decay and L1.
 
     A head's order of clips and its dropout are drawn from its own seed, so that it comes out the same in any company,
     up to the rounding of sums. The number of epochs is the one with the best validation accuracy (the lower loss among
     equals; what Targets calls selection); the head is then trained afresh for so many epochs on train and validation
-    together. The test split and unlabelled clips are only read at the end. on_epoch is called after every epoch of
-    every head.
+    together. The test split and unlabelled clips are only read at the end. Heads that start from others, as Algorithm
+    1 of MAiVAR has it, have these trained first, each from the same seed on the same clips.
+
+    on_epoch is called after every epoch of every head; checkpoint is where training is kept from time to time, and
+    goes on from.
     """
-    optimisation = training.resolve(name)
-    truths = [_shuffled(data, seed) if training.shuffle_labels else data.truth for seed in seeds]
-    curves = _find_epochs(name, data, truths, seeds, optimisation, on_epoch)
-    best = [_best(curve) for curve in curves]
-    inputs = Inputs.of(name, data, torch.cat([data.train, data.validation]))
-    fits = [Fit(inputs, truth, optimisation, seed) for truth, seed in zip(truths, seeds, strict=True)]
-    for epoch in range(max(best)):
-        for _ in train_epoch([fit for fit, last in zip(fits, best, strict=True) if epoch < last]):
+    parents = _parents(plans)
+    progress = _Progress.of(plans, checkpoint)
+    fits = _fits(plans, "train", [{name: one.chosen for name, one in each.items()} for each in parents])
+    if progress.phase == "choose":
+        progress.load(fits)
+        _choose(plans, fits, progress, on_epoch, keep_chosen)
+    chosen = [_copy(fit, state) for fit, state in zip(fits, progress.best, strict=True)] if keep_chosen else None
+    best = [_best(curve) for curve in progress.curves]
+    fits = _fits(plans, "all", [{name: one.head for name, one in each.items()} for each in parents])
+    if fits[0].head.fits_at_once:
+        for plan, fit in zip(plans, fits, strict=True):
+            _fit_at_once(plan, fit)
+        best = [0 for _ in plans]
+    progress.load(fits)
+    for epoch in range(progress.epoch + 1, max(best) + 1):
+        for _ in train_epoch([fit for fit, last in zip(fits, best, strict=True) if epoch <= last]):
             on_epoch()
+        progress.keep(fits, "refit", epoch)
     return [
-        Trained(
-            fit.head,
-            curve,
-            last,
-            *(predict(fit.head, inputs, part).cpu().numpy() for part in (data.test, data.unlabelled)),
-        )
-        for fit, curve, last in zip(fits, curves, best, strict=True)
+        _trained(plan, fit, curve, last, None if chosen is None else chosen[number])
+        for number, (plan, fit, curve, last) in enumerate(zip(plans, fits, progress.curves, best, strict=True))
     ]
 
 
-def _find_epochs(
-    name: str,
-    data: FusionData,
-    truths: Sequence[Sequence[Tensor]],
-    seeds: Sequence[int],
-    optimisation: Optimisation,
+def _choose(
+    plans: Sequence[Plan],
+    fits: Sequence[Fit],
+    progress: "_Progress",
     on_epoch: Callable[[], Any],
-) -> list[list[Epoch]]:
+    keep_chosen: bool,
+) -> None:
     """Learning curves on train, each until its validation has not improved for a while."""
-    inputs = Inputs.of(name, data, data.train)
-    fits = [Fit(inputs, truth, optimisation, seed) for truth, seed in zip(truths, seeds, strict=True)]
-    curves: list[list[Epoch]] = [[] for _ in fits]
-    running = list(range(len(fits)))
-    for epoch in range(1, optimisation.epochs + 1):
-        for index, train_loss in zip(running, train_epoch([fits[index] for index in running]), strict=True):
-            expected = [each[data.validation] for each in truths[index]]
-            validation = predict(fits[index].head, inputs, data.validation)
-            loss = loss_of_targets(data.targets, validation, expected).item()
-            curves[index].append(Epoch(epoch, train_loss, loss, _score(data.targets, validation, expected)))
-            on_epoch()
-        running = [index for index in running if epoch - _best(curves[index]) < optimisation.patience]
+    recipe = plans[0].recipe
+    if fits[0].head.fits_at_once:
+        for plan, fit, curve in zip(plans, fits, progress.curves, strict=True):
+            curve.append(_validated(plan, fit, 1, _fit_at_once(plan, fit)))
+        progress.phase = "refit"
+        return
+    for epoch in range(progress.epoch + 1, recipe.epochs + 1):
+        running = [number for number, curve in enumerate(progress.curves) if _goes_on(curve, recipe, epoch)]
         if not running:
             break
-    return curves
+        for number, train_loss in zip(running, train_epoch([fits[each] for each in running]), strict=True):
+            progress.curves[number].append(_validated(plans[number], fits[number], epoch, train_loss))
+            if keep_chosen and _best(progress.curves[number]) == epoch:
+                progress.best[number] = {k: v.detach().clone() for k, v in fits[number].head.state_dict().items()}
+            on_epoch()
+        progress.keep(fits, "choose", epoch)
+    progress.phase, progress.epoch, progress.states = "refit", 0, None
 
 
-def _best(curve: list[Epoch]) -> int:
+def _fit_at_once(plan: Plan, fit: Fit) -> float:
+    """Fit a head without epochs. Returns its loss on what it was fitted on."""
+    clips = fit.inputs.indices
+    batch = fit.inputs.rows(clips)
+    fit.head.fit_at_once(batch.prepared, batch.present, [each[clips] for each in fit.truth], plan.seed)
+    with torch.no_grad():
+        return fit.loss(batch).item()
+
+
+def _goes_on(curve: Sequence[Epoch], recipe: Recipe, epoch: int) -> bool:
+    return not curve or (curve[-1].epoch == epoch - 1 and epoch - 1 - _best(curve) < recipe.patience)
+
+
+def _validated(plan: Plan, fit: Fit, epoch: int, train_loss: float) -> Epoch:
+    validation, targets = plan.data.validation, plan.data.targets
+    expected = [each[validation] for each in fit.truth]
+    logits = predict(fit.head, fit.inputs, validation)
+    loss = loss_of_targets(targets, logits, expected).item()
+    return Epoch(epoch, train_loss, loss, _score(targets, logits, expected))
+
+
+def _fits(plans: Sequence[Plan], clips: Literal["train", "all"], parents: Sequence[Mapping[str, Any]]) -> list[Fit]:
+    """Freshly initialised heads on train, or on train and validation. Inputs are shared where data are."""
+    inputs: dict[int, Inputs] = {}
+    fits = []
+    for plan, its_parents in zip(plans, parents, strict=True):
+        data = plan.data
+        if id(data) not in inputs:
+            indices = data.train if clips == "train" else torch.cat([data.train, data.validation])
+            inputs[id(data)] = Inputs.of(plan.head, data, indices, plan.options, plan.recipe)
+        truth = _shuffled(data, plan.seed) if plan.shuffle_labels else data.truth
+        fits.append(Fit(inputs[id(data)], truth, plan.recipe, plan.seed, its_parents))
+    return fits
+
+
+def _parents(plans: Sequence[Plan]) -> list[dict[str, Trained]]:
+    """For each head those that it starts from."""
+    wanted = [plan.parents() for plan in plans]
+    trained: list[dict[str, Trained]] = [{} for _ in plans]
+    for name in wanted[0]:
+        company = train_company([each[name] for each in wanted], keep_chosen=True)
+        for own, each in zip(trained, company, strict=True):
+            own[name] = each
+    return trained
+
+
+def _trained(plan: Plan, fit: Fit, curve: list[Epoch], last: int, chosen: Head | None) -> Trained:
+    data, both = plan.data, fit.inputs.shapes if len(fit.inputs.shapes) == 2 else ()
+    head = fit.head.eval()
+
+    def logits(clips: Tensor, without: str | None = None) -> NDArray[np.float32]:
+        return predict(head, fit.inputs, clips, without).cpu().numpy()
+
+    without = {name: logits(data.test, name) for name in both}
+    return Trained(head, curve, last, logits(data.test), logits(data.unlabelled), without, chosen)
+
+
+def _copy(fit: Fit, state: Mapping[str, Tensor]) -> Head:
+    head = fit.inputs.head()
+    head.load_state_dict(dict(state))
+    return head.eval()
+
+
+@dataclass
+class _Progress:
+    """How far a company is, in memory and where it is kept."""
+
+    checkpoint: Checkpoint | None
+    phase: str
+    epoch: int
+    curves: list[list[Epoch]]
+    best: list[dict[str, Tensor]]
+    states: list[dict[str, Tensor]] | None
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan], checkpoint: Checkpoint | None) -> "_Progress":
+        saved = checkpoint.load() if checkpoint is not None else None
+        if saved is None:
+            return cls(checkpoint, "choose", 0, [[] for _ in plans], [{} for _ in plans], None)
+        tensors, described = saved
+        curves = [[Epoch(**epoch) for epoch in curve] for curve in described["curves"]]
+        states = [_under(tensors, f"{number}.") for number in range(len(plans))]
+        best = [_under(tensors, f"best.{number}.") for number in range(len(plans))]
+        return cls(checkpoint, described["phase"], described["epoch"], curves, best, states)
+
+    def load(self, fits: Sequence[Fit]) -> None:
+        """Bring heads to where they were."""
+        for fit, state in zip(fits, self.states or (), strict=self.states is not None):
+            fit.load(state)
+
+    def keep(self, fits: Sequence[Fit], phase: str, epoch: int) -> None:
+        if self.checkpoint is None or not self.checkpoint.is_due():
+            return
+        tensors = {f"{number}.{name}": each for number, fit in enumerate(fits) for name, each in fit.state().items()}
+        tensors |= {f"best.{number}.{n}": each for number, own in enumerate(self.best) for n, each in own.items()}
+        curves = [[asdict(each) for each in curve] for curve in self.curves]
+        self.checkpoint.save(tensors, {"phase": phase, "epoch": epoch, "curves": curves})
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+
+
+def _best(curve: Sequence[Epoch]) -> int:
     return max(curve, key=lambda epoch: (epoch.validation_score, -epoch.validation_loss, -epoch.epoch)).epoch
 
 

@@ -1,6 +1,7 @@
 """Fusion heads. One head, one file; importing this package registers them all."""
 
 from stages.fuse.heads import audio, average, bottleneck, crossattn, mlp, video  # noqa: F401  (each registers itself)
-from stages.fuse.heads.base import Head, ModalityShape, build_head, get_head, head_names
+from stages.fuse.heads.base import Head, build_head, get_head, head_names, register_head
+from stages.fuse.heads.inputs import ModalityShape
 
-__all__ = ["Head", "ModalityShape", "build_head", "get_head", "head_names"]
+__all__ = ["Head", "ModalityShape", "build_head", "get_head", "head_names", "register_head"]

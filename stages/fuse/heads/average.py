@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.fuse.heads.audio import AudioOnly
-from stages.fuse.heads.base import Head, Masks, ModalityShape, register_head
-from stages.fuse.heads.video import VideoOnly
+from stages.fuse.heads.base import Head, Masks, register_head
+from stages.fuse.heads.inputs import ModalityInput, ModalityShape
+from stages.fuse.heads.video import VideoOnly, VideoOptions
 from stages.fuse.targets import Targets
 
 
@@ -19,17 +20,16 @@ class Average(Head):
     """The `audio` and the `video` head, each trained on its own loss; their class probabilities are averaged over the
     modalities that a clip has, target by target. Neither sees the other while training."""
 
-    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
+    class Options(VideoOptions):
+        """Of both classifiers."""
+
+    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: VideoOptions) -> None:
         super().__init__({}, targets)
-        self.video = VideoOnly({"video": shapes["video"]}, targets)
-        self.audio = AudioOnly({"audio": shapes["audio"]}, targets)
+        self.video = VideoOnly({"video": shapes["video"]}, targets, options)
+        self.audio = AudioOnly({"audio": shapes["audio"]}, targets, options)
 
-    def fit_inputs(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
-        self.video.fit_inputs(tokens, present)
-        self.audio.fit_inputs(tokens, present)
-
-    def prepare(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self.video.prepare(tokens, present) | self.audio.prepare(tokens, present)
+    def doors(self) -> dict[str, ModalityInput]:
+        return self.video.doors() | self.audio.doors()
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
         single = {name: getattr(self, name)(prepared, present)["logits"] for name in ("video", "audio")}
@@ -42,10 +42,12 @@ class Average(Head):
         ]
         return {"logits": torch.cat(merged, dim=1), **single}
 
-    def loss(self, outputs: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor]) -> Tensor:
+    def loss(
+        self, outputs: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor], smoothing: float = 0.0
+    ) -> Tensor:
         """Sum of the two heads' losses."""
-        video = self.video.loss({"logits": outputs["video"]}, present, truth)
-        audio = self.audio.loss({"logits": outputs["audio"]}, present, truth)
+        video = self.video.loss({"logits": outputs["video"]}, present, truth, smoothing)
+        audio = self.audio.loss({"logits": outputs["audio"]}, present, truth, smoothing)
         return video + audio
 
 

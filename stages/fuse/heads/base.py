@@ -1,87 +1,111 @@
 """What every head is: named token tensors and masks in, logits out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from features.errors import UsageError
-from stages.fuse.heads.inputs import Form, ModalityInput
+from stages.fuse.heads.inputs import Form, ModalityInput, ModalityShape
 from stages.fuse.losses import loss_of_targets
+from stages.fuse.recipe import Recipe, Settings
 from stages.fuse.targets import Targets
 
 Masks = Mapping[str, Tensor | None]
 """Which clips have a modality: bool (B,) by name, None where all have it."""
 
-
-class ModalityShape(NamedTuple):
-    """Tokens per clip and their dimension."""
-
-    length: int
-    dim: int
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """How a head is trained unless the user says otherwise: Adam with decoupled weight decay, for at most `epochs`,
-    less when validation has not improved for `patience` of them."""
-
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    batch_size: int = 64
-    epochs: int = 60
-    patience: int = 10
+_TOKENS: Mapping[str, Form] = MappingProxyType({})
 
 
 class Head(nn.Module):
     """A trainable fusion module over cached features.
 
-    `forward` takes tokens {modality: (B, T, D)}, NaN where a clip lacks the modality, and masks {modality: bool (B,)};
-    it returns {"logits": (B, targets.width)}, those of one target after the other, and may add named extras.
+    `forward` takes what `prepare` makes of tokens {modality: (B, T, D)}, NaN where a clip lacks the modality, and masks
+    {modality: bool (B,) or None}; it returns {"logits": (B, targets.width)}, those of one target after the other, and
+    may add named extras. Those that losses beside classification need are called `before_video`, `before_audio`
+    (B, d), each modality before it has seen the other, `after_video`, `after_audio` (B, d), after it, and
+    `tokens_video`, `tokens_audio` (B, T, d), the same for each token.
+
+    `Options` are what can be chosen of a head; each has a default. `recipe` is how it is trained unless told otherwise.
     """
 
     name: ClassVar[str]
     modalities: ClassVar[tuple[str, ...]]
     summary: ClassVar[str]
-    optimisation: ClassVar[Optimisation] = Optimisation()
+    recipe: ClassVar[Recipe] = Recipe()
+    fits_at_once: ClassVar[bool] = False
+    """Whether it is fitted by `fit_at_once` and not by gradients, epoch by epoch."""
 
-    forms: ClassVar[Mapping[str, Form]] = {}
+    class Options(Settings):
+        """None, unless a head says otherwise."""
 
-    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
+    def __init__(
+        self,
+        shapes: Mapping[str, ModalityShape],
+        targets: Targets,
+        forms: Mapping[str, Form] = _TOKENS,
+        as_is: Sequence[str] = (),
+    ) -> None:
+        """forms: of modalities that are not taken token by token. as_is: modalities that are not standardised."""
         super().__init__()
         self.targets = targets
+        self.shapes = {name: ModalityShape(*shape) for name, shape in shapes.items()}
+        for name, shape in self.shapes.items():
+            if shape.raw and name not in as_is:
+                raise UsageError(f"head '{self.name}' takes what a backbone gives, and audio:fbank is for mat")
         self.inputs = nn.ModuleDict(
-            {name: ModalityInput(*shape, self.forms.get(name, "tokens")) for name, shape in shapes.items()}
+            {
+                name: ModalityInput(shape, forms.get(name, "tokens"), name in as_is)
+                for name, shape in self.shapes.items()
+            }
         )
 
-    def fit_inputs(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
-        """Set the standardisation of every input from training clips."""
-        for name in self.inputs:
-            self.input(name).fit(tokens[name], present[name])
+    @classmethod
+    def sees(cls, options: Settings) -> tuple[str, ...]:
+        """The modalities it takes."""
+        return cls.modalities
 
-    def prepare(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `forward` takes, standardised and in the head's forms: the same in every epoch."""
-        return {name: self.input(name).prepare(tokens[name], present[name]) for name in self.inputs}
+    @classmethod
+    def parents(cls, options: Settings) -> Mapping[str, Settings]:
+        """Heads that are trained first, from the same seed, with their options."""
+        return {}
 
-    def read(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-        """Prepared inputs, with a learned token in the place of a missing modality."""
-        return {name: self.input(name)(prepared[name], present[name]) for name in self.inputs}
+    def start_from(self, parents: Mapping[str, "Head"]) -> None:
+        """Take what parents have learned, before training."""
+
+    def fit_at_once(self, prepared: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor], seed: int) -> None:
+        """Set the weights from all clips that it is fitted on, where `fits_at_once`."""
+        raise NotImplementedError
 
     def input(self, name: str) -> ModalityInput:
         module = self.inputs[name]
         assert isinstance(module, ModalityInput)
         return module
 
+    def doors(self) -> dict[str, ModalityInput]:
+        """The input of each modality it sees."""
+        return {name: self.input(name) for name in self.inputs}
+
+    def prepare(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `forward` takes, standardised and in the head's forms: the same in every epoch."""
+        return {name: door.prepare(tokens[name], present[name]) for name, door in self.doors().items()}
+
+    def read(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
+        """Prepared inputs, with a learned token in the place of a missing modality."""
+        return {name: self.input(name)(prepared[name], present[name]) for name in self.inputs}
+
     def predict(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the head says of clips as they are loaded: `forward` of `prepare`."""
         outputs: dict[str, Tensor] = self(self.prepare(tokens, present), present)
         return outputs
 
-    def loss(self, outputs: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor]) -> Tensor:
+    def loss(
+        self, outputs: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor], smoothing: float = 0.0
+    ) -> Tensor:
         """Scalar; the mean over targets of the logits' cross-entropy unless a head says otherwise. truth: a tensor a
-        target, as Targets has it."""
-        return loss_of_targets(self.targets, outputs["logits"], truth)
+        target, as Targets has it. smoothing: of labels."""
+        return loss_of_targets(self.targets, outputs["logits"], truth, smoothing)
 
 
 _HEADS: dict[str, type[Head]] = {}
@@ -101,10 +125,12 @@ def register_head(name: str, *, modalities: tuple[str, ...], summary: str) -> Ca
     return register
 
 
+_ORDER = ("audio", "video", "average", "mlp", "crossattn", "bottleneck")
+
+
 def head_names() -> list[str]:
     """In the order in which tables list them: single modalities, late fusion, then joint heads."""
-    order = ["audio", "video", "average", "mlp", "crossattn", "bottleneck"]
-    return sorted(_HEADS, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return sorted(_HEADS, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
 
 
 def get_head(name: str) -> type[Head]:
@@ -114,7 +140,12 @@ def get_head(name: str) -> type[Head]:
     return _HEADS[name]
 
 
-def build_head(name: str, shapes: Mapping[str, ModalityShape], targets: Targets) -> Head:
-    """A freshly initialised head that sees only its own modalities."""
+def build_head(
+    name: str, shapes: Mapping[str, ModalityShape], targets: Targets, options: Settings | None = None
+) -> Head:
+    """A freshly initialised head that sees only its own modalities. options: of the head's class, by default its
+    defaults. Raises UsageError where a modality has not the shape that the head needs."""
     head = get_head(name)
-    return head({modality: shapes[modality] for modality in head.modalities}, targets)
+    chosen = head.Options() if options is None else options
+    built: Head = head({modality: shapes[modality] for modality in head.sees(chosen)}, targets, chosen)  # type: ignore[arg-type]
+    return built

@@ -1,34 +1,58 @@
 """Parts that several heads are made of."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from features.errors import UsageError
 from stages.fuse.draws import Dropout
+from stages.fuse.heads.inputs import ModalityShape
+from stages.fuse.recipe import Settings
 
-HIDDEN = (512, 256)
-DROPOUT = 0.5
+
+class MlpOptions(Settings):
+    """Sizes of an MLP that classifies. The papers name none."""
+
+    hidden: Annotated[str, Field(pattern=r"^[1-9]\d*(x[1-9]\d*)*$")] = "512x256"
+    """Widths of hidden layers, joined by x."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
 
-def mlp(inputs: int, classes: int, hidden: tuple[int, ...] = HIDDEN, dropout: float = DROPOUT) -> nn.Sequential:
-    """Linear-ReLU-Dropout per hidden size, then Linear: MAiVAR's classifier. (B, inputs) -> (B, classes)."""
+def mlp(inputs: int, outputs: int, options: MlpOptions) -> nn.Sequential:
+    """Linear-ReLU-Dropout per hidden size, then Linear: MAiVAR's classifier. (B, inputs) -> (B, outputs)."""
     layers: list[nn.Module] = []
-    for size in hidden:
-        layers += [nn.Linear(inputs, size), nn.ReLU(), Dropout(dropout)]
+    for size in map(int, options.hidden.split("x")):
+        layers += [nn.Linear(inputs, size), nn.ReLU(), Dropout(options.dropout)]
         inputs = size
-    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+class TransformerOptions(Settings):
+    """Sizes of attention layers: ours, light enough for a CPU. The papers' have 768 dimensions and 12 heads."""
+
+    dim: Annotated[int, Field(ge=1)] = 128
+    heads: Annotated[int, Field(ge=1)] = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _divides(self) -> "TransformerOptions":
+        if self.dim % self.heads:
+            raise UsageError(f"heads={self.heads} does not divide dim={self.dim}: attention needs equal parts")
+        return self
 
 
 class TokenProjection(nn.Module):
     """Each modality's tokens to one width, plus a learned embedding per position, which says which frame or which audio
     image, and so which modality, a token is of. {name: (B, T, D)} -> {name: (B, T, d)}."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]], dim: int) -> None:
+    def __init__(self, shapes: Mapping[str, ModalityShape], dim: int) -> None:
         super().__init__()
-        self.project = nn.ModuleDict({name: nn.Linear(width, dim) for name, (_, width) in shapes.items()})
+        self.project = nn.ModuleDict({name: nn.Linear(shape.dim, dim) for name, shape in shapes.items()})
         self.position = nn.ParameterDict(
-            {name: nn.Parameter(torch.randn(length, dim) * 0.02) for name, (length, _) in shapes.items()}
+            {name: nn.Parameter(torch.randn(shape.length, dim) * 0.02) for name, shape in shapes.items()}
         )
 
     def forward(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:

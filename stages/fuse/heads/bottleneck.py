@@ -1,26 +1,40 @@
-"""Shared bottleneck tokens: AVT's AVBottleneck (equations 3 and 4), sizes of the light preset ours."""
+"""Shared bottleneck tokens: AVT's AVBottleneck (equations 3 and 4), and MBT's (arXiv 2107.00135)."""
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from stages.fuse.heads.base import Head, Masks, ModalityShape, Optimisation, register_head
-from stages.fuse.heads.blocks import Attention, FeedForward, TokenProjection
+from stages.fuse.heads.base import Head, Masks, register_head
+from stages.fuse.heads.blocks import Attention, FeedForward, TokenProjection, TransformerOptions
+from stages.fuse.heads.inputs import ModalityShape
+from stages.fuse.recipe import Recipe
 from stages.fuse.targets import Targets
 
-DIM, HEADS, DROPOUT = 128, 4, 0.1
-BOTTLENECK_TOKENS, BLOCKS = 4, 4
+
+class BottleneckOptions(TransformerOptions):
+    """How wide the bottleneck is, and how it goes from block to block."""
+
+    shared: Annotated[int, Field(ge=1)] = 4
+    """Tokens that both modalities share; L in AVT."""
+    blocks: Annotated[int, Field(ge=1)] = 4
+    """K in AVT."""
+    update: Literal["serial_last", "serial_mean", "parallel_mean"] = "serial_last"
+    """What the shared tokens F are after a block. `serial_last`: video reads F, audio reads what video made of it, and
+    F is what audio made of that, the letter of AVT's equations. `serial_mean`: the mean of what the two made.
+    `parallel_mean`: both read the same F, and it becomes the mean, as in MBT."""
 
 
 class _Block(nn.Module):
     """Pre-LN self-attention and feed-forward. (B, N, d) -> (B, N, d)."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: TransformerOptions) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(DIM)
-        self.attend = Attention(DIM, HEADS, DROPOUT)
-        self.feed = FeedForward(DIM, DROPOUT)
+        self.norm = nn.LayerNorm(options.dim)
+        self.attend = Attention(options.dim, options.heads, options.dropout)
+        self.feed = FeedForward(options.dim, options.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(x)
@@ -28,31 +42,57 @@ class _Block(nn.Module):
         return x + self.feed(x)
 
 
-@register_head("bottleneck", modalities=("video", "audio"), summary="modalities meet only in four shared tokens (AVT)")
-class Bottleneck(Head):
-    """Video and audio exchange information only through `BOTTLENECK_TOKENS` shared tokens F.
+class AVBottleneck(nn.Module):
+    """Video (B, T, d) and audio (B, U, d) exchange information only through shared tokens F. -> both, as they come out.
 
-    Per block: [V, F] -> video block -> [V', F_v]; [F_v, A] -> audio block -> [F_a, A']; F <- F_a. After the last,
-    [mean V' ; mean A'] -> LN -> Linear.
+    Per block: [V, F] -> video block -> [V', F_v]; [F_v, A] -> audio block -> [F_a, A'], or with `parallel_mean` [F, A].
     """
 
-    optimisation = Optimisation(learning_rate=1e-3, weight_decay=5e-2, batch_size=32, epochs=40, patience=6)
+    def __init__(self, options: BottleneckOptions) -> None:
+        super().__init__()
+        self.update = options.update
+        self.shared = nn.Parameter(torch.randn(options.shared, options.dim) * 0.02)
+        self.video_blocks = nn.ModuleList(_Block(options) for _ in range(options.blocks))
+        self.audio_blocks = nn.ModuleList(_Block(options) for _ in range(options.blocks))
 
-    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
-        super().__init__(shapes, targets)
-        self.project = TokenProjection(shapes, DIM)
-        self.shared = nn.Parameter(torch.randn(BOTTLENECK_TOKENS, DIM) * 0.02)
-        self.video_blocks = nn.ModuleList(_Block() for _ in range(BLOCKS))
-        self.audio_blocks = nn.ModuleList(_Block() for _ in range(BLOCKS))
-        self.classifier = nn.Sequential(nn.LayerNorm(2 * DIM), nn.Linear(2 * DIM, targets.width))
-
-    def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-        streams = self.project(self.read(prepared, present))
-        video, audio = streams["video"], streams["audio"]
+    def forward(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         shared = self.shared.expand(len(video), -1, -1)
+        count, frames = shared.shape[1], video.shape[1]
         for video_block, audio_block in zip(self.video_blocks, self.audio_blocks, strict=True):
             joined = video_block(torch.cat([video, shared], dim=1))
-            video, shared = joined[:, : video.shape[1]], joined[:, video.shape[1] :]
-            joined = audio_block(torch.cat([shared, audio], dim=1))
-            shared, audio = joined[:, :BOTTLENECK_TOKENS], joined[:, BOTTLENECK_TOKENS:]
-        return {"logits": self.classifier(torch.cat([video.mean(dim=1), audio.mean(dim=1)], dim=1))}
+            video, of_video = joined[:, :frames], joined[:, frames:]
+            joined = audio_block(torch.cat([shared if self.update == "parallel_mean" else of_video, audio], dim=1))
+            of_audio, audio = joined[:, :count], joined[:, count:]
+            shared = of_audio if self.update == "serial_last" else (of_video + of_audio) / 2
+        return video, audio
+
+
+@register_head("bottleneck", modalities=("video", "audio"), summary="modalities meet only in four shared tokens (AVT)")
+class Bottleneck(Head):
+    """Tokens of both modalities through `AVBottleneck`; [V' ; A'] -> LN -> Linear, of each stream its CLS where it has
+    one, else the mean."""
+
+    class Options(BottleneckOptions):
+        """Sizes, shared tokens, blocks, update."""
+
+    recipe = Recipe(lr=1e-3, weight_decay=5e-2, batch_size=32, epochs=40, patience=6)
+
+    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: BottleneckOptions) -> None:
+        super().__init__(shapes, targets)
+        self.project = TokenProjection(self.shapes, options.dim)
+        self.exchange = AVBottleneck(options)
+        self.classifier = nn.Sequential(nn.LayerNorm(2 * options.dim), nn.Linear(2 * options.dim, targets.width))
+
+    def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
+        before = self.project(self.read(prepared, present))
+        video, audio = self.exchange(before["video"], before["audio"])
+        of_video, of_audio = self.shapes["video"].pool(video), self.shapes["audio"].pool(audio)
+        return {
+            "logits": self.classifier(torch.cat([of_video, of_audio], dim=1)),
+            "before_video": self.shapes["video"].pool(before["video"]),
+            "before_audio": self.shapes["audio"].pool(before["audio"]),
+            "after_video": of_video,
+            "after_audio": of_audio,
+            "tokens_video": video,
+            "tokens_audio": audio,
+        }

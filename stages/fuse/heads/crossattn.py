@@ -1,43 +1,74 @@
-"""One bidirectional cross-attention layer: MAiVAR-T (arXiv 2308.03741), sizes ours."""
+"""Cross-attention between picture and sound: MAiVAR-T (arXiv 2308.03741), sizes ours."""
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from stages.fuse.heads.base import Head, Masks, ModalityShape, Optimisation, register_head
-from stages.fuse.heads.blocks import Attention, FeedForward, TokenProjection
+from stages.fuse.heads.base import Head, Masks, register_head
+from stages.fuse.heads.blocks import Attention, FeedForward, TokenProjection, TransformerOptions
+from stages.fuse.heads.inputs import ModalityShape
+from stages.fuse.recipe import Recipe
 from stages.fuse.targets import Targets
 
-DIM, HEADS, DROPOUT = 128, 4, 0.1
+_OTHER = {"video": "audio", "audio": "video"}
+
+
+class CrossAttentionOptions(TransformerOptions):
+    """How often, and who reads whom."""
+
+    layers: Annotated[int, Field(ge=0)] = 1
+    """0: nothing crosses, each modality is only projected and pooled."""
+    reads: Literal["both", "video", "audio"] = "both"
+    """Which modality reads the other; the one that does not stays as it is."""
+
+
+class _Layer(nn.Module):
+    """V' = V + MHA(LN V, LN A) and A' = A + MHA(LN A, LN V), both reading the other's old stream, with weights of their
+    own; then a feed-forward net each. {name: (B, T, d)} -> the same."""
+
+    def __init__(self, options: CrossAttentionOptions) -> None:
+        super().__init__()
+        dim = options.dim
+        names = ("video", "audio") if options.reads == "both" else (options.reads,)
+        self.norm = nn.ModuleDict({name: nn.LayerNorm(dim) for name in ("video", "audio")})
+        self.attend = nn.ModuleDict({name: Attention(dim, options.heads, options.dropout) for name in names})
+        self.feed = nn.ModuleDict({name: FeedForward(dim, options.dropout) for name in names})
+
+    def forward(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        normed = {name: self.norm[name](x) for name, x in streams.items()}
+        after = dict(streams)
+        for name in self.attend:
+            read = streams[name] + self.attend[name](normed[name], normed[_OTHER[name]])
+            after[name] = read + self.feed[name](read)
+        return after
 
 
 @register_head(
     "crossattn", modalities=("video", "audio"), summary="one bidirectional cross-attention layer over tokens"
 )
 class CrossAttention(Head):
-    """Frames and audio images attend to each other once.
+    """Frames and audio images attend to each other; [V' ; A'] -> LN -> Linear, of each stream its CLS where it has one,
+    else the mean."""
 
-    V' = V + MHA(LN V, LN A) and A' = A + MHA(LN A, LN V), both reading the other's old stream; then a feed-forward
-    block each; [mean V' ; mean A'] -> LN -> Linear.
-    """
+    class Options(CrossAttentionOptions):
+        """Sizes, layers, directions."""
 
-    optimisation = Optimisation(learning_rate=1e-3, weight_decay=5e-2, batch_size=32, epochs=40, patience=6)
+    recipe = Recipe(lr=1e-3, weight_decay=5e-2, batch_size=32, epochs=40, patience=6)
 
-    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
+    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: CrossAttentionOptions) -> None:
         super().__init__(shapes, targets)
-        names = ("video", "audio")
-        self.project = TokenProjection(shapes, DIM)
-        self.norm = nn.ModuleDict({name: nn.LayerNorm(DIM) for name in names})
-        self.attend = nn.ModuleDict({name: Attention(DIM, HEADS, DROPOUT) for name in names})
-        self.feed = nn.ModuleDict({name: FeedForward(DIM, DROPOUT) for name in names})
-        self.classifier = nn.Sequential(nn.LayerNorm(2 * DIM), nn.Linear(2 * DIM, targets.width))
+        self.project = TokenProjection(self.shapes, options.dim)
+        self.layers = nn.ModuleList(_Layer(options) for _ in range(options.layers))
+        self.classifier = nn.Sequential(nn.LayerNorm(2 * options.dim), nn.Linear(2 * options.dim, targets.width))
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
         streams = self.project(self.read(prepared, present))
-        normed = {name: self.norm[name](x) for name, x in streams.items()}
-        video = streams["video"] + self.attend["video"](normed["video"], normed["audio"])
-        audio = streams["audio"] + self.attend["audio"](normed["audio"], normed["video"])
-        video = video + self.feed["video"](video)
-        audio = audio + self.feed["audio"](audio)
-        return {"logits": self.classifier(torch.cat([video.mean(dim=1), audio.mean(dim=1)], dim=1))}
+        outputs = {f"before_{name}": self.shapes[name].pool(x) for name, x in streams.items()}
+        for layer in self.layers:
+            streams = layer(streams)
+        pooled = {name: self.shapes[name].pool(x) for name, x in streams.items()}
+        outputs |= {f"after_{name}": x for name, x in pooled.items()} | {f"tokens_{n}": x for n, x in streams.items()}
+        return {"logits": self.classifier(torch.cat([pooled["video"], pooled["audio"]], dim=1)), **outputs}

@@ -1,60 +1,104 @@
-"""The first step of every head: standardise tokens, and stand in for a missing modality."""
+"""The door of every head: standardise tokens, and stand in for a missing modality."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 _SMALLEST_DEVIATION = 1e-3
 
-Form = Literal["tokens", "mean", "flatten"]
-"""How a head takes a modality: token by token, their mean, or all side by side."""
+Form = Literal["tokens", "pooled", "flatten"]
+"""How a head takes a modality: token by token, as one vector (see `ModalityShape.pool`), or all side by side."""
+
+
+class ModalityShape(NamedTuple):
+    """Tokens per clip and their dimension. Of a grid of tokens: how many stand before it (CLS and its like), and its
+    cells. raw: not a backbone's output but its input, the filter bank (frames, bands)."""
+
+    length: int
+    dim: int
+    prefix: int = 0
+    grid: tuple[int, ...] | None = None
+    raw: bool = False
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """A clip in one vector, E_CLS in AVT: the mean of the tokens before the grid, (CLS + distillation) / 2 for AST,
+        or of all where there are none. (..., T, D) -> (..., D)."""
+        return (tokens[..., : self.prefix, :] if self.prefix else tokens).mean(dim=-2)
 
 
 class ModalityInput(nn.Module):
-    """Standardises each dimension of each token position with training statistics kept in the checkpoint, and puts a
-    learned token where a clip lacks the modality, so that absence is a value of its own and never data.
+    """Standardises tokens with training statistics kept in the checkpoint, and puts a learned token where a clip lacks
+    the modality, so that absence is a value of its own and never data.
 
-    `prepare` does once what does not change while a head is trained: tokens (B, T, D) -> (B, T, D), (B, D) as `mean` or
-    (B, T D) as `flatten`, zero for clips without the modality. `forward` puts the learned token in their place.
+    Each dimension is standardised for each token position, or where tokens form a grid for all cells together, of which
+    some are alike in nearly every clip. With `as_is` nothing is standardised.
+
+    `standardise` and `shaped` do once what does not change while a head is trained: tokens (B, T, D) -> (B, T, D),
+    (B, D) where `pooled` or (B, T D) where `flatten`, zero for clips without the modality. `forward` puts the learned
+    token in their place.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, length: int, dim: int, form: Form = "tokens") -> None:
+    def __init__(self, shape: ModalityShape, form: Form = "tokens", as_is: bool = False) -> None:
         super().__init__()
-        self.form = form
-        self.register_buffer("mean", torch.zeros(length, dim))
-        self.register_buffer("deviation", torch.ones(length, dim))
-        self.absent = nn.Parameter(torch.zeros(dim))
+        self.shape, self.form, self.as_is = shape, form, as_is
+        rows = shape.length if shape.grid is None else shape.prefix + 1
+        self.register_buffer("mean", torch.zeros(rows, shape.dim))
+        self.register_buffer("deviation", torch.ones(rows, shape.dim))
+        self.absent = nn.Parameter(torch.zeros(shape.dim))
 
     @property
     def width(self) -> int:
         """The last dimension of what is given."""
-        length, dim = self.mean.shape
-        return length * dim if self.form == "flatten" else dim
+        return self.shape.length * self.shape.dim if self.form == "flatten" else self.shape.dim
 
     @torch.no_grad()
     def fit(self, tokens: Tensor, present: Tensor) -> None:
         """Statistics over the clips that have the modality. tokens (n, T, D), present bool (n,)."""
-        seen = tokens[present]
-        if len(seen) < 2:
+        if self.as_is or present.sum() < 2:
             return
-        self.mean.copy_(seen.mean(dim=0))
-        self.deviation.copy_(seen.std(dim=0).clamp_min(_SMALLEST_DEVIATION))
+        seen = tokens[present]
+        own = len(self.mean) if self.shape.grid is None else self.shape.prefix
+        self.mean[:own] = seen[:, :own].mean(dim=0)
+        self.deviation[:own] = seen[:, :own].std(dim=0)
+        if self.shape.grid is not None:
+            self.mean[own] = seen[:, own:].flatten(0, 1).mean(dim=0)
+            self.deviation[own] = seen[:, own:].flatten(0, 1).std(dim=0)
+        self.deviation.clamp_(min=_SMALLEST_DEVIATION)
 
     @torch.no_grad()
-    def prepare(self, tokens: Tensor, present: Tensor) -> Tensor:
-        standardised = (tokens - self.mean) / self.deviation
+    def standardise(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """(B, T, D) of any precision -> float32 (B, T, D), 0 for clips without the modality."""
+        standardised = (tokens.float() - self._of_tokens(self.mean)) / self._of_tokens(self.deviation)
         standardised[~present] = 0
-        if self.form == "mean":
-            return standardised.mean(dim=1)
-        return standardised.flatten(1) if self.form == "flatten" else standardised
+        return standardised
+
+    def prepare(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Standardised, in the head's form."""
+        return self.shaped(self.standardise(tokens, present))
+
+    def restore(self, standardised: Tensor) -> Tensor:
+        """The tokens as they are cached. (B, T, D) -> (B, T, D)."""
+        return standardised * self._of_tokens(self.deviation) + self._of_tokens(self.mean)
+
+    def shaped(self, standardised: Tensor) -> Tensor:
+        """In the head's form."""
+        if self.form == "pooled":
+            return self.shape.pool(standardised)
+        return standardised.flatten(-2) if self.form == "flatten" else standardised
 
     def forward(self, prepared: Tensor, present: Tensor | None) -> Tensor:
         """present: bool (B,), None where every clip has the modality."""
         if present is None:
             return prepared
-        absent = self.absent.repeat(len(self.mean)) if self.form == "flatten" else self.absent
+        absent = self.absent.repeat(self.shape.length) if self.form == "flatten" else self.absent
         return torch.where(present.reshape(-1, *[1] * (prepared.ndim - 1)), prepared, absent)
+
+    def _of_tokens(self, rows: Tensor) -> Tensor:
+        """A row for each token."""
+        if self.shape.grid is None:
+            return rows
+        return torch.cat([rows[:-1], rows[-1:].expand(self.shape.length - self.shape.prefix, -1)])

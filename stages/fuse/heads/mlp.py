@@ -1,27 +1,93 @@
-"""Concatenation and an MLP: MAiVAR's fusion network (arXiv 2209.04780, section III-C)."""
+"""Concatenation and an MLP: MAiVAR's fusion network (arXiv 2209.04780, section III-C and Algorithm 1)."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from stages.fuse.heads.base import Head, Masks, ModalityShape, register_head
+from features.errors import UsageError
+from stages.fuse.heads.audio import AudioOnly
+from stages.fuse.heads.base import Head, Masks, register_head
 from stages.fuse.heads.blocks import mlp
-from stages.fuse.heads.inputs import Form
+from stages.fuse.heads.inputs import ModalityShape
+from stages.fuse.heads.video import VideoOnly, VideoOptions
+from stages.fuse.recipe import Settings
 from stages.fuse.targets import Targets
+
+_SMALL = 0.01
+
+
+class MlpFusionOptions(VideoOptions):
+    """How the modalities meet, and what the net starts from."""
+
+    fusion: Literal["concat", "sum"] = "concat"
+    """Side by side, or as equation 3 is printed, x + z with a linear layer that brings the sound to the picture's
+    width."""
+    init: Literal["random", "video"] = "random"
+    """video: Algorithm 1, the net starts as the trained `video` head of the same seed."""
+    audio_block: Literal["zero", "small", "audio_mlp"] = "zero"
+    """What Algorithm 1 leaves open, the weights from the sound: zero, so that the net starts out equal to the video
+    net; `small`, a hundredth of a usual initialisation; or those of the first layer of the trained `audio` head."""
 
 
 @register_head("mlp", modalities=("video", "audio"), summary="mean video frame and all audio images, concatenated, MLP")
 class MlpFusion(Head):
-    """[mean over frames ; audio images side by side] -> MLP -> logits."""
+    """[video ; audio] -> MLP -> logits, where video is the mean frame or all frames side by side, and audio all images
+    side by side (of a grid of tokens, its CLS or mean)."""
 
-    forms: ClassVar[Mapping[str, Form]] = {"video": "mean", "audio": "flatten"}
+    class Options(MlpFusionOptions):
+        """Sizes, form of the frames, fusion, initialisation."""
 
-    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
-        super().__init__(shapes, targets)
-        self.classifier = mlp(self.input("video").width + self.input("audio").width, targets.width)
+    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: MlpFusionOptions) -> None:
+        video_form, audio_form = options.video == "flatten", shapes["audio"].grid is None
+        super().__init__(
+            shapes,
+            targets,
+            {"video": "flatten" if video_form else "pooled", "audio": "flatten" if audio_form else "pooled"},
+        )
+        self.options = options
+        video, audio = self.input("video").width, self.input("audio").width
+        self.bring = nn.Linear(audio, video, bias=False) if options.fusion == "sum" else None
+        self.classifier = mlp(video if self.bring else video + audio, targets.width, options)
+
+    @classmethod
+    def parents(cls, options: Settings) -> dict[str, Settings]:
+        assert isinstance(options, MlpFusionOptions)
+        if options.init == "random":
+            return {}
+        video = VideoOnly.Options(hidden=options.hidden, dropout=options.dropout, video=options.video)
+        if options.audio_block == "audio_mlp":
+            if options.fusion == "sum":
+                raise UsageError("audio_block=audio_mlp has no place in fusion=sum: take zero or small, or concat")
+            return {"video": video, "audio": AudioOnly.Options(hidden=options.hidden, dropout=options.dropout)}
+        return {"video": video}
+
+    @torch.no_grad()
+    def start_from(self, parents: Mapping[str, Head]) -> None:
+        """Algorithm 1: the video net's layers, and of the first one for the sound what `audio_block` says."""
+        if not parents:
+            return
+        video = parents["video"]
+        assert isinstance(video, VideoOnly)
+        own, learned = self.classifier.state_dict(), video.classifier.state_dict()
+        self.input("video").absent.copy_(video.input("video").absent)
+        if self.bring is not None:
+            self.bring.weight.mul_(0 if self.options.audio_block == "zero" else _SMALL)
+            self.classifier.load_state_dict(learned)
+            return
+        of_sound = own["0.weight"][:, learned["0.weight"].shape[1] :]
+        if self.options.audio_block == "audio_mlp":
+            audio = parents["audio"]
+            assert isinstance(audio, AudioOnly)
+            of_sound = audio.classifier.state_dict()["0.weight"]
+            self.input("audio").absent.copy_(audio.input("audio").absent)
+        else:
+            of_sound = of_sound * (0 if self.options.audio_block == "zero" else _SMALL)
+        self.classifier.load_state_dict({**learned, "0.weight": torch.cat([learned["0.weight"], of_sound], dim=1)})
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
         read = self.read(prepared, present)
+        if self.bring is not None:
+            return {"logits": self.classifier(read["video"] + self.bring(read["audio"]))}
         return {"logits": self.classifier(torch.cat([read["video"], read["audio"]], dim=1))}

@@ -1,25 +1,33 @@
 """Picture alone: the video MLP of MAiVAR (arXiv 2209.04780)."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Literal
 
 from torch import Tensor
 
-from stages.fuse.heads.base import Head, Masks, ModalityShape, register_head
-from stages.fuse.heads.blocks import mlp
-from stages.fuse.heads.inputs import Form
+from stages.fuse.heads.base import Head, Masks, register_head
+from stages.fuse.heads.blocks import MlpOptions, mlp
+from stages.fuse.heads.inputs import ModalityShape
 from stages.fuse.targets import Targets
+
+
+class VideoOptions(MlpOptions):
+    """How frames become one vector."""
+
+    video: Literal["mean", "flatten"] = "mean"
+    """Their mean (of a grid of tokens, its CLS or mean), or all side by side, as MAiVAR has it."""
 
 
 @register_head("video", modalities=("video",), summary="mean video frame alone, MLP")
 class VideoOnly(Head):
-    """Mean over frames -> MLP -> logits."""
+    """Mean over frames, or frames side by side -> MLP -> logits."""
 
-    forms: ClassVar[Mapping[str, Form]] = {"video": "mean"}
+    class Options(VideoOptions):
+        """Sizes, and how frames are taken."""
 
-    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets) -> None:
-        super().__init__(shapes, targets)
-        self.classifier = mlp(self.input("video").width, targets.width)
+    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: VideoOptions) -> None:
+        super().__init__(shapes, targets, {"video": "flatten" if options.video == "flatten" else "pooled"})
+        self.classifier = mlp(self.input("video").width, targets.width, options)
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
         return {"logits": self.classifier(self.read(prepared, present)["video"])}

@@ -14,7 +14,8 @@ from stages.fuse import experiment, fitting
 from stages.fuse.data import FusionData, load_data
 from stages.fuse.experiment import Run, load_run, results_table, run_experiment
 from stages.fuse.table import chance, notes, summarise
-from stages.fuse.trainer import Training
+from stages.fuse.trainer import Plan, Trained
+from stages.fuse.training import Training
 
 QUICK = Training(epochs=2)
 DESCRIBED = {"dataset": "made-up"}
@@ -43,12 +44,13 @@ def test_results_have_a_line_per_head_and_seed(data: FusionData, tmp_path: Path)
 def test_what_was_trained_is_read_back(data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fuse(data, tmp_path / "run", ["mlp"])
     trained: list[tuple[str, list[int]]] = []
-    original = experiment.train_heads
-    monkeypatch.setattr(
-        experiment,
-        "train_heads",
-        lambda name, d, seeds, *rest, **more: trained.append((name, seeds)) or original(name, d, seeds, *rest, **more),
-    )
+    original = experiment.train_company
+
+    def noted(plans: list[Plan], *rest: object) -> list[Trained]:
+        trained.append((plans[0].head, [plan.seed for plan in plans]))
+        return original(plans, *rest)
+
+    monkeypatch.setattr(experiment, "train_company", noted)
     fuse(data, tmp_path / "run", ["mlp"])
     assert trained == []
     again = fuse(data, tmp_path / "run", ["mlp", "video"], seeds=3)
@@ -80,8 +82,8 @@ def test_a_run_read_back_equals_the_one_that_was_made(data: FusionData, tmp_path
 
 def test_other_settings_under_the_same_name_are_refused(data: FusionData, tmp_path: Path) -> None:
     fuse(data, tmp_path / "run", ["audio"], seeds=1)
-    with pytest.raises(UsageError, match=r"learning_rate: None there, 0\.1 here"):
-        fuse(data, tmp_path / "run", ["audio"], seeds=1, training=Training(epochs=2, learning_rate=0.1))
+    with pytest.raises(UsageError, match=r"lr: None there, 0\.1 here"):
+        fuse(data, tmp_path / "run", ["audio"], seeds=1, training=Training(epochs=2, lr=0.1))
     replaced = fuse(data, tmp_path / "run", ["video"], seeds=1, training=Training(epochs=1), replace=True)
     assert list(replaced.heads) == ["video"]
     assert not list((tmp_path / "run" / "audio").glob("seed-*"))

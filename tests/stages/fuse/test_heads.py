@@ -14,7 +14,7 @@ TARGETS = Targets((LearnedTarget("label", tuple(f"class{number}" for number in r
 
 def clips(seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
-    tokens = {name: torch.randn(BATCH, *shape, generator=generator) for name, shape in SHAPES.items()}
+    tokens = {name: torch.randn(BATCH, shape.length, shape.dim, generator=generator) for name, shape in SHAPES.items()}
     return tokens, {name: torch.ones(BATCH, dtype=torch.bool) for name in SHAPES}
 
 
@@ -84,7 +84,7 @@ def test_standardisation_comes_from_the_clips_that_have_the_modality() -> None:
     tokens = torch.randn(50, 2, 3) * 5 + 3
     present = torch.rand(50) > 0.2
     tokens[~present] = torch.nan
-    head.fit_inputs({"audio": tokens}, {"audio": present})
+    head.doors()["audio"].fit(tokens, present)
     seen = head.prepare({"audio": tokens}, {"audio": present})["audio"][present].reshape(-1, 2, 3)
     torch.testing.assert_close(seen.mean(dim=0), torch.zeros(2, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.std(dim=0), torch.ones(2, 3), atol=1e-4, rtol=0)
@@ -93,7 +93,7 @@ def test_standardisation_comes_from_the_clips_that_have_the_modality() -> None:
 def test_bottleneck_video_reaches_audio_only_through_its_own_blocks_and_the_shared_tokens() -> None:
     head = build_head("bottleneck", SHAPES, TARGETS).eval()
     with torch.no_grad():  # blocks without weights hand their input on: shared tokens then carry nothing of the video
-        for block in head.video_blocks:
+        for block in head.exchange.video_blocks:
             for parameter in block.parameters():
                 parameter.zero_()
     moved = []
@@ -101,7 +101,9 @@ def test_bottleneck_video_reaches_audio_only_through_its_own_blocks_and_the_shar
         tokens, present = clips()
         tokens["video"] = tokens["video"] * scale
         seen: list[torch.Tensor] = []
-        hook = head.audio_blocks[-1].register_forward_hook(lambda _m, _i, out, seen=seen: seen.append(out[:, 4:]))
+        hook = head.exchange.audio_blocks[-1].register_forward_hook(
+            lambda _m, _i, out, seen=seen: seen.append(out[:, 4:])
+        )
         with torch.no_grad():
             head.predict(tokens, present)
         hook.remove()

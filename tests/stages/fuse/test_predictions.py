@@ -11,7 +11,7 @@ from features.errors import UsageError
 from stages.fuse.data import load_data
 from stages.fuse.experiment import Run, run_experiment
 from stages.fuse.predictions import load_predictions
-from stages.fuse.trainer import Training
+from stages.fuse.training import Training
 
 
 @pytest.fixture(scope="module")

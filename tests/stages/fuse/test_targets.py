@@ -16,9 +16,10 @@ from stages.fuse.heads import ModalityShape, build_head, head_names
 from stages.fuse.losses import loss_of_targets
 from stages.fuse.metrics import evaluate
 from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.trainer import Training, _shuffled, train_head
+from stages.fuse.trainer import _shuffled, train_head
+from stages.fuse.training import Training
 
-QUICK = Training(epochs=6, learning_rate=3e-3)
+QUICK = Training(epochs=6, lr=3e-3)
 JOINT = ("average", "mlp", "crossattn", "bottleneck")
 TWO = Targets((LearnedTarget("verb", ("a", "b", "c")), LearnedTarget("noun", ("x", "y"))))
 
@@ -104,7 +105,7 @@ def test_joint_heads_tell_verbs_by_the_picture_and_nouns_by_the_sound(kitchen_da
 @pytest.mark.parametrize("name", ["average", "mlp"])
 def test_with_shuffled_targets_actions_fall_to_chance(kitchen_data: FusionData, name: str) -> None:
     reached = np.mean(
-        [measured(name, kitchen_data, replace(QUICK, shuffle_labels=True), s)["action_top1"] for s in (0, 1)]
+        [measured(name, kitchen_data, Training(**QUICK.given, shuffle_labels=True), s)["action_top1"] for s in (0, 1)]
     )
     chance = 1 / 12
     assert abs(reached - chance) < 4 * (chance * (1 - chance) / len(kitchen_data.test)) ** 0.5
@@ -167,7 +168,7 @@ def test_late_fusion_averages_each_target_for_itself() -> None:
     targets = Targets((*TWO.each, several))
     torch.manual_seed(0)
     head = build_head("average", shapes, targets).eval()
-    tokens = {name: torch.randn(3, *shape) * 3 for name, shape in shapes.items()}
+    tokens = {name: torch.randn(3, shape.length, shape.dim) * 3 for name, shape in shapes.items()}
     present = {name: torch.ones(3, dtype=torch.bool) for name in shapes}
     present["audio"][0] = False
     outputs = head.predict(tokens, present)
@@ -185,7 +186,7 @@ def test_a_set_of_several_classes_a_clip_is_learned_class_by_class(tmp_path: Pat
     prevalence = data.truth[0][data.test].float().mean().item()
     for name in ("average", "mlp", "crossattn"):
         assert measured(name, data)["map"] > 0.85 > 3 * prevalence, name
-    control = [measured("mlp", data, replace(QUICK, shuffle_labels=True), seed)["map"] for seed in (0, 1)]
+    control = [measured("mlp", data, Training(**QUICK.given, shuffle_labels=True), seed)["map"] for seed in (0, 1)]
     assert np.mean(control) < prevalence + 0.12
 
 

@@ -12,7 +12,8 @@ from stages.fuse.data import FusionData
 from stages.fuse.fitting import Fit, Inputs, predict, train_epoch
 from stages.fuse.heads import head_names
 from stages.fuse.metrics import correct
-from stages.fuse.trainer import Training, train_head, train_heads
+from stages.fuse.trainer import Plan, train_company, train_head
+from stages.fuse.training import Training
 
 MakeData = Callable[..., FusionData]
 QUICK = Training(epochs=12)
@@ -81,14 +82,15 @@ def test_a_head_among_many_equals_itself_alone(
     make_data: MakeData, monkeypatch: pytest.MonkeyPatch, name: str, missing: float
 ) -> None:
     data = make_data(clips_per_class=30, missing=missing)
-    inputs = Inputs.of(name, data, data.train)
-    optimisation = replace(Training().resolve(name), batch_size=16, learning_rate=1e-3)
+    training = Training(batch_size=16, lr=1e-3)
+    recipe = training.recipe(name)
+    inputs = Inputs.of(name, data, data.train, training.options(name), recipe)
 
     def fits() -> list[Fit]:
-        return [Fit(inputs, data.truth, optimisation, seed) for seed in (4, 7, 9)]
+        return [Fit(inputs, data.truth, recipe, seed) for seed in (4, 7, 9)]
 
     def after_epochs(together: bool, trained: list[Fit]) -> list[list[float]]:
-        monkeypatch.setattr(fitting, "_is_faster_together", lambda head, device: together)
+        monkeypatch.setattr(fitting, "is_faster_together", lambda head, device: together)
         return [train_epoch(trained) for _ in range(4)]
 
     side_by_side, alone = fits(), fits()
@@ -103,7 +105,7 @@ def test_a_head_among_many_equals_itself_alone(
 
 def test_heads_side_by_side_stop_each_at_its_own_epoch(make_data: MakeData) -> None:
     data = make_data(clips_per_class=20)
-    many = train_heads("mlp", data, [0, 1, 2, 3], Training(epochs=25))
+    many = train_company([Plan.of("mlp", data, seed, Training(epochs=25)) for seed in range(4)])
     assert len({len(trained.curve) for trained in many}) > 1
     for seed, trained in enumerate(many):
         alone = train_head("mlp", data, seed, Training(epochs=25))
