@@ -50,9 +50,10 @@ extract: $(VENV)/.installed $(if $(filter dask,$(ENGINE)),$(VENV)/.installed-clu
 cluster: $(VENV)/.installed-cluster ## a Dask scheduler and two workers on this machine, for ENGINE=dask
 	@$(AVFUSE) cluster $(ARGS)
 
-fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all, SEEDS=N, NAME=...
+fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all, SEEDS=N, SET="video=flatten l1=1e-5", SWEEP="lr=1e-4,3e-4", NAME=... (docs/fusion.md)
 	@$(AVFUSE) fuse --dataset "$(DATASET)" --fusion "$(FUSION)" $(call flag,SEEDS,--seeds) $(call flag,VIDEO,--video) \
-		$(call flag,AUDIO,--audio) $(call flag,EPOCHS,--epochs) $(call flag,RUNS,--runs) $(call flag,DEVICE,--device) \
+		$(call flag,AUDIO,--audio) $(call flag,EPOCHS,--epochs) $(foreach each,$(SET),--set "$(each)") \
+		$(foreach each,$(SWEEP),--sweep "$(each)") $(call flag,MEMORY,--memory) $(call flag,RUNS,--runs) $(call flag,DEVICE,--device) \
 		$(SHARED_FLAGS)
 
 report: $(VENV)/.installed ## the page of a run again: DATASET=..., NAME=... (the run's name)

@@ -1,5 +1,6 @@
 """Where tensors live."""
 
+import psutil
 import torch
 
 from features.errors import UsageError
@@ -25,3 +26,10 @@ def choose_devices(names: str) -> list[str]:
     if chosen == ["cuda"]:
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return chosen
+
+
+def memory_of(device: str) -> int:
+    """How many bytes a device has in all: what fits does not change from one run to the next."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(device).total_memory
+    return int(psutil.virtual_memory().total)

@@ -48,7 +48,7 @@ def adapt(name: str) -> Backbone:
     something avfuse does not."""
     import transformers
 
-    checkpoint = _checkpoint(name)
+    checkpoint = checkpoint_of(name)
     folder = fetch(checkpoint)
     config = _described(folder, lambda: transformers.AutoConfig.from_pretrained(folder))
     if config.model_type in _SOUND:
@@ -56,7 +56,7 @@ def adapt(name: str) -> Backbone:
     return _of_pictures(name, checkpoint, folder, config)
 
 
-def _checkpoint(name: str) -> Checkpoint:
+def checkpoint_of(name: str) -> Checkpoint:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

@@ -37,6 +37,12 @@ from pipeline.cli.options import assignments, cache_option, device_option, names
 @click.option(
     "--shuffle-labels", is_flag=True, help="Control: permute the training labels; accuracy must fall to chance."
 )
+@click.option(
+    "--memory",
+    "memory_gib",
+    type=click.FloatRange(min=0),
+    help="GiB that features may take; what does not fit is streamed from the cache (default: half of the machine's).",
+)
 @click.option("--replace", is_flag=True, help="Replace a run of this name that has other settings.")
 @device_option
 @cache_option
@@ -55,6 +61,7 @@ def fuse(
     settings: tuple[str, ...],
     sweep: tuple[str, ...],
     shuffle_labels: bool,
+    memory_gib: float | None,
     replace: bool,
     device: str,
     cache: Path,
@@ -78,14 +85,15 @@ def fuse(
     from manifests import load_manifest
     from pipeline.provenance import describe_run
     from pipeline.report import print_table, write_results
-    from stages.device import choose_device
+    from stages.device import choose_device, memory_of
     from stages.fuse.data import load_data
-    from stages.fuse.experiment import run_experiment
-    from stages.fuse.heads import get_head, head_names
+    from stages.fuse.experiment import reads_banks, run_experiment
+    from stages.fuse.heads import get_head
+    from stages.fuse.heads.base import STANDARD
     from stages.fuse.table import summarise
     from stages.fuse.training import Training
 
-    heads = head_names() if fusion == "all" else names(fusion)
+    heads = list(STANDARD) if fusion == "all" else names(fusion)
     for head in heads:
         get_head(head)
     swept = {name: names(values) for name, values in assignments("--sweep", sweep).items()}
@@ -93,11 +101,15 @@ def fuse(
         name: ",".join(values).replace("+", ",") for name, values in swept.items() if name in ("video", "audio")
     }
     inputs = {name: expand_names(names(text)) for name, text in features.items()}
-    manifest = load_manifest(cache, dataset)
-    data = load_data(manifest, cache, inputs, choose_device(device))
-    folder = require_folder(runs / dataset / check_name(name or fusion.replace(",", "+"), "run"), "--runs")
     given = {"lr": lr, "weight_decay": weight_decay, "batch_size": batch_size, "epochs": epochs}
     training = Training(shuffle_labels=shuffle_labels, **given | assignments("--set", settings))
+    manifest = load_manifest(cache, dataset)
+    chosen = choose_device(device)
+    memory = memory_of(chosen) // 2 if memory_gib is None else int(memory_gib * 2**30)
+    data = load_data(manifest, cache, inputs, chosen, memory, banks=reads_banks(heads, training, swept))
+    for modality, streamed in data.streamed.items():
+        click.echo(f"{modality}: {streamed.bytes_on_disk / 2**30:.1f} GiB do not fit in memory, so they are streamed")
+    folder = require_folder(runs / dataset / check_name(name or fusion.replace(",", "+"), "run"), "--runs")
     described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
     run = run_experiment(data, folder, heads, seeds, training, described, sweep=swept, replace=replace)
     rows = summarise(run)

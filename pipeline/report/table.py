@@ -1,9 +1,13 @@
 """The results table as text, and the words for what is in it."""
 
+import numpy as np
+
 from stages.fuse.experiment import Run
+from stages.fuse.sweeps import winners
 from stages.fuse.table import Row, chance, notes
 from stages.fuse.targets import LearnedTarget, Targets
 
+_COSTS = ("parameters", "GMACs", "backbone GMACs", "s/epoch", "s/seed")
 _LISTED = 20
 """Clips that were left out and are named."""
 
@@ -26,7 +30,7 @@ def headings(targets: Targets) -> tuple[str, ...]:
     """The first line of the table."""
     score = f"{measure_words(targets.measure)} %"
     more = (heading for heading, _ in _more_measures(targets))
-    return ("head", "seeds", "clips", score, "95 % interval", "seed sd", *more, "parameters", "s/seed")
+    return ("head", "seeds", "clips", score, "95 % interval", "seed sd", *more, *_COSTS)
 
 
 def cells(targets: Targets, row: Row) -> tuple[str, ...]:
@@ -43,6 +47,9 @@ def cells(targets: Targets, row: Row) -> tuple[str, ...]:
             for _, name in _more_measures(targets)
         ),
         f"{row.parameters:,}",
+        _giga(row.macs),
+        _giga(row.backbone_macs),
+        "-" if row.seconds_per_epoch is None else f"{row.seconds_per_epoch:.2f}",
         f"{row.seconds:.1f}",
     )
 
@@ -77,8 +84,13 @@ def print_table(run: Run, summary: list[Row]) -> str:
         f"{run.described['dataset']}: {clips['train']} train, {clips['validation']} validation, {clips['test']} test "
         f"clips, {class_words(run.targets)} (chance {chance_words(run)} %)"
     )
+    sweeps = [
+        f"Of {winner.rows} rows of {winner.head}, validation prefers {winner.values}: {100 * winner.validation:.1f} % "
+        f"{measure_words(run.targets.selection)} there, {100 * winner.test:.1f} % on test."
+        for winner in winners(run)
+    ]
     left_out = [f"Left out, with no usable feature: {_listed(list(clips['excluded']))}."] if clips["excluded"] else []
-    return "\n".join([title, "", *lines, "", *left_out, *notes(run)])
+    return "\n".join([title, "", *lines, "", *sweeps, *left_out, *notes(run)])
 
 
 def _more_measures(targets: Targets) -> list[tuple[str, str]]:
@@ -93,6 +105,11 @@ def _of_one_target(target: LearnedTarget) -> list[tuple[str, str]]:
     if target.several:
         return [("mAP %", "map"), ("F1 %", "f1"), ("subset %", "subset"), ("lwlrap %", "lwlrap")]
     return [("macro %", "macro"), ("nll", "nll")]
+
+
+def _giga(count: float | None) -> str:
+    """In 10^9, to three digits."""
+    return "-" if count is None else np.format_float_positional(count / 1e9, precision=3, fractional=False, trim="-")
 
 
 def _listed(names: list[str]) -> str:

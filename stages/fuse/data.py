@@ -2,11 +2,9 @@
 
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +14,17 @@ import xxhash
 from torch import Tensor
 
 from features.cache import AskedClips, FeatureStore
-from features.cache.store import NOT_EXTRACTED, Loaded, find_spec, way_in
+from features.cache.store import DONE, NOT_EXTRACTED, find_spec, way_in
+from features.clips import Clip
 from features.errors import UsageError
 from features.requests import takes_no_backbone
-from features.spec import VIEWS, FeatureSpec, View
+from features.spec import FeatureSpec
 from manifests import Manifest, Target
 from manifests.manifest import classes_of
 from manifests.splits import held_out
 from stages.fuse.heads.inputs import ModalityShape
+from stages.fuse.hidden import BYTES_PER_CLIP, Banks
+from stages.fuse.modality import Layout, Modality, Streamed
 from stages.fuse.targets import LearnedTarget, Targets
 
 FILTER_BANK = "audio:fbank"
@@ -33,38 +34,13 @@ _VALIDATION_SEED = 0
 
 
 @dataclass(frozen=True)
-class Modality:
-    """One modality of every clip: tokens (n, T, D), NaN where `present` (n,) is False. T is time for video, and one
-    token per audio image for audio.
+class _Known:
+    """What the cache has of one feature, before it is read. present: bool, a clip of the manifest each."""
 
-    Of cached views (flips, temporal windows) training may draw: `views` (n, V, T, D), of which tokens are the first,
-    and those `at_test` are averaged. `parts` is how many of the tokens each feature gives, in order.
-    """
-
-    tokens: Tensor
-    present: Tensor
-    specs: tuple[FeatureSpec, ...]
-    views: Tensor | None = None
-    at_test: tuple[int, ...] = (0,)
-    parts: tuple[int, ...] = ()
-
-    @property
-    def shape(self) -> ModalityShape:
-        """Of a clip, with its grid where all tokens are one grid's."""
-        length, dim = self.tokens.shape[1:]
-        plain = [spec for spec in self.specs if spec.view == "id"]
-        if len(self.parts or plain) != 1:
-            return ModalityShape(length, dim)
-        (spec, *_) = plain
-        if spec.output == "filter_bank":
-            return ModalityShape(length, dim, raw=True)
-        if spec.output != "tokens" or spec.grid is None or len(spec.shape) != 2:
-            return ModalityShape(length, dim)
-        return ModalityShape(length, dim, spec.shape[0] - math.prod(spec.grid), spec.grid)
-
-    @property
-    def untrained(self) -> bool:
-        return any(spec.untrained for spec in self.specs)
+    spec: FeatureSpec
+    store: FeatureStore
+    present: np.ndarray
+    missing: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -73,7 +49,7 @@ class FusionData:
     order of the tensors; `excluded` says, by clip id, why the others are not; those of them that were to be predicted
     are `unpredicted`."""
 
-    modalities: Mapping[str, Modality]
+    modalities: Mapping[str, Modality | Streamed]
     targets: Targets
     truth: tuple[Tensor, ...]  # one a target, as Targets has it
     table: pd.DataFrame
@@ -83,6 +59,13 @@ class FusionData:
     unlabelled: Tensor
     excluded: Mapping[str, str]
     unpredicted: tuple[str, ...] = ()
+    clips: tuple[Clip, ...] = ()  # of the table, where a modality is streamed
+    banks: Banks | None = None  # of the same clips, for masked learning
+
+    @property
+    def streamed(self) -> dict[str, Streamed]:
+        """The modalities that are not in memory."""
+        return {name: each for name, each in self.modalities.items() if isinstance(each, Streamed)}
 
     @property
     def shapes(self) -> dict[str, ModalityShape]:
@@ -92,7 +75,7 @@ class FusionData:
     def only(self, features: Mapping[str, Sequence[str]]) -> "FusionData":
         """The same clips with fewer features of the modalities named, under the names that they were loaded by: what
         compares features is trained and tested on the same clips. Raises UsageError for a feature that is not here."""
-        chosen = {name: _only(self.modalities[name], its) for name, its in features.items()}
+        chosen = {name: self.modalities[name].only(its) for name, its in features.items()}
         return replace(self, modalities={**self.modalities, **chosen})
 
     @cached_property
@@ -102,9 +85,13 @@ class FusionData:
         state = xxhash.xxh3_128()
         for name, modality in sorted(self.modalities.items()):
             state.update(f"{name}:{','.join(spec.key for spec in modality.specs)};".encode())
-            values = modality.tokens if modality.views is None else modality.views
-            state.update(values.cpu().numpy().tobytes())
+            if isinstance(modality, Modality):
+                values = modality.tokens if modality.views is None else modality.views
+                state.update(values.cpu().numpy().tobytes())
             state.update(modality.present.cpu().numpy().tobytes())
+        if self.banks is not None:
+            state.update(f"banks:{self.banks.key};".encode())
+            state.update(self.banks.present.cpu().numpy().tobytes())
         state.update(json.dumps(self.targets.described()).encode())
         columns = ["clip_id", *(target.name for target in self.targets), "split", "group"]
         state.update(self.table[columns].to_csv(index=False).encode())
@@ -112,13 +99,23 @@ class FusionData:
         return state.hexdigest()[:16]
 
 
-def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]], device: str = "cpu") -> FusionData:
+def load_data(
+    manifest: Manifest,
+    cache: Path,
+    inputs: Mapping[str, Sequence[str]],
+    device: str = "cpu",
+    memory_bytes: int | None = None,
+    *,
+    banks: bool = False,
+) -> FusionData:
     """Load the named features of a data set.
 
     Args:
         inputs: modality -> feature names, for example {"video": ["lite:frames"], "audio": ["lite:mfcc", ...]}. Pooled
             features of one modality become its tokens, in this order. Views and temporal windows of one feature, such
             as lite:mfcc and lite:mfcc:h, are the same tokens, of which training draws.
+        memory_bytes: modalities that do not fit are streamed from their shards, the largest first; None for no limit.
+        banks: whether the clips' filter banks are loaded as well, which masked learning needs; always into memory.
 
     Raises:
         UsageError: a feature is not in the cache, or the data set has no labels, classes or test clips to learn from.
@@ -136,13 +133,19 @@ def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str
                     f"feature '{feature}' is a backbone's input: heads take its output, such as lite:chromagram"
                 )
     asked = AskedClips(manifest.clips())
-    loaded = {
-        name: [_load(manifest, asked, cache, feature) for feature in features] for name, features in inputs.items()
+    known = {
+        name: [_known(manifest, asked, cache, feature) for feature in features] for name, features in inputs.items()
     }
-    _check_same_clips(manifest, [part for parts in loaded.values() for part in parts])
-    kept, excluded = _usable(manifest, loaded)
+    hidden = [_known(manifest, asked, cache, FILTER_BANK)] if banks else []
+    _check_same_clips(manifest, [*(part for parts in known.values() for part in parts), *hidden])
+    kept, excluded = _usable(manifest, known)
     table = manifest.table[kept].reset_index(drop=True)
-    modalities = {name: _modality(name, parts, kept, device) for name, parts in loaded.items()}
+    layouts = {name: Layout.of(name, [part.spec for part in parts]) for name, parts in known.items()}
+    clips = tuple(clip for clip, is_kept in zip(asked.clips, kept, strict=True) if is_kept)
+    if memory_bytes is not None:
+        memory_bytes -= len(hidden) * len(clips) * BYTES_PER_CLIP
+    in_memory = _kept_in_memory(layouts, len(table), memory_bytes)
+    modalities = {name: _modality(name, parts, asked, kept, device, name in in_memory) for name, parts in known.items()}
     train, validation, test, unlabelled = _splits(table, manifest)
     truth = [_truth(table, target) for target in manifest.targets]
     fitted = np.concatenate([train, validation])
@@ -160,22 +163,25 @@ def load_data(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str
         torch.from_numpy(unlabelled).to(device),
         excluded,
         tuple(manifest.table["clip_id"][~kept & (manifest.table["split"] == UNLABELLED)]),
+        clips,
+        Banks.load(hidden[0].store, clips, device) if hidden else None,
     )
 
 
-def _load(manifest: Manifest, asked: AskedClips, cache: Path, feature: str) -> Loaded:
+def _known(manifest: Manifest, asked: AskedClips, cache: Path, feature: str) -> _Known:
     store = FeatureStore(cache, manifest.collection, find_spec(cache, manifest.collection, feature))
-    loaded = store.load(asked)
-    not_extracted = [clip_id for clip_id, why in loaded.missing.items() if why == NOT_EXTRACTED]
-    if len(not_extracted) == len(manifest):
+    found = store.find(asked)
+    present = found.outcome == DONE
+    missing = {asked.clips[index].clip_id: found.why_missing(index) for index in np.flatnonzero(~present).tolist()}
+    if list(missing.values()).count(NOT_EXTRACTED) == len(manifest):
         raise UsageError(
             f"feature '{feature}' is cached for other clips than those of '{manifest.name}': "
             f"{way_in(manifest.name, feature)}"
         )
-    return loaded
+    return _Known(store.spec, store, present, missing)
 
 
-def _check_same_clips(manifest: Manifest, parts: Sequence[Loaded]) -> None:
+def _check_same_clips(manifest: Manifest, parts: Sequence[_Known]) -> None:
     """A clip that one feature was never extracted for is not a clip without sound. Raises UsageError."""
     lacking = [{clip_id for clip_id, why in part.missing.items() if why == NOT_EXTRACTED} for part in parts]
     fewest = min(lacking, key=len)
@@ -187,17 +193,17 @@ def _check_same_clips(manifest: Manifest, parts: Sequence[Loaded]) -> None:
             )
 
 
-def _usable(manifest: Manifest, loaded: Mapping[str, list[Loaded]]) -> tuple[np.ndarray, dict[str, str]]:
+def _usable(manifest: Manifest, known: Mapping[str, list[_Known]]) -> tuple[np.ndarray, dict[str, str]]:
     """Clips with a class of every target, or to be predicted, and at least one modality. A modality counts where all
     its features are there."""
     any_present = np.zeros(len(manifest), dtype=bool)
-    for parts in loaded.values():
+    for parts in known.values():
         any_present |= np.logical_and.reduce([part.present for part in parts])
     wanted = _has_all(manifest.table, manifest.targets) | (manifest.table["split"] == UNLABELLED).to_numpy()
     excluded = {}
     for index in np.flatnonzero(~(any_present & wanted)):
         clip_id = manifest.table["clip_id"].iloc[index]
-        reasons = {part.missing.get(clip_id, "") for parts in loaded.values() for part in parts} - {""}
+        reasons = {part.missing.get(clip_id, "") for parts in known.values() for part in parts} - {""}
         excluded[clip_id] = "; ".join(sorted(reasons)) if wanted[index] else "no label"
     return any_present & wanted, excluded
 
@@ -229,100 +235,29 @@ def _learned(target: Target, fitted: np.ndarray) -> LearnedTarget:
     return LearnedTarget(target.name, target.classes, target.several, sigmoid)
 
 
-def _modality(name: str, loaded: Sequence[Loaded], kept: np.ndarray, device: str) -> Modality:
-    present = np.logical_and.reduce([part.present for part in loaded])[kept]
-    tokens = [_tokens(part, kept) for part in loaded]
-    if len({each.shape[2] for each in tokens}) > 1:
-        dims = ", ".join(f"{part.spec.name} {each.shape[2]}" for part, each in zip(loaded, tokens, strict=True))
-        raise UsageError(f"{name} features have different dimensions ({dims}): name features of one backbone")
-    grouped = _by_base(loaded, tokens)
-    alternatives = _alternatives(name, grouped)
-    stacked = [
-        torch.from_numpy(np.concatenate([views[which] for views in grouped.values()], axis=1)) for which in alternatives
-    ]
-    views = torch.stack(stacked, dim=1)
-    views[torch.from_numpy(~present)] = float("nan")
-    views = views.to(device)
-    return Modality(
-        views[:, 0],
-        torch.from_numpy(present).to(device),
-        tuple(part.spec for part in loaded),
-        views if len(alternatives) > 1 else None,
-        tuple(number for number, (_, view) in enumerate(alternatives) if view == "id"),
-        tuple(next(iter(views.values())).shape[1] for views in grouped.values()),
-    )
+def _modality(
+    name: str, known: Sequence[_Known], asked: AskedClips, kept: np.ndarray, device: str, in_memory: bool
+) -> Modality | Streamed:
+    layout = Layout.of(name, [each.spec for each in known])
+    present = np.logical_and.reduce([each.present for each in known])[kept]
+    if not in_memory:
+        return Streamed(torch.from_numpy(present).to(device), layout, {each.spec.key: each.store for each in known})
+    rows = {}
+    for each in known:
+        loaded = each.store.load(asked)
+        present &= loaded.present[kept]  # a row may have gone since it was looked for
+        rows[each.spec.key] = loaded.data[kept]
+    return Modality.of(layout, rows, present, device)
 
 
-def _tokens(part: Loaded, kept: np.ndarray) -> np.ndarray:
-    """float32 (n, T, D)."""
-    return part.data[kept].reshape(int(kept.sum()), -1, part.spec.shape[-1]).astype(np.float32)
-
-
-_WINDOW = re.compile(r":(\d+)of(\d+)")
-_Alternative = tuple[int, View]
-
-
-def _base(spec: FeatureSpec) -> tuple[str, _Alternative]:
-    """A feature's name without window and view, and these: the window's number, 0 where there is none."""
-    window = _WINDOW.search(spec.name)
-    plain = _WINDOW.sub("", spec.name)
-    if spec.view != "id":
-        plain = plain.removesuffix(f":{spec.view}")
-    return plain, (int(window[1]) if window else 0, spec.view)
-
-
-def _by_base(loaded: Sequence[Loaded], tokens: Sequence[np.ndarray]) -> dict[str, dict[_Alternative, np.ndarray]]:
-    """Tokens by feature, and for each by window and view."""
-    grouped: dict[str, dict[_Alternative, np.ndarray]] = {}
-    for part, each in zip(loaded, tokens, strict=True):
-        base, alternative = _base(part.spec)
-        grouped.setdefault(base, {})[alternative] = each
-    return grouped
-
-
-def _alternatives(name: str, grouped: Mapping[str, Mapping[_Alternative, np.ndarray]]) -> list[_Alternative]:
-    """Windows and views in order, those that are not turned first. Raises UsageError unless all features have the
-    same."""
-    (first, expected), *others = ((base, set(views)) for base, views in grouped.items())
-    for base, views in others:
-        if views != expected:
-            raise UsageError(
-                f"{name} features have different views: {_listed(expected)} of {first}, {_listed(views)} of {base}; "
-                "name the same of each"
-            )
-    for window, _ in expected:
-        if (window, "id") not in expected:
-            raise UsageError(
-                f"{name} feature {first} is named in views ({_listed(expected)}) without the picture as it is, which "
-                "tests need: name that too"
-            )
-    return sorted(expected, key=lambda each: (each[0], VIEWS.index(each[1])))
-
-
-def _listed(alternatives: Iterable[_Alternative]) -> str:
-    return ", ".join(f"{f'window {window} ' if window else ''}{view}" for window, view in sorted(alternatives))
-
-
-def _only(modality: Modality, features: Sequence[str]) -> Modality:
-    bases = list(dict.fromkeys(_base(spec)[0] for spec in modality.specs))
-    chosen = []
-    for feature in features:
-        plain, _, key = feature.partition("@")
-        meant = [_base(spec)[0] for spec in modality.specs if spec.name == plain and spec.key.startswith(key)]
-        if not meant:
-            raise UsageError(f"feature '{feature}' is not among those loaded: {', '.join(bases)}")
-        chosen.append(bases.index(meant[0]))
-    chosen = list(dict.fromkeys(chosen))
-    starts = [0, *accumulate(modality.parts)]
-    tokens = torch.cat([torch.arange(starts[one], starts[one + 1]) for one in chosen]).to(modality.tokens.device)
-    views = None if modality.views is None else modality.views[:, :, tokens]
-    return replace(
-        modality,
-        tokens=modality.tokens[:, tokens],
-        specs=tuple(spec for one in chosen for spec in modality.specs if _base(spec)[0] == bases[one]),
-        views=views,
-        parts=tuple(modality.parts[one] for one in chosen),
-    )
+def _kept_in_memory(layouts: Mapping[str, Layout], clips: int, memory_bytes: int | None) -> set[str]:
+    """The modalities that fit, smallest first. Each is there twice: as it is cached, and as a head takes it."""
+    left, kept = math.inf if memory_bytes is None else memory_bytes, set()
+    for name, layout in sorted(layouts.items(), key=lambda item: item[1].bytes_per_clip):
+        left -= 2 * layout.bytes_per_clip * clips
+        if left >= 0:
+            kept.add(name)
+    return kept
 
 
 def _splits(table: pd.DataFrame, manifest: Manifest) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 import torch
@@ -54,17 +55,23 @@ def drawn(shape: torch.Size, dtype: torch.dtype, p: float, generator: torch.Gene
     return mask.bernoulli_(1 - p, generator=generator).div_(1 - p)
 
 
-_sources: list[Source] = []
+_source: ContextVar[Source | None] = ContextVar("source of dropout", default=None)
 
 
 @contextmanager
 def using(source: Source) -> Iterator[None]:
-    """Dropout inside asks this source."""
-    _sources.append(source)
+    """Dropout inside, in this thread, asks this source."""
+    token = _source.set(source)
     try:
         yield
     finally:
-        _sources.pop()
+        _source.reset(token)
+
+
+def mask_for(x: Tensor, p: float) -> Tensor | None:
+    """What the source in use gives for x; None where none is."""
+    source = _source.get()
+    return None if source is None else source.keep(x, p)
 
 
 class Dropout(nn.Module):
@@ -77,7 +84,8 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        return x * _sources[-1].keep(x, self.p) if _sources else F.dropout(x, self.p)
+        mask = mask_for(x, self.p)
+        return F.dropout(x, self.p) if mask is None else x * mask
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

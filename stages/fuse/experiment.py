@@ -16,8 +16,7 @@ A row is a head, or in a sweep a head and the values swept: `mlp`, `mlp,lr=1e-4,
 import json
 import os
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -35,10 +34,12 @@ from tqdm import tqdm
 from features.errors import UsageError
 from features.requests import expand_names
 from stages.fuse.checkpoint import Checkpoint
+from stages.fuse.cost import Cost, measured, training_macs
 from stages.fuse.data import FusionData
 from stages.fuse.fitting import SIDE_BY_SIDE, trains_together
 from stages.fuse.heads import get_head, head_names
 from stages.fuse.metrics import Truth, evaluate
+from stages.fuse.objective import check_objective
 from stages.fuse.targets import Targets
 from stages.fuse.trainer import Plan, Trained, train_company
 from stages.fuse.training import PER_HEAD, Training, knows
@@ -102,7 +103,7 @@ class _Job:
         content = {
             "format": FORMAT_VERSION,
             "data": self.plan.data.fingerprint,
-            "head": self.plan.head,
+            "head": [self.plan.head, get_head(self.plan.head).revision],
             "recipe": self.plan.recipe.model_dump(),
             "options": self.plan.options.model_dump(),
             "shuffle_labels": self.plan.shuffle_labels,
@@ -113,6 +114,12 @@ class _Job:
     def is_done(self, folder: Path) -> bool:
         path = folder / self.row / f"seed-{self.plan.seed}.json"
         return path.exists() and _read_json(path)["key"] == self.key
+
+
+def reads_banks(heads: Sequence[str], training: Training, sweep: Mapping[str, Sequence[str]]) -> bool:
+    """Whether any head is trained to reconstruct hidden sound, for which FusionData.banks have to be loaded."""
+    every = [training.plus({"masked": value}) for value in sweep.get("masked", ())] or [training]
+    return any(each.recipe(head).masked > 0 for each in every for head in heads)
 
 
 def head_of(row: str) -> str:
@@ -140,9 +147,12 @@ def run_experiment(
     no head has.
     """
     sweep = sweep or {}
-    training.check(heads)
+    for given in [training, *(training.plus({n: v[0]}) for n, v in sweep.items() if v and n not in FEATURES)]:
+        given.check(heads)
     every = [job for head in heads for job in _jobs(head, data, seeds, training, sweep)]
     rows = list(dict.fromkeys(job.row for job in every))
+    for plan in (job.plan for job in every if job.plan.seed == 0):
+        check_objective(plan.head, plan.data.shapes, plan.data.targets, plan.options, plan.recipe, plan.data.banks)
     described = {**described, **_describe(data, training, sweep)}
     _claim(folder, described, rows, replace)
     todo = {(job.row, job.plan.seed) for job in every if not job.is_done(folder)}
@@ -151,13 +161,11 @@ def run_experiment(
     with tqdm(total=epochs, unit="epoch", desc="fuse", disable=not progress or not companies) as bar:
         for company in companies:
             bar.set_postfix(head=_named(company))
-            before, started = bar.n, time.perf_counter()
+            before = bar.n
             checkpoint = _checkpoint(folder, company)
-            every_trained = train_company([job.plan for job in company], bar.update, checkpoint)
-            seconds = (time.perf_counter() - started) / len(company)
-            for job, trained in zip(company, every_trained, strict=True):
+            for job, (trained, cost) in zip(company, _train(company, bar.update, checkpoint), strict=True):
                 if (job.row, job.plan.seed) in todo:
-                    _save(folder, job, trained, described, seconds)
+                    _save(folder, job, trained, described, cost)
             checkpoint.remove()
             bar.update(before + 2 * company[0].plan.recipe.epochs * len(company) - bar.n)  # some stop early
     shutil.rmtree(folder / ".training", ignore_errors=True)
@@ -196,7 +204,8 @@ def _companies(jobs: Sequence[_Job]) -> list[list[_Job]]:
             [plan.head, plan.options.model_dump(), plan.recipe.model_dump(exclude=set(PER_HEAD)), str(plan.data.shapes)]
         )
         company = open_ones.get(kind)
-        if company is None or len(company) == SIDE_BY_SIDE or not trains_together(plan.head, plan.data, plan.options):
+        alone = not trains_together(plan.head, plan.data, plan.options, plan.recipe)
+        if company is None or len(company) == SIDE_BY_SIDE or alone:
             company = open_ones[kind] = []
             companies.append(company)
         company.append(job)
@@ -206,6 +215,20 @@ def _companies(jobs: Sequence[_Job]) -> list[list[_Job]]:
 def _named(company: Sequence[_Job]) -> str:
     rows = list(dict.fromkeys(job.row for job in company))
     return rows[0] if len(rows) == 1 else f"{head_of(rows[0])} ({len(company)} together)"
+
+
+def _train(company: Sequence[_Job], on_epoch: Callable[[], Any], checkpoint: Checkpoint) -> list[tuple[Trained, Cost]]:
+    """Side by side, each with what it cost."""
+    plans = [job.plan for job in company]
+    in_training = training_macs(plans[0])
+    with measured(plans[0].data.train.device, len(plans)) as spent:
+
+        def count() -> None:
+            spent.epoch()
+            on_epoch()
+
+        every = train_company(plans, count, checkpoint)
+    return [(trained, Cost.of(plan, trained, spent, in_training)) for plan, trained in zip(plans, every, strict=True)]
 
 
 def _checkpoint(folder: Path, company: Sequence[_Job]) -> Checkpoint:
@@ -321,7 +344,7 @@ def _differences(other: dict[str, Any], described: dict[str, Any], names: list[s
     return "; ".join(parts)
 
 
-def _save(folder: Path, job: _Job, trained: Trained, run: Mapping[str, Any], seconds: float) -> None:
+def _save(folder: Path, job: _Job, trained: Trained, run: Mapping[str, Any], cost: Cost) -> None:
     """Write one trained head; its JSON comes last and marks it complete."""
     plan, data = job.plan, job.plan.data
     target = folder / job.row
@@ -337,7 +360,7 @@ def _save(folder: Path, job: _Job, trained: Trained, run: Mapping[str, Any], sec
         "unlabelled_logits": trained.unlabelled_logits,
     }
     np.savez_compressed(f"{stem}.npz", **predictions)
-    pd.DataFrame([asdict(epoch) for epoch in trained.curve]).to_csv(f"{stem}.curve.csv", index=False)
+    pd.DataFrame([epoch.row() for epoch in trained.curve]).to_csv(f"{stem}.curve.csv", index=False)
     without = {
         f"{data.targets.measure}_without_{name}": evaluate(data.targets, logits, truth)[data.targets.measure]
         for name, logits in trained.without.items()
@@ -353,8 +376,8 @@ def _save(folder: Path, job: _Job, trained: Trained, run: Mapping[str, Any], sec
         "cost": {
             f"validation_{data.targets.selection}": trained.curve[trained.best_epoch - 1].validation_score,
             "epochs": trained.best_epoch,
-            "parameters": trained.parameters,
-            "seconds": round(seconds, 2),
+            **asdict(cost),
+            **({} if trained.too_short is None else {"too_short": trained.too_short}),
         },
     }
     _write_atomically(Path(f"{stem}.json"), json.dumps(described, indent=2) + "\n")

@@ -7,151 +7,45 @@ one pass: their weights are stacked, and every product becomes a batch of produc
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from features.errors import UsageError
+from stages.fuse.checkpoint import under
 from stages.fuse.data import FusionData
 from stages.fuse.draws import Given, Own, Recorder, drawn, using
-from stages.fuse.heads import Head, ModalityShape, build_head
-from stages.fuse.heads.base import Masks
+from stages.fuse.heads import Head, build_head, get_head
+from stages.fuse.hidden import Banks
 from stages.fuse.losses.penalty import l1, l1_weights
+from stages.fuse.objective import Objective, asked
+from stages.fuse.prepared import Batch, Inputs, forked
 from stages.fuse.recipe import Recipe, Settings
 from stages.fuse.sampling import balanced_batches
 from stages.fuse.targets import Targets
 
-_EVALUATION_BATCH = 1024
-
 TOGETHER_PARAMETERS = 1_000_000
 """On a CPU, heads with fewer parameters than this are faster side by side: one head's products do not fill the cores.
 Of larger ones the optimiser's passes through memory take most of the time, which no company shortens."""
+
+TOGETHER_PARAMETERS_GPU = 20_000_000
+"""On a GPU small products leave most of it idle. 32 of the largest heads that share a pass take 10 GB with gradients
+and moments."""
 
 SIDE_BY_SIDE = 32
 """So many heads at most share a pass."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Clips at index (B,) of the data set, prepared, and which have what."""
+class Losses:
+    """Means over an epoch: `total` is what was followed, and `parts`, where a recipe wants more than classification,
+    are the losses it is of, not weighted: `ce` and those of `Objective`."""
 
-    index: Tensor
-    prepared: dict[str, Tensor]
-    present: dict[str, Tensor | None]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One modality of every clip on the device: float32 (n, ...), prepared, or with cached views (n, V, T, D),
-    standardised, of which `at_test` are averaged at test. parts: how many tokens are of one feature each, which are
-    drawn independently."""
-
-    rows: Tensor
-    views: int = 1
-    at_test: tuple[int, ...] = (0,)
-    parts: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """A data set as one kind of head takes it, standardised by the clips at `indices`, which it is fitted on."""
-
-    template: Head
-    options: Settings
-    stored: Mapping[str, Stored]
-    present: Masks
-    indices: Tensor
-
-    @classmethod
-    def of(cls, name: str, data: FusionData, indices: Tensor, options: Settings, recipe: Recipe) -> "Inputs":
-        device = indices.device
-        with torch.random.fork_rng(devices=_forked(device)):
-            head = build_head(name, data.shapes, data.targets, options).to(device)
-        present: dict[str, Tensor | None] = {}
-        stored = {}
-        for key, door in head.doors().items():
-            modality = data.modalities[key]
-            door.fit(modality.tokens[indices], modality.present[indices])
-            if modality.views is None or not recipe.views:
-                stored[key] = Stored(_in_parts(modality.tokens, modality.present, door.prepare))
-            else:
-                views = [_in_parts(view, modality.present, door.standardise) for view in modality.views.unbind(1)]
-                stored[key] = Stored(torch.stack(views, dim=1), len(views), modality.at_test, modality.parts)
-            here = modality.present if recipe.without != key else torch.zeros_like(modality.present)
-            present[key] = None if here.all() else here
-        return cls(head.eval(), options, stored, present, indices)
-
-    @property
-    def targets(self) -> Targets:
-        return self.template.targets
-
-    @property
-    def shapes(self) -> Mapping[str, ModalityShape]:
-        """Of the modalities that the head sees."""
-        return {name: door.shape for name, door in self.template.doors().items()}
-
-    def head(self) -> Head:
-        """A freshly initialised head with these statistics."""
-        name = self.template.name
-        head = build_head(name, self.shapes, self.targets, self.options).to(self.indices.device)
-        statistics = {key: value for key, value in self.template.state_dict().items() if key in _buffers(self.template)}
-        head.load_state_dict(statistics, strict=False)
-        return head
-
-    @property
-    def passes_at_test(self) -> int:
-        """How many views of a clip are averaged."""
-        return max(len(each.at_test) for each in self.stored.values())
-
-    def rows(self, indices: Tensor, number: int = 0) -> Batch:
-        """The clips at indices (B,), prepared, as at test: the view of pass `number`."""
-        prepared = {}
-        for name, each in self.stored.items():
-            which = each.at_test[number % len(each.at_test)]
-            prepared[name] = each.rows[indices] if each.views == 1 else self._shaped(name, each.rows[indices, which])
-        return Batch(indices, prepared, self._present(indices))
-
-    def drawn_rows(self, indices: Tensor, recipe: Recipe, draws: torch.Generator) -> Batch:
-        """The same for training: of cached views one is drawn for each clip and feature, and of clips with both
-        modalities some lose one."""
-        prepared = {}
-        for name, each in self.stored.items():
-            if each.views == 1:
-                prepared[name] = each.rows[indices]
-                continue
-            chosen = torch.randint(each.views, (len(indices), len(each.parts)), generator=draws, device=draws.device)
-            of_tokens = chosen.repeat_interleave(torch.tensor(each.parts, device=chosen.device), dim=1)
-            tokens = torch.arange(of_tokens.shape[1], device=chosen.device)
-            prepared[name] = self._shaped(name, each.rows[indices[:, None], of_tokens, tokens])
-        present = self._present(indices)
-        if recipe.modality_dropout and len(present) == 2:
-            present = _drop_one(present, indices, recipe.modality_dropout, draws)
-        return Batch(indices, prepared, present)
-
-    def _present(self, indices: Tensor) -> dict[str, Tensor | None]:
-        return {key: None if mask is None else mask[indices] for key, mask in self.present.items()}
-
-    def _shaped(self, name: str, standardised: Tensor) -> Tensor:
-        return self.template.doors()[name].shaped(standardised)
-
-
-def _in_parts(tokens: Tensor, present: Tensor, prepare: Any) -> Tensor:
-    """Clips some at a time, so that what is made on the way is never large."""
-    parts = zip(tokens.split(_EVALUATION_BATCH), present.split(_EVALUATION_BATCH), strict=True)
-    return torch.cat([prepare(*part) for part in parts])
-
-
-def _drop_one(
-    present: Mapping[str, Tensor | None], indices: Tensor, share: float, draws: torch.Generator
-) -> dict[str, Tensor | None]:
-    (one, of_one), (other, of_other) = (
-        (name, torch.ones_like(indices, dtype=torch.bool) if mask is None else mask) for name, mask in present.items()
-    )
-    chance = torch.rand(len(indices), generator=draws, device=draws.device)
-    both = of_one & of_other
-    return {one: of_one & ~(both & (chance < share / 2)), other: of_other & ~(both & (chance > 1 - share / 2))}
+    total: float
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 class Fit:
@@ -164,24 +58,28 @@ class Fit:
         recipe: Recipe,
         seed: int,
         parents: Mapping[str, Head] | None = None,
+        banks: Banks | None = None,
     ) -> None:
+        """banks: of the data set's clips, for masked learning. Raises UsageError as `Objective` does."""
         device = inputs.indices.device
-        with torch.random.fork_rng(devices=_forked(device)):
+        with torch.random.fork_rng(devices=forked(device)):
             torch.manual_seed(seed)
             self.head = inputs.head()
+            self.objective = Objective.of(self.head, recipe, banks)
         self.head.start_from(parents or {})
-        self.inputs, self.truth, self.recipe = inputs, truth, recipe
+        self.inputs, self.truth, self.recipe, self.seed = inputs, truth, recipe, seed
         self.order = torch.Generator().manual_seed(seed)
         self.draws = torch.Generator(device).manual_seed(seed)
         self.steps = 0
-        self.batches_per_epoch = 0
-        self.optimiser = torch.optim.AdamW(
-            self.head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
-        )
+        self.epochs = self.batches_per_epoch = 0
+        parameters = [*self.head.parameters(), *(self.objective.parameters() if self.objective is not None else ())]
+        self.optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
     def batches(self) -> Sequence[Tensor]:
         """The clips it is fitted on, in a new random order, batch by batch."""
         indices = self.inputs.indices
+        if self.inputs.streamed and self.recipe.balanced is not None:
+            raise UsageError("balanced batches need all features in memory: raise --memory, or leave balanced out")
         if self.recipe.balanced is not None:
             classes, clips = map(int, self.recipe.balanced.split("x"))
             labels = balanced_labels(self.inputs.targets, self.truth)[indices]
@@ -193,14 +91,24 @@ class Fit:
         """One epoch's batches, drawn."""
         parts = self.batches()
         self.batches_per_epoch = len(parts)
-        for part in parts:
-            yield self.inputs.drawn_rows(part, self.recipe, self.draws)
+        self.epochs += 1
+        return self.inputs.epoch(self.recipe, self.epochs, parts, self.seed, self.draws)
 
     def loss(self, batch: Batch) -> Tensor:
         """Scalar, the penalty on weights aside."""
+        return self.losses(batch)["total"]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The same as `total`, and with an objective what it is the weighted sum of."""
         truth = [each[batch.index] for each in self.truth]
         outputs = self.head(batch.prepared, batch.present)
-        return self.head.loss(outputs, batch.present, truth, self.recipe.label_smoothing)
+        classification = self.head.loss(outputs, batch.present, truth, self.recipe.label_smoothing)
+        if self.objective is None:
+            return {"total": classification}
+        labels = balanced_labels(self.inputs.targets, truth)
+        parts = self.objective(self.head, batch, outputs, labels, self.draws)
+        weighted = [weight * parts[name] for name, weight in self.objective.weights.items()]
+        return {"total": sum(weighted, start=classification), "ce": classification, **parts}
 
     def step(self, batches: int) -> None:
         """Follow the gradients. batches: how many an epoch has."""
@@ -216,18 +124,22 @@ class Fit:
             for number, values in self.optimiser.state_dict()["state"].items()
             for name, value in values.items()
         }
+        objective = {} if self.objective is None else self.objective.state_dict()
         return {
             **{f"head.{name}": value for name, value in self.head.state_dict().items()},
+            **{f"objective.{name}": value for name, value in objective.items()},
             **optimiser,
             "order": self.order.get_state(),
             "draws": self.draws.get_state(),
             "steps": torch.tensor(self.steps),
+            "epochs": torch.tensor(self.epochs),
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
-        own = {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
-        self.head.load_state_dict(own)
+        self.head.load_state_dict(under(state, "head."))
+        if self.objective is not None:
+            self.objective.load_state_dict(under(state, "objective."))
         of_each: dict[int, dict[str, Tensor]] = {}
         for name, value in state.items():
             if name.startswith("optimiser."):
@@ -237,7 +149,7 @@ class Fit:
         self.optimiser.load_state_dict({"state": of_each, "param_groups": groups})
         self.order.set_state(state["order"].cpu())
         self.draws.set_state(state["draws"].cpu())
-        self.steps = int(state["steps"])
+        self.steps, self.epochs = int(state["steps"]), int(state["epochs"])
 
 
 def balanced_labels(targets: Targets, truth: Sequence[Tensor]) -> Tensor:
@@ -256,12 +168,17 @@ def _rate(recipe: Recipe, step: int, steps: int) -> float:
     return 1.0
 
 
-def train_epoch(fits: Sequence[Fit]) -> list[float]:
+def train_epoch(fits: Sequence[Fit]) -> list[Losses]:
     """One pass over the clips for every head. Several are of one kind, with inputs of the same shapes, and recipes that
-    differ in nothing but what `company` leaves out. Returns their mean losses."""
-    if len(fits) > 1 and is_faster_together(fits[0].head, fits[0].inputs.indices.device):
+    differ in nothing but PER_HEAD. Returns their mean losses."""
+    if len(fits) > 1 and _share_a_pass(fits[0]):
         return _together(fits)
     return [_alone(fit) for fit in fits]
+
+
+def _share_a_pass(fit: Fit) -> bool:
+    plain = fit.objective is None and not fit.inputs.streamed
+    return plain and is_faster_together(fit.head, fit.inputs.indices.device)
 
 
 @torch.inference_mode()
@@ -269,30 +186,33 @@ def predict(head: Head, inputs: Inputs, indices: Tensor, without: str | None = N
     """Logits (len(indices), width) in evaluation mode, averaged over the views that are. without: a modality that is
     taken away."""
     head.eval()
-    if not len(indices):
-        return torch.empty(0, inputs.targets.width)
-    return torch.cat([_predict_part(head, inputs, part, without) for part in indices.split(_EVALUATION_BATCH)])
-
-
-def _predict_part(head: Head, inputs: Inputs, part: Tensor, without: str | None) -> Tensor:
-    every = []
-    for number in range(inputs.passes_at_test):
-        batch = inputs.rows(part, number)
+    logits = torch.empty(len(indices), inputs.targets.width, device=indices.device)
+    for where, passes in inputs.at_test(indices):
         if without is not None:
-            batch.present[without] = torch.zeros_like(part, dtype=torch.bool)
-        every.append(head(batch.prepared, batch.present)["logits"].float())
-    return every[0] if len(every) == 1 else torch.stack(every).mean(dim=0)
+            for batch in passes:
+                batch.present[without] = torch.zeros_like(where, dtype=torch.bool)
+        every = [head(batch.prepared, batch.present)["logits"].float() for batch in passes]
+        logits[where] = torch.stack(every).mean(dim=0)
+    return logits
 
 
-def trains_together(name: str, data: FusionData, options: Settings) -> bool:
-    """Whether heads of this kind share passes over this data set."""
+def trains_together(name: str, data: FusionData, options: Settings, recipe: Recipe) -> bool:
+    """Whether heads of this kind share passes over this data set. Those with an objective beside classification do not:
+    which clips take part in it is another number for each of them."""
+    if asked(recipe) or data.streamed.keys() & set(get_head(name).sees(options)):
+        return False
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         head = build_head(name, data.shapes, data.targets, options)
     return is_faster_together(head, data.train.device)
 
 
 def is_faster_together(head: Head, device: torch.device) -> bool:
-    return device.type != "cpu" or sum(each.numel() for each in head.parameters()) < TOGETHER_PARAMETERS
+    """Attention has no batched form on a CPU."""
+    parameters = sum(each.numel() for each in head.parameters())
+    if device.type == "cpu":
+        attends = any(isinstance(module, nn.MultiheadAttention) for module in head.modules())
+        return parameters < TOGETHER_PARAMETERS and not attends
+    return parameters < TOGETHER_PARAMETERS_GPU
 
 
 def _products(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
@@ -304,25 +224,29 @@ def _products(recipe: Recipe, device: torch.device) -> AbstractContextManager[An
     return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
-def _alone(fit: Fit) -> float:
+def _alone(fit: Fit) -> Losses:
     fit.head.train()
     device = fit.inputs.indices.device
-    total, clips = torch.zeros((), device=device), 0
+    sums: dict[str, Tensor] = {}
+    clips = 0
     with using(Own(fit.draws)):
         for batch in fit.epoch():
             with _products(fit.recipe, device):
-                loss = fit.loss(batch)
+                losses = fit.losses(batch)
             if fit.recipe.l1:
-                loss = loss + fit.recipe.l1 * l1(fit.head)
+                losses["total"] = losses["total"] + fit.recipe.l1 * l1(fit.head)
             fit.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            losses["total"].backward()
             fit.step(fit.batches_per_epoch)
-            total += loss.detach() * len(batch.index)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0) + loss.detach() * len(batch.index)
             clips += len(batch.index)
-    return total.item() / clips
+    total, *parts = torch.stack(list(sums.values())).tolist()
+    names = [name for name in sums if name != "total"]
+    return Losses(total / clips, {name: each / clips for name, each in zip(names, parts, strict=True)})
 
 
-def _together(fits: Sequence[Fit]) -> list[float]:
+def _together(fits: Sequence[Fit]) -> list[Losses]:
     heads, recipe = [fit.head.train() for fit in fits], fits[0].recipe
     device = fits[0].inputs.indices.device
     stacked = _stack(heads)
@@ -369,12 +293,12 @@ def _together(fits: Sequence[Fit]) -> list[float]:
             fit.step(len(every[0]))
         totals += loss.detach() * count
         clips += count
-    return (totals / clips).tolist()
+    return [Losses(total) for total in (totals / clips).tolist()]
 
 
 def _stacked_rows(fits: Sequence[Fit], parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
     """One batch of each head: prepared (heads, B, ...), and masks where any of the heads has one."""
-    rows = [fit.inputs.drawn_rows(part, fit.recipe, fit.draws) for fit, part in zip(fits, parts, strict=True)]
+    rows = [fit.inputs.drawn(part, fit.recipe, fit.draws) for fit, part in zip(fits, parts, strict=True)]
     prepared = {name: torch.stack([each.prepared[name] for each in rows]) for name in rows[0].prepared}
     present: dict[str, Tensor | None] = {}
     for name in prepared:
@@ -410,11 +334,3 @@ def _masks_asked(head: Head, batch: Batch) -> list[tuple[torch.Size, torch.dtype
     with using(recorder):
         head(batch.prepared, batch.present)
     return recorder.asked
-
-
-def _buffers(head: Head) -> set[str]:
-    return {name for name, _ in head.named_buffers()}
-
-
-def _forked(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

@@ -9,11 +9,18 @@ from stages.fuse.experiment import HeadRun, Run
 from stages.fuse.metrics import FEW_GROUPS, all_correct, interval
 from stages.fuse.targets import LearnedTarget, Targets
 
+_COST = (
+    "GMACs: 10^9 multiply-adds for one clip at test; of backbones every frame, audio image and window, each pass once "
+    "(-: not known). In results.csv: those of a training step, and peak memory, on a CPU that of the whole process, "
+    "which heads trained side by side share."
+)
+
 
 @dataclass(frozen=True)
 class Row:
     """One row of a run over its seeds: shares of 1. `score` is that of Targets.measure, with its 95 % interval over
-    groups of test clips; `measures` has the means of all that was measured."""
+    groups of test clips; `measures` has the means of all that was measured. Costs are means, see Cost, and None where
+    one is not known of every seed."""
 
     label: str
     seeds: int
@@ -24,7 +31,12 @@ class Row:
     seed_spread: float
     measures: dict[str, float]
     parameters: int
+    macs: float | None
+    backbone_macs: float | None
+    training_macs: float | None
     seconds: float
+    seconds_per_epoch: float | None
+    peak_memory_mib: float | None
 
 
 def summarise(run: Run) -> list[Row]:
@@ -53,6 +65,7 @@ def notes(run: Run) -> list[str]:
     found = [
         *_measures(run.targets),
         "Intervals: 95 %, bootstrap over groups of test clips, accuracies averaged over seeds.",
+        _COST,
     ]
     if groups < FEW_GROUPS:
         found.append(f"Only {groups} groups of test clips: the intervals are rough (30 or more would be sound).")
@@ -105,8 +118,17 @@ def _row(run: Run, runs: list[HeadRun]) -> Row:
         seed_spread=float(np.std(scores, ddof=1)) if len(scores) > 1 else float("nan"),
         measures={name: _mean(runs, "metrics", name) for name in runs[0].described["metrics"]},
         parameters=runs[0].described["cost"]["parameters"],
+        macs=_mean_cost(runs, "macs"),
+        backbone_macs=_mean_cost(runs, "backbone_macs"),
+        training_macs=_mean_cost(runs, "training_macs"),
         seconds=_mean(runs, "cost", "seconds"),
+        seconds_per_epoch=_mean_cost(runs, "seconds_per_epoch"),
+        peak_memory_mib=_mean_cost(runs, "peak_memory_mib"),
     )
+
+
+def _mean_cost(runs: list[HeadRun], name: str) -> float | None:
+    return None if any(one.described["cost"][name] is None for one in runs) else _mean(runs, "cost", name)
 
 
 def _mean(runs: list[HeadRun], part: str, name: str) -> float:

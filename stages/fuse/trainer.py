@@ -1,7 +1,7 @@
 """Training heads: the epoch chosen on validation, then a refit on all of train."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.fuse.checkpoint import Checkpoint
+from stages.fuse.checkpoint import Checkpoint, under
 from stages.fuse.data import FusionData
-from stages.fuse.fitting import Fit, Inputs, predict, train_epoch
+from stages.fuse.fitting import Fit, Losses, predict, train_epoch
 from stages.fuse.heads import Head, get_head
 from stages.fuse.losses import loss_of_targets
 from stages.fuse.metrics import mean_average_precision
+from stages.fuse.prepared import Inputs
 from stages.fuse.recipe import Recipe, Settings
 from stages.fuse.targets import Targets
 from stages.fuse.training import Training
@@ -22,12 +23,20 @@ from stages.fuse.training import Training
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the learning curve; losses are mean cross-entropy, the score is that of Targets.selection."""
+    """One line of the learning curve; losses are mean cross-entropy, the score is that of Targets.selection. Where a
+    recipe wants more than classification, the loss on train is the weighted sum of `parts`."""
 
     epoch: int
     train_loss: float
     validation_loss: float
     validation_score: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def row(self) -> dict[str, float]:
+        """As a line of a table, with a column for each part."""
+        line = asdict(self)
+        parts = line.pop("parts")
+        return {**line, **{f"train_{name}": loss for name, loss in parts.items()}}
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class Trained:
     unlabelled_logits: NDArray[np.float32]
     without: Mapping[str, NDArray[np.float32]]
     chosen: Head | None = None
+    too_short: int | None = None
+    """How many of the clips masked learning could hide no sound of; None without it."""
 
     @property
     def parameters(self) -> int:
@@ -142,8 +153,8 @@ def _choose(
         running = [number for number, curve in enumerate(progress.curves) if _goes_on(curve, recipe, epoch)]
         if not running:
             break
-        for number, train_loss in zip(running, train_epoch([fits[each] for each in running]), strict=True):
-            progress.curves[number].append(_validated(plans[number], fits[number], epoch, train_loss))
+        for number, losses in zip(running, train_epoch([fits[each] for each in running]), strict=True):
+            progress.curves[number].append(_validated(plans[number], fits[number], epoch, losses))
             if keep_chosen and _best(progress.curves[number]) == epoch:
                 progress.best[number] = {k: v.detach().clone() for k, v in fits[number].head.state_dict().items()}
             on_epoch()
@@ -151,25 +162,25 @@ def _choose(
     progress.phase, progress.epoch, progress.states = "refit", 0, None
 
 
-def _fit_at_once(plan: Plan, fit: Fit) -> float:
+def _fit_at_once(plan: Plan, fit: Fit) -> Losses:
     """Fit a head without epochs. Returns its loss on what it was fitted on."""
     clips = fit.inputs.indices
     batch = fit.inputs.rows(clips)
     fit.head.fit_at_once(batch.prepared, batch.present, [each[clips] for each in fit.truth], plan.seed)
     with torch.no_grad():
-        return fit.loss(batch).item()
+        return Losses(fit.loss(batch).item())
 
 
 def _goes_on(curve: Sequence[Epoch], recipe: Recipe, epoch: int) -> bool:
     return not curve or (curve[-1].epoch == epoch - 1 and epoch - 1 - _best(curve) < recipe.patience)
 
 
-def _validated(plan: Plan, fit: Fit, epoch: int, train_loss: float) -> Epoch:
+def _validated(plan: Plan, fit: Fit, epoch: int, losses: Losses) -> Epoch:
     validation, targets = plan.data.validation, plan.data.targets
     expected = [each[validation] for each in fit.truth]
     logits = predict(fit.head, fit.inputs, validation)
     loss = loss_of_targets(targets, logits, expected).item()
-    return Epoch(epoch, train_loss, loss, _score(targets, logits, expected))
+    return Epoch(epoch, losses.total, loss, _score(targets, logits, expected), losses.parts)
 
 
 def _fits(plans: Sequence[Plan], clips: Literal["train", "all"], parents: Sequence[Mapping[str, Any]]) -> list[Fit]:
@@ -182,7 +193,7 @@ def _fits(plans: Sequence[Plan], clips: Literal["train", "all"], parents: Sequen
             indices = data.train if clips == "train" else torch.cat([data.train, data.validation])
             inputs[id(data)] = Inputs.of(plan.head, data, indices, plan.options, plan.recipe)
         truth = _shuffled(data, plan.seed) if plan.shuffle_labels else data.truth
-        fits.append(Fit(inputs[id(data)], truth, plan.recipe, plan.seed, its_parents))
+        fits.append(Fit(inputs[id(data)], truth, plan.recipe, plan.seed, its_parents, data.banks))
     return fits
 
 
@@ -205,7 +216,8 @@ def _trained(plan: Plan, fit: Fit, curve: list[Epoch], last: int, chosen: Head |
         return predict(head, fit.inputs, clips, without).cpu().numpy()
 
     without = {name: logits(data.test, name) for name in both}
-    return Trained(head, curve, last, logits(data.test), logits(data.unlabelled), without, chosen)
+    too_short = None if fit.objective is None else fit.objective.count_too_short(fit.inputs.indices)
+    return Trained(head, curve, last, logits(data.test), logits(data.unlabelled), without, chosen, too_short)
 
 
 def _copy(fit: Fit, state: Mapping[str, Tensor]) -> Head:
@@ -232,8 +244,8 @@ class _Progress:
             return cls(checkpoint, "choose", 0, [[] for _ in plans], [{} for _ in plans], None)
         tensors, described = saved
         curves = [[Epoch(**epoch) for epoch in curve] for curve in described["curves"]]
-        states = [_under(tensors, f"{number}.") for number in range(len(plans))]
-        best = [_under(tensors, f"best.{number}.") for number in range(len(plans))]
+        states = [under(tensors, f"{number}.") for number in range(len(plans))]
+        best = [under(tensors, f"best.{number}.") for number in range(len(plans))]
         return cls(checkpoint, described["phase"], described["epoch"], curves, best, states)
 
     def load(self, fits: Sequence[Fit]) -> None:
@@ -248,10 +260,6 @@ class _Progress:
         tensors |= {f"best.{number}.{n}": each for number, own in enumerate(self.best) for n, each in own.items()}
         curves = [[asdict(each) for each in curve] for curve in self.curves]
         self.checkpoint.save(tensors, {"phase": phase, "epoch": epoch, "curves": curves})
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
 
 
 def _best(curve: Sequence[Epoch]) -> int:

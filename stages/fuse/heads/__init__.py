@@ -1,6 +1,19 @@
 """Fusion heads. One head, one file; importing this package registers them all."""
 
-from stages.fuse.heads import audio, average, bottleneck, crossattn, mlp, video  # noqa: F401  (each registers itself)
+from stages.fuse.heads import (  # noqa: F401  (each registers itself)
+    alpha,
+    audio,
+    average,
+    bottleneck,
+    crossattn,
+    logreg,
+    mat,
+    mat_lite,
+    mlp,
+    mmt,
+    svc,
+    video,
+)
 from stages.fuse.heads.base import Head, build_head, get_head, head_names, register_head
 from stages.fuse.heads.inputs import ModalityShape
 

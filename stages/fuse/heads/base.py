@@ -1,12 +1,16 @@
 """What every head is: named token tensors and masks in, logits out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from features.errors import UsageError
+from features.names import check_name
+from features.own_files import run_own_files
 from stages.fuse.heads.inputs import Form, ModalityInput, ModalityShape
 from stages.fuse.losses import loss_of_targets
 from stages.fuse.recipe import Recipe, Settings
@@ -34,6 +38,12 @@ class Head(nn.Module):
     modalities: ClassVar[tuple[str, ...]]
     summary: ClassVar[str]
     recipe: ClassVar[Recipe] = Recipe()
+    revision: ClassVar[int] = 1
+    """Raised when the same clips and seed would give another head: heads trained before are then trained again."""
+    takes_raw: ClassVar[bool] = False
+    """Whether the filter bank itself may be a modality."""
+    evaluation_batch: ClassVar[int] = 1024
+    """Clips that it looks at together, at most, where nothing is trained."""
     fits_at_once: ClassVar[bool] = False
     """Whether it is fitted by `fit_at_once` and not by gradients, epoch by epoch."""
 
@@ -51,9 +61,11 @@ class Head(nn.Module):
         super().__init__()
         self.targets = targets
         self.shapes = {name: ModalityShape(*shape) for name, shape in shapes.items()}
-        for name, shape in self.shapes.items():
-            if shape.raw and name not in as_is:
-                raise UsageError(f"head '{self.name}' takes what a backbone gives, and audio:fbank is for mat")
+        for shape in self.shapes.values():
+            if shape.raw and not self.takes_raw:
+                raise UsageError(
+                    f"head '{self.name}' takes what a backbone gives, and audio:fbank is for mat and mmt (encoder=mat)"
+                )
         self.inputs = nn.ModuleDict(
             {
                 name: ModalityInput(shape, forms.get(name, "tokens"), name in as_is)
@@ -113,11 +125,12 @@ _HeadType = TypeVar("_HeadType", bound=type[Head])
 
 
 def register_head(name: str, *, modalities: tuple[str, ...], summary: str) -> Callable[[_HeadType], _HeadType]:
-    """Class decorator: make a head known to the command line under `name`."""
+    """Class decorator: make a head known to the command line under `name`, which must not be taken."""
 
     def register(head: _HeadType) -> _HeadType:
+        check_name(name, "head")
         if name in _HEADS:
-            raise ValueError(f"head '{name}' is registered twice")
+            raise UsageError(f"a head cannot be called '{name}': the name is taken")
         head.name, head.modalities, head.summary = name, modalities, summary
         _HEADS[name] = head
         return head
@@ -125,16 +138,35 @@ def register_head(name: str, *, modalities: tuple[str, ...], summary: str) -> Ca
     return register
 
 
-_ORDER = ("audio", "video", "average", "mlp", "crossattn", "bottleneck")
+STANDARD = ("audio", "video", "average", "mlp", "crossattn", "bottleneck")
+"""What is meant by all: they take any features."""
+
+OWN_FILES, ENTRY_POINTS = "AVFUSE_HEADS", "avfuse.heads"
+_ORDER = (
+    "audio",
+    "mat",
+    "mat_lite",
+    "video",
+    "average",
+    "svc",
+    "logreg",
+    "mlp",
+    "alpha",
+    "crossattn",
+    "bottleneck",
+    "mmt",
+)
 
 
 def head_names() -> list[str]:
     """In the order in which tables list them: single modalities, late fusion, then joint heads."""
+    _register_users_own()
     return sorted(_HEADS, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
 
 
 def get_head(name: str) -> type[Head]:
     """Raises UsageError that lists the known heads."""
+    _register_users_own()
     if name not in _HEADS:
         raise UsageError(f"unknown fusion '{name}': choose from {', '.join(head_names())}, or all")
     return _HEADS[name]
@@ -149,3 +181,12 @@ def build_head(
     chosen = head.Options() if options is None else options
     built: Head = head({modality: shapes[modality] for modality in head.sees(chosen)}, targets, chosen)  # type: ignore[arg-type]
     return built
+
+
+@lru_cache
+def _register_users_own() -> None:
+    """Heads of installed packages that name a class as an entry point of the group `avfuse.heads`, and of the Python
+    files in AVFUSE_HEADS; both call `register_head` themselves."""
+    for point in entry_points(group=ENTRY_POINTS):
+        point.load()
+    run_own_files(OWN_FILES)

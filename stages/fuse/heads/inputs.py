@@ -1,5 +1,6 @@
 """The door of every head: standardise tokens, and stand in for a missing modality."""
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -25,6 +26,44 @@ class ModalityShape(NamedTuple):
         """A clip in one vector, E_CLS in AVT: the mean of the tokens before the grid, (CLS + distillation) / 2 for AST,
         or of all where there are none. (..., T, D) -> (..., D)."""
         return (tokens[..., : self.prefix, :] if self.prefix else tokens).mean(dim=-2)
+
+
+class _Moments:
+    """Mean and deviation (rows, D) of tokens that come in batches, summed in double precision."""
+
+    def __init__(self, shape: ModalityShape) -> None:
+        self._shape = shape
+        self.clips = 0
+        self._sums: list[Tensor] = [torch.zeros(()), torch.zeros(())]
+
+    @torch.no_grad()
+    def add(self, tokens: Tensor) -> None:
+        """tokens (B, T, D)."""
+        values = tokens.to("cpu" if tokens.device.type == "mps" else tokens.device, torch.float64)
+        self.clips += len(values)
+        for power, values_or_squares in enumerate((values, values.square())):
+            of_clips = values_or_squares.sum(dim=0)
+            if self._shape.grid is not None:
+                own, cells = of_clips[: self._shape.prefix], of_clips[self._shape.prefix :]
+                of_clips = torch.cat([own, cells.sum(dim=0, keepdim=True)])
+            self._sums[power] = self._sums[power].to(of_clips.device) + of_clips
+
+    @property
+    def mean(self) -> Tensor:
+        return self._sums[0] / self._counts
+
+    @property
+    def deviation(self) -> Tensor:
+        squares = self._sums[1] - self._counts * self.mean.square()
+        return (squares.clamp(min=0) / (self._counts - 1)).sqrt()
+
+    @property
+    def _counts(self) -> Tensor:
+        """How many tokens each row is of."""
+        counts = torch.full((len(self._sums[0]), 1), self.clips, dtype=torch.float64, device=self._sums[0].device)
+        if self._shape.grid is not None:
+            counts[-1] *= self._shape.length - self._shape.prefix
+        return counts
 
 
 class ModalityInput(nn.Module):
@@ -55,23 +94,20 @@ class ModalityInput(nn.Module):
         """The last dimension of what is given."""
         return self.shape.length * self.shape.dim if self.form == "flatten" else self.shape.dim
 
-    @torch.no_grad()
-    def fit(self, tokens: Tensor, present: Tensor) -> None:
-        """Statistics over the clips that have the modality. tokens (n, T, D), present bool (n,)."""
-        if self.as_is or present.sum() < 2:
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Statistics over the clips that have the modality. batches: tokens (B, T, D), present bool (B,)."""
+        if self.as_is:
             return
-        seen = tokens[present]
-        own = len(self.mean) if self.shape.grid is None else self.shape.prefix
-        self.mean[:own] = seen[:, :own].mean(dim=0)
-        self.deviation[:own] = seen[:, :own].std(dim=0)
-        if self.shape.grid is not None:
-            self.mean[own] = seen[:, own:].flatten(0, 1).mean(dim=0)
-            self.deviation[own] = seen[:, own:].flatten(0, 1).std(dim=0)
-        self.deviation.clamp_(min=_SMALLEST_DEVIATION)
+        moments = _Moments(self.shape)
+        for tokens, present in batches:
+            moments.add(tokens[present])
+        if moments.clips >= 2:
+            self.mean.copy_(moments.mean)
+            self.deviation.copy_(moments.deviation.clamp(min=_SMALLEST_DEVIATION))
 
     @torch.no_grad()
     def standardise(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """(B, T, D) of any precision -> float32 (B, T, D), 0 for clips without the modality."""
+        """(B, ..., T, D) of any precision -> float32, 0 for clips without the modality."""
         standardised = (tokens.float() - self._of_tokens(self.mean)) / self._of_tokens(self.deviation)
         standardised[~present] = 0
         return standardised

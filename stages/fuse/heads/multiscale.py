@@ -6,16 +6,18 @@ Grids, kernels and strides are (frequency, time) throughout, and cell (f, t) is 
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from features.errors import UsageError
 from features.filter_bank import FRAMES, MEL_BANDS
+from stages.fuse.draws import Dropout
 from stages.fuse.heads.blocks import FeedForward
+from stages.fuse.recipe import Recipe, Settings
 
 Pair = tuple[int, int]
 Pooling = Literal["2d", "1d", "none"]
@@ -23,6 +25,19 @@ Pooling = Literal["2d", "1d", "none"]
 KERNELS: dict[Pooling, Pair] = {"2d": (3, 3), "1d": (1, 3), "none": (1, 1)}
 FIRST_KEY_STRIDE = (4, 4)
 """Of keys and values; in every stage divided by all strides of queries so far, so that all stages have as many keys."""
+
+
+RECIPE = Recipe(lr=1e-4, weight_decay=5e-2, batch_size=32, schedule="cosine", warmup=0.1)
+"""Of heads with such a network: it learns at 1e-4, or with a warm-up, and not at a constant 1e-3."""
+
+
+class MultiscaleOptions(Settings):
+    """How tokens become fewer, and how the network is kept from learning clips by heart."""
+
+    pooling: Pooling = "2d"
+    """`2d` over frequency and time, `1d` over time alone, `none`: all tokens are kept."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The share of clips that skip the last block's additions in training; less, evenly, before it."""
 
 
 class Embedding(NamedTuple):
@@ -58,9 +73,10 @@ class ConvolutionalPool(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Channels last is how the numbers lie already, and half the time of planes, forwards and backwards.
-        cells = x.flatten(0, 1).unflatten(1, self.grid).permute(0, 3, 1, 2)
-        pooled = self.convolve(cells.contiguous(memory_format=torch.channels_last))
+        # Channels last is how the numbers lie then, and half the time of planes, forwards and backwards; to ask for it
+        # by name is more than vmap can do.
+        cells = x.flatten(0, 1).contiguous().unflatten(1, self.grid).permute(0, 3, 1, 2)
+        pooled = self.convolve(cells)
         return self.norm(pooled.permute(0, 2, 3, 1).flatten(1, 2)).unflatten(0, x.shape[:2])
 
 
@@ -111,9 +127,9 @@ class RelativePositions(nn.Module):
 
 def _distances(cells: int, query_stride: int, key_stride: int) -> tuple[int, Tensor]:
     """Along one axis: how many distances there are, and (queries, keys) which of them each pair has, from the least."""
-    queries, keys = torch.arange(0, cells, query_stride), torch.arange(0, cells, key_stride)
-    distances, which = torch.unique(queries[:, None] - keys, return_inverse=True)
-    return len(distances), which
+    queries, keys = np.arange(0, cells, query_stride), np.arange(0, cells, key_stride)
+    distances, which = np.unique(queries[:, None] - keys, return_inverse=True)
+    return len(distances), torch.tensor(which.reshape(len(queries), len(keys)))
 
 
 class PoolingAttention(nn.Module):
@@ -138,8 +154,20 @@ class PoolingAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         queries, keys, values = (pool(each) for pool, each in zip(self.pools, qkv, strict=True))
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=self.positions(queries))
+        # Written out, and no slower for it: torch's function has no derivative by a mask under vmap.
+        products = queries * queries.shape[3] ** -0.5 @ keys.transpose(2, 3)
+        mixed = (products + self.positions(queries)).softmax(dim=3) @ values
         return self.project((queries + mixed).transpose(1, 2).flatten(2))
+
+
+class DropPath(Dropout):
+    """Stochastic depth (arXiv 1603.09382): in training each clip is 0 with probability p, else it is multiplied with
+    1 / (1 - p). (B, N, d) -> (B, N, d)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        return x * super().forward(torch.ones_like(x[:, :1, :1]))
 
 
 class MultiscaleBlock(nn.Module):
@@ -166,7 +194,7 @@ class MultiscaleBlock(nn.Module):
         self.widen = nn.Linear(dim, out_dim) if dim != out_dim else None
         self.pool_skip = MaxPool(grid, query_stride) if query_stride != (1, 1) else nn.Identity()
         self.feed = FeedForward(out_dim, dropout=0.0)
-        self.drop_path = StochasticDepth(drop_path, "row")
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(x)
@@ -197,7 +225,7 @@ class MultiscaleTransformer(nn.Module):
             raise UsageError(f"pooling is '{pooling}': choose from {', '.join(KERNELS)}")
         kernel = KERNELS[pooling]
         key_stride = _along(kernel, FIRST_KEY_STRIDE)
-        drop_paths = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        drop_paths = iter(np.linspace(0, drop_path, sum(depths)).tolist())
         self.grids = [grid]
         self.blocks = nn.ModuleList()
         dim = dims[0]

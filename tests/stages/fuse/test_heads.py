@@ -5,6 +5,7 @@ import torch
 
 from features.errors import UsageError
 from stages.fuse.heads import ModalityShape, build_head, get_head, head_names
+from stages.fuse.heads.base import STANDARD
 from stages.fuse.targets import LearnedTarget, Targets
 
 SHAPES = {"video": ModalityShape(25, 1280), "audio": ModalityShape(6, 1280)}
@@ -18,14 +19,16 @@ def clips(seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tenso
     return tokens, {name: torch.ones(BATCH, dtype=torch.bool) for name in SHAPES}
 
 
-@pytest.fixture(params=head_names())
+@pytest.fixture(params=[*STANDARD, "alpha", "svc", "logreg"])
 def head(request: pytest.FixtureRequest) -> torch.nn.Module:
     torch.manual_seed(0)
     return build_head(request.param, SHAPES, TARGETS).eval()
 
 
-def test_the_six_heads_are_there() -> None:
-    assert head_names() == ["audio", "video", "average", "mlp", "crossattn", "bottleneck"]
+def test_the_heads_are_there_in_the_order_of_tables() -> None:
+    in_order = "audio mat mat_lite video average svc logreg mlp alpha crossattn bottleneck mmt"
+    assert head_names() == in_order.split()
+    assert set(STANDARD) < set(head_names())
 
 
 def test_logits_have_a_column_per_class(head: torch.nn.Module) -> None:
@@ -84,7 +87,7 @@ def test_standardisation_comes_from_the_clips_that_have_the_modality() -> None:
     tokens = torch.randn(50, 2, 3) * 5 + 3
     present = torch.rand(50) > 0.2
     tokens[~present] = torch.nan
-    head.doors()["audio"].fit(tokens, present)
+    head.doors()["audio"].fit([(tokens, present)])
     seen = head.prepare({"audio": tokens}, {"audio": present})["audio"][present].reshape(-1, 2, 3)
     torch.testing.assert_close(seen.mean(dim=0), torch.zeros(2, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.std(dim=0), torch.ones(2, 3), atol=1e-4, rtol=0)

@@ -1,0 +1,353 @@
+"""The heads as a scikit-learn classifier: one array of features in, the same training behind it."""
+
+import copy
+import secrets
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from features.errors import UsageError
+from manifests.splits import held_out
+from stages.device import choose_device
+from stages.fuse.data import FusionData
+from stages.fuse.fitting import Fit, train_epoch
+from stages.fuse.heads import Head, get_head, head_names
+from stages.fuse.modality import Modality
+from stages.fuse.prepared import Inputs
+from stages.fuse.targets import LearnedTarget, Targets
+from stages.fuse.trainer import Plan, train_company
+from stages.fuse.training import Training
+
+_ONLY = "video"
+"""What all columns are where no modalities are named: this head is an MLP on features as they are."""
+
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 2**28
+"""Predicted in one pass at most."""
+
+Columns = Mapping[str, NDArray[np.int64]]
+"""The columns (T, D) of X that hold each modality."""
+
+
+class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Any fusion head on one array of features, in pipelines, cross-validation and grid searches.
+
+    A row of X is a clip, and `modalities` says which columns are of which modality. With several modalities a clip may
+    lack one: all its columns are NaN. Heads and training are those of the command line, and so are the number of
+    epochs, chosen on a part of the training clips, and the refit on all of them. With fewer clips in that part than
+    there are classes the best epoch would be luck: the head is then trained for all epochs.
+
+    Columns know nothing of grids or filter banks: heads that take these are for the command line. Neither numpy's nor
+    torch's global random state is used or changed.
+
+    Parameters
+    ----------
+    head : str, optional
+        Name of a head, such as "crossattn". By default "mlp" for several modalities, and for one the head of its name,
+        an MLP as well.
+    modalities : mapping of str to slice or column numbers, optional
+        The columns of "video", of "audio" or of both, such as {"video": slice(0, 1024), "audio": slice(1024, 2560)}.
+        By default all columns are one modality, "video".
+    tokens : mapping of str to int, optional
+        How many tokens (frames, audio images) the columns of a modality are, one after the other; by default 1.
+    settings : mapping, optional
+        What differs from the head's own recipe and options, such as {"lr": 1e-4, "epochs": 20, "hidden": "64"}.
+    validation_fraction : float, default=0.2
+        Share of the training clips that the number of epochs is chosen on; 0: none, all epochs are trained.
+    random_state : int, RandomState or None, default=None
+        Seed of weights, order of clips, dropout and the validation part; None is another one each time.
+    device : str, default="cpu"
+        Where it is trained and predicts: "cpu", "cuda", "cuda:1" or "auto".
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels, sorted.
+    n_features_in_ : int
+        Columns of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X is a data frame with names that are strings.
+    modalities_ : dict of str to ndarray of shape (tokens, dimensions)
+        The columns of each modality.
+    validation_ : ndarray of bool, shape (n_samples,)
+        The training clips that the number of epochs was chosen on.
+    n_iter_ : int
+        Epochs that the head was trained for; 1 where it is fitted at once.
+    recipe_ : Recipe
+        How it was trained: the head's own recipe with `settings`.
+    head_ : Head
+        The fitted torch module, on the CPU.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from stages.fuse.estimator import FusionClassifier
+    >>> generator = np.random.default_rng(0)
+    >>> y = np.repeat(["sing", "dance"], 50)
+    >>> X = generator.standard_normal((100, 12)) + 3 * (y == "sing")[:, None]
+    >>> X[7, 8:] = np.nan  # a clip without sound
+    >>> clf = FusionClassifier(modalities={"video": slice(0, 8), "audio": slice(8, 12)}, random_state=0)
+    >>> clf.fit(X, y).predict(X[[0, 99]])
+    array(['sing', 'dance'], dtype='<U5')
+    """
+
+    def __init__(
+        self,
+        head: str | None = None,
+        *,
+        modalities: Mapping[str, Any] | None = None,
+        tokens: Mapping[str, int] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        validation_fraction: float = 0.2,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.head = head
+        self.modalities = modalities
+        self.tokens = tokens
+        self.settings = settings
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+        self.device = device
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self._may_lack_one
+        return tags
+
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Train the head.
+
+        X (n, features), y (n,) labels of any kind. groups (n,): clips of one group, such as one video or one speaker,
+        are all trained on or all validated on.
+
+        Raises ValueError for X, y and groups that cannot be, and UsageError for parameters that cannot be.
+        """
+        clips: NDArray[np.float32]
+        labels: NDArray[Any]
+        clips, labels = validate_data(self, X, y, dtype=np.float32, ensure_all_finite=self._finite)
+        check_classification_targets(labels)
+        groups = np.arange(len(clips)) if groups is None else column_or_1d(groups)
+        check_consistent_length(clips, groups)
+        head, training = self._head(), self._training()
+        columns = _columns(self.modalities or {_ONLY: slice(None)}, self.tokens or {}, clips.shape[1])
+        _check_sees(head, training, columns)
+        seed = _seed(self.random_state)
+        validation = _validation(labels, groups, self.validation_fraction, seed)
+        data = _data(_modalities(clips, columns), labels, groups, validation, choose_device(self.device))
+        plan = Plan.of(head, data, seed, training)
+        trained, self.n_iter_ = _trained(plan)
+        trained.zero_grad(set_to_none=True)
+        self.classes_, self.modalities_, self.validation_ = np.unique(labels), columns, validation
+        self.head_, self.recipe_ = trained.cpu(), plan.recipe
+        return self
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Logits (n, n_classes); of two classes (n,), by how much the second one's is larger."""
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Probabilities (n, n_classes) in the order of `classes_`; rows sum to 1."""
+        return torch.from_numpy(self._logits(X)).softmax(dim=1).numpy()
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The likeliest label (n,) of each row."""
+        likeliest = self._logits(X).argmax(axis=1)
+        return self.classes_[likeliest]
+
+    @property
+    def _may_lack_one(self) -> bool:
+        return self.modalities is not None and len(self.modalities) > 1
+
+    @property
+    def _finite(self) -> bool | str:
+        """What validate_data is to allow."""
+        return "allow-nan" if self._may_lack_one else True
+
+    def _head(self) -> str:
+        if self.head is not None:
+            get_head(self.head)
+            return self.head
+        return "mlp" if self._may_lack_one else next(iter(self.modalities or (_ONLY,)))
+
+    def _training(self) -> Training:
+        given = dict(self.settings or {})
+        if "shuffle_labels" in given:
+            raise UsageError("shuffle_labels is no setting here: scikit-learn's permutation_test_score is the control")
+        return Training(**given)
+
+    def _logits(self, X: ArrayLike) -> NDArray[np.float64]:
+        """In double precision: what is said of a clip then does not depend, not even in the last digit of a float32,
+        on the rows beside it."""
+        check_is_fitted(self)
+        clips: NDArray[np.float32] = validate_data(
+            self, X, dtype=np.float32, ensure_all_finite=self._finite, reset=False
+        )
+        modalities = _modalities(clips, self.modalities_)
+        device = choose_device(self.device)
+        head = copy.deepcopy(self.head_).to("cpu" if device == "mps" else device, torch.float64)  # mps has no doubles
+        rows_at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // (8 * clips.shape[1])))
+        with torch.inference_mode():
+            parts = torch.arange(len(clips)).split(rows_at_once)
+            logits = [_predicted(head, modalities, part, self.recipe_.without) for part in parts]
+        return torch.cat(logits).numpy()
+
+
+def _columns(modalities: Mapping[str, Any], tokens: Mapping[str, int], width: int) -> dict[str, NDArray[np.int64]]:
+    """Raises UsageError for names that no head knows, and for columns that X does not have or that make no tokens."""
+    known = sorted({name for head in head_names() for name in get_head(head).modalities}, reverse=True)
+    for name in (*modalities, *tokens):
+        if name not in known:
+            raise UsageError(f"no head takes a modality '{name}': call it {' or '.join(known)}")
+    if stray := next((name for name in tokens if name not in modalities), None):
+        raise UsageError(f"tokens are given of '{stray}', which is not among modalities: name its columns there")
+    columns = {}
+    for name, selection in modalities.items():
+        own = _numbers(name, selection, width)
+        count = tokens.get(name, 1)
+        if count < 1 or len(own) % count:
+            raise UsageError(f"tokens of {name}: its {len(own)} columns do not make {count} tokens of equal width")
+        columns[name] = own.reshape(count, -1)
+    return columns
+
+
+def _numbers(name: str, selection: Any, width: int) -> NDArray[np.int64]:
+    """Column numbers (k,)."""
+    asked = f"modality '{name}' is columns {selection}, and X has {width}"
+    if isinstance(selection, slice) and (selection.stop or 0) > width:
+        raise UsageError(f"{asked}: end it at {width} or earlier")
+    try:
+        own = np.arange(width)[selection]
+    except (IndexError, TypeError) as error:
+        raise UsageError(f"{asked}: give a slice or column numbers below {width}") from error
+    if own.ndim != 1 or len(own) == 0:
+        raise UsageError(f"{asked}: give one column or more, as a slice or a list")
+    return own
+
+
+def _check_sees(head: str, training: Training, columns: Columns) -> None:
+    """Raises UsageError for settings that mean nothing to the head, and where it takes a modality that is not there."""
+    training.check([head])
+    sees = get_head(head).sees(training.options(head))
+    lacking = [name for name in sees if name not in columns]
+    if lacking:
+        raise UsageError(
+            f"head '{head}' takes {' and '.join(sees)}: name the columns of {' and '.join(lacking)} in modalities"
+        )
+
+
+def _seed(random_state: int | np.random.RandomState | None) -> int:
+    """None leaves numpy's global state alone, unlike scikit-learn's. Raises ValueError for what is no random state."""
+    if random_state is None:
+        return secrets.randbits(31)
+    if isinstance(random_state, int | np.integer):
+        check_random_state(random_state)
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _validation(labels: NDArray[Any], groups: NDArray[Any], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which clips (n,) choose the number of epochs, as the command line does; none where they would be fewer than
+    classes."""
+    if not 0 <= fraction < 1:
+        raise UsageError(f"validation_fraction={fraction}: give a share from 0, none, to less than 1")
+    marked = held_out(labels, groups, fraction, seed) if fraction else np.zeros(len(labels), dtype=bool)
+    enough = len(np.unique(labels)) <= marked.sum() < len(marked)
+    return marked if enough else np.zeros_like(marked)
+
+
+def _modalities(X: NDArray[np.float32], columns: Columns) -> dict[str, Modality]:
+    """Raises ValueError for a row of which a modality is partly NaN, or that has none."""
+    modalities = {name: _modality(name, X[:, own]) for name, own in columns.items()}
+    lacking_all = ~torch.stack([each.present for each in modalities.values()]).any(dim=0)
+    if lacking_all.any():
+        raise ValueError(f"row {int(lacking_all.int().argmax())} of X is NaN in every modality: leave it out")
+    return modalities
+
+
+def _modality(name: str, tokens: NDArray[np.float32]) -> Modality:
+    """tokens (n, T, D), which is kept."""
+    missing = np.isnan(tokens)
+    absent = missing.all(axis=(1, 2))
+    partly = missing.any(axis=(1, 2)) & ~absent
+    if partly.any():
+        raise ValueError(
+            f"row {partly.argmax()} of X is NaN in some columns of {name} and not in others: "
+            f"fill them in, or set all of them to NaN where a clip has no {name}"
+        )
+    return Modality(torch.from_numpy(tokens), torch.from_numpy(~absent), ())
+
+
+def _data(
+    modalities: Mapping[str, Modality],
+    labels: NDArray[Any],
+    groups: NDArray[Any],
+    validation: NDArray[np.bool_],
+    device: str,
+) -> FusionData:
+    """What the trainer takes, without test clips."""
+    classes, truth = np.unique(labels, return_inverse=True)
+    table = pd.DataFrame(
+        {
+            "clip_id": [f"row{number}" for number in range(len(labels))],
+            "label": labels.astype(str),
+            "split": np.where(validation, "val", "train"),
+            "group": groups.astype(str),
+        }
+    )
+    nobody = torch.empty(0, dtype=torch.int64, device=device)
+    return FusionData(
+        {name: Modality(each.tokens.to(device), each.present.to(device), ()) for name, each in modalities.items()},
+        Targets((LearnedTarget("label", tuple(map(str, classes))),)),
+        (torch.from_numpy(truth).to(device),),
+        table,
+        torch.from_numpy(np.flatnonzero(~validation)).to(device),
+        torch.from_numpy(np.flatnonzero(validation)).to(device),
+        test=nobody,
+        unlabelled=nobody,
+        excluded={},
+    )
+
+
+def _trained(plan: Plan) -> tuple[Head, int]:
+    """The head, and for how many epochs it was trained."""
+    if len(plan.data.validation) == 0:
+        return _trained_on_all(plan), 1 if get_head(plan.head).fits_at_once else plan.recipe.epochs
+    (trained,) = train_company([plan])
+    return trained.head, max(1, trained.best_epoch)
+
+
+def _trained_on_all(plan: Plan) -> Head:
+    """The head after all epochs, of which none is chosen, and those that it starts from likewise."""
+    parents = {name: _trained_on_all(each) for name, each in plan.parents().items()}
+    data = plan.data
+    inputs = Inputs.of(plan.head, data, data.train, plan.options, plan.recipe)
+    fit = Fit(inputs, data.truth, plan.recipe, plan.seed, parents)
+    if fit.head.fits_at_once:
+        batch = inputs.rows(data.train)
+        fit.head.fit_at_once(batch.prepared, batch.present, [each[data.train] for each in data.truth], plan.seed)
+        return fit.head.eval()
+    for _ in range(plan.recipe.epochs):
+        train_epoch([fit])
+    return fit.head.eval()
+
+
+def _predicted(head: Head, modalities: Mapping[str, Modality], rows: Tensor, without: str | None) -> Tensor:
+    """Logits float64 (len(rows), n_classes) on the CPU. without: the modality that the head was trained without."""
+    device = next(head.parameters()).device
+    prepared, present = {}, {}
+    for name, door in head.doors().items():
+        modality = modalities[name]
+        present[name] = modality.present[rows].to(device) & (name != without)
+        prepared[name] = door.prepare(modality.tokens[rows].to(device), modality.present[rows].to(device)).double()
+    logits: Tensor = head(prepared, present)["logits"]
+    return logits.double().cpu()

@@ -1,0 +1,22 @@
+"""Logistic regression, the usual probe of frozen features."""
+
+from typing import Any
+
+from sklearn.linear_model import LogisticRegression
+
+from stages.fuse.heads.base import register_head
+from stages.fuse.heads.linear import LinearHead, LinearOptions
+
+
+@register_head(
+    "logreg", modalities=("video", "audio"), summary="scikit-learn's LogisticRegression, features side by side"
+)
+class LinearLogistic(LinearHead):
+    """scikit-learn's LogisticRegression, multinomial, with a penalty on squared coefficients: the softmax of logits,
+    or with sigmoid their sigmoid, is its predict_proba."""
+
+    class Options(LinearOptions):
+        """Inputs, C, iterations."""
+
+    def estimator(self, seed: int) -> Any:
+        return LogisticRegression(C=self.options.c, max_iter=self.options.max_iter, random_state=seed)

@@ -1,0 +1,43 @@
+"""The Multiscale Audio Transformer of MMT (arXiv 2401.04023) on the filter bank, trained from scratch."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from features.errors import UsageError
+from stages.fuse.heads.base import Head, Masks, register_head
+from stages.fuse.heads.inputs import ModalityShape
+from stages.fuse.heads.multiscale import MAT, RECIPE, MultiscaleOptions
+from stages.fuse.targets import Targets
+
+
+def bank_encoder(shape: ModalityShape, options: MultiscaleOptions, whose: str) -> MAT:
+    """MAT for a modality of this shape. Raises UsageError, about `whose`, unless it is the filter bank."""
+    if not shape.raw:
+        raise UsageError(f"{whose} takes the filter bank: AUDIO=audio:fbank")
+    return MAT(shape.dim, shape.length, options.pooling, options.drop_path)
+
+
+@register_head("mat", modalities=("audio",), summary="filter bank alone, MMT's multiscale transformer from scratch")
+class MATOnly(Head):
+    """The filter bank (B, 1024, 128), normalised as it is cached -> MAT -> Linear.
+
+    50.98 M parameters, none of them pretrained: beside AST, whose features know AudioSet, a row of this head compares
+    more than two networks. Each frame of a clip without sound is the learned token.
+    """
+
+    class Options(MultiscaleOptions):
+        """Pooling, stochastic depth."""
+
+    recipe = RECIPE
+    evaluation_batch = 64
+    takes_raw = True
+
+    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: MultiscaleOptions) -> None:
+        encoder = bank_encoder(shapes["audio"], options, f"head '{self.name}'")
+        super().__init__(shapes, targets, as_is=("audio",))
+        self.encode = encoder
+        self.classifier = nn.Linear(encoder.dim, targets.width)
+
+    def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
+        return {"logits": self.classifier(self.encode(self.read(prepared, present)["audio"]).pooled)}

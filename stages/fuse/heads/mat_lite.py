@@ -1,0 +1,41 @@
+"""MAT-lite: the blocks of MMT's Multiscale Audio Transformer (arXiv 2401.04023) on a frozen backbone's tokens."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from features.errors import UsageError
+from stages.fuse.heads.base import Head, Masks, register_head
+from stages.fuse.heads.inputs import ModalityShape
+from stages.fuse.heads.multiscale import RECIPE, MATLite, MultiscaleOptions
+from stages.fuse.targets import Targets
+
+
+def grid_encoder(shape: ModalityShape, options: MultiscaleOptions, whose: str) -> MATLite:
+    """MATLite for the cells of a modality of this shape, which come after its prefix. Raises UsageError, about `whose`,
+    unless it is a grid of frequency and time."""
+    if shape.grid is None or len(shape.grid) != 2:
+        raise UsageError(f"{whose} takes a grid of audio tokens: AUDIO=ast:fbank:tokens or lite:fbank:tokens")
+    rows, columns = shape.grid
+    return MATLite(shape.dim, (rows, columns), options.pooling, options.drop_path)
+
+
+@register_head("mat_lite", modalities=("audio",), summary="grid of audio tokens alone, MMT's multiscale transformer")
+class MATLiteOnly(Head):
+    """A grid of audio tokens, without CLS and its like -> MATLite -> Linear. Each cell of a clip without sound is the
+    learned token."""
+
+    class Options(MultiscaleOptions):
+        """Pooling, stochastic depth."""
+
+    recipe = RECIPE
+
+    def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: MultiscaleOptions) -> None:
+        encoder = grid_encoder(shapes["audio"], options, f"head '{self.name}'")
+        super().__init__(shapes, targets)
+        self.encode = encoder
+        self.classifier = nn.Linear(encoder.dim, targets.width)
+
+    def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
+        cells = self.read(prepared, present)["audio"][:, self.shapes["audio"].prefix :]
+        return {"logits": self.classifier(self.encode(cells).pooled)}

@@ -1,0 +1,133 @@
+"""Sweeps: every combination is trained, and validation picks the winner."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_sets import INPUTS, kitchen
+
+from features.errors import UsageError
+from pipeline.report import print_table
+from stages.fuse import fitting
+from stages.fuse.data import FusionData, load_data
+from stages.fuse.experiment import Run, run_experiment
+from stages.fuse.modality import Layout, Modality
+from stages.fuse.sweeps import winners
+from stages.fuse.table import summarise
+from stages.fuse.trainer import train_head
+from stages.fuse.training import Training
+
+QUICK = Training(epochs=3, hidden="16")
+DESCRIBED = {"dataset": "made-up"}
+
+
+def fuse(
+    data: FusionData,
+    folder: Path,
+    heads: Sequence[str],
+    sweep: Mapping[str, Sequence[str]],
+    training: Training = QUICK,
+    **more: bool,
+) -> Run:
+    return run_experiment(data, folder, heads, 2, training, DESCRIBED, sweep=sweep, progress=False, **more)
+
+
+@pytest.fixture(scope="module")
+def data(make_data: Callable[..., FusionData]) -> FusionData:
+    return make_data(clips_per_class=20)
+
+
+def test_every_combination_is_a_row_and_results_have_a_column_for_each_setting(
+    data: FusionData, tmp_path: Path
+) -> None:
+    run = fuse(data, tmp_path / "run", ["mlp"], {"lr": ["1e-4", "1e-2"], "l1": ["0", "1e-3"]})
+    assert list(run.heads) == [f"mlp,lr={lr},l1={l1}" for lr in ("1e-4", "1e-2") for l1 in ("0", "1e-3")]
+    table = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert len(table) == 8
+    assert table.groupby(["lr", "l1"]).size().tolist() == [2, 2, 2, 2]
+    recipe = run.heads["mlp,lr=1e-2,l1=1e-3"][0].described["recipe"]
+    assert (recipe["lr"], recipe["l1"]) == (1e-2, 1e-3)
+
+
+def test_a_row_of_a_sweep_is_the_head_trained_with_its_values(data: FusionData, tmp_path: Path) -> None:
+    run = fuse(data, tmp_path / "run", ["mlp"], {"lr": ["1e-4", "1e-2"], "l1": ["0", "1e-3"]})
+    alone = train_head("mlp", data, 1, QUICK.plus({"lr": 1e-2, "l1": 1e-3}))
+    np.testing.assert_allclose(run.heads["mlp,lr=1e-2,l1=1e-3"][1].logits, alone.logits, atol=1e-3)
+    other = train_head("mlp", data, 1, QUICK.plus({"lr": 1e-2}))
+    assert not np.allclose(run.heads["mlp,lr=1e-2,l1=1e-3"][1].logits, other.logits, atol=1e-3)
+
+
+def test_validation_picks_the_winner_whatever_the_test_says(data: FusionData, tmp_path: Path) -> None:
+    run = fuse(data, tmp_path / "run", ["audio", "mlp"], {"lr": ["1e-5", "1e-2"]}, Training(epochs=8))
+    assert [(winner.head, winner.values, winner.rows) for winner in winners(run)] == [
+        ("audio", "lr=1e-2", 2),
+        ("mlp", "lr=1e-2", 2),
+    ]
+    for one in run.heads["mlp,lr=1e-5"]:  # as if it were perfect on test
+        one.described["metrics"]["top1"] = 1.0
+    assert winners(run)[1].values == "lr=1e-2"
+    for one in run.heads["mlp,lr=1e-5"]:
+        one.described["cost"]["validation_top1"] = 1.0
+    assert winners(run)[1].values == "lr=1e-5"
+    printed = print_table(run, summarise(run))
+    assert "Of 2 rows of mlp, validation prefers lr=1e-5: 100.0 % top-1 there, 100.0 % on test." in printed
+
+
+def test_a_head_is_not_trained_twice_for_a_setting_that_it_lacks(data: FusionData, tmp_path: Path) -> None:
+    run = fuse(data, tmp_path / "run", ["audio", "mlp"], {"fusion": ["concat", "sum"]})
+    assert list(run.heads) == ["audio", "mlp,fusion=concat", "mlp,fusion=sum"]
+
+
+def test_a_setting_that_no_head_has_is_named(data: FusionData, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no setting is called 'speed': recipes have lr, weight_decay"):
+        fuse(data, tmp_path / "run", ["mlp"], {"speed": ["1", "2"]})
+    with pytest.raises(UsageError, match=r"lr=fast: .*valid number"):
+        fuse(data, tmp_path / "run", ["mlp"], {"lr": ["fast"]})
+    assert not (tmp_path / "run").exists()
+
+
+def with_features(data: FusionData) -> FusionData:
+    """The same with the names of the features that stand behind it."""
+    modalities = {}
+    for name, modality in data.modalities.items():
+        specs = [spec.model_copy(update={"shape": (16,)}) for spec in modality.specs]
+        if name == "video":
+            specs = [modality.specs[0].model_copy(update={"shape": modality.tokens.shape[1:]})]
+        modalities[name] = Modality(modality.tokens, modality.present, tuple(specs), None, Layout.of(name, specs))
+    return replace(data, modalities=modalities)
+
+
+@pytest.mark.parametrize("together", [0, 10**9])
+def test_features_are_swept_on_the_same_clips(
+    data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(fitting, "TOGETHER_PARAMETERS", together)
+    named = with_features(data)
+    values = ["lite:mfcc", "lite:chromagram", "lite:mfcc+lite:chromagram"]
+    run = fuse(named, tmp_path / "run", ["audio", "video"], {"audio": values})
+    assert list(run.heads) == [*(f"audio,audio={value}" for value in values), "video"]
+    clip_ids = {tuple(one.clip_ids) for runs in run.heads.values() for one in runs}
+    assert len(clip_ids) == 1
+    alone = train_head("audio", named.only({"audio": ["lite:chromagram"]}), 0, QUICK)
+    np.testing.assert_allclose(run.heads["audio,audio=lite:chromagram"][0].logits, alone.logits, atol=1e-3)
+
+
+def test_a_sweep_that_was_broken_off_goes_on(data: FusionData, tmp_path: Path) -> None:
+    sweep = {"lr": ["1e-4", "1e-2"]}
+    whole = fuse(data, tmp_path / "whole", ["mlp"], sweep)
+    fuse(data, tmp_path / "broken", ["mlp"], sweep)
+    (tmp_path / "broken" / "mlp,lr=1e-2" / "seed-1.json").unlink()
+    again = fuse(data, tmp_path / "broken", ["mlp"], sweep)
+    np.testing.assert_array_equal(again.heads["mlp,lr=1e-2"][1].logits, whole.heads["mlp,lr=1e-2"][1].logits)
+
+
+def test_two_targets_are_swept_too(tmp_path: Path) -> None:
+    manifest = kitchen(tmp_path)
+    data = load_data(manifest, tmp_path, INPUTS)
+    run = fuse(data, tmp_path / "run", ["mlp"], {"lr": ["1e-5", "1e-2"]}, Training(epochs=6))
+    assert winners(run)[0].values == "lr=1e-2"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["sweep"] == {"lr": ["1e-5", "1e-2"]}
