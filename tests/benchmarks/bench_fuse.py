@@ -8,7 +8,7 @@ Features are made up, with classes in them, in the shapes of MAiVAR's on UCF101:
   `train_epoch` at once, against 30 nets one after the other.
 * fuse_mean_together_over_alone_batchN: the same 30 heads side by side against one after the other, both avfuse's; how
   many times faster side by side is.
-* fuse_speedup_over_sklearn_mean_batchN: the same 30 heads against 30 of scikit-learn's MLPClassifier.
+* fuse_speedup_over_sklearn_mean_batchN: 6 of these heads, one an image, against 6 of scikit-learn's MLPClassifier.
 * token_step_time_over_in_memory: a bottleneck head over 393 and 1,214 tokens from shards on disk, against from memory.
 
 The plain loop is nn.Linear, nn.ReLU, nn.Dropout, a TensorDataset of standardised and concatenated inputs on the device,
@@ -38,7 +38,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -77,7 +77,7 @@ def setting(name: str, default: object) -> str:
 ONLY = setting("ONLY", "flatten,mean,sklearn,tokens,gpu").split(",")
 CLIPS = int(setting("CLIPS", 4893))
 TEST_CLIPS = math.ceil(CLIPS * 1944 / 4893)
-STEPS, EPOCHS = int(setting("STEPS", 39)), int(setting("EPOCHS", 1))
+STEPS, EPOCHS = int(setting("STEPS", 16)), int(setting("EPOCHS", 1))
 BATCHES = [int(size) for size in setting("BATCHES", "16,128").split(",")]
 PAIRS, SECONDS = int(setting("PAIRS", MIN_PAIRS)), float(setting("SECONDS", MIN_SECONDS))
 THREADS = int(setting("THREADS", 2))
@@ -90,7 +90,7 @@ CLASSES, FRAMES, FRAME_DIM, IMAGES, IMAGE_DIM = 51, 25, 1024, 6, 1536
 SEEDS = 5
 LOSS_TOLERANCE = 0.25
 TOKENS = {"video": "timesformer:clip:tokens7x7", "audio": "ast:fbank:tokens"}
-TOKEN_CLIPS, TOKEN_CLASSES, TOKEN_BATCH, CLIPS_PER_SHARD = int(setting("TOKEN_CLIPS", 80)), 4, 16, 32
+TOKEN_CLIPS, TOKEN_CLASSES, TOKEN_BATCH, CLIPS_PER_SHARD = int(setting("TOKEN_CLIPS", 40)), 4, 16, 16
 CPU = torch.device("cpu")
 
 timed = partial(compare, min_pairs=PAIRS, min_seconds=SECONDS)
@@ -189,6 +189,21 @@ def with_image(video: Modality, audio: Modality, labels: Tensor) -> FusionData:
     )
 
 
+def first(every: Sequence[FusionData], clips: int) -> list[FusionData]:
+    """Fewer training clips, and none for test: views of the same tensors."""
+    shorter = []
+    for data in every:
+        modalities = {
+            name: replace(modality, tokens=modality.tokens[:clips], present=modality.present[:clips])
+            for name, modality in data.modalities.items()
+            if isinstance(modality, Modality)
+        }
+        truth = tuple(each[:clips] for each in data.truth)
+        train, test, table = data.train[:clips], data.test[:0], data.table[:clips]
+        shorter.append(replace(data, modalities=modalities, truth=truth, train=train, test=test, table=table))
+    return shorter
+
+
 # ---- Both ways of training ----
 
 
@@ -211,39 +226,43 @@ class Kind:
     def options(self) -> Settings:
         return get_head(self.head).Options(**({} if self.video is None else {"video": self.video}))
 
-    @property
-    def clips(self) -> int:
-        """As many as make STEPS batches."""
-        return min(CLIPS, STEPS * self.batch)
+    def measured(self, every: Sequence[FusionData]) -> list[FusionData]:
+        """With as many training clips as make STEPS batches."""
+        return first(every, min(CLIPS, STEPS * self.batch))
 
-    def inputs(self, data: FusionData, clips: int) -> Inputs:
-        """As avfuse has them, fitted on the first training clips."""
-        return Inputs.of(self.head, data, data.train[:clips], self.options, self.recipe)
+    def inputs(self, data: FusionData) -> Inputs:
+        """Of all clips as avfuse has them, standardised by the training clips."""
+        return Inputs.of(self.head, data, data.train, self.options, self.recipe)
 
-    def plain_inputs(self, data: FusionData, clips: int) -> Tensor:
+    def plain_inputs(self, data: FusionData) -> Tensor:
         """The same as anybody would write it: (n, width)."""
         parts = []
         for name in get_head(self.head).sees(self.options):
             modality = data.modalities[name]
             assert isinstance(modality, Modality)
-            deviation, mean = torch.std_mean(modality.tokens[:clips], dim=0)
+            deviation, mean = torch.std_mean(modality.tokens[: len(data.train)], dim=0)
             standardised = (modality.tokens - mean) / deviation
             parts.append(standardised.mean(dim=1) if self.video == "mean" else standardised.flatten(1))
         return torch.cat(parts, dim=1)
 
-    def check_inputs(self, data: FusionData, clips: int) -> None:
-        prepared = self.inputs(data, clips).rows(data.train[: self.batch]).prepared
-        ours, theirs = torch.cat(list(prepared.values()), dim=1), self.plain_inputs(data, clips)[: self.batch]
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    def check_inputs(self, every: Sequence[FusionData]) -> None:
+        for data in every:
+            prepared = self.inputs(data).rows(data.train).prepared
+            ours = torch.cat(list(prepared.values()), dim=1)
+            torch.testing.assert_close(ours, self.plain_inputs(data), rtol=1e-3, atol=1e-4)
 
-    def fits(self, every: Sequence[FusionData], seeds: int, clips: int) -> list[Fit]:
+    def fits(self, every: Sequence[FusionData], seeds: int) -> list[Fit]:
         """avfuse's heads: every seed on every data set."""
-        prepared = [(data, self.inputs(data, clips)) for data in every]
+        prepared = [(data, self.inputs(data)) for data in every]
         return [Fit(inputs, data.truth, self.recipe, seed) for data, inputs in prepared for seed in range(seeds)]
 
-    def plain_loops(self, every: Sequence[FusionData], seeds: int, clips: int) -> "list[PlainLoop]":
-        prepared = [(data.truth[0][:clips], self.plain_inputs(data, clips)[:clips]) for data in every]
-        return [PlainLoop(inputs, labels, self, seed) for labels, inputs in prepared for seed in range(seeds)]
+    def plain_loops(self, every: Sequence[FusionData], seeds: int) -> "list[PlainLoop]":
+        prepared = [(len(data.train), self.plain_inputs(data), data.truth[0]) for data in every]
+        return [
+            PlainLoop(inputs[:clips], labels[:clips], self, seed)
+            for clips, inputs, labels in prepared
+            for seed in range(seeds)
+        ]
 
 
 class PlainLoop:
@@ -384,23 +403,25 @@ def check_losses(ours: Side, theirs: Side, *, same: bool = True) -> None:
 
 
 def preparation_figure(other: OtherProcess) -> Figure:
-    """Standardising all clips by the training clips, frames side by side: once for many heads on either side."""
-    kind, data = Kind("mlp", BATCHES[0], "flatten"), made_up()[0]
+    """Standardising all clips, frames side by side: once for many heads on either side."""
+    kind = Kind("mlp", BATCHES[0], "flatten")
     other.prepare(plain_preparation, kind)
-    return timed(named("fuse_preparation_time_over_plain_flatten"), partial(kind.inputs, data, CLIPS), other.work)
+    return timed(named("fuse_preparation_time_over_plain_flatten"), partial(kind.inputs, made_up()[0]), other.work)
 
 
 def plain_preparation(kind: Kind) -> Work:
     def work() -> list[float]:
-        return [float(len(kind.plain_inputs(made_up()[0], CLIPS)))]
+        kind.plain_inputs(made_up()[0])
+        return []
 
     return work
 
 
 def flatten_figure(batch: int, other: OtherProcess) -> Figure:
-    kind, every = Kind("mlp", batch, "flatten"), made_up()[:1]
-    kind.check_inputs(every[0], kind.clips)
-    ours = Side("avfuse", partial(train_heads, kind.fits(every, 1, kind.clips)))
+    kind = Kind("mlp", batch, "flatten")
+    every = kind.measured(made_up()[:1])
+    kind.check_inputs(every)
+    ours = Side("avfuse", partial(train_heads, kind.fits(every, 1)))
     other.prepare(plain_work, kind, 1, 1)
     theirs = Side("plain loop", other.work)
     figure = timed(named(f"fuse_speedup_flatten_batch{batch}"), ours, theirs, speedup=True)
@@ -409,17 +430,17 @@ def flatten_figure(batch: int, other: OtherProcess) -> Figure:
 
 
 def plain_work(kind: Kind, images: int, seeds: int) -> Work:
-    return partial(train_plain, kind.plain_loops(made_up()[:images], seeds, kind.clips))
+    return partial(train_plain, kind.plain_loops(kind.measured(made_up()[:images]), seeds))
 
 
 def mean_figure(batch: int, other: OtherProcess) -> Figure:
-    kind, every = Kind("mlp", batch, "mean"), made_up()
-    for data in every:
-        kind.check_inputs(data, kind.clips)
-    fits = kind.fits(every, SEEDS, kind.clips)
+    kind = Kind("mlp", batch, "mean")
+    every = kind.measured(made_up())
+    kind.check_inputs(every)
+    fits = kind.fits(every, SEEDS)
     say_how_trained(fits)
     ours = Side(f"avfuse, {len(fits)} heads", partial(train_heads, fits))
-    other.prepare(plain_work, kind, len(every), SEEDS)
+    other.prepare(plain_work, kind, IMAGES, SEEDS)
     theirs = Side(f"plain loop, {len(fits)} nets", other.work)
     figure = timed(named(f"fuse_speedup_mean_batch{batch}"), ours, theirs, speedup=True)
     check_losses(ours, theirs)
@@ -439,8 +460,8 @@ def say_how_trained(fits: Sequence[Fit]) -> None:
 
 def together_figure(batch: int) -> Figure:
     """Both ways that `train_epoch` chooses from."""
-    kind, every = Kind("mlp", batch, "mean"), made_up()
-    some, same = (kind.fits(every, SEEDS, kind.clips) for _ in range(2))
+    kind = Kind("mlp", batch, "mean")
+    some, same = (kind.fits(kind.measured(made_up()), SEEDS) for _ in range(2))
     together = Side("side by side", lambda: [loss.total for loss in fitting._together(some)])
     alone = Side("one by one", lambda: [fitting._alone(fit).total for fit in same])
     figure = timed(f"fuse_mean_together_over_alone_batch{batch}", together, alone, speedup=True)
@@ -449,8 +470,8 @@ def together_figure(batch: int) -> Figure:
 
 
 def sklearn_figure(batch: int, other: OtherProcess) -> Figure:
-    kind, every = Kind("mlp", batch, "mean"), made_up()
-    ours = Side("avfuse", partial(train_heads, kind.fits(every, SEEDS, kind.clips)))
+    kind = Kind("mlp", batch, "mean")
+    ours = Side("avfuse", partial(train_heads, kind.fits(kind.measured(made_up()), 1)))
     other.prepare(sklearn_work, kind)
     theirs = Side("scikit-learn", other.work)
     figure = timed(named(f"fuse_speedup_over_sklearn_mean_batch{batch}"), ours, theirs, speedup=True)
@@ -462,9 +483,8 @@ def sklearn_figure(batch: int, other: OtherProcess) -> Figure:
 def sklearn_work(kind: Kind) -> Work:
     """partial_fit is one epoch, of nets that keep Adam's moments; nothing is checked for convergence."""
     nets = []
-    for data in made_up():
-        inputs, labels = (each[: kind.clips].numpy() for each in (kind.plain_inputs(data, kind.clips), data.truth[0]))
-        nets += [(sklearn_net(kind, seed), inputs, labels) for seed in range(SEEDS)]
+    for data in kind.measured(made_up()):
+        nets.append((sklearn_net(kind), kind.plain_inputs(data).numpy(), data.truth[0].numpy()))
 
     def work() -> list[float]:
         return [net.partial_fit(inputs, labels, classes=np.arange(CLASSES)).loss_ for net, inputs, labels in nets]
@@ -472,14 +492,14 @@ def sklearn_work(kind: Kind) -> Work:
     return work
 
 
-def sklearn_net(kind: Kind, seed: int) -> MLPClassifier:
+def sklearn_net(kind: Kind) -> MLPClassifier:
     return MLPClassifier(
         tuple(hidden_sizes(kind)),
         solver="adam",
         alpha=0,
         batch_size=kind.batch,
         learning_rate_init=kind.lr,
-        random_state=seed,
+        random_state=0,
     )
 
 
@@ -561,7 +581,7 @@ def table_figures(device: torch.device) -> Iterator[Figure]:
     speedup = plain_seconds / our_seconds
     yield Figure("gpu_table2_speedup", speedup, "x", speedup, speedup, 1)
     for name, rate in product_rates(device).items():
-        share = table_products() / our_seconds / rate
+        share = table_products(every[0]) / our_seconds / rate
         say(f"{name}: {2 * rate / 1e12:.3g} TFLOP/s in a large product")
         yield Figure(f"gpu_share_of_{name}_rate", share, "x", share, share, 1)
 
@@ -569,7 +589,7 @@ def table_figures(device: torch.device) -> Iterator[Figure]:
 def our_table(every: Sequence[FusionData], epochs: int) -> list[Side]:
     sides = []
     for kind, images in TABLE.items():
-        fits = kind.fits(every[:images], SEEDS, CLIPS)
+        fits = kind.fits(every[:images], SEEDS)
         side = Side(f"avfuse, {len(fits)} heads '{kind.head}'", partial(train_companies, fits))
         for _ in range(epochs):
             side()
@@ -588,7 +608,7 @@ def train_companies(fits: Sequence[Fit]) -> list[float]:
 def plain_kind(kind: Kind, every: Sequence[FusionData]) -> tuple[Side, float]:
     """All nets of a kind one after the other, and their seconds in all; unless FULL, a few epochs of one, scaled."""
     heads = len(every) * SEEDS
-    loops = kind.plain_loops(every, SEEDS, CLIPS) if FULL else kind.plain_loops(every[:1], 2, CLIPS)
+    loops = kind.plain_loops(every, SEEDS) if FULL else kind.plain_loops(every[:1], 2)
     loops[-1].epoch()  # unmeasured
     side = Side(
         f"plain loop, {heads if FULL else 1} nets '{kind.head}'", partial(train_plain, loops if FULL else loops[:1])
@@ -607,12 +627,12 @@ def table_heads() -> int:
     return SEEDS * sum(TABLE.values())
 
 
-def table_products() -> float:
+def table_products(data: FusionData) -> int:
     """Multiplications and additions of all training steps: forward, the gradients of all weights, and those of the
     inputs of all layers but the first."""
     total = 0
     for kind, images in TABLE.items():
-        head = kind.inputs(made_up()[0], CLIPS).head()
+        head = kind.inputs(data).head()
         first, *others = (layer.weight.numel() for layer in head.modules() if isinstance(layer, nn.Linear))
         total += SEEDS * images * CLIPS * TABLE_EPOCHS * (2 * first + 3 * sum(others))
     return total

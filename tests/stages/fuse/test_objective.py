@@ -456,6 +456,23 @@ def test_the_error_is_of_the_sound_and_of_the_picture(data: FusionData) -> None:
     assert losses["masked"].item() == pytest.approx(errors["video"] + errors["audio"], rel=0.05)
 
 
+def test_the_picture_is_aimed_at_as_it_is_cached(lacking: FusionData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as it is standardised; and of the view that was drawn, which the batch has."""
+    fit = fit_of(lacking, masked=0.1)
+    aims: list[Tensor] = []
+    original = Reconstruction.errors
+
+    def errors(self: Reconstruction, fused: Any, cached_video: Tensor, *rest: Any) -> dict[str, Tensor]:
+        aims.append(cached_video)
+        return original(self, fused, cached_video, *rest)
+
+    monkeypatch.setattr(Reconstruction, "errors", errors)
+    batch = train_batch(fit)
+    losses_of(fit, batch)
+    here = lacking.modalities["video"].present[batch.index]
+    torch.testing.assert_close(aims[0][here], lacking.modalities["video"].tokens[batch.index][here])
+
+
 def test_what_stands_before_the_grid_of_a_picture_is_left_alone(data: FusionData) -> None:
     shapes = {"video": ModalityShape(5, 8, 1, (2, 2)), "audio": data.shapes["audio"]}
     part = Reconstruction(shapes, {"video": 4, "audio": 4}, "segments", data.banks)
