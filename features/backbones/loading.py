@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from features import filter_bank
 from features.errors import UsageError
 from features.media.sampling import parse_sampling
+from features.memory import keep_large_buffers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,7 +48,7 @@ def load(backbone: Backbone, weights: Weights, device: str, precision: Precision
         network = make(backbone)
         _fill(network, backbone, weights.path)
     if device == "cpu":
-        _keep_large_buffers()
+        keep_large_buffers()
     number = getattr(torch, precision)
     network = backbone.finish(network.eval().requires_grad_(False)).to(device, number)
     if "image" in backbone.inputs or "frames" in backbone.inputs:
@@ -176,20 +176,6 @@ def _fill(network: nn.Module, backbone: Backbone, path: Path) -> None:
         raise UsageError(f"{path} is no checkpoint of {backbone.name}: {'; '.join(problems)}")
     counters = {name: tensor for name, tensor in wanted.items() if name.endswith("num_batches_tracked")}
     network.load_state_dict({**counters, **state})
-
-
-def _keep_large_buffers() -> None:
-    """Let glibc reuse activations' memory instead of returning it to the system after each layer: faulting the pages
-    in again costs more than the arithmetic on some machines. Other C libraries have no such call and need none."""
-    import ctypes
-
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        mmap_threshold, trim_threshold = -3, -1
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**30)
 
 
 def first_line(error: BaseException) -> str:

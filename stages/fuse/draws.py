@@ -51,8 +51,8 @@ class Given:
 
 def drawn(shape: torch.Size, dtype: torch.dtype, p: float, generator: torch.Generator) -> Tensor:
     """A dropout mask on the generator's device."""
-    mask = torch.empty(shape, dtype=dtype, device=generator.device)
-    return mask.bernoulli_(1 - p, generator=generator).div_(1 - p)
+    chance = torch.rand(shape, generator=generator, device=generator.device)
+    return chance.ge_(p).div_(1 - p).to(dtype)
 
 
 _source: ContextVar[Source | None] = ContextVar("source of dropout", default=None)

@@ -268,6 +268,7 @@ def _together(fits: Sequence[Fit]) -> list[Losses]:
             loss = heads[0].loss(outputs, present, truth, recipe.label_smoothing)
         return loss + weight * sum(parameters[name].abs().sum() for name in penalised) if penalised else loss
 
+    own = {name: [head.get_parameter(name) for head in heads] for name in stacked}
     every = [fit.batches() for fit in fits]
     for parts in zip(*every, strict=True):
         prepared, present = _stacked_rows(fits, parts)
@@ -288,7 +289,11 @@ def _together(fits: Sequence[Fit]) -> list[Losses]:
         for tensor in stacked.values():
             tensor.grad = None
         loss.sum().backward()
-        _hand_out(stacked, heads)
+        for name, together in stacked.items():
+            for parameter, gradient in zip(
+                own[name], [None] * len(heads) if together.grad is None else together.grad, strict=True
+            ):
+                parameter.grad = gradient
         for fit in fits:
             fit.step(len(every[0]))
         totals += loss.detach() * count
@@ -319,13 +324,6 @@ def _stack(heads: Sequence[Head]) -> dict[str, Tensor]:
             each.data = own
         stacked[name] = together.requires_grad_()
     return stacked
-
-
-def _hand_out(stacked: Mapping[str, Tensor], heads: Sequence[Head]) -> None:
-    """Every head's gradients, as views."""
-    for name, together in stacked.items():
-        for index, head in enumerate(heads):
-            head.get_parameter(name).grad = None if together.grad is None else together.grad[index]
 
 
 @torch.no_grad()

@@ -123,7 +123,9 @@ class Inputs:
         for name, views in self.views.items():
             own = None if read is None else read.get(name)
             if views.count == 1:
-                prepared[name] = self.stored[name][indices] if own is None else self._shaped(name, own[:, 0])
+                prepared[name] = (
+                    self.stored[name].index_select(0, indices) if own is None else self._shaped(name, own[:, 0])
+                )
                 continue
             chosen = torch.randint(views.count, (len(indices), len(views.parts)), generator=draws, device=draws.device)
             of_tokens = chosen.repeat_interleave(torch.tensor(views.parts, device=chosen.device), dim=1)
@@ -173,7 +175,7 @@ class Inputs:
             if read is not None and name in read:
                 prepared[name] = self._shaped(name, read[name][:, which])
             elif views.count == 1:
-                prepared[name] = self.stored[name][indices]
+                prepared[name] = self.stored[name].index_select(0, indices)
             else:
                 prepared[name] = self._shaped(name, self.stored[name][indices, which])
         return Batch(indices, prepared, self._present(indices))

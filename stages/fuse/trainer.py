@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from features.memory import keep_large_buffers
 from stages.fuse.checkpoint import Checkpoint, under
 from stages.fuse.data import FusionData
 from stages.fuse.fitting import Fit, Losses, predict, train_epoch
@@ -111,6 +112,8 @@ def train_company(
     on_epoch is called after every epoch of every head; checkpoint is where training is kept from time to time, and
     goes on from.
     """
+    if plans[0].data.train.device.type == "cpu":
+        keep_large_buffers()
     parents = _parents(plans)
     progress = _Progress.of(plans, checkpoint)
     fits = _fits(plans, "train", [{name: one.chosen for name, one in each.items()} for each in parents])

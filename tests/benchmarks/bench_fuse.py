@@ -331,6 +331,7 @@ class OtherProcess:
             os.environ |= {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
         self._process = context.Process(target=serve, args=(theirs,), daemon=True)
         self._process.start()
+        theirs.close()  # so that an end over there is noticed here
 
     def _ask(self, what: object) -> Any:
         self._ours.send(what)

@@ -21,10 +21,10 @@ from pairs import Figure, compare, write
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from features.backbones.loading import _keep_large_buffers
 from features.cache import ChunkResult, FeatureStore, fingerprint
 from features.cache.streaming import FeatureStream
 from features.clips import Clip
+from features.memory import keep_large_buffers
 from features.requests import resolve
 from features.spec import FeatureSpec
 from stages.fuse.streaming import stream_loader
@@ -41,7 +41,7 @@ Rows = NDArray[np.float16]
 
 def main() -> None:
     torch.set_num_threads(1)
-    _keep_large_buffers()
+    keep_large_buffers()
     with tempfile.TemporaryDirectory() as folder:
         write("stream", figures(Path(folder)))
 

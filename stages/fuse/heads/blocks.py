@@ -1,7 +1,7 @@
 """Parts that several heads are made of."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -11,6 +11,57 @@ from features.errors import UsageError
 from stages.fuse.draws import Dropout
 from stages.fuse.heads.inputs import ModalityShape
 from stages.fuse.recipe import Settings
+
+
+class Linear(nn.Linear):
+    """As torch's, for (B, inputs), with a batched form whose gradients lie as the weights do: under vmap PyTorch makes
+    those of many layers transposed, and copies them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 2 or x.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(x)
+        product: Tensor = _Product.apply(x, self.weight, self.bias)
+        return product
+
+
+class _Product(torch.autograd.Function):
+    """x (B, i), weight (o, i), bias (o,) -> (B, o)."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.addmm(bias, x, weight.T)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return gradient @ weight if ctx.needs_input_grad[0] else None, gradient.T @ x, gradient.sum(dim=0)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, int]:
+        stacked = [
+            each.expand(info.batch_size, *each.shape) if dim is None else each.movedim(dim, 0)
+            for each, dim in zip((x, weight, bias), in_dims, strict=True)
+        ]
+        return _Products.apply(*stacked), 0
+
+
+class _Products(torch.autograd.Function):
+    """Of many layers: x (N, B, i), weight (N, o, i), bias (N, o) -> (N, B, o)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias[:, None], x, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return gradient @ weight if ctx.needs_input_grad[0] else None, gradient.mT @ x, gradient.sum(dim=1)
 
 
 class MlpOptions(Settings):
@@ -25,9 +76,9 @@ def mlp(inputs: int, outputs: int, options: MlpOptions) -> nn.Sequential:
     """Linear-ReLU-Dropout per hidden size, then Linear: MAiVAR's classifier. (B, inputs) -> (B, outputs)."""
     layers: list[nn.Module] = []
     for size in map(int, options.hidden.split("x")):
-        layers += [nn.Linear(inputs, size), nn.ReLU(), Dropout(options.dropout)]
+        layers += [Linear(inputs, size), nn.ReLU(), Dropout(options.dropout)]
         inputs = size
-    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+    return nn.Sequential(*layers, Linear(inputs, outputs))
 
 
 class TransformerOptions(Settings):
