@@ -27,9 +27,9 @@ from stages.fuse.recipe import Recipe, Settings
 from stages.fuse.sampling import balanced_batches
 from stages.fuse.targets import Targets
 
-TOGETHER_PARAMETERS = 1_000_000
-"""On a CPU, heads with fewer parameters than this are faster side by side: one head's products do not fill the cores.
-Of larger ones the optimiser's passes through memory take most of the time, which no company shortens."""
+TOGETHER_PARAMETERS = 6_000_000
+"""On a CPU, five heads with fewer parameters than this are faster side by side: one head's products do not fill the
+cores. Those of larger ones do."""
 
 TOGETHER_PARAMETERS_GPU = 20_000_000
 """On a GPU small products leave most of it idle. 32 of the largest heads that share a pass take 10 GB with gradients

@@ -58,6 +58,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from features.backbones import WeightsChoice
 from features.cache import ChunkResult, FeatureStore
 from features.cache.fingerprint import MISSING
+from features.memory import keep_large_buffers
 from features.requests import resolve
 from manifests import Manifest, Target
 from stages.fuse import fitting
@@ -98,6 +99,7 @@ timed = partial(compare, min_pairs=PAIRS, min_seconds=SECONDS)
 
 def main() -> None:
     torch.set_num_threads(THREADS)
+    keep_large_buffers()  # as training does
     with threadpool_limits(THREADS), tempfile.TemporaryDirectory() as folder:
         write("fuse", with_range(figures(Path(folder))))
 
