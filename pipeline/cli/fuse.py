@@ -80,6 +80,7 @@ def fuse(
       avfuse fuse --dataset clips --fusion mlp --set video=flatten --sweep lr=1e-4,3e-4 --sweep l1=0,1e-5
       avfuse fuse --dataset clips --fusion audio,mlp --sweep audio=lite:mfcc,lite:chromagram
     """
+    from features.errors import UsageError
     from features.names import check_name
     from features.requests import expand_names
     from manifests import load_manifest
@@ -101,8 +102,11 @@ def fuse(
         name: ",".join(values).replace("+", ",") for name, values in swept.items() if name in ("video", "audio")
     }
     inputs = {name: expand_names(names(text)) for name, text in features.items()}
+    others = assignments("--set", settings)
+    if "shuffle_labels" in others:
+        raise UsageError("--set shuffle_labels: it is a flag of its own, --shuffle-labels")
     given = {"lr": lr, "weight_decay": weight_decay, "batch_size": batch_size, "epochs": epochs}
-    training = Training(shuffle_labels=shuffle_labels, **given | assignments("--set", settings))
+    training = Training(shuffle_labels=shuffle_labels, **given | others)
     manifest = load_manifest(cache, dataset)
     chosen = choose_device(device)
     memory = memory_of(chosen) // 2 if memory_gib is None else int(memory_gib * 2**30)
