@@ -2,18 +2,27 @@
 
 import ctypes
 import sys
-from functools import lru_cache
+from functools import cache
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 
-@lru_cache
+@cache
 def keep_large_buffers() -> None:
     """Let glibc reuse the memory of tensors instead of returning it to the system each time: faulting the pages in
     again costs more than the arithmetic on some machines. Other C libraries have no such call and need none."""
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
+    libc = _libc()
+    if libc is not None and hasattr(libc, "mallopt"):
         libc.mallopt(_MMAP_THRESHOLD, 2**30)
         libc.mallopt(_TRIM_THRESHOLD, 2**30)
+
+
+def release_buffers() -> None:
+    """Return to the system what was kept for reuse, so that the process is as large as what it holds."""
+    libc = _libc()
+    if libc is not None and hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _libc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform.startswith("linux") else None

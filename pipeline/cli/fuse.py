@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import assignments, cache_option, device_option, names, require_folder, runs_option
+from pipeline.cli.options import assignments, cache_option, device_option, distinct, names, require_folder, runs_option
 
 
 @click.command(short_help="Stage two: train fusion heads on cached features.")
@@ -15,7 +15,8 @@ from pipeline.cli.options import assignments, cache_option, device_option, names
     "--fusion",
     default="all",
     show_default=True,
-    help="Comma-separated heads: audio, video, average, mlp, crossattn, bottleneck; or all.",
+    help="Comma-separated heads: audio, video, average, mlp, crossattn, bottleneck (all: these six), alpha, mat, "
+    "mat_lite, mmt, svc, logreg, or your own.",
 )
 @click.option("--video", default="lite:frames", show_default=True, help="The feature that heads see as video.")
 @click.option("--audio", default="lite:images", show_default=True, help="Comma-separated features seen as audio.")
@@ -94,10 +95,10 @@ def fuse(
     from stages.fuse.table import summarise
     from stages.fuse.training import Training
 
-    heads = list(STANDARD) if fusion == "all" else names(fusion)
+    heads = list(STANDARD) if fusion == "all" else distinct(f"--fusion {fusion}", fusion)
     for head in heads:
         get_head(head)
-    swept = {name: names(values) for name, values in assignments("--sweep", sweep).items()}
+    swept = {name: distinct(f"--sweep {name}={text}", text) for name, text in assignments("--sweep", sweep).items()}
     features = {"video": video, "audio": audio} | {
         name: ",".join(values).replace("+", ",") for name, values in swept.items() if name in ("video", "audio")
     }

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -115,6 +116,16 @@ def require_picture(path: Path, flag: str) -> Path:
 def names(text: str) -> list[str]:
     """A comma-separated option as a list."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def distinct(given: str, text: str) -> list[str]:
+    """The same of an option that has to name something, each once. Raises UsageError, which shows what was `given`."""
+    found = names(text)
+    if not found:
+        raise UsageError(f"{given}: nothing is named, name at least one")
+    if twice := [name for name, count in Counter(found).items() if count > 1]:
+        raise UsageError(f"{given}: {twice[0]} is named twice, once is enough")
+    return found
 
 
 def assignments(flag: str, given: Iterable[str]) -> dict[str, str]:

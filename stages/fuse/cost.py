@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from features import backbones
 from features.errors import UsageError
+from features.memory import release_buffers
 from features.spec import AnyInput, FeatureSpec, FramesInput, ImageInput
 from stages.fuse.data import FusionData
 from stages.fuse.draws import Own, using
@@ -257,8 +258,8 @@ def _batch(plan: Plan) -> Tensor:
     whole = torch.stack([modality.present for modality in data.modalities.values()]).all(dim=0)
     clips = data.train[whole[data.train]] if whole[data.train].any() else data.train
     size = min(plan.recipe.batch_size, len(data.train))
-    if plan.recipe.balanced is not None:
-        size = math.prod(map(int, plan.recipe.balanced.split("x")))
+    if plan.recipe.classes_and_clips is not None:
+        size = math.prod(plan.recipe.classes_and_clips)
     return clips[torch.arange(size, device=clips.device) * len(clips) // size]
 
 
@@ -284,6 +285,7 @@ def _peak_of(device: torch.device) -> Callable[[], int | None]:
         return lambda: torch.cuda.max_memory_allocated(device)
     if device.type != "cpu":
         return lambda: None
+    release_buffers()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the process' high-water mark starts afresh
         return _high_water

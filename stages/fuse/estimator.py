@@ -19,10 +19,8 @@ from features.errors import UsageError
 from manifests.splits import held_out
 from stages.device import choose_device
 from stages.fuse.data import FusionData
-from stages.fuse.fitting import Fit, train_epoch
 from stages.fuse.heads import Head, get_head, head_names
 from stages.fuse.modality import Modality
-from stages.fuse.prepared import Inputs
 from stages.fuse.targets import LearnedTarget, Targets
 from stages.fuse.trainer import Plan, train_company
 from stages.fuse.training import Training
@@ -144,10 +142,10 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         validation = _validation(labels, groups, self.validation_fraction, seed)
         data = _data(_modalities(clips, columns), labels, groups, validation, choose_device(self.device))
         plan = Plan.of(head, data, seed, training)
-        trained, self.n_iter_ = _trained(plan)
-        trained.zero_grad(set_to_none=True)
+        (trained,) = train_company([plan])
+        trained.head.zero_grad(set_to_none=True)
         self.classes_, self.modalities_, self.validation_ = np.unique(labels), columns, validation
-        self.head_, self.recipe_ = trained.cpu(), plan.recipe
+        self.head_, self.recipe_, self.n_iter_ = trained.head.cpu(), plan.recipe, max(1, trained.best_epoch)
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -316,29 +314,6 @@ def _data(
         unlabelled=nobody,
         excluded={},
     )
-
-
-def _trained(plan: Plan) -> tuple[Head, int]:
-    """The head, and for how many epochs it was trained."""
-    if len(plan.data.validation) == 0:
-        return _trained_on_all(plan), 1 if get_head(plan.head).fits_at_once else plan.recipe.epochs
-    (trained,) = train_company([plan])
-    return trained.head, max(1, trained.best_epoch)
-
-
-def _trained_on_all(plan: Plan) -> Head:
-    """The head after all epochs, of which none is chosen, and those that it starts from likewise."""
-    parents = {name: _trained_on_all(each) for name, each in plan.parents().items()}
-    data = plan.data
-    inputs = Inputs.of(plan.head, data, data.train, plan.options, plan.recipe)
-    fit = Fit(inputs, data.truth, plan.recipe, plan.seed, parents)
-    if fit.head.fits_at_once:
-        batch = inputs.rows(data.train)
-        fit.head.fit_at_once(batch.prepared, batch.present, [each[data.train] for each in data.truth], plan.seed)
-        return fit.head.eval()
-    for _ in range(plan.recipe.epochs):
-        train_epoch([fit])
-    return fit.head.eval()
 
 
 def _predicted(head: Head, modalities: Mapping[str, Modality], rows: Tensor, without: str | None) -> Tensor:

@@ -39,7 +39,6 @@ from stages.fuse.data import FusionData
 from stages.fuse.fitting import SIDE_BY_SIDE, trains_together
 from stages.fuse.heads import get_head, head_names
 from stages.fuse.metrics import Truth, evaluate
-from stages.fuse.objective import check_objective
 from stages.fuse.targets import Targets
 from stages.fuse.trainer import Plan, Trained, train_company
 from stages.fuse.training import PER_HEAD, Training, knows
@@ -152,7 +151,7 @@ def run_experiment(
     every = [job for head in heads for job in _jobs(head, data, seeds, training, sweep)]
     rows = list(dict.fromkeys(job.row for job in every))
     for plan in (job.plan for job in every if job.plan.seed == 0):
-        check_objective(plan.head, plan.data.shapes, plan.data.targets, plan.options, plan.recipe, plan.data.banks)
+        plan.check()
     described = {**described, **_describe(data, training, sweep)}
     _claim(folder, described, rows, replace)
     todo = {(job.row, job.plan.seed) for job in every if not job.is_done(folder)}
@@ -177,20 +176,22 @@ def run_experiment(
 def _jobs(
     head: str, data: FusionData, seeds: int, training: Training, sweep: Mapping[str, Sequence[str]]
 ) -> Iterator[_Job]:
-    """A head with every combination of values and every seed."""
-    modalities = get_head(head).sees(training.options(head))
-    means = {name: values for name, values in sweep.items() if name in modalities or knows(head, name)}
-    selected: dict[tuple[tuple[str, str], ...], FusionData] = {}
-    for values in product(*means.values()):
-        chosen = dict(zip(means, values, strict=True))
-        features = tuple((name, value) for name, value in chosen.items() if name in FEATURES)
-        if features not in selected:
-            named = {name: expand_names(value.split("+")) for name, value in features}
-            selected[features] = data.only(named) if named else data
-        its_training = training.plus({name: value for name, value in chosen.items() if name not in FEATURES})
-        row = ",".join([head, *(f"{name}={value.replace('/', '_')}" for name, value in chosen.items())])
-        for seed in range(seeds):
-            yield _Job(row, Plan.of(head, selected[features], seed, its_training))
+    """A head with every combination of the values that mean something to it, and every seed."""
+    selected: dict[tuple[str, ...], FusionData] = {(): data}
+    for settings in _combinations({name: sweep[name] for name in sweep if knows(head, name)}):
+        its_training = training.plus(settings)
+        seen = get_head(head).sees(its_training.options(head))
+        for features in _combinations({name: sweep[name] for name in sweep if name in seen}):
+            chosen = settings | features
+            row = ",".join([head, *(f"{name}={chosen[name].replace('/', '_')}" for name in sweep if name in chosen)])
+            if (named := tuple(map("=".join, features.items()))) not in selected:
+                selected[named] = data.only({n: expand_names(v.split("+")) for n, v in features.items()})
+            for seed in range(seeds):
+                yield _Job(row, Plan.of(head, selected[named], seed, its_training))
+
+
+def _combinations(values: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
+    return (dict(zip(values, each, strict=True)) for each in product(*values.values()))
 
 
 def _companies(jobs: Sequence[_Job]) -> list[list[_Job]]:

@@ -51,7 +51,7 @@ class Recipe(Settings):
     mask: Literal["segments", "random"] = "segments"
     """What of the sound is hidden: whole audio segments (MASegm), or single tokens (MAV)."""
 
-    balanced: Annotated[str | None, Field(pattern=r"^[1-9]\d*x[1-9]\d*$")] = None
+    balanced: Annotated[str | None, Field(pattern=r"^[1-9]\d*x[1-9]\d*$", examples=["8x4"])] = None
     """PxK: batches of P classes with K clips each, in place of batch_size."""
     modality_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How often a clip with both modalities is trained on with only one of them."""
@@ -61,6 +61,14 @@ class Recipe(Settings):
     """Whether training draws among cached views (flips, temporal windows) of a clip."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of products; auto is bfloat16 on a GPU that has it. Weights are float32."""
+
+    @property
+    def classes_and_clips(self) -> tuple[int, int] | None:
+        """P and K of balanced batches."""
+        if self.balanced is None:
+            return None
+        classes, _, clips = self.balanced.partition("x")
+        return int(classes), int(clips)
 
 
 def settings(kind: type[SettingsType], given: Mapping[str, Any], whose: str, base: SettingsType) -> SettingsType:
@@ -74,4 +82,6 @@ def settings(kind: type[SettingsType], given: Mapping[str, Any], whose: str, bas
             known = ", ".join(kind.model_fields) or "none"
             raise UsageError(f"{whose} has no setting '{name}': there are {known}") from error
         message = first["msg"][:1].lower() + first["msg"][1:]
+        if first["type"] == "string_pattern_mismatch" and (examples := kind.model_fields[name].examples):
+            message = f"write it like {examples[0]}"
         raise UsageError(f"{name}={given.get(name)}: {message} ({whose})") from error

@@ -12,12 +12,14 @@ from torch import Tensor
 from features.memory import keep_large_buffers
 from stages.fuse.checkpoint import Checkpoint, under
 from stages.fuse.data import FusionData
-from stages.fuse.fitting import Fit, Losses, predict, train_epoch
+from stages.fuse.fitting import Fit, Losses, balanced_labels, predict, train_epoch
 from stages.fuse.heads import Head, get_head
 from stages.fuse.losses import loss_of_targets
 from stages.fuse.metrics import mean_average_precision
+from stages.fuse.objective import check_objective
 from stages.fuse.prepared import Inputs
 from stages.fuse.recipe import Recipe, Settings
+from stages.fuse.sampling import balanced_batches
 from stages.fuse.targets import Targets
 from stages.fuse.training import Training
 
@@ -54,6 +56,14 @@ class Plan:
     @classmethod
     def of(cls, head: str, data: FusionData, seed: int, training: Training) -> "Plan":
         return cls(head, data, seed, training.recipe(head), training.options(head), training.shuffle_labels)
+
+    def check(self) -> None:
+        """Raises UsageError for what the head does not give or the clips do not have, before anything is trained."""
+        data, recipe = self.data, self.recipe
+        check_objective(self.head, data.shapes, data.targets, self.options, recipe, data.banks)
+        if recipe.classes_and_clips is not None:
+            labels = balanced_labels(data.targets, data.truth)[data.train]
+            balanced_batches(labels, *recipe.classes_and_clips, torch.Generator())
 
     def parents(self) -> dict[str, "Plan"]:
         """What is trained first: heads with recipes of their own, as long, in batches as large and on what this one
@@ -106,8 +116,9 @@ def train_company(
     A head's order of clips and its dropout are drawn from its own seed, so that it comes out the same in any company,
     up to the rounding of sums. The number of epochs is the one with the best validation accuracy (the lower loss among
     equals; what Targets calls selection); the head is then trained afresh for so many epochs on train and validation
-    together. The test split and unlabelled clips are only read at the end. Heads that start from others, as Algorithm
-    1 of MAiVAR has it, have these trained first, each from the same seed on the same clips.
+    together. Without validation clips nothing is chosen, and it is trained for all epochs. The test split and
+    unlabelled clips are only read at the end. Heads that start from others, as Algorithm 1 of MAiVAR has it, have these
+    trained first, each from the same seed on the same clips.
 
     on_epoch is called after every epoch of every head; checkpoint is where training is kept from time to time, and
     goes on from.
@@ -116,13 +127,13 @@ def train_company(
         keep_large_buffers()
     parents = _parents(plans)
     progress = _Progress.of(plans, checkpoint)
-    fits = _fits(plans, "train", [{name: one.chosen for name, one in each.items()} for each in parents])
-    if progress.phase == "choose":
+    if progress.phase == "choose" and len(plans[0].data.validation):
+        fits = _fits(plans, "train", [{name: one.chosen for name, one in each.items()} for each in parents])
         progress.load(fits)
         _choose(plans, fits, progress, on_epoch, keep_chosen)
-    chosen = [_copy(fit, state) for fit, state in zip(fits, progress.best, strict=True)] if keep_chosen else None
-    best = [_best(curve) for curve in progress.curves]
+    best = [_best(curve) if curve else plan.recipe.epochs for plan, curve in zip(plans, progress.curves, strict=True)]
     fits = _fits(plans, "all", [{name: one.head for name, one in each.items()} for each in parents])
+    chosen = [_copy(fit, state) if state else None for fit, state in zip(fits, progress.best, strict=True)]
     if fits[0].head.fits_at_once:
         for plan, fit in zip(plans, fits, strict=True):
             _fit_at_once(plan, fit)
@@ -132,10 +143,7 @@ def train_company(
         for _ in train_epoch([fit for fit, last in zip(fits, best, strict=True) if epoch <= last]):
             on_epoch()
         progress.keep(fits, "refit", epoch)
-    return [
-        _trained(plan, fit, curve, last, None if chosen is None else chosen[number])
-        for number, (plan, fit, curve, last) in enumerate(zip(plans, fits, progress.curves, best, strict=True))
-    ]
+    return [_trained(*each) for each in zip(plans, fits, progress.curves, best, chosen, strict=True)]
 
 
 def _choose(
@@ -148,8 +156,10 @@ def _choose(
     """Learning curves on train, each until its validation has not improved for a while."""
     recipe = plans[0].recipe
     if fits[0].head.fits_at_once:
-        for plan, fit, curve in zip(plans, fits, progress.curves, strict=True):
-            curve.append(_validated(plan, fit, 1, _fit_at_once(plan, fit)))
+        for number, (plan, fit) in enumerate(zip(plans, fits, strict=True)):
+            progress.curves[number].append(_validated(plan, fit, 1, _fit_at_once(plan, fit)))
+            if keep_chosen:
+                progress.best[number] = _weights(fit)
         progress.phase = "refit"
         return
     for epoch in range(progress.epoch + 1, recipe.epochs + 1):
@@ -159,7 +169,7 @@ def _choose(
         for number, losses in zip(running, train_epoch([fits[each] for each in running]), strict=True):
             progress.curves[number].append(_validated(plans[number], fits[number], epoch, losses))
             if keep_chosen and _best(progress.curves[number]) == epoch:
-                progress.best[number] = {k: v.detach().clone() for k, v in fits[number].head.state_dict().items()}
+                progress.best[number] = _weights(fits[number])
             on_epoch()
         progress.keep(fits, "choose", epoch)
     progress.phase, progress.epoch, progress.states = "refit", 0, None
@@ -221,6 +231,10 @@ def _trained(plan: Plan, fit: Fit, curve: list[Epoch], last: int, chosen: Head |
     without = {name: logits(data.test, name) for name in both}
     too_short = None if fit.objective is None else fit.objective.count_too_short(fit.inputs.indices)
     return Trained(head, curve, last, logits(data.test), logits(data.unlabelled), without, chosen, too_short)
+
+
+def _weights(fit: Fit) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in fit.head.state_dict().items()}
 
 
 def _copy(fit: Fit, state: Mapping[str, Tensor]) -> Head:

@@ -1,6 +1,7 @@
 """What is shown and given away of runs with several targets, or several classes a clip."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from features.errors import UsageError
 from manifests import save_manifest
 from pipeline.cli.main import avfuse
 from stages.fuse.experiment import load_run
+from stages.fuse.heads import head_names
 
 FEATURES = ["--video", INPUTS["video"][0], "--audio", INPUTS["audio"][0], "--device", "cpu"]
 
@@ -42,6 +44,34 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fused(workplace: Path) -> Result:
     return fuse(workplace, "kitchen")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--fusion", ","], "--fusion ,: nothing is named"),
+        (["--fusion", "mlp,video,mlp"], "mlp is named twice"),
+        (["--sweep", "lr=,"], "--sweep lr=,: nothing is named"),
+        (["--sweep", "lr=1e-3,1e-4,1e-3"], "1e-3 is named twice"),
+        (["--sweep", "lr="], "write NAME=VALUE"),
+        (["--set", "lr"], "write NAME=VALUE"),
+        (["--set", "lr=-1"], "lr=-1: input should be greater than 0"),
+        (["--set", "hidden=0"], "hidden=0: write it like 512x256"),
+        (["--set", "balanced=3by4"], "balanced=3by4: write it like 8x4"),
+        (["--set", "without=smell"], "'video' or 'audio'"),
+        (["--set", "speed=11"], "no setting is called 'speed'"),
+        (["--fusion", "mlp", "--set", "avc=.5"], "avc needs a head that does"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_training(workplace: Path, given: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        fuse(workplace, "kitchen", "--name", "impossible", *given)
+    assert not (workplace / "runs" / "kitchen" / "impossible" / "run.json").exists()
+
+
+def test_help_names_every_head() -> None:
+    text = " ".join(call("fuse", "--help").output.split())
+    assert [head for head in head_names() if head not in text] == []
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ Transform = Literal["none", "sqrt", "sqrt_relu", "scalar"]
 class AlphaOptions(MlpOptions):
     """What is done to which side, and sizes: the paper's."""
 
-    hidden: Annotated[str, Field(pattern=r"^[1-9]\d*(x[1-9]\d*)*$")] = "1024x512"
+    hidden: Annotated[str, Field(pattern=r"^[1-9]\d*(x[1-9]\d*)*$", examples=["1024x512"])] = "1024x512"
     """Widths of hidden layers, joined by x."""
     transform: Transform = "none"
     """See `alpha.transform`."""

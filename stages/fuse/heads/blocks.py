@@ -67,7 +67,7 @@ class _Products(torch.autograd.Function):
 class MlpOptions(Settings):
     """Sizes of an MLP that classifies. The papers name none."""
 
-    hidden: Annotated[str, Field(pattern=r"^[1-9]\d*(x[1-9]\d*)*$")] = "512x256"
+    hidden: Annotated[str, Field(pattern=r"^[1-9]\d*(x[1-9]\d*)*$", examples=["512x256"])] = "512x256"
     """Widths of hidden layers, joined by x."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
 

@@ -116,6 +116,18 @@ def test_features_are_swept_on_the_same_clips(
     np.testing.assert_allclose(run.heads["audio,audio=lite:chromagram"][0].logits, alone.logits, atol=1e-3)
 
 
+def test_features_of_what_a_setting_lets_a_head_see_are_swept(data: FusionData, tmp_path: Path) -> None:
+    sweep = {"audio": ["lite:mfcc"], "inputs": ["video", "both"]}
+    run = fuse(with_features(data), tmp_path / "run", ["logreg"], sweep, Training())
+    assert list(run.heads) == ["logreg,inputs=video", "logreg,audio=lite:mfcc,inputs=both"]
+
+
+def test_a_value_that_clips_cannot_have_is_named_before_anything_is_trained(data: FusionData, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="batches of 100 classes"):
+        fuse(data, tmp_path / "run", ["mlp"], {"balanced": ["2x2", "100x2"]})
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_sweep_that_was_broken_off_goes_on(data: FusionData, tmp_path: Path) -> None:
     sweep = {"lr": ["1e-4", "1e-2"]}
     whole = fuse(data, tmp_path / "whole", ["mlp"], sweep)
