@@ -1,11 +1,12 @@
-"""What is measured on the test split, and how sure one can be of it."""
+"""What is measured on the test split; statistics.py says how sure one can be of it."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, label_ranking_average_precision_score
+from sklearn.metrics import average_precision_score, f1_score, label_ranking_average_precision_score
 
 from stages.fuse.targets import LearnedTarget, Targets
 
@@ -13,11 +14,7 @@ Logits = NDArray[np.floating]
 Truth = NDArray[Any]
 """int64 (n,), or bool (n, C) where a clip has any number of classes."""
 
-BOOTSTRAP_DRAWS = 10_000
-_BOOTSTRAP_SEED = 0
-_DRAWN_AT_ONCE = 1 << 24
-FEW_GROUPS = 30
-"""With fewer groups of test clips than this an interval is rough, and tables say so."""
+CALIBRATION_BINS = 15
 
 
 def correct(logits: Logits, truth: Truth, k: int = 1) -> NDArray[np.bool_]:
@@ -59,7 +56,8 @@ def evaluate(targets: Targets, logits: Logits, truth: Sequence[Truth]) -> dict[s
     """Every measure of every target, as a share of 1 but for `nll` (nats). logits (n, width), truth a target each.
 
     Of one class a clip: `top1`; `macro`, its mean over the classes that occur; `nll`, the mean negative
-    log-likelihood; `top5` above five classes. Of several: `hit1`, the class of the largest logit is one of the clip's;
+    log-likelihood; `macro_f1`, the mean over the classes that occur of F1; `ece` (see `calibration_error`); `top5`
+    above five classes. Of several: `hit1`, the class of the largest logit is one of the clip's;
     `map`, `f1`, `subset`, `lwlrap` (see `of_several`). Of several targets, named `<target>_top1` and so on, and
     `<joint>_top1`, all of them right; `<joint>_top5` (see `jointly_correct`).
     """
@@ -90,6 +88,8 @@ def of_one(logits: Logits, truth: NDArray[np.int64]) -> dict[str, float]:
         "top1": float(hits.mean()),
         "macro": float(np.mean([hits[truth == target].mean() for target in np.unique(truth)])),
         "nll": float(-log_likelihood.mean()),
+        "macro_f1": float(f1_score(truth, logits.argmax(axis=1), labels=np.unique(truth), average="macro")),
+        "ece": calibration_error(logits, truth),
     }
     if logits.shape[1] > 5:
         measured["top5"] = float(correct(logits, truth, k=5).mean())
@@ -126,22 +126,23 @@ def log_softmax(logits: Logits) -> NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # type: ignore[no-any-return]
 
 
-def interval(scores: NDArray[np.floating], groups: NDArray[np.object_], level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap of the mean over groups of clips.
+def calibration_error(logits: Logits, truth: NDArray[np.int64]) -> float:
+    """Expected calibration error of the likeliest class (Guo et al. 2017): by how much its softmax probability differs
+    from the share of clips that it is right of, in bins of equal width, weighted by their clips. (n, C), (n,)."""
+    confidence = np.exp(log_softmax(logits).max(axis=1))
+    member = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    gap = np.bincount(member, weights=confidence - (logits.argmax(axis=1) == truth))
+    return float(np.abs(gap).sum() / len(truth))
 
-    scores (n,): per-clip accuracy averaged over seeds; groups (n,): clips of one group share a scene and are not
-    independent, so groups are drawn, not clips. Says nothing of seeds beyond their average.
-    """
-    _, member = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(member, weights=scores), np.bincount(member)
-    generator = np.random.default_rng(_BOOTSTRAP_SEED)
-    rows = max(1, _DRAWN_AT_ONCE // len(sums))
-    means = []
-    for start in range(0, BOOTSTRAP_DRAWS, rows):
-        drawn = generator.integers(len(sums), size=(min(rows, BOOTSTRAP_DRAWS - start), len(sums)))
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+
+def per_class(logits: Logits, truth: Truth, classes: Sequence[str]) -> pd.DataFrame:
+    """By class, in the order of `classes`: `clips` that have it, and `accuracy`, the share of them that are right (as
+    `correct` has it), NaN where there are none. (n, C), truth."""
+    members = truth[:, None] == np.arange(len(classes)) if truth.ndim == 1 else truth
+    clips = members.sum(axis=0)
+    right = correct(logits, truth) @ members.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return pd.DataFrame({"clips": clips, "accuracy": right / clips}, index=pd.Index(classes, name="class"))
 
 
 def confusion(logits: Logits, truth: Truth) -> NDArray[np.float64]:

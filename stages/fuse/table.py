@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.fuse.experiment import HeadRun, Run
-from stages.fuse.metrics import FEW_GROUPS, all_correct, interval
+from stages.fuse.metrics import all_correct
+from stages.fuse.statistics import few_groups_warning, interval
 from stages.fuse.targets import LearnedTarget, Targets
 
 _COST = (
@@ -19,8 +20,8 @@ _COST = (
 @dataclass(frozen=True)
 class Row:
     """One row of a run over its seeds: shares of 1. `score` is that of Targets.measure, with its 95 % interval over
-    groups of test clips; `measures` has the means of all that was measured. Costs are means, see Cost, and None where
-    one is not known of every seed."""
+    seeds and groups of test clips; `measures` has the means of all that was measured. Costs are means, see Cost, and
+    None where one is not known of every seed."""
 
     label: str
     seeds: int
@@ -44,9 +45,9 @@ def summarise(run: Run) -> list[Row]:
     return [_row(run, runs) for runs in run.heads.values()]
 
 
-def clip_scores(targets: Targets, runs: list[HeadRun]) -> NDArray[np.float64]:
-    """(n_test,): the share of seeds that got each clip right, every target of it."""
-    return np.mean([all_correct(targets, one.logits, one.truth) for one in runs], axis=0)  # type: ignore[no-any-return]
+def hits(targets: Targets, runs: list[HeadRun]) -> NDArray[np.bool_]:
+    """(S, n_test): whether each seed got each clip right, every target of it."""
+    return np.stack([all_correct(targets, one.logits, one.truth) for one in runs])
 
 
 def chance(run: Run) -> float:
@@ -61,14 +62,11 @@ def chance(run: Run) -> float:
 
 def notes(run: Run) -> list[str]:
     """What a reader of the table has to know."""
-    groups = len(set(run.groups))
-    found = [
-        *_measures(run.targets),
-        "Intervals: 95 %, bootstrap over groups of test clips, accuracies averaged over seeds.",
-        _COST,
-    ]
-    if groups < FEW_GROUPS:
-        found.append(f"Only {groups} groups of test clips: the intervals are rough (30 or more would be sound).")
+    found = [*_measures(run.targets), "Intervals: 95 %, over new seeds and new groups of test clips.", _COST]
+    if any(len(runs) == 1 for runs in run.heads.values()):
+        found.append("With one seed, how much seeds vary is unknown: the interval is over groups of test clips alone.")
+    if (few := few_groups_warning(run.groups)) is not None:
+        found.append(few)
     if run.described["clips"]["unlabelled"]:
         found.append(f"{run.described['clips']['unlabelled']} unlabelled clips were predicted (avfuse runs export).")
     if run.described["training"]["shuffle_labels"]:
@@ -107,14 +105,14 @@ def _of_several(target: LearnedTarget, selection: str) -> str:
 
 def _row(run: Run, runs: list[HeadRun]) -> Row:
     scores = [one.described["metrics"][run.targets.measure] for one in runs]
-    low, high = interval(clip_scores(run.targets, runs), run.groups)
+    span = interval(hits(run.targets, runs), run.groups)
     return Row(
         label=runs[0].row,
         seeds=len(runs),
         n_test=runs[0].described["metrics"]["n_test"],
         score=float(np.mean(scores)),
-        low=low,
-        high=high,
+        low=span.low,
+        high=span.high,
         seed_spread=float(np.std(scores, ddof=1)) if len(scores) > 1 else float("nan"),
         measures={name: _mean(runs, "metrics", name) for name in runs[0].described["metrics"]},
         parameters=runs[0].described["cost"]["parameters"],

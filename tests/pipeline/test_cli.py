@@ -1,8 +1,10 @@
 """The command line: the whole path on a small data set, and one line for every mistake."""
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,11 +16,25 @@ from PIL import Image
 from features.audio_images import REPRESENTATIONS
 from features.media import decode
 from manifests.demo import render_demo
+from pipeline.cli import main
 
 AVFUSE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 
 
 def avfuse(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """In this process, which has all libraries loaded."""
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(errors), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["avfuse", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), errors.getvalue())
+
+
+def avfuse_alone(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as a user's shell starts it."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     command = [*AVFUSE, *(str(argument) for argument in arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment, timeout=280)
@@ -37,7 +53,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def extracted(workplace: Path) -> subprocess.CompletedProcess[str]:
-    return avfuse(
+    return avfuse_alone(
         "extract", "--dataset", "folder", "--root", "clips", "--group-column", "scene",
         "--features", "lite:frames,lite:chromagram,lite:mfcc", "--frames", "uniform:4", "--workers", 1, cwd=workplace,
     )  # fmt: skip
@@ -46,7 +62,7 @@ def extracted(workplace: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def fused(workplace: Path, extracted: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     assert extracted.returncode == 0, extracted.stderr
-    return avfuse(
+    return avfuse_alone(
         "fuse", "--dataset", "clips", "--audio", "lite:mfcc,lite:chromagram", "--seeds", 2, "--epochs", 2, cwd=workplace
     )
 

@@ -111,12 +111,14 @@ def test_no_scheduler_and_daemonic_workers_are_named(
     assert "DASK_DISTRIBUTED__WORKER__DAEMON=False" in refused.stderr
 
 
-def test_parts_of_a_queue_are_the_whole(clips: Path, tmp_path: Path) -> None:
+def test_parts_of_a_queue_are_the_whole(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["extract", "--dataset", "folder", "--root", str(clips), "--name", "set", "--cache", str(tmp_path)]
+    command += ["--features", "image:mfcc", "--workers", "1"]
     for part in ("1/2", "2/2"):
-        done = extract(clips, tmp_path, "--features", "image:mfcc", "--chunk-range", part)
-        assert done.returncode == 0, done.stderr
-        assert "3 without audio" in done.stdout
-    assert "nothing to extract" in extract(clips, tmp_path, "--features", "image:mfcc").stdout
+        avfuse.main([*command, "--chunk-range", part], standalone_mode=False)
+        assert "3 without audio" in capsys.readouterr().out
+    avfuse.main(command, standalone_mode=False)
+    assert "nothing to extract" in capsys.readouterr().out
 
 
 def test_workers_must_be_as_the_client_is() -> None:

@@ -111,7 +111,6 @@ def test_files_that_may_not_grow_are_one_line(clips: list[Clip], tmp_path: Path)
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)),
-        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "numba")},
     )
     assert done.returncode == 2
     assert "File too large" in done.stderr.strip().splitlines()[-1]

@@ -5,14 +5,15 @@ import pytest
 
 from stages.fuse.metrics import (
     all_correct,
+    calibration_error,
     confusion,
     correct,
     evaluate,
-    interval,
     jointly_correct,
     log_softmax,
     of_one,
     of_several,
+    per_class,
 )
 from stages.fuse.targets import LearnedTarget, Targets
 
@@ -47,22 +48,43 @@ def test_confusion_rows_are_shares_of_the_true_class() -> None:
     assert matrix.tolist() == [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 0]]
 
 
-def test_the_interval_covers_as_often_as_it_says() -> None:
+def test_macro_f1_is_the_mean_of_f1_over_classes_that_occur() -> None:
+    guesses = np.eye(4, dtype=np.float32)[[0, 0, 1, 0, 3]]
+    # class 0: 2 of 3 predicted, 2 of 2 found; class 1: 1 of 1, 1 of 3; nothing is of class 2 or 3
+    expected = (2 * 2 / (3 + 2) + 2 * 1 / (1 + 3)) / 2
+    assert of_one(guesses, np.array([0, 0, 1, 1, 1]))["macro_f1"] == pytest.approx(expected)
+
+
+def test_calibration_error_against_hand_counts() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.91, 0.09], [0.3, 0.7], [0.32, 0.68]])
+    truth = np.array([0, 1, 1, 0])
+    # bins of a fifteenth: 0.9 and 0.91 share one, half of it right; 0.7 and 0.68 another, half of it right
+    expected = (abs(0.905 - 0.5) + abs(0.69 - 0.5)) / 2
+    assert calibration_error(np.log(probabilities), truth) == pytest.approx(expected)
+    assert calibration_error(np.array([[99.0, 0], [0, 99]]), np.array([0, 1])) == pytest.approx(0)
+    assert calibration_error(np.array([[99.0, 0], [0, 99]]), np.array([1, 0])) == pytest.approx(1)
+
+
+def test_probabilities_that_are_true_have_no_calibration_error_to_speak_of() -> None:
     generator = np.random.default_rng(0)
-    covered = []
-    for _ in range(200):
-        group_rates = generator.beta(7, 3, size=40)
-        scores = (generator.random((40, 3)) < group_rates[:, None]).astype(float).ravel()
-        low, high = interval(scores, np.repeat(np.arange(40), 3))
-        covered.append(low <= 0.7 <= high)
-    assert 0.89 <= np.mean(covered) <= 0.99
+    logits = 2 * generator.standard_normal((20_000, 5))
+    truth = (log_softmax(logits) + generator.gumbel(size=logits.shape)).argmax(axis=1)
+    assert of_one(logits, truth)["ece"] < 0.015
+    assert of_one(3 * logits, truth)["ece"] > 0.1  # too sure
 
 
-def test_the_interval_is_wider_when_clips_of_a_group_agree() -> None:
-    scores = np.repeat(np.random.default_rng(0).integers(0, 2, 40), 5).astype(float)
-    grouped = interval(scores, np.repeat(np.arange(40), 5))
-    alone = interval(scores, np.arange(200))
-    assert grouped[1] - grouped[0] > 1.5 * (alone[1] - alone[0])
+def test_accuracy_by_class_has_counts_and_nothing_where_no_clip_is() -> None:
+    scores = per_class(np.eye(3, dtype=np.float32)[[0, 1, 1]], np.array([0, 0, 1]), ["a", "b", "c"])
+    assert scores["clips"].to_dict() == {"a": 2, "b": 1, "c": 0}
+    assert scores["accuracy"].dropna().to_dict() == {"a": 0.5, "b": 1}
+    of_sounds = per_class(np.eye(4, dtype=np.float32)[[0, 3, 2]], SOUNDS, list("abcd"))
+    assert of_sounds["clips"].tolist() == [1, 2, 1, 0]
+    assert of_sounds["accuracy"].tolist()[:3] == [1, 0.5, 1]
+
+
+def test_new_measures_are_named_by_target_where_there_are_several() -> None:
+    measured = evaluate(ACTION, np.eye(15, dtype=np.float32)[[0, 1]], [np.array([0, 1]), np.array([0, 1])])
+    assert {"verb_macro_f1", "noun_macro_f1", "verb_ece", "noun_ece"} <= set(measured)
 
 
 def test_an_action_is_right_where_verb_and_noun_are() -> None:
@@ -136,11 +158,3 @@ def test_softmax_ranks_clips_by_probability_and_not_by_logit() -> None:
 def test_confusion_of_several_classes_has_a_clip_in_each_of_its_rows() -> None:
     matrix = confusion(np.eye(4, dtype=np.float32)[[0, 3, 2]], SOUNDS)
     assert matrix.tolist() == [[1, 0, 0, 0], [0, 0.5, 0, 0.5], [0, 0, 1, 0], [0, 0, 0, 0]]
-
-
-def test_drawing_in_parts_draws_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = np.random.default_rng(0).random(90)
-    groups = np.arange(90) // 2
-    whole = interval(scores, groups)
-    monkeypatch.setattr("stages.fuse.metrics._DRAWN_AT_ONCE", 1000)
-    assert interval(scores, groups) == whole
