@@ -25,7 +25,7 @@ DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,ANNOTATIONS,--annotations) 
 	$(call flag,VALIDATION,--validation) $(call flag,SEED,--seed)
 SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,CACHE,--cache) $(call switch,REPLACE,--replace) $(ARGS)
 
-.PHONY: help demo test manifest extract cluster fuse report bench compare-readers compare-precision torture survey-damage docs-images lint format clean
+.PHONY: help demo test manifest extract cluster fuse ablate tables-demo understand report bench compare-readers compare-precision torture survey-damage docs-images lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,6 +55,33 @@ fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all
 		$(call flag,AUDIO,--audio) $(call flag,EPOCHS,--epochs) $(foreach each,$(SET),--set "$(each)") \
 		$(foreach each,$(SWEEP),--sweep "$(each)") $(call flag,MEMORY,--memory) $(call flag,RUNS,--runs) $(call flag,DEVICE,--device) \
 		$(SHARED_FLAGS)
+
+ablate: $(VENV)/.installed ## a paper's table: TABLE=maivar-table2, DATASET=..., BACKBONES=lite|paper, SEEDS=N, EPOCHS=N, GRID=small|none, EXTRACT=1, PARTIAL=1 (docs/tables.md); without TABLE, the list
+	@$(AVFUSE) ablate $(TABLE) --dataset "$(DATASET)" $(call flag,BACKBONES,--backbones) $(call flag,SEEDS,--seeds) \
+		$(call flag,EPOCHS,--epochs) $(foreach each,$(SET),--set "$(each)") $(call flag,GRID,--grid) \
+		$(call switch,EXTRACT,--extract) $(call switch,PARTIAL,--partial) $(call flag,MEMORY,--memory) $(call flag,RUNS,--runs) \
+		$(call flag,DEVICE,--device) $(call flag,NAME,--name) $(call flag,CACHE,--cache) $(ARGS)
+
+TABLES ?= $(notdir $(basename $(wildcard pipeline/experiments/*.yaml)))
+
+tables-demo: $(VENV)/.installed ## every table on the demo data set, with few frames, epochs and seeds, to see that all of it runs
+	@$(AVFUSE) manifest demo
+	@for table in $(TABLES); do \
+		$(AVFUSE) ablate $$table --dataset demo --backbones quick --seeds 2 --epochs 3 --grid none --extract $(ARGS) || exit 1; done
+
+WHAT ?= contribution
+RUN_FOLDER = "$(or $(RUNS),runs)/$(DATASET)/$(or $(NAME),$(subst $(comma),+,$(FUSION)))"
+UNDERSTAND_contribution = --dataset "$(DATASET)" $(if $(filter-out all,$(FUSION)),--fusion "$(FUSION)") \
+	$(call flag,VIDEO,--video) $(call flag,AUDIO,--audio) $(call flag,SPLIT,--split) $(call flag,SEEDS,--seeds) \
+	$(call flag,EPOCHS,--epochs) $(foreach each,$(SET),--set "$(each)") $(call flag,MEMORY,--memory) \
+	$(call flag,RUNS,--runs) $(call flag,DEVICE,--device) $(SHARED_FLAGS)
+UNDERSTAND_robustness = $(RUN_FOLDER) $(foreach each,$(HEAD),--head "$(each)") $(call flag,MEMORY,--memory) \
+	$(call flag,DEVICE,--device) $(call flag,CACHE,--cache) $(ARGS)
+UNDERSTAND_gains = $(RUN_FOLDER) --before "$(or $(BEFORE),video)" --after "$(or $(AFTER),mlp)" \
+	$(call flag,RUN_BEFORE,--run-before) $(ARGS)
+
+understand: $(VENV)/.installed ## what modalities are worth, what heads withstand, which classes gain: WHAT=contribution FUSION=mlp SPLIT=audio, or of the run NAME=...: WHAT=robustness HEAD=mlp, WHAT=gains BEFORE=video AFTER=mlp (docs/understanding.md)
+	@$(AVFUSE) understand "$(WHAT)" $(UNDERSTAND_$(WHAT))
 
 report: $(VENV)/.installed ## the page of a run again: DATASET=..., NAME=... (the run's name)
 	@$(AVFUSE) report "$(or $(RUNS),runs)/$(DATASET)/$(or $(NAME),$(subst $(comma),+,$(FUSION)))" $(call flag,CACHE,--cache) $(ARGS)

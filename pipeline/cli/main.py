@@ -6,6 +6,7 @@ import sys
 import click
 
 from features.errors import ClipError, UsageError
+from pipeline.cli.ablate import ablate
 from pipeline.cli.cluster import cluster
 from pipeline.cli.decode import decode
 from pipeline.cli.extract import extract
@@ -15,6 +16,7 @@ from pipeline.cli.manifest import manifest
 from pipeline.cli.render import render
 from pipeline.cli.report import report
 from pipeline.cli.runs import runs
+from pipeline.cli.understand import understand
 from pipeline.cli.weights import weights
 
 USAGE_EXIT_CODE = 2
@@ -38,7 +40,7 @@ def avfuse() -> None:
     """
 
 
-for command in (manifest, extract, decode, render, fuse, report, runs, weights, cluster, features):
+for command in (manifest, extract, decode, render, fuse, ablate, report, runs, understand, weights, cluster, features):
     avfuse.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""`avfuse runs`: what has been trained, and its predictions as files."""
+"""`avfuse runs`: what has been trained, whether two runs differ, and predictions as files."""
 
 from pathlib import Path
 
@@ -7,13 +7,14 @@ import click
 from pipeline.cli.options import require_file, runs_option
 
 
-@click.group(short_help="List runs, export their predictions.")
+@click.group(short_help="List and compare runs, export their predictions.")
 def runs() -> None:
     """Runs: named sets of trained heads.
 
     \b
     Examples:
       avfuse runs list
+      avfuse runs compare runs/clips/all:mlp runs/clips/chroma:mlp
       avfuse runs export runs/clips/all --head crossattn --format csv -o predictions.csv
       avfuse runs export runs/epic_kitchens_100/all --head average --split unlabelled --format epic -o test.json
     """
@@ -30,6 +31,27 @@ def list_them(runs: Path) -> None:
         click.echo(f"no runs in {runs}: avfuse fuse trains them")
     for line in found:
         click.echo(line)
+
+
+@runs.command(short_help="Two runs side by side: what they were made with, and whether their heads differ.")
+@click.argument("a")
+@click.argument("b")
+def compare(a: str, b: str) -> None:
+    """Compare A and B, each RUN, a folder under runs/, or RUN:ROW, on the test clips that both have.
+
+    Of two whole runs, rows that are called the same are compared. Printed are the settings, features and versions that
+    differ, both accuracies, their difference with its 95 % interval and p value over seeds and groups of test clips,
+    and the difference in every other measure.
+
+    \b
+    Examples:
+      avfuse runs compare runs/clips/all runs/clips/rates
+      avfuse runs compare runs/clips/all:mlp runs/clips/all:crossattn
+    """
+    from pipeline.report.comparison import compare as compared
+    from pipeline.report.comparison import print_comparison, read_side
+
+    click.echo(print_comparison(compared(read_side(a), read_side(b))))
 
 
 @runs.command(short_help="Write a head's predictions to a file.")

@@ -81,18 +81,23 @@ class Table(_Model):
         """The rows that are more than published."""
         return tuple(row for row in self.rows if row.head is not None)
 
-    def settings_of(self, row: TableRow) -> dict[str, Value]:
-        """The paper's own, of one row."""
-        return {**self.settings, **row.settings}
+    def settings_of(self, row: TableRow, data: str | None = None) -> dict[str, Value]:
+        """The paper's own, of one row on one of the data sets."""
+        of_data = next((own for name, own in self.settings_of_data.items() if name == data), {})
+        return {**self.settings, **of_data, **row.settings}
 
 
 class Backbones(_Model):
     """A map of roles to features: `NAME` or `NAME SAMPLING`, several joined by a comma. A role that it lacks has no
-    network here, and rows that need it are not run. `marks` says of features, by role, what a reader must know."""
+    network here, and rows that need it are not run. `marks` says of features, by role, what a reader must know;
+    `settings` of heads suit these features or the machine that has no others, and go before a table's. `substitute`:
+    whether they stand for the papers' own networks."""
 
     name: str
     summary: str
+    substitute: bool = True
     roles: Mapping[str, str]
+    settings: Mapping[str, Value] = {}
     marks: Mapping[str, str] = {}
 
 

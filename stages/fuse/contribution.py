@@ -1,9 +1,16 @@
 """What each modality, or each feature, is worth to a head: Shapley values of test accuracy."""
 
+import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from itertools import combinations
 from math import comb
+from pathlib import Path
+from typing import Self
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -11,16 +18,22 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from features.errors import UsageError
+from stages.fuse.checkpoint import Checkpoint
+from stages.fuse.companies import companies, kind_of
 from stages.fuse.data import FusionData
+from stages.fuse.fitting import SIDE_BY_SIDE
 from stages.fuse.heads import get_head
 from stages.fuse.metrics import all_correct
-from stages.fuse.modality import base_of
+from stages.fuse.modality import Modality, base_of
 from stages.fuse.statistics import difference_interval
 from stages.fuse.trainer import Plan, train_company
 from stages.fuse.training import Training
 
 MAX_PLAYERS = 10
 """n players are 2^n - 1 trainings for each seed."""
+
+_COPIED_BYTES = 2**30
+"""Of features that coalitions trained side by side hold of their own, about, at most."""
 
 Coalition = frozenset[str]
 
@@ -59,6 +72,7 @@ def contribution(
     seeds: int,
     *,
     split: Sequence[str] = (),
+    keep: Path | None = None,
     progress: bool = True,
 ) -> Contribution:
     """Shapley values (Shapley, "A value for n-person games", 1953) of what a head sees, in test accuracy.
@@ -70,23 +84,22 @@ def contribution(
 
     Args:
         split: modalities whose features are players of their own; the others are one player each.
+        keep: a folder in which it is kept what has been trained, so that the same call goes on where one was broken
+            off; the caller removes it. Heads of equal shape train side by side, and are kept when they are through.
 
     Raises:
-        UsageError: fewer than two players or more than MAX_PLAYERS, a modality that is not there to be split, or a
-            training without a modality.
+        UsageError: fewer than two players or more than MAX_PLAYERS, a modality that is not there to be split, a
+            training without a modality, or a damaged file in `keep`.
     """
     players = _players(data, head, training, split)
-    test = data.test.cpu().numpy()
-    truth = [each[data.test].cpu().numpy() for each in data.truth]
-    coalitions = [frozenset(each) for size in range(1, len(players) + 1) for each in combinations(players, size)]
-    _plans(data, head, training, seeds, coalitions[-1], players)[0].check()
+    game = _Game(data, head, training, seeds, players)
+    game.plan(game.coalitions[-1], 0).check()
+    folder = None if keep is None else keep / contribution_key(data, head, training, seeds, split)
+    hits = game.play(folder, progress)
     right: dict[Coalition, NDArray[np.float64]] = {frozenset(): np.tile(_guessed(data), (seeds, 1))}
-    with tqdm(total=len(coalitions) * seeds, unit="head", desc="contribution", disable=not progress) as bar:
-        for coalition in coalitions:
-            plans = _plans(data, head, training, seeds, coalition, players)
-            every = train_company(plans)
-            right[coalition] = np.array([all_correct(data.targets, each.logits, truth) for each in every], np.float64)
-            bar.update(len(plans))
+    for coalition in game.coalitions:
+        right[coalition] = np.array([hits[coalition, seed] for seed in range(seeds)], np.float64)
+    test = data.test.cpu().numpy()
     groups = data.table["group"].to_numpy(dtype=object)[test]
     values = shapley(right)
     clips = pd.concat({name: pd.DataFrame(each.T) for name, each in values.items()}, axis=1, names=["player", "seed"])
@@ -103,6 +116,20 @@ def contribution(
         ),
         clips.set_index(pd.Index(data.table["clip_id"].to_numpy()[test], name="clip_id")),
     )
+
+
+def contribution_key(data: FusionData, head: str, training: Training, seeds: int, split: Sequence[str] = ()) -> str:
+    """A hash of all that `contribution` depends on."""
+    content = {
+        "data": data.fingerprint,
+        "head": [head, get_head(head).revision],
+        "recipe": training.recipe(head).model_dump(),
+        "options": training.options(head).model_dump(),
+        "shuffle_labels": training.shuffle_labels,
+        "seeds": seeds,
+        "split": sorted(split),
+    }
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def shapley(values: Mapping[Coalition, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
@@ -145,19 +172,103 @@ def _players(data: FusionData, head: str, training: Training, split: Sequence[st
     return players
 
 
-def _plans(
-    data: FusionData, head: str, training: Training, seeds: int, coalition: Coalition, players: Mapping[str, _Player]
-) -> list[Plan]:
-    """A head for each seed that sees the coalition alone."""
-    members = [player for name, player in players.items() if name in coalition]
-    features: dict[str, list[str]] = {}
-    for player in members:
-        if player.feature is not None:
-            features.setdefault(player.modality, []).append(player.feature)
-    absent = {player.modality for player in players.values()} - {player.modality for player in members}
-    its_training = training.plus({"without": next(iter(absent))}) if absent else training
-    its_data = data.only(features) if features else data
-    return [Plan.of(head, its_data, seed, its_training) for seed in range(seeds)]
+@dataclass(frozen=True)
+class _Game:
+    """All heads to train: each coalition of players from each seed."""
+
+    data: FusionData
+    head: str
+    training: Training
+    seeds: int
+    players: Mapping[str, _Player]
+
+    @cached_property
+    def coalitions(self) -> list[Coalition]:
+        """All but the empty one, the smallest first."""
+        names = list(self.players)
+        return [frozenset(each) for size in range(1, len(names) + 1) for each in combinations(names, size)]
+
+    def play(self, folder: Path | None, progress: bool) -> dict[tuple[Coalition, int], NDArray[np.bool_]]:
+        """Whether the head of a coalition and a seed gets each test clip right, bool (n_test,)."""
+        jobs = [(coalition, seed) for coalition in self.coalitions for seed in range(self.seeds)]
+        kinds = (kind_of(self.plan(coalition, 0)) for coalition in self.coalitions)
+        hits: dict[tuple[Coalition, int], NDArray[np.bool_]] = {}
+        with tqdm(total=len(jobs), unit="head", desc="contribution", disable=not progress) as bar:
+            for company in companies(jobs, (kind for kind in kinds for _ in range(self.seeds)), self._side_by_side):
+                kept = None if folder is None else _Kept.of(folder, company)
+                if kept is None or (found := kept.load()) is None:
+                    found = self._train(company, kept)
+                hits |= dict(zip(company, found, strict=True))
+                bar.update(len(company))
+        return hits
+
+    def plan(self, coalition: Coalition, seed: int) -> Plan:
+        """A head that sees the coalition alone."""
+        members = [self.players[name] for name in self.players if name in coalition]
+        absent = {player.modality for player in self.players.values()} - {player.modality for player in members}
+        training = self.training.plus({"without": next(iter(absent))}) if absent else self.training
+        features: dict[str, list[str]] = {}
+        for player in members:
+            if player.feature is not None:
+                features.setdefault(player.modality, []).append(player.feature)
+        return Plan.of(self.head, self.data.only(features) if features else self.data, seed, training)
+
+    @property
+    def _side_by_side(self) -> int:
+        """How many heads at most: a coalition has a copy of what is split for itself, as loaded and as prepared."""
+        split = {player.modality for player in self.players.values() if player.feature is not None}
+        modalities = [self.data.modalities[name] for name in split]
+        copied = sum(
+            2 * (each.tokens if each.views is None else each.views).nbytes
+            for each in modalities
+            if isinstance(each, Modality)
+        )
+        return min(SIDE_BY_SIDE, self.seeds * max(1, _COPIED_BYTES // max(copied, 1)))
+
+    def _train(self, company: Sequence[tuple[Coalition, int]], kept: "_Kept | None") -> NDArray[np.bool_]:
+        """(heads, n_test)."""
+        plan_of = {coalition: self.plan(coalition, 0) for coalition in dict(company)}
+        plans = [replace(plan_of[coalition], seed=seed) for coalition, seed in company]
+        every = train_company(plans, checkpoint=None if kept is None else kept.checkpoint)
+        truth = [each[self.data.test].cpu().numpy() for each in self.data.truth]
+        hits = np.array([all_correct(self.data.targets, each.logits, truth) for each in every])
+        if kept is not None:
+            kept.save(hits)
+        return hits
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a company has come to: its checkpoint, and when it is through its hits, bool (heads, n_test)."""
+
+    file: Path
+    checkpoint: Checkpoint
+
+    @classmethod
+    def of(cls, folder: Path, company: Sequence[tuple[Coalition, int]]) -> Self:
+        members = json.dumps([[sorted(coalition), seed] for coalition, seed in company])
+        key = sha256(members.encode()).hexdigest()[:16]
+        return cls(folder / f"{key}.npz", Checkpoint(folder / f"{key}.safetensors", key))
+
+    def load(self) -> NDArray[np.bool_] | None:
+        """None where there is nothing yet."""
+        if not self.file.exists():
+            return None
+        try:
+            with np.load(self.file, allow_pickle=False) as saved:
+                return saved["hits"]
+        except (BadZipFile, KeyError, ValueError, EOFError) as error:
+            raise UsageError(f"{self.file} is damaged ({error}): remove it, and its heads are trained again") from error
+
+    def save(self, hits: NDArray[np.bool_]) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.file.with_name(f".{os.getpid()}.{self.file.name}")
+        try:
+            np.savez_compressed(temporary, hits=hits)
+            temporary.replace(self.file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.checkpoint.remove()
 
 
 def _line(

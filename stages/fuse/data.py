@@ -168,6 +168,17 @@ def load_data(
     )
 
 
+def usable_clips(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]]) -> set[str]:
+    """Ids of the clips that load_data would keep, without reading their features. Raises UsageError as it does."""
+    asked = AskedClips(manifest.clips())
+    known = {
+        name: [_known(manifest, asked, cache, feature) for feature in features] for name, features in inputs.items()
+    }
+    _check_same_clips(manifest, [part for parts in known.values() for part in parts])
+    kept, _ = _usable(manifest, known)
+    return set(manifest.table["clip_id"][kept])
+
+
 def _known(manifest: Manifest, asked: AskedClips, cache: Path, feature: str) -> _Known:
     store = FeatureStore(cache, manifest.collection, find_spec(cache, manifest.collection, feature))
     found = store.find(asked)

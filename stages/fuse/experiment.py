@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -136,12 +137,13 @@ def run_experiment(
     *,
     sweep: Mapping[str, Sequence[str]] | None = None,
     replace: bool = False,
-    progress: bool = True,
+    progress: "bool | tqdm[Any]" = True,
 ) -> Run:
     """Train what is not trained yet, and return all that lies under `folder`.
 
     `described` goes into run.json as it is (data set, command, versions). sweep: values of settings, and features of
     `video` or `audio`, joined by "+"; every head is trained with every combination of those that mean something to it.
+    progress: whether a bar is shown, or the bar of what this is a part of, which counts epochs.
     Raises UsageError when the folder holds a run with other settings and `replace` is not given, or for a setting that
     no head has.
     """
@@ -157,9 +159,10 @@ def run_experiment(
     todo = {(job.row, job.plan.seed) for job in every if not job.is_done(folder)}
     companies = [each for each in _companies(every) if any((job.row, job.plan.seed) in todo for job in each)]
     epochs = sum(2 * job.plan.recipe.epochs for company in companies for job in company)
-    with tqdm(total=epochs, unit="epoch", desc="fuse", disable=not progress or not companies) as bar:
+    with _bar(progress, epochs) as bar:
         for company in companies:
-            bar.set_postfix(head=_named(company))
+            if not isinstance(progress, tqdm):
+                bar.set_postfix(head=_named(company))
             before = bar.n
             checkpoint = _checkpoint(folder, company)
             for job, (trained, cost) in zip(company, _train(company, bar.update, checkpoint), strict=True):
@@ -171,6 +174,16 @@ def run_experiment(
     run = load_run(folder)
     _write_atomically(folder / "results.csv", results_table(run).to_csv(index=False))
     return run
+
+
+@contextmanager
+def _bar(progress: "bool | tqdm[Any]", epochs: int) -> "Iterator[tqdm[Any]]":
+    if isinstance(progress, tqdm):
+        progress.total = (progress.total or 0) + epochs
+        yield progress
+        return
+    with tqdm(total=epochs, unit="epoch", desc="fuse", disable=not progress or not epochs) as bar:
+        yield bar
 
 
 def _jobs(

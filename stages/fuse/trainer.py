@@ -66,9 +66,10 @@ class Plan:
             balanced_batches(labels, *recipe.classes_and_clips, torch.Generator())
 
     def parents(self) -> dict[str, "Plan"]:
-        """What is trained first: heads with recipes of their own, as long, in batches as large and on what this one
-        sees."""
-        shared = self.recipe.model_dump(include={"batch_size", "epochs", "patience", "without", "views", "precision"})
+        """What is trained first: heads with recipes of their own, as long, in batches as large, with as much weight
+        decay and on what this one sees."""
+        alike = {"weight_decay", "batch_size", "epochs", "patience", "without", "views", "precision"}
+        shared = {**self.recipe.model_dump(include=alike), **get_head(self.head).parents_recipe(self.options)}
         return {
             name: replace(self, head=name, options=options, recipe=get_head(name).recipe.model_copy(update=shared))
             for name, options in get_head(self.head).parents(self.options).items()

@@ -83,6 +83,11 @@ class Head(nn.Module):
         """Heads that are trained first, from the same seed, with their options."""
         return {}
 
+    @classmethod
+    def parents_recipe(cls, options: Settings) -> Mapping[str, float]:
+        """What of these heads' recipes is not their own."""
+        return {}
+
     def start_from(self, parents: Mapping[str, "Head"]) -> None:
         """Take what parents have learned, before training."""
 

@@ -1,9 +1,10 @@
 """Concatenation and an MLP: MAiVAR's fusion network (arXiv 2209.04780, section III-C and Algorithm 1)."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from features.errors import UsageError
@@ -29,6 +30,8 @@ class MlpFusionOptions(VideoOptions):
     audio_block: Literal["zero", "small", "audio_mlp"] = "zero"
     """What Algorithm 1 leaves open, the weights from the sound: zero, so that the net starts out equal to the video
     net; `small`, a hundredth of a usual initialisation; or those of the first layer of the trained `audio` head."""
+    init_lr: Annotated[float, Field(gt=0)] | None = None
+    """The learning rate of the nets that it starts from; None: their own."""
 
 
 @register_head("mlp", modalities=("video", "audio"), summary="mean video frame and all audio images, concatenated, MLP")
@@ -62,6 +65,11 @@ class MlpFusion(Head):
                 raise UsageError("audio_block=audio_mlp has no place in fusion=sum: take zero or small, or concat")
             return {"video": video, "audio": AudioOnly.Options(hidden=options.hidden, dropout=options.dropout)}
         return {"video": video}
+
+    @classmethod
+    def parents_recipe(cls, options: Settings) -> dict[str, float]:
+        assert isinstance(options, MlpFusionOptions)
+        return {} if options.init_lr is None else {"lr": options.init_lr}
 
     @torch.no_grad()
     def start_from(self, parents: Mapping[str, Head]) -> None:

@@ -15,7 +15,7 @@ from features.backbones import WeightsChoice
 from features.errors import UsageError
 from features.requests import resolve
 from stages.fuse.changes import Change, Seen, changes
-from stages.fuse.contribution import MAX_PLAYERS, contribution, shapley
+from stages.fuse.contribution import MAX_PLAYERS, contribution, contribution_key, shapley
 from stages.fuse.data import FusionData, load_data
 from stages.fuse.experiment import HeadRun, Run, load_run, run_experiment
 from stages.fuse.fitting import predict
@@ -141,6 +141,70 @@ class TestContribution:
         alone = found.coalitions.set_index("players")["seed_sd"]
         assert alone[""] == 0
         assert alone["video"] > 0
+
+    def test_heads_of_equal_shape_train_side_by_side(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        data, together = halves(), []
+
+        def counting(plans: Sequence[Plan], **rest: object) -> list[Trained]:
+            together.append(len(plans))
+            return train_company(plans, **rest)
+
+        monkeypatch.setattr("stages.fuse.contribution.train_company", counting)
+        found = contribution(data, "mlp", QUICK.plus({"epochs": 4}), 2, split=("audio",), progress=False)
+        # picture alone; one, two and three audio images, alone and with the picture
+        assert sorted(together) == [2, 2, 2, 6, 6, 6, 6]
+        monkeypatch.setattr("stages.fuse.contribution._COPIED_BYTES", 0)
+        together.clear()
+        apart = contribution(data, "mlp", QUICK.plus({"epochs": 4}), 2, split=("audio",), progress=False)
+        assert together == [2] * 15
+        pd.testing.assert_frame_equal(found.coalitions, apart.coalitions, atol=0.03)
+
+    def test_what_was_trained_before_it_was_broken_off_is_kept(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        data, trained = halves(), []
+
+        def breaking_off(plans: Sequence[Plan], **rest: object) -> list[Trained]:
+            if len(trained) == 2:
+                raise KeyboardInterrupt
+            trained.append(plans)
+            return train_company(plans, **rest)
+
+        monkeypatch.setattr("stages.fuse.contribution.train_company", breaking_off)
+        training = QUICK.plus({"epochs": 4})
+        with pytest.raises(KeyboardInterrupt):
+            contribution(data, "mlp", training, 2, keep=tmp_path, progress=False)
+        trained.clear()
+        found = contribution(data, "mlp", training, 2, keep=tmp_path, progress=False)
+        assert len(trained) == 1
+        monkeypatch.undo()
+        unbroken = contribution(data, "mlp", training, 2, progress=False)
+        pd.testing.assert_frame_equal(found.players, unbroken.players)
+        pd.testing.assert_frame_equal(found.clips, unbroken.clips)
+
+    def test_what_is_kept_belongs_to_its_settings(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        data = halves()
+        keys = {
+            contribution_key(data, *of)
+            for of in [
+                ("mlp", QUICK, 1),
+                ("average", QUICK, 1),
+                ("mlp", QUICK, 2),
+                ("mlp", QUICK.plus({"lr": 1}), 1),
+                ("mlp", QUICK.plus({"hidden": "8"}), 1),
+                ("mlp", Training(shuffle_labels=True, **QUICK.given), 1),
+                ("mlp", QUICK, 1, ["audio"]),
+            ]
+        }
+        assert len(keys) == 7
+        contribution(data, "logreg", Training(), 1, keep=tmp_path, progress=False)
+        monkeypatch.setattr("stages.fuse.contribution.train_company", lambda *_, **__: pytest.fail("trained again"))
+        contribution(data, "logreg", Training(), 1, keep=tmp_path, progress=False)
+        (folder,) = tmp_path.iterdir()
+        for file in folder.iterdir():
+            file.write_bytes(b"half a fi")
+        with pytest.raises(UsageError, match=r"npz is damaged .*remove it"):
+            contribution(data, "logreg", Training(), 1, keep=tmp_path, progress=False)
 
     def test_shapley_values_are_means_over_all_orders(self) -> None:
         generator = np.random.default_rng(0)

@@ -1,0 +1,174 @@
+"""`avfuse ablate`: a paper's table by one command."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.options import assignments, cache_option, device_option, require_folder, runs_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from manifests import Manifest
+    from pipeline.experiments.roles import Wanted
+    from pipeline.experiments.schema import Table
+
+
+@click.command(short_help="A paper's table: every row trained, tested, and beside what was published.")
+@click.argument("table", required=False)
+@click.option("--dataset", default="demo", show_default=True, help="A data set that was listed before, or demo.")
+@click.option(
+    "--backbones",
+    default="lite",
+    show_default=True,
+    help="What the table's roles stand for: paper, lite, or a .yaml file of your own.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds per row.")
+@click.option("--epochs", type=click.IntRange(min=1), help="At most so many epochs (default: the paper's).")
+@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any setting, in place of the paper's.")
+@click.option(
+    "--grid",
+    type=click.Choice(["small", "none"]),
+    default="small",
+    show_default=True,
+    help="Learning rates and weight decays for validation to choose from, the same for all rows, or none.",
+)
+@click.option("--extract", is_flag=True, help="Extract what is not in the cache first.")
+@click.option("--partial", is_flag=True, help="Run the rows whose features are there, and leave the others out.")
+@click.option("--name", help="What to call the folder of results (default: the table and the backbones).")
+@click.option(
+    "--memory",
+    "memory_gib",
+    type=click.FloatRange(min=0),
+    help="GiB that features may take; what does not fit is streamed (default: half of the machine's).",
+)
+@device_option
+@cache_option
+@runs_option
+@click.pass_context
+def ablate(
+    context: click.Context,
+    table: str | None,
+    dataset: str,
+    backbones: str,
+    seeds: int,
+    epochs: int | None,
+    settings: tuple[str, ...],
+    grid: str,
+    extract: bool,
+    partial: bool,
+    name: str | None,
+    memory_gib: float | None,
+    device: str,
+    cache: Path,
+    runs: Path,
+) -> None:
+    """Train every row of a paper's table on cached features, with seeds, and print it beside what was published.
+
+    TABLE is one of those listed without it, or a .yaml file of your own. Every row is trained with the paper's settings
+    and with those that validation chooses from one small grid. Rows that are trained already are read back; a run that
+    was broken off goes on. The table is written as CSV, Markdown and JSON, and as a page.
+
+    \b
+    Examples:
+      avfuse ablate                                                     (lists the tables)
+      avfuse ablate maivar-table2 --dataset demo
+      avfuse ablate avt-table4 --dataset vggsound --backbones paper --extract
+      avfuse ablate mmt --seeds 2 --epochs 3 --grid none                (a quick look)
+    """
+    from pipeline.experiments.schema import load_backbones, load_table
+
+    if table is None:
+        _list()
+        return
+    chosen, map_of_roles = load_table(table), load_backbones(backbones)
+    from features.errors import UsageError
+    from features.names import check_name
+    from manifests import load_manifest
+    from pipeline.experiments.results import result_of
+    from pipeline.experiments.roles import all_wanted, commands, features_of, names_in_cache, require_some
+    from pipeline.experiments.running import GRID, How, train_rows
+    from pipeline.experiments.show import as_text, write_files
+    from pipeline.provenance import describe_run
+    from stages.device import choose_device, memory_of
+
+    given: dict[str, Any] = {**assignments("--set", settings), **({} if epochs is None else {"epochs": str(epochs)})}
+    if epochs is not None:
+        given.setdefault("patience", str(epochs))
+    manifest = load_manifest(cache, dataset)
+    data_set = _published_data_set(manifest)
+    rows, not_run = features_of(chosen, map_of_roles)
+    require_some(rows, chosen, not_run)
+    found, missing = names_in_cache(cache, manifest, all_wanted(chosen, rows, data_set))
+    if missing and extract:
+        _extract(context, dataset, missing, device, cache)
+        found, missing = names_in_cache(cache, manifest, all_wanted(chosen, rows, data_set))
+    if missing and not partial:
+        raise UsageError(
+            f"{len(missing)} features are not cached for '{dataset}': {' && '.join(commands(dataset, missing))} "
+            "(or --extract; --partial leaves their rows out)"
+        )
+    for row, inputs in list(rows.items()):
+        lacking = [each for named in inputs.values() for each in named if each in missing]
+        if lacking:
+            not_run[row] = f"not run: {lacking[0].name} is not cached ({commands(dataset, lacking)[0]})"
+            del rows[row]
+    require_some(rows, chosen, not_run)
+    features = {
+        row: {modality: tuple(found[each] for each in named) for modality, named in inputs.items()}
+        for row, inputs in rows.items()
+    }
+    machine = choose_device(device)
+    how = How(
+        seeds=seeds,
+        settings=given,
+        grid=GRID if grid == "small" else {},
+        device=machine,
+        memory_bytes=memory_of(machine) // 2 if memory_gib is None else int(memory_gib * 2**30),
+    )
+    folder = require_folder(runs / dataset, "--runs")
+    place = folder / check_name(name or f"{chosen.name}-{map_of_roles.name}", "table")
+    described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
+    trained = train_rows(chosen, map_of_roles, features, manifest, cache, folder, how, described, data_set)
+    changed = _changed(chosen, data_set, dataset, given)
+    result = result_of(chosen, map_of_roles, trained, not_run, manifest, described, data_set, changed)
+    click.echo(as_text(result))
+    written = write_files(result, place)
+    click.echo(f"results in {place}: {', '.join(path.name for path in written)}")
+
+
+def _list() -> None:
+    from pipeline.experiments.schema import backbones_names, load_backbones, load_table, table_names
+
+    tables = [load_table(name) for name in table_names()]
+    width = max(len(table.name) for table in tables)
+    for table in tables:
+        click.echo(f"{table.name:<{width}}  {table.title} ({len(table.trained)} rows to run)")
+    click.echo()
+    for name in backbones_names():
+        click.echo(f"--backbones {name}: {' '.join(load_backbones(name).summary.split())}")
+
+
+def _published_data_set(manifest: "Manifest") -> str | None:
+    """The data set of the papers that a manifest is a listing of; None for others."""
+    from pipeline.experiments.schema import DATA_SETS
+
+    builder = manifest.provenance.get("builder")
+    return builder if builder in DATA_SETS else None
+
+
+def _changed(table: "Table", data_set: str | None, dataset: str, given: dict[str, Any]) -> list[str]:
+    """What is not as the paper has it, but for the networks."""
+    found = [] if data_set in table.data else [f"data set {dataset}, the paper has {' and '.join(table.data)}"]
+    return [*found, *(f"{name}={value}" for name, value in given.items() if name != "patience")]
+
+
+def _extract(context: click.Context, dataset: str, missing: "Sequence[Wanted]", device: str, cache: Path) -> None:
+    from pipeline.cli.extract import extract
+    from pipeline.experiments.roles import by_sampling
+
+    for sampling, names in by_sampling(missing).items():
+        context.invoke(extract, dataset=dataset, features=",".join(names), frames=sampling, device=device, cache=cache)

@@ -1,0 +1,198 @@
+"""`avfuse understand`: what modalities are worth, what heads withstand, which classes gain."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import assignments, cache_option, device_option, distinct, names, require_folder, runs_option
+
+memory_option = click.option(
+    "--memory",
+    "memory_gib",
+    type=click.FloatRange(min=0),
+    help="GiB that features may take; what does not fit is streamed from the cache (default: half of the machine's).",
+)
+output_option = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The folder for the tables (default: the run's)."
+)
+
+
+@click.group(short_help="What modalities are worth, what heads withstand, which classes gain.")
+def understand() -> None:
+    """Look into what heads have learned (docs/understanding.md).
+
+    \b
+    Examples:
+      avfuse understand contribution --dataset clips --fusion mlp --split audio
+      avfuse understand robustness runs/clips/all --head mlp
+      avfuse understand gains runs/clips/all --before video --after mlp
+    """
+
+
+@understand.command(short_help="What each modality, or each feature, is worth to a head.")
+@click.option("--dataset", required=True, help="A data set whose features are in the cache.")
+@click.option("--fusion", default="mlp", show_default=True, help="One head.")
+@click.option("--video", default="lite:frames", show_default=True, help="The feature that heads see as video.")
+@click.option("--audio", default="lite:images", show_default=True, help="Comma-separated features seen as audio.")
+@click.option("--split", help="Comma-separated modalities of which each feature has a value of its own.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds per head.")
+@click.option("--name", help="What to call it under runs/ (default: contribution-FUSION).")
+@click.option("--epochs", type=click.IntRange(min=1), help="At most so many epochs (default: the head's own).")
+@click.option(
+    "--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other setting of training or of the head."
+)
+@click.option(
+    "--shuffle-labels", is_flag=True, help="Control: permute the training labels; values must fall to nothing."
+)
+@memory_option
+@click.option("--replace", is_flag=True, help="Replace what is there of this name with other settings.")
+@device_option
+@cache_option
+@runs_option
+def contribution(
+    dataset: str,
+    fusion: str,
+    video: str,
+    audio: str,
+    split: str | None,
+    seeds: int,
+    name: str | None,
+    epochs: int | None,
+    settings: tuple[str, ...],
+    shuffle_labels: bool,
+    memory_gib: float | None,
+    replace: bool,
+    device: str,
+    cache: Path,
+    runs: Path,
+) -> None:
+    """Shapley values of test accuracy: train a head on every subset of what it sees, and print what each part adds.
+
+    Players are modalities, or with --split the features of one; n of them are 2^n - 1 heads for each seed. What is
+    there of the same data and settings is read back, not trained again, and a call that is broken off goes on.
+
+    \b
+    Examples:
+      avfuse understand contribution --dataset clips --fusion mlp
+      avfuse understand contribution --dataset clips --fusion mlp --split audio --seeds 3 --name images
+      avfuse understand contribution --dataset clips --fusion crossattn --audio lite:chromagram --set lr=3e-4
+    """
+    from features.errors import UsageError
+    from features.names import check_name
+    from features.requests import expand_names
+    from manifests import load_manifest
+    from pipeline.provenance import describe_run
+    from pipeline.report.understanding import print_contribution
+    from stages.device import choose_device, memory_of
+    from stages.fuse.contribution_run import run_contribution
+    from stages.fuse.data import load_data
+    from stages.fuse.experiment import reads_banks
+    from stages.fuse.heads import get_head
+    from stages.fuse.training import Training
+
+    get_head(fusion)
+    parts = distinct(f"--split {split}", split) if split is not None else []
+    others = assignments("--set", settings)
+    if "shuffle_labels" in others:
+        raise UsageError("--set shuffle_labels: it is a flag of its own, --shuffle-labels")
+    training = Training(shuffle_labels=shuffle_labels, **{"epochs": epochs} | others)
+    training.check([fusion])
+    manifest = load_manifest(cache, dataset)
+    inputs = {modality: expand_names(names(text)) for modality, text in (("video", video), ("audio", audio))}
+    chosen = choose_device(device)
+    memory = memory_of(chosen) // 2 if memory_gib is None else int(memory_gib * 2**30)
+    data = load_data(manifest, cache, inputs, chosen, memory, banks=reads_banks([fusion], training, {}))
+    folder = require_folder(runs / dataset / check_name(name or f"contribution-{fusion}", "run"), "--runs")
+    described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
+    run = run_contribution(data, folder, fusion, training, seeds, described, split=parts, replace=replace)
+    click.echo(print_contribution(run))
+    click.echo(f"tables in {folder}: contribution.csv, coalitions.csv, clips.csv")
+
+
+@understand.command(short_help="How much accuracy is left when a modality is changed at test.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--head", "rows", multiple=True, help="Of which row (default: all whose head takes both modalities).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of noise and partners.")
+@output_option
+@memory_option
+@device_option
+@cache_option
+def robustness(
+    run: Path,
+    rows: tuple[str, ...],
+    seed: int,
+    output: Path | None,
+    memory_gib: float | None,
+    device: str,
+    cache: Path,
+) -> None:
+    """Test the heads of RUN, a folder under runs/, again, with one modality dropped, noisy, shifted in time, or another
+    clip's. Nothing is trained.
+
+    \b
+    Examples:
+      avfuse understand robustness runs/clips/all
+      avfuse understand robustness runs/clips/all --head mlp --head audio -o tables
+    """
+    import pandas as pd
+
+    from manifests import load_manifest
+    from pipeline.report.understanding import print_robustness, robustness_notes
+    from stages.device import choose_device, memory_of
+    from stages.fuse.reloading import data_of, load_rows, load_rows_of_both
+    from stages.fuse.robustness import robustness as measure
+    from stages.fuse.saved import load_head, plan_of
+
+    chosen = choose_device(device)
+    memory = memory_of(chosen) // 2 if memory_gib is None else int(memory_gib * 2**30)
+    loaded = load_rows(run, rows) if rows else load_rows_of_both(run)
+    data = data_of(loaded, load_manifest(cache, loaded.described["dataset"]), cache, chosen, memory)
+    folder = require_folder(output or run, "-o")
+    tables = {}
+    for row, heads in loaded.heads.items():
+        found = measure(plan_of(heads[0], data), [load_head(one, data) for one in heads], seed)
+        tables[row] = found.table
+        click.echo(f"{print_robustness(loaded, row, found)}\n")
+    for note in robustness_notes(loaded):
+        click.echo(note)
+    pd.concat(tables, names=["row"]).droplevel(1).to_csv(folder / "robustness.csv")
+    click.echo(f"table in {folder}: robustness.csv")
+
+
+@understand.command(short_help="Which classes one row tells apart better than another.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--before", required=True, help="A row of the run.")
+@click.option("--after", required=True, help="The row that it is compared with.")
+@click.option("--run-before", type=click.Path(path_type=Path), help="The run of --before, where it is another one.")
+@output_option
+def gains(run: Path, before: str, after: str, run_before: Path | None, output: Path | None) -> None:
+    """Which classes, and which confusions of two classes, row --after of RUN, a folder under runs/, gets right and row
+    --before does not, and the reverse. Nothing is trained.
+
+    \b
+    Examples:
+      avfuse understand gains runs/clips/all --before video --after mlp
+      avfuse understand gains runs/clips/chroma --before mlp --after mlp --run-before runs/clips/all
+    """
+    from features.errors import UsageError
+    from pipeline.report.understanding import print_gains, warnings_of
+    from stages.fuse.gains import gains as measure
+    from stages.fuse.reloading import load_rows, same_test
+
+    other = run_before or run
+    if other.resolve() == run.resolve() and before == after:
+        raise UsageError(f"--before and --after are both '{after}' of {run}: name two rows, or another --run-before")
+    first, second = load_rows(other, [before]), load_rows(run, [after])
+    same_test(first, second)
+    folder = require_folder(output or run, "-o")
+    found = measure(second.targets, first.heads[before], second.heads[after])
+    was, now = (before, after) if run_before is None else (f"{other}:{before}", f"{run}:{after}")
+    click.echo(print_gains(found, second.targets, was, now))
+    for name, loaded in ((was, first), (now, second)):
+        for warning in warnings_of(loaded.described):
+            click.echo(f"{name}: {warning}")
+    for file, table in (("gains.csv", found.classes), ("confusions.csv", found.confusions)):
+        table.assign(row_before=was, row_after=now).to_csv(folder / file, index=False)
+    click.echo(f"tables in {folder}: gains.csv, confusions.csv")

@@ -1,0 +1,264 @@
+"""What a table's rows come to: scores with intervals, differences with tests, published numbers beside them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from manifests import Manifest
+from pipeline.experiments.roles import marks_of
+from pipeline.experiments.running import TrainedRow
+from pipeline.experiments.schema import Backbones, Table, TableRow
+from stages.fuse.experiment import HeadRun, Run
+from stages.fuse.metrics import per_class
+from stages.fuse.statistics import PairedTest, few_groups_warning, holm, interval, paired_test
+from stages.fuse.subsets import subset_accuracies, subsets
+from stages.fuse.table import chance, hits
+from stages.fuse.targets import Targets
+
+_TOLD_80 = 2.8
+"""A difference of so many standard errors is found four times out of five at the level of 5 %."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean over seeds and clips with its 95 % interval and the standard deviation over seeds, as shares of 1."""
+
+    mean: float
+    low: float
+    high: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row as it is shown. own, tuned: with the paper's settings, and with those that validation chose (`chosen`).
+    difference: of tuned heads, from the row `baseline`, by its label; `p` is adjusted for all tests of the table.
+    measures: of the tuned heads, shares of 1 but for nll (nats), gmacs and peak_memory_mib. classes: accuracy by class.
+    missing: why there is no score. flags: U untrained, S substitute networks, P another protocol."""
+
+    row: TableRow
+    published: Mapping[str, float]
+    missing: str = ""
+    own: Score | None = None
+    tuned: Score | None = None
+    chosen: str = ""
+    baseline: str = ""
+    difference: PairedTest | None = None
+    p: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    classes: Mapping[str, float] = field(default_factory=dict)
+    parameters: int | None = None
+    flags: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A table with what was measured. published_on: the data set of the published numbers; measures: those of
+    `Line.measures` that are shown, the first is the score."""
+
+    table: Table
+    backbones: Backbones
+    described: Mapping[str, Any]
+    trained: Sequence[TrainedRow]
+    lines: Sequence[Line]
+    published_on: str
+    measures: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def result_of(
+    table: Table,
+    backbones: Backbones,
+    trained: Sequence[TrainedRow],
+    not_run: Mapping[str, str],
+    manifest: Manifest,
+    described: Mapping[str, Any],
+    data_set: str | None,
+    changed: Sequence[str],
+) -> Result:
+    """not_run: why, by row. data_set: the one of the papers' that this is. changed: what is not as the paper has it."""
+    run = trained[0].run
+    published_on = data_set if data_set in table.data else table.data[0]
+    by_id = {each.row.id: each for each in trained}
+    tests = {
+        each.row.id: paired_test(
+            hits(run.targets, each.tuned), hits(run.targets, by_id[each.row.baseline].tuned), run.groups
+        )
+        for each in trained
+        if each.row.baseline in by_id
+    }
+    adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+    parts = _subsets(run, manifest)
+    labels = {row.id: row.label for row in table.rows}
+    lines = []
+    for row in table.rows:
+        published = next((own for name, own in row.published.items() if name == published_on), {})
+        if row.id not in by_id:
+            lines.append(Line(row, published, missing=not_run.get(row.id, "published only")))
+            continue
+        each = by_id[row.id]
+        flags = _flags(each, backbones, changed)
+        lines.append(
+            Line(
+                row=row,
+                published=published,
+                own=_score(run, each.own),
+                tuned=_score(run, each.tuned),
+                chosen=each.chosen,
+                baseline=labels[row.baseline] if row.baseline in by_id else "",  # type: ignore[index]
+                difference=tests.get(row.id),
+                p=adjusted.get(row.id),
+                measures=_measures(run.targets, each.tuned, parts),
+                classes=_classes(run, each.tuned, table.classes),
+                parameters=each.tuned[0].described["cost"]["parameters"],
+                flags=flags,
+                verdict="" if flags else _verdict(run, each.own, published),
+            )
+        )
+    return Result(
+        table, backbones, described, trained, lines, published_on, _shown(run.targets, lines, table),
+        tuple(_notes(table, backbones, trained, lines, changed)),
+    )  # fmt: skip
+
+
+def as_frame(result: Result) -> pd.DataFrame:
+    """A line a row; shares of 1, but published numbers as printed."""
+    return pd.DataFrame([_flat(line, result) for line in result.lines])
+
+
+def _flat(line: Line, result: Result) -> dict[str, Any]:
+    flat: dict[str, Any] = {"id": line.row.id, "section": line.row.section, "label": line.row.label}
+    flat |= {"head": line.row.head or "", "missing": line.missing}
+    flat |= {f"published_{name}": value for name, value in line.published.items()}
+    for name, score in (("own", line.own), ("tuned", line.tuned)):
+        if score is not None:
+            flat |= {name: score.mean, f"{name}_low": score.low, f"{name}_high": score.high}
+            flat |= {f"{name}_seed_sd": score.spread}
+    flat |= {"chosen": line.chosen, "baseline": line.baseline}
+    if line.difference is not None:
+        test = line.difference
+        flat |= {"difference": test.difference, "difference_low": test.low, "difference_high": test.high}
+        flat |= {"p": test.p, "p_holm": line.p}
+    flat |= {**line.measures} | {f"class:{name}": value for name, value in line.classes.items()}
+    return flat | {"parameters": line.parameters, "flags": line.flags, "verdict": line.verdict}
+
+
+def _score(run: Run, runs: list[HeadRun]) -> Score:
+    right = hits(run.targets, runs)
+    span = interval(right, run.groups)
+    of_seeds = right.mean(axis=1)
+    return Score(span.mean, span.low, span.high, float(of_seeds.std(ddof=1)) if len(runs) > 1 else float("nan"))
+
+
+def _measures(targets: Targets, runs: list[HeadRun], parts: Mapping[str, NDArray[np.bool_]]) -> dict[str, float]:
+    """Means over seeds; a cost that is not known of all is left out."""
+    every = [
+        {
+            **one.described["metrics"],
+            **subset_accuracies(targets, one.logits, one.truth, parts),
+            **_costs(one.described["cost"]),
+        }
+        for one in runs
+    ]
+    return {
+        name: float(np.mean([each[name] for each in every])) for name in every[0] if all(name in each for each in every)
+    }
+
+
+def _costs(cost: Mapping[str, Any]) -> dict[str, float]:
+    found = {"seconds_per_epoch": cost["seconds_per_epoch"], "peak_memory_mib": cost["peak_memory_mib"]}
+    if cost["macs"] is not None and cost["backbone_macs"] is not None:
+        found["gmacs"] = (cost["macs"] + cost["backbone_macs"]) / 1e9
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _subsets(run: Run, manifest: Manifest) -> dict[str, NDArray[np.bool_]]:
+    rows = manifest.table.set_index("clip_id", drop=False)
+    test = rows.loc[next(iter(run.heads.values()))[0].clip_ids]
+    fitted = rows[rows["split"].isin(("train", "val"))]
+    return subsets(run.targets, fitted, test)
+
+
+def _classes(run: Run, runs: list[HeadRun], wanted: Sequence[str]) -> dict[str, float]:
+    """Accuracy in classes that a table names, means over seeds; several targets have none."""
+    if not wanted or len(run.targets) > 1:
+        return {}
+    (target,) = run.targets
+    tables = [per_class(one.logits, one.truth[0], target.classes)["accuracy"] for one in runs]
+    means = pd.concat(tables, axis=1).mean(axis=1)
+    return {name: float(means[name]) for name in wanted if name in means.index}
+
+
+def _flags(trained: TrainedRow, backbones: Backbones, changed: Sequence[str]) -> str:
+    flags = {"U": bool(trained.untrained), "S": backbones.substitute, "P": bool(changed)}
+    return "".join(name for name, holds in flags.items() if holds)
+
+
+def _verdict(run: Run, own: list[HeadRun], published: Mapping[str, float]) -> str:
+    """Whether the published score lies in the interval of ours with the paper's settings."""
+    number = published.get(run.targets.measure)
+    if number is None:
+        return ""
+    score = _score(run, own)
+    if score.low <= number / 100 <= score.high:
+        return "agrees"
+    return "above" if score.low > number / 100 else "below"
+
+
+def _shown(targets: Targets, lines: Sequence[Line], table: Table) -> tuple[str, ...]:
+    """The measures that rows have, the score first; costs of memory where the table is about them."""
+    several = [f"{target.name}_top1" for target in targets] if len(targets) > 1 else []
+    wanted = [targets.measure, "top5", f"{targets.joint}_top5", *several, "macro", "macro_f1", "map", "nll", "ece"]
+    subset = [f"{part}_{name}" for part in ("unseen", "tail") for name in (targets.measure, *several)]
+    there = {name for line in lines for name in line.measures}
+    costs = ["gmacs", *(name for name in ("peak_memory_mib",) if name in table.measures)]
+    return tuple(name for name in dict.fromkeys([*wanted, *subset, *costs]) if name in there)
+
+
+def _notes(
+    table: Table, backbones: Backbones, trained: Sequence[TrainedRow], lines: Sequence[Line], changed: Sequence[str]
+) -> list[str]:
+    """What a reader of the numbers has to know, the paper's own oddities last."""
+    run = trained[0].run
+    seeds = len(trained[0].tuned)
+    found = [_provable(run, lines), f"Chance is {100 * chance(run):.1f} %."]
+    found.append(
+        "Intervals: 95 %, over new seeds and new groups of test clips."
+        if seeds > 1
+        else "With one seed, how much seeds vary is unknown: intervals are over groups of test clips alone."
+    )
+    if (few := few_groups_warning(run.groups)) is not None:
+        found.append(few)
+    found.append(
+        "Difference: tuned heads, from the row that the paper compares with; paired t test over seeds and groups, p "
+        "adjusted by Holm for all tests of the table."
+    )
+    if any(line.chosen for line in lines):
+        found.append("Tuned: learning rate and weight decay from the same grid for every row, chosen on validation.")
+    if untrained := sorted({name for each in trained for name in each.untrained}):
+        found.append(f"U: UNTRAINED weights in {', '.join(untrained)}; these numbers mean nothing.")
+    if backbones.substitute:
+        found.append(f"S: other networks than the paper's ({backbones.name}: {backbones.summary.strip()})")
+    if changed:
+        found.append(f"P: another protocol than the paper's ({'; '.join(changed)}).")
+    if backbones.substitute or changed:
+        found.append("Published numbers are for orientation: nothing here speaks for or against them.")
+    found += [mark for each in trained for mark in marks_of(backbones, each.row)]
+    return list(dict.fromkeys([*found, *table.notes, *(line.row.note for line in lines if line.row.note)]))
+
+
+def _provable(run: Run, lines: Sequence[Line]) -> str:
+    """How much these clips can show, in words."""
+    clips, groups = len(run.groups), len(set(run.groups))
+    halves = [(line.tuned.high - line.tuned.low) / 2 for line in lines if line.tuned is not None]
+    said = f"{clips} test clips in {groups} groups: a score is uncertain by about {100 * np.median(halves):.0f} points"
+    spans = [(line.difference.high - line.difference.low) / 2 for line in lines if line.difference is not None]
+    if spans:
+        least = np.median(spans) / 1.96 * _TOLD_80
+        said += f", and a difference below about {100 * least:.0f} points cannot be told from chance here"
+    return f"{said}."

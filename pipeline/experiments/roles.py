@@ -1,0 +1,121 @@
+"""From the roles that a table names to features that are cached, or to the commands that cache them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.cache.store import find_spec, find_specs
+from features.errors import UsageError
+from features.requests import DEFAULT_SAMPLING, expand_names
+from features.spec import FeatureSpec, FramesInput
+from manifests import Manifest
+from pipeline.experiments.schema import Backbones, Table, TableRow
+from stages.fuse.data import FILTER_BANK
+
+MODALITIES = ("video", "audio")
+
+
+@dataclass(frozen=True, order=True)
+class Wanted:
+    """A feature by name, with the sampling of its frames where that is not the usual one."""
+
+    name: str
+    sampling: str | None = None
+
+
+def wanted_of(backbones: Backbones, role: str) -> list[Wanted] | None:
+    """The features that stand for a role; None where none does."""
+    text = backbones.roles.get(role)
+    if text is None:
+        return None
+    named, _, sampling = text.partition(" ")
+    return [Wanted(name, sampling or None) for name in expand_names(named.split(","))]
+
+
+def features_of(table: Table, backbones: Backbones) -> tuple[dict[str, dict[str, list[Wanted]]], dict[str, str]]:
+    """The features of each row's modalities by the row's id, and why the other rows cannot be run."""
+    found, why = {}, {}
+    for row in table.trained:
+        roles = {modality: getattr(row, modality) for modality in MODALITIES}
+        lacking = [role for named in roles.values() for role in named if role not in backbones.roles]
+        if lacking:
+            why[row.id] = f"'{backbones.name}' has nothing for {lacking[0]}"
+            continue
+        found[row.id] = {
+            modality: [each for role in named for each in wanted_of(backbones, role) or ()]
+            for modality, named in roles.items()
+        }
+    return found, why
+
+
+def needs_banks(settings: Mapping[str, object]) -> bool:
+    """Whether clips' filter banks are read beside features."""
+    return float(str(settings.get("masked", 0))) > 0
+
+
+def cached_name(cache: Path, manifest: Manifest, wanted: Wanted) -> str | None:
+    """The cached feature as `NAME@KEY`; None where there is none. Raises UsageError where several could be meant."""
+    if "@" in wanted.name:
+        return wanted.name
+    specs = find_specs(cache, manifest.collection, wanted.name)
+    sampling = wanted.sampling or (DEFAULT_SAMPLING if len(specs) > 1 else None)
+    if sampling is not None:
+        specs = [spec for spec in specs if _sampling(spec) in (None, sampling)]
+    if len(specs) > 1:
+        find_spec(cache, manifest.collection, wanted.name)  # raises
+    return f"{specs[0].name}@{specs[0].key}" if specs else None
+
+
+def names_in_cache(cache: Path, manifest: Manifest, wanted: Iterable[Wanted]) -> tuple[dict[Wanted, str], list[Wanted]]:
+    """Cached features by what was wanted, and those that are not there."""
+    found: dict[Wanted, str] = {}
+    missing = []
+    for each in dict.fromkeys(wanted):
+        name = cached_name(cache, manifest, each)
+        if name is None:
+            missing.append(each)
+        else:
+            found[each] = name
+    return found, missing
+
+
+def all_wanted(table: Table, rows: Mapping[str, Mapping[str, Sequence[Wanted]]], data: str | None) -> list[Wanted]:
+    """Every feature that these rows need, filter banks among them."""
+    features = [each for inputs in rows.values() for named in inputs.values() for each in named]
+    if any(row.id in rows and needs_banks(table.settings_of(row, data)) for row in table.trained):
+        features.append(Wanted(FILTER_BANK))
+    return list(dict.fromkeys(features))
+
+
+def by_sampling(missing: Iterable[Wanted]) -> dict[str | None, list[str]]:
+    """Names of features that one extraction can compute together."""
+    groups: dict[str | None, list[str]] = {}
+    for each in missing:
+        groups.setdefault(each.sampling, []).append(each.name)
+    return groups
+
+
+def commands(dataset: str, missing: Iterable[Wanted]) -> list[str]:
+    """What a user types for features to be cached."""
+    return [
+        f"make extract DATASET={dataset} FEATURES={','.join(names)}" + (f" FRAMES={sampling}" if sampling else "")
+        for sampling, names in by_sampling(missing).items()
+    ]
+
+
+def marks_of(backbones: Backbones, row: TableRow) -> list[str]:
+    """What a reader must know of a row's features."""
+    roles = [*row.video, *row.audio]
+    return list(dict.fromkeys(backbones.marks[role] for role in roles if role in backbones.marks))
+
+
+def require_some(rows: Mapping[str, object], table: Table, why: Mapping[str, str]) -> None:
+    """Raises UsageError where no row can be run."""
+    if not rows:
+        reason = next(iter(why.values()), "it has published rows alone")
+        raise UsageError(f"no row of {table.name} can be run ({reason}): name other networks (--backbones)")
+
+
+def _sampling(spec: FeatureSpec) -> str | None:
+    """Of frames, without the window; None for sound."""
+    return spec.input.sampling.partition("@")[0] if isinstance(spec.input, FramesInput) else None

@@ -1,0 +1,264 @@
+"""A result as text, as files and as a page."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pipeline.experiments.results import Line, Result, Score, as_frame
+from pipeline.report.plots import accuracy_bars
+from pipeline.report.table import class_words, measure_words
+from stages.fuse.table import chance
+
+_PLAIN = {"nll": 2, "gmacs": 1, "peak_memory_mib": 0, "seconds_per_epoch": 2}
+"""Measures that are no shares, with their digits."""
+
+_HEADINGS = {"gmacs": "GMACs", "peak_memory_mib": "peak MiB", "macro_f1": "macro F1", "nll": "nll", "ece": "ECE"}
+
+
+def as_text(result: Result) -> str:
+    """The table with its notes, ready to print."""
+    header, rows = headings(result), [(line, cells(line, result)) for line in result.lines]
+    widths = [max(len(row[column]) for row in [header, *(each for _, each in rows)]) for column in range(len(header))]
+
+    def laid_out(row: tuple[str, ...]) -> str:
+        middle = (text.rjust(width) for text, width in zip(row[1:-1], widths[1:-1], strict=True))
+        return "  ".join([row[0].ljust(widths[0]), *middle, row[-1]])
+
+    lines = [laid_out(header), "-" * len(laid_out(header))]
+    section = ""
+    for line, row in rows:
+        if line.row.section != section:
+            section = line.row.section
+            lines += ["", f"{section}:"] if section else [""]
+        lines.append(laid_out(row))
+    more = [f"\n{caption}\n{_plain_table(header, rows)}" for caption, header, rows in _more_tables(result)]
+    return "\n".join([f"{result.table.title} ({result.described['dataset']})", "", *lines, *more, "", *result.notes])
+
+
+def headings(result: Result) -> tuple[str, ...]:
+    """The first line of the table."""
+    names = " / ".join(_heading(name) for name in _published_measures(result))
+    published = [f"published {names} ({result.published_on})"] if names else []
+    score = _heading(result.measures[0])
+    more = [_heading(name) for name in result.measures[1:]]
+    return (
+        "row", *published, f"{score} %, paper's settings", "tuned", "95 % interval", "seed sd", "difference",
+        "p (Holm)", *more, "parameters", "chosen", "flags",
+    )  # fmt: skip
+
+
+def cells(line: Line, result: Result) -> tuple[str, ...]:
+    """A row as strings, in the order of the headings."""
+    names = _published_measures(result)
+    published = [" / ".join(_number(line.published.get(name)) for name in names) if line.published else "-"]
+    if line.own is None or line.tuned is None:
+        empty = ["-"] * (len(headings(result)) - 2 - len(names[:1]))
+        return (line.row.label, *(published if names else []), *empty, line.missing)
+    test = line.difference
+    difference = (
+        "-" if test is None else f"{100 * test.difference:+.1f} ({100 * test.low:+.1f} to {100 * test.high:+.1f})"
+    )
+    return (
+        line.row.label,
+        *(published if names else []),
+        f"{_span(line.own)}{f' {line.verdict}' if line.verdict else ''}",
+        f"{100 * line.tuned.mean:.1f}",
+        f"{100 * line.tuned.low:.1f} - {100 * line.tuned.high:.1f}",
+        "-" if np.isnan(line.tuned.spread) else f"{100 * line.tuned.spread:.1f}",
+        difference,
+        "-" if line.p is None else _p(line.p),
+        *(_measure(name, line.measures.get(name)) for name in result.measures[1:]),
+        "-" if line.parameters is None else f"{line.parameters:,}",
+        line.chosen or "-",
+        line.flags or "-",
+    )
+
+
+def write_files(result: Result, folder: Path) -> list[Path]:
+    """The table as CSV, as Markdown, as JSON with all that it was made from, and as a page; learning curves where it
+    wants them. Returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frame = as_frame(result)
+    written = {"table.csv": frame.to_csv(index=False), "table.md": _markdown(result), "table.json": _json(result)}
+    if result.table.curves:
+        written["curves.csv"] = _curves(result).to_csv(index=False)
+    written["table.html"] = _page(result, frame)
+    for name, text in written.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in written]
+
+
+def _published_measures(result: Result) -> list[str]:
+    """Of whole rows, in the table's order."""
+    there = {name for line in result.lines for name in line.published if not name.startswith("class:")}
+    return [*(name for name in result.table.measures if name in there), *sorted(there - set(result.table.measures))]
+
+
+def _more_tables(result: Result) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Accuracy class by class, where the table asks for some of them."""
+    shown = result.table.classes
+    if not any(line.classes or any(f"class:{name}" in line.published for name in shown) for line in result.lines):
+        return []
+    rows = []
+    for line in result.lines:
+        ours = line.classes
+        rows.append((line.row.label, *(_pair(line.published.get(f"class:{n}"), ours.get(n)) for n in shown)))
+    return [(f"By class: published on {result.published_on}, and tuned here (%)", ("row", *shown), rows)]
+
+
+def _pair(published: float | None, ours: float | None) -> str:
+    return f"{_number(published)} | {'-' if ours is None else f'{100 * ours:.1f}'}"
+
+
+def _plain_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return pd.DataFrame(rows, columns=list(header)).to_string(index=False)
+
+
+def _heading(name: str) -> str:
+    if name in _HEADINGS:
+        return _HEADINGS[name]
+    return measure_words(name).replace("top5", "top-5").replace("_", " ")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+def _measure(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{_PLAIN[name]}f}" if name in _PLAIN else f"{100 * value:.1f}"
+
+
+def _span(score: Score) -> str:
+    return f"{100 * score.mean:.1f} ({100 * score.low:.1f} - {100 * score.high:.1f})"
+
+
+def _p(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}"
+
+
+def _markdown(result: Result) -> str:
+    header = headings(result)
+    lines = [f"# {result.table.title} ({result.described['dataset']})", ""]
+    lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells(line, result)) + " |" for line in result.lines
+    ]
+    for caption, names, rows in _more_tables(result):
+        lines += ["", f"## {caption}", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+        lines += ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows]
+    return "\n".join([*lines, "", *(f"* {note}" for note in result.notes)]) + "\n"
+
+
+def _json(result: Result) -> str:
+    return json.dumps(_provenance(result), indent=2, default=str) + "\n"
+
+
+def _provenance(result: Result) -> dict[str, Any]:
+    return {
+        "table": result.table.name,
+        "backbones": result.backbones.name,
+        **result.described,
+        "rows": {
+            each.row.id: {
+                "head": each.row.head,
+                "settings": dict(each.settings),
+                "features": {name: list(features) for name, features in each.features.items()},
+                "chosen": each.chosen,
+                "folder": str(each.run.folder),
+            }
+            for each in result.trained
+        },
+        "notes": list(result.notes),
+    }
+
+
+def _curves(result: Result) -> pd.DataFrame:
+    """A line an epoch, of each row and seed, with the paper's settings."""
+    every = [
+        one.curve.assign(row=each.row.id, label=each.row.label, seed=one.seed)
+        for each in result.trained
+        for one in each.own
+    ]
+    first = ["row", "label", "seed"]
+    joined = pd.concat(every, ignore_index=True)
+    return joined[[*first, *(name for name in joined.columns if name not in first)]]
+
+
+def _page(result: Result, frame: pd.DataFrame) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    run = result.trained[0].run
+    rows, section = [], ""
+    for line in result.lines:
+        changes = line.row.section if line.row.section != section else ""
+        section = line.row.section
+        rows.append({"section": changes, "cells": cells(line, result), "missing": line.missing})
+    return environment.get_template("experiment.html.j2").render(
+        table=result.table,
+        run=result.described,
+        clips=run.described["clips"],
+        classes=class_words(run.targets),
+        seeds=len(result.trained[0].tuned),
+        untrained=sorted({name for each in result.trained for name in each.untrained}),
+        provable=result.notes[0],
+        headings=headings(result),
+        rows=rows,
+        more=_more_tables(result),
+        figures={caption: _address(figure) for caption, figure in _figures(result).items()},
+        notes=result.notes[1:],
+        csv=frame.round(4).to_csv(index=False),
+        provenance=_provenance(result),
+    )
+
+
+def _figures(result: Result) -> Mapping[str, Figure]:
+    scored = [(line, line.tuned) for line in result.lines if line.tuned is not None]
+    run = result.trained[0].run
+    bars = accuracy_bars(
+        [f"{line.row.section}: {line.row.label}" if line.row.section else line.row.label for line, _ in scored],
+        [score.mean for _, score in scored],
+        [score.low for _, score in scored],
+        [score.high for _, score in scored],
+        chance=chance(run),
+        name=measure_words(run.targets.measure),
+    )
+    figures = {"Scores with 95 % intervals": bars}
+    if result.table.curves:
+        figures["Learning curves, means over seeds, with the paper's settings"] = _curves_figure(result)
+    return figures
+
+
+def _curves_figure(result: Result) -> Figure:
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    scores, losses = figure.subplots(1, 2)
+    with_epochs = [each for each in result.trained if len(each.own[0].curve) > 1]
+    for number, each in enumerate(with_epochs):
+        means = pd.concat([one.curve for one in each.own]).groupby("epoch").mean(numeric_only=True)
+        colour = f"C{number % 10}"
+        style = ["-", "--", ":", "-."][number // 10 % 4]
+        scores.plot(means.index, 100 * means["validation_score"], style, color=colour, label=each.row.label, lw=1)
+        losses.plot(means.index, means["validation_loss"], style, color=colour, lw=1)
+        losses.plot(means.index, means["train_loss"], style, color=colour, lw=0.6, alpha=0.5)
+    scores.set(xlabel="epoch", ylabel="validation score (%)", title="Score on validation groups")
+    losses.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="Loss: validation, and train (thin)", yscale="log")
+    scores.legend(frameon=False, fontsize=7, ncols=2 if len(result.trained) > 8 else 1)
+    for axes in (scores, losses):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _address(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

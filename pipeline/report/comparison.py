@@ -1,0 +1,307 @@
+"""Two runs side by side: what they were made with, and whether their heads differ."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from features.errors import UsageError
+from pipeline.report.frames import aligned, p_value, percent, points, points_span
+from pipeline.report.table import measure_words
+from pipeline.report.understanding import ONE_SEED, warnings_of
+from stages.fuse.experiment import FEATURES, HeadRun, Run
+from stages.fuse.reloading import load_rows, same_test
+from stages.fuse.statistics import few_groups_warning, holm, interval, paired_test
+from stages.fuse.table import hits
+from stages.fuse.targets import Targets
+
+_ABSENT = "-"
+_Difference = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run, and the row of it that is meant; None for all of several."""
+
+    run: Run
+    row: str | None
+
+    @property
+    def name(self) -> str:
+        """As a user writes it."""
+        return str(self.run.folder) if self.row is None else f"{self.run.folder}:{self.row}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Shares of 1 throughout; a difference is B less A.
+
+    differing: a line a fact or setting that is not the same: `what`, `a`, `b`, as text.
+    accuracies: a line a pair of rows: `row`; `a` and `b`, the accuracies by Targets.measure, with their 95 % intervals
+        `a_low`, `a_high`, `b_low`, `b_high`; `difference`, `low`, `high`, and `p` of no difference, as of
+        `paired_test`; `holm`, p adjusted for all lines.
+    measures: a line a pair of rows and a measure of `metrics.evaluate` (nll in nats): `row`, `measure`, `a`, `b`,
+        `difference`.
+    notes: what is not compared, and what a reader must know.
+    """
+
+    a: Side
+    b: Side
+    differing: pd.DataFrame
+    accuracies: pd.DataFrame
+    measures: pd.DataFrame
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two rows, a head for each seed that both have; seeds: all that each has."""
+
+    name: str
+    a: list[HeadRun]
+    b: list[HeadRun]
+    seeds: tuple[list[int], list[int]]
+
+
+def read_side(text: str) -> Side:
+    """RUN or RUN:ROW, where RUN is a run's folder; of a run with one row that row is meant. Raises UsageError for what
+    is no run, or has no such row, or none that is trained yet."""
+    ends = [len(text), *(at for at, letter in enumerate(text) if letter == ":")]
+    end = next((end for end in ends if (Path(text[:end]) / "run.json").is_file()), None)
+    if end is None:
+        raise UsageError(f"{text} is no run: name the folder of one that avfuse fuse trained, or FOLDER:ROW")
+    row = text[end + 1 :]
+    run = load_rows(Path(text[:end]), [row] if row else [])
+    return Side(run, next(iter(run.heads)) if len(run.heads) == 1 else None)
+
+
+def compare(a: Side, b: Side) -> Comparison:
+    """Two rows, or all rows of two runs that are called the same.
+
+    Raises UsageError unless both are of the same test clips with the same classes and have a row and a seed in common.
+    """
+    order = same_test(a.run, b.run)
+    pairs = [_pair(a.run, b.run, *rows) for rows in _rows(a, b)]
+    accuracies = pd.DataFrame([_accuracies(a.run, b.run, pair, order) for pair in pairs])
+    return Comparison(
+        a,
+        b,
+        pd.DataFrame(_differing(a.run, b.run, pairs), columns=["what", "a", "b"]),
+        accuracies.assign(holm=holm(accuracies["p"].tolist())),
+        pd.DataFrame([line for pair in pairs for line in _measures(pair)]),
+        _notes(a, b, pairs, order),
+    )
+
+
+def print_comparison(found: Comparison) -> str:
+    """The comparison with its notes, ready to print."""
+    return "\n".join(
+        [
+            f"A: {found.a.name}",
+            f"B: {found.b.name}",
+            "",
+            _differing_table(found.differing) if len(found.differing) else "Nothing that they depend on differs.",
+            "",
+            _accuracy_table(found.accuracies, found.a.run.targets),
+            "",
+            _measure_table(found.measures, len(found.accuracies) > 1),
+            "",
+            *found.notes,
+        ]
+    )
+
+
+def _rows(a: Side, b: Side) -> list[tuple[str, str]]:
+    """Rows of A and B to compare."""
+    if a.row is not None and b.row is not None:
+        return [(a.row, b.row)]
+    common = [row for row in a.run.heads if row in b.run.heads]
+    if not common:
+        whole = b if b.row is None else a
+        raise UsageError(
+            f"{a.name} and {b.name} have no row in common: name one of each, such as "
+            f"{whole.run.folder}:{next(iter(whole.run.heads))} ({', '.join(whole.run.heads)})"
+        )
+    return [(row, row) for row in common]
+
+
+def _pair(a: Run, b: Run, row_a: str, row_b: str) -> _Pair:
+    """With the seeds that both have."""
+    of_a, of_b = ({one.seed: one for one in run.heads[row]} for run, row in ((a, row_a), (b, row_b)))
+    common = sorted(of_a.keys() & of_b.keys())
+    if not common:
+        raise UsageError(f"{a.folder}:{row_a} and {b.folder}:{row_b} have no seed in common: train both with the same")
+    name = row_a if row_a == row_b else f"{row_a} / {row_b}"
+    return _Pair(name, [of_a[seed] for seed in common], [of_b[seed] for seed in common], (sorted(of_a), sorted(of_b)))
+
+
+def _accuracies(a: Run, b: Run, pair: _Pair, order: NDArray[np.int64]) -> dict[str, Any]:
+    """Of `Comparison.accuracies`, but for holm."""
+    of_a, of_b = hits(a.targets, pair.a), hits(b.targets, pair.b)[:, order]
+    span_a, span_b, test = interval(of_a, a.groups), interval(of_b, a.groups), paired_test(of_b, of_a, a.groups)
+    return {
+        "row": pair.name,
+        "a": span_a.mean,
+        "a_low": span_a.low,
+        "a_high": span_a.high,
+        "b": span_b.mean,
+        "b_low": span_b.low,
+        "b_high": span_b.high,
+        "difference": test.difference,
+        "low": test.low,
+        "high": test.high,
+        "p": test.p,
+    }
+
+
+def _measures(pair: _Pair) -> Iterator[dict[str, Any]]:
+    """Of `Comparison.measures`: those that both were measured by."""
+    known = [name for name in pair.a[0].described["metrics"] if name != "n_test"]
+    for name in known:
+        if all(name in one.described["metrics"] for one in (*pair.a, *pair.b)):
+            mean_a, mean_b = (float(np.mean([one.described["metrics"][name] for one in of])) for of in (pair.a, pair.b))
+            yield {"row": pair.name, "measure": name, "a": mean_a, "b": mean_b, "difference": mean_b - mean_a}
+
+
+def _differing(a: Run, b: Run, pairs: Sequence[_Pair]) -> list[_Difference]:
+    """Of `Comparison.differing`. What differs in all rows alike has one line."""
+    of_rows: dict[_Difference, list[str]] = {}
+    for pair in pairs:
+        same_head = pair.a[0].head == pair.b[0].head
+        facts = (_row_facts(of[0], seeds, same_head) for of, seeds in zip((pair.a, pair.b), pair.seeds, strict=True))
+        for line in _unequal(*facts):
+            of_rows.setdefault(line, []).append(pair.name)
+    named = [
+        (what if len(rows) == len(pairs) else f"{what} ({'; '.join(rows)})", one, other)
+        for (what, one, other), rows in of_rows.items()
+    ]
+    return [*_unequal(_facts(a), _facts(b)), *_features(a, b), *named]
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """Of a run as a whole."""
+    described = run.described
+    return {
+        "data set": described["dataset"],
+        "command": described["command"],
+        **{f"{part} clips": str(described["clips"][part]) for part in ("train", "validation", "test", "unlabelled")},
+        "left out": str(len(described["clips"]["excluded"])),
+        "clips and features (hash)": described["data"],
+        "groups of test clips": str(len(set(described["test_groups"]))),
+        "shuffled labels": str(described["training"]["shuffle_labels"]),
+        **{f"{name} (version)": version for name, version in described["software"].items()},
+    }
+
+
+def _row_facts(one: HeadRun, seeds: Sequence[int], one_by_one: bool) -> dict[str, str]:
+    """Of the heads of a row. seeds: all that there are of it. one_by_one: whether each option is a fact of its own."""
+    described = one.described
+    swept = {f"{name} features of the row": value for name, value in described["swept"].items() if name in FEATURES}
+    options = described["options"]
+    together = {"options": ", ".join(f"{name}={value}" for name, value in options.items())}
+    return {
+        "head": one.head,
+        "seeds": ", ".join(map(str, seeds)),
+        **swept,
+        **{name: str(value) for name, value in described["recipe"].items()},
+        **({name: str(value) for name, value in options.items()} if one_by_one else together),
+    }
+
+
+def _features(a: Run, b: Run) -> Iterator[_Difference]:
+    """The features of each modality that only one run has, and what differs in those of one name."""
+    for modality in FEATURES:
+        of_a, of_b = ({spec["name"]: spec for spec in run.described["features"][modality]} for run in (a, b))
+        keys_a, keys_b = ({f"{name}@{spec['key']}": None for name, spec in of.items()} for of in (of_a, of_b))
+        only_a, only_b = [key for key in keys_a if key not in keys_b], [key for key in keys_b if key not in keys_a]
+        if only_a or only_b:
+            yield (f"{modality} features", ", ".join(only_a) or _ABSENT, ", ".join(only_b) or _ABSENT)
+        elif list(keys_a) != list(keys_b):
+            yield (f"order of {modality} features", ", ".join(keys_a), ", ".join(keys_b))
+        inside: dict[_Difference, list[str]] = {}
+        for name in of_a.keys() & of_b.keys():
+            for line in _unequal(_flat(of_a[name]), _flat(of_b[name])):
+                inside.setdefault(line, []).append(name)
+        for (what, one, other), names in inside.items():
+            yield (f"{what} of {', '.join(sorted(names))}", one, other)
+
+
+def _flat(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Names with dots."""
+    own = {name: value for name, value in spec.items() if name != "key"}
+    return {name: str(value) for name, value in pd.json_normalize(own).iloc[0].items()}
+
+
+def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[_Difference]:
+    for name in {**a, **b}:
+        if a.get(name) != b.get(name):
+            yield (name, a.get(name, _ABSENT), b.get(name, _ABSENT))
+
+
+def _notes(a: Side, b: Side, pairs: Sequence[_Pair], order: NDArray[np.int64]) -> list[str]:
+    found = ["Intervals: 95 %, over new seeds and new groups of test clips. p: of no difference, over the same."]
+    if len(pairs) > 1:
+        found.append(f"Holm: p adjusted for {len(pairs)} rows.")
+    for one, other in ((a, b), (b, a)):
+        if one.row is None and (alone := [row for row in one.run.heads if row not in other.run.heads]):
+            found.append(f"Only in {one.run.folder}: {', '.join(alone)}.")
+    for pair in pairs:
+        if pair.seeds[0] != pair.seeds[1]:
+            found.append(f"{pair.name}: compared by the {len(pair.a)} seeds that both have.")
+    if any(len(pair.a) == 1 for pair in pairs):
+        found.append(ONE_SEED)
+    if not np.array_equal(a.run.groups, b.run.groups[order]):
+        found.append("Test clips are grouped otherwise in B: the groups of A are used.")
+    if (few := few_groups_warning(a.run.groups)) is not None:
+        found.append(few)
+    for name, side in (("A", a), ("B", b)):
+        found += [f"{name}: {warning}" for warning in warnings_of(side.run.described)]
+    return found
+
+
+def _differing_table(differing: pd.DataFrame) -> str:
+    """Two lines a fact, as commands and lists of features are long."""
+    lines = [
+        line for what, one, other in differing.itertuples(index=False) for line in ((what, "A", one), ("", "B", other))
+    ]
+    return aligned(pd.DataFrame(lines, columns=["differs", "", " "]), ("differs", "", " "))
+
+
+def _accuracy_table(accuracies: pd.DataFrame, targets: Targets) -> str:
+    spans = {
+        side: [
+            f"{percent(low)} - {percent(high)}"
+            for low, high in zip(accuracies[f"{side}_low"], accuracies[f"{side}_high"], strict=True)
+        ]
+        for side in ("a", "b")
+    }
+    columns = [
+        *([("row", accuracies["row"])] if len(accuracies) > 1 else []),
+        (f"A {measure_words(targets.measure)} %", accuracies["a"].map(percent)),
+        ("95 % interval", spans["a"]),
+        (f"B {measure_words(targets.measure)} %", accuracies["b"].map(percent)),
+        ("95 % interval", spans["b"]),
+        ("B - A", accuracies["difference"].map(points)),
+        ("95 % interval", list(map(points_span, accuracies["low"], accuracies["high"]))),
+        ("p", accuracies["p"].map(p_value)),
+        *([("p (Holm)", accuracies["holm"].map(p_value))] if len(accuracies) > 1 else []),
+    ]
+    table = pd.DataFrame({number: list(cells) for number, (_, cells) in enumerate(columns)})
+    return aligned(table.set_axis([name for name, _ in columns], axis=1), ("row",))
+
+
+def _measure_table(measures: pd.DataFrame, several: bool) -> str:
+    """In per cent, but for nll in nats. several: whether rows have to be told apart."""
+    lines = []
+    for line in measures.itertuples(index=False):
+        if line.measure.endswith("nll"):
+            cells = (f"{line.a:.2f}", f"{line.b:.2f}", f"{round(line.difference, 2) + 0.0:+.2f}")
+        else:
+            cells = (percent(line.a), percent(line.b), points(line.difference))
+        lines.append((line.row, line.measure, *cells))
+    table = pd.DataFrame(lines, columns=["row", "measure", "A", "B", "B - A"])
+    return aligned(table if several else table.drop(columns="row"), ("row", "measure"))

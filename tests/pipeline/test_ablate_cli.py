@@ -1,0 +1,223 @@
+"""A table by one command: rows trained, tested, and beside what was published."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from made_up_sets import kitchen
+
+from features.errors import UsageError
+from pipeline.cli.main import avfuse
+from stages.fuse import experiment
+from stages.fuse.experiment import load_run
+from stages.fuse.statistics import interval, paired_test
+from stages.fuse.table import hits
+
+TABLE = """
+name: own
+title: An own table
+paper: Ours (2026)
+data: [epic_kitchens_100]
+settings: {hidden: "16", epochs: 4, patience: 4, lr: 1.0e-4, weight_decay: 0, video: flatten}
+measures: [action_top1, verb_top1]
+curves: true
+notes: [A note of the paper's.]
+rows:
+  - {id: video, label: Video, head: video, video: [picture], audio: [sound]}
+  - {id: both, label: Both, section: Fusion, head: mlp, video: [picture], audio: [sound], settings: {lr: 2.0e-2},
+     baseline: video, published: {epic_kitchens_100: {action_top1: 47.2, verb_top1: 70.4}}}
+  - {id: svc, label: SVC, section: Fusion, head: svc, video: [picture], audio: [sound], baseline: video}
+  - {id: theirs, label: Theirs, section: Others, published: {epic_kitchens_100: {action_top1: 14.8}}}
+  - {id: far, label: Far, section: Others, head: mlp, video: [picture], audio: [nothing], baseline: video}
+"""
+
+MAP = """
+name: made-up
+summary: Numbers.
+roles: {picture: "imported:picture", sound: "imported:sound"}
+marks: {sound: Sound is made up.}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    kitchen(folder / "cache")
+    (folder / "own.yaml").write_text(TABLE)
+    (folder / "map.yaml").write_text(MAP)
+    return folder
+
+
+def ablate(place: Path, *arguments: object, table: str = "own.yaml", seeds: int = 2) -> Result:
+    command = ["ablate", place / table, "--backbones", place / "map.yaml", "--dataset", "kitchen", "--device", "cpu"]
+    command += ["--seeds", seeds, "--cache", place / "cache", "--runs", place / "runs", *arguments]
+    return CliRunner().invoke(avfuse, [str(each) for each in command], catch_exceptions=False, standalone_mode=False)
+
+
+@pytest.fixture(scope="module")
+def said(place: Path) -> str:
+    return ablate(place).output
+
+
+@pytest.fixture(scope="module")
+def table(place: Path, said: str) -> pd.DataFrame:
+    return pd.read_csv(place / "runs" / "kitchen" / "own-made-up" / "table.csv", index_col="id")
+
+
+def test_every_row_is_there_with_what_was_published(said: str, table: pd.DataFrame) -> None:
+    assert list(table.index) == ["video", "both", "svc", "theirs", "far"]
+    assert table["published_action_top1"].dropna().to_dict() == {"both": 47.2, "theirs": 14.8}
+    assert table.loc["theirs", "missing"] == "published only"
+    assert table.loc["far", "missing"] == "'made-up' has nothing for nothing"
+    assert table.loc[["theirs", "far"], "tuned"].isna().all()
+    assert re.search(r"Both +47\.2 / 70\.4 ", said)
+    assert "A note of the paper's." in said
+    assert "Sound is made up." in said
+
+
+def test_numbers_are_those_of_the_trained_heads(place: Path, table: pd.DataFrame) -> None:
+    runs = {path.parent.name.partition("-")[0]: load_run(path.parent) for path in place.glob("runs/*/heads/*/run.json")}
+    tuned = {}
+    for row, head in (("video", "video"), ("svc", "svc")):
+        run = runs[head]
+        chosen = table.loc[row, "chosen"]
+        name = head if pd.isna(chosen) else f"{head},{chosen.replace(', ', ',')}"
+        tuned[row] = hits(run.targets, run.heads[name])
+        span = interval(tuned[row], run.groups)
+        assert table.loc[row, ["tuned", "tuned_low", "tuned_high"]].tolist() == pytest.approx([*vars(span).values()])
+    test = paired_test(tuned["svc"], tuned["video"], runs["svc"].groups)
+    assert table.loc["svc", "difference"] == pytest.approx(test.difference)
+    assert table.loc["svc", "p"] == pytest.approx(test.p)
+    assert (table["p_holm"].dropna() >= table["p"].dropna()).all()
+
+
+def test_the_tuned_heads_are_those_that_validation_prefers(place: Path, table: pd.DataFrame) -> None:
+    (folder,) = (path.parent for path in place.glob("runs/*/heads/video-*/run.json"))
+    results = pd.read_csv(folder / "results.csv")
+    assert len(results) == 6 * 2
+    by_setting = results.groupby(["lr", "weight_decay"], sort=False)["validation_action_top1"].mean()
+    lr, weight_decay = by_setting.idxmax()
+    chosen = dict(part.split("=") for part in table.loc["video", "chosen"].split(", "))
+    assert (float(chosen["lr"]), float(chosen["weight_decay"])) == (lr, weight_decay)
+
+
+def test_the_papers_own_setting_is_a_column_of_its_own(place: Path, table: pd.DataFrame) -> None:
+    """In the grid it is read from there, outside it is trained by itself; a head without epochs has no other."""
+    assert len(list(place.glob("runs/*/heads/video-*"))) == 1
+    assert len(list(place.glob("runs/*/heads/mlp-*"))) == 2
+    (alone,) = (path.parent for path in place.glob("runs/*/heads/mlp-*/mlp/seed-0.json"))
+    results = pd.read_csv(alone.parent / "results.csv")
+    assert table.loc["both", "own"] == pytest.approx(results["action_top1"].mean())
+    assert table.loc["svc", "own"] == table.loc["svc", "tuned"]
+    assert pd.isna(table.loc["svc", "chosen"])
+
+
+def test_what_is_not_as_the_paper_has_it_is_marked_and_gets_no_verdict(said: str, table: pd.DataFrame) -> None:
+    assert table["flags"].dropna().tolist() == ["SP", "SP", "SP"]
+    assert table["verdict"].isna().all()
+    assert "S: other networks than the paper's (made-up: Numbers.)" in said
+    assert "P: another protocol than the paper's (data set kitchen, the paper has epic_kitchens_100)." in said
+    assert "nothing here speaks for or against them" in said
+
+
+def test_files_tell_all_that_a_row_was_made_from(place: Path, said: str) -> None:
+    folder = place / "runs" / "kitchen" / "own-made-up"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "curves.csv", "table.csv", "table.html", "table.json", "table.md"
+    ]  # fmt: skip
+    curves = pd.read_csv(folder / "curves.csv")
+    assert curves.groupby(["row", "seed"])["epoch"].max().loc["video"].tolist() == [4, 4]
+    page = (folder / "table.html").read_text()
+    for told in ("An own table", "test clips in", "Published numbers are for orientation", "imported:picture@"):
+        assert told in page
+    assert "https://" not in page
+    assert "| Both | 47.2 / 70.4 |" in (folder / "table.md").read_text()
+
+
+def test_a_second_run_trains_nothing(place: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "train_company", lambda *_: pytest.fail("trained again"))
+    ablate(place, "--name", "again")
+    again = pd.read_csv(place / "runs" / "kitchen" / "again" / "table.csv", index_col="id")
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_tables_share_trained_heads(place: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "train_company", lambda *_: pytest.fail("trained again"))
+    (place / "other.yaml").write_text(
+        "{name: other, title: Other, paper: Ours, data: [ucf101], rows: [{id: one, label: One, head: video,\n"
+        'video: [picture], audio: [sound], settings: {hidden: "16", epochs: 4, patience: 4, lr: 1.0e-4,\n'
+        "weight_decay: 0, video: flatten}}]}"
+    )
+    ablate(place, table="other.yaml")
+    other = pd.read_csv(place / "runs" / "kitchen" / "other-made-up" / "table.csv", index_col="id")
+    assert other.loc["one", "tuned"] == table.loc["video", "tuned"]
+
+
+def test_fewer_seeds_than_are_there_are_fewer(place: Path, table: pd.DataFrame) -> None:
+    ablate(place, "--name", "one", seeds=1)
+    one = pd.read_csv(place / "runs" / "kitchen" / "one" / "table.csv", index_col="id")
+    assert one["tuned_seed_sd"].isna().all()
+    assert "With one seed" in (place / "runs" / "kitchen" / "one" / "table.md").read_text()
+
+
+def test_settings_of_ones_own_go_before_the_papers_and_are_told(place: Path, said: str) -> None:
+    told = ablate(place, "--epochs", 2, "--set", "hidden=8", "--grid", "none", "--name", "quick").output
+    assert "hidden=8; epochs=2" in told
+    curves = pd.read_csv(place / "runs" / "kitchen" / "quick" / "curves.csv")
+    assert curves.groupby("row")["epoch"].max().loc["video"] == 2
+
+
+def test_what_is_not_cached_is_named_with_its_command(place: Path, said: str) -> None:
+    (place / "map2.yaml").write_text(
+        MAP.replace('"imported:sound"}', '"imported:sound", nothing: "lite:frames:windows2,lite:mfcc uniform:4"}')
+    )
+    asked = ("--backbones", place / "map2.yaml", "--name", "partial")
+    with pytest.raises(UsageError, match="3 features are not cached for 'kitchen'") as caught:
+        ablate(place, *asked)
+    assert "make extract DATASET=kitchen FEATURES=lite:frames:1of2,lite:frames:2of2,lite:mfcc FRAMES=uniform:4" in str(
+        caught.value
+    )
+    assert "\n" not in str(caught.value)
+    ablate(place, *asked, "--partial")
+    partial = pd.read_csv(place / "runs" / "kitchen" / "partial" / "table.csv", index_col="id")
+    assert partial.loc["far", "missing"].startswith("not run: lite:frames:1of2 is not cached (make extract")
+    assert np.isfinite(partial.loc["both", "tuned"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "speed=1"), "no head of this table has a setting 'speed'"),
+        (("--set", "lr=-1", "--grid", "none"), "lr=-1: input should be greater than 0"),
+        (("--backbones", "best"), "unknown map of backbones 'best': choose from lite, paper, quick"),
+        (("--name", "../x"), "../x"),
+        (("--dataset", "nothing"), "nothing"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(place: Path, arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        ablate(place, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows: [", "is no YAML"),
+        (TABLE.replace("id: theirs", "id: both"), "two rows are called both"),
+        (TABLE.replace("baseline: video}", "baseline: nobody}"), "has the baseline nobody, which is no row"),
+        (TABLE.replace("title:", "titel: x\ntitle:"), "titel: Extra inputs are not permitted"),
+    ],
+)
+def test_a_file_that_is_wrong_is_named(place: Path, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(UsageError, match=f"wrong.yaml.*{re.escape(message)}"):
+        ablate(tmp_path, table="wrong.yaml")
+
+
+def test_without_a_table_they_are_listed() -> None:
+    listed = CliRunner().invoke(avfuse, ["ablate"], standalone_mode=False).output
+    assert "maivar-table2  MAiVAR, Table II" in listed
+    assert "--backbones lite: " in listed
