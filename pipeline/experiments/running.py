@@ -19,9 +19,8 @@ from manifests import Manifest
 from pipeline.experiments.roles import needs_banks
 from pipeline.experiments.schema import Backbones, Table, TableRow
 from stages.fuse.data import FusionData, load_data, usable_clips
-from stages.fuse.experiment import HeadRun, Run, run_experiment
+from stages.fuse.experiment import HeadRun, Pick, Run, run_experiment
 from stages.fuse.heads import get_head
-from stages.fuse.sweeps import winners
 from stages.fuse.training import Training, knows
 
 GRID: Mapping[str, tuple[str, ...]] = {"lr": ("1e-4", "3e-4", "1e-3"), "weight_decay": ("0", "0.05")}
@@ -137,25 +136,31 @@ def _train(
     head = row.head
     assert head is not None
 
-    def train(given: Mapping[str, Any], sweep: Mapping[str, Sequence[str]]) -> Run:
+    def train(given: Mapping[str, Any], sweep: Mapping[str, Sequence[str]], pick: Pick | None = None) -> Run:
         place = folder / "heads" / f"{head}-{_key(data, head, given, sweep)}"
-        run = run_experiment(data, place, [head], how.seeds, Training(**given), described, sweep=sweep, progress=bar)
-        return replace(
-            run, heads={name: [one for one in runs if one.seed < how.seeds] for name, runs in run.heads.items()}
+        run = run_experiment(
+            data, place, [head], how.seeds, Training(**given), described, sweep=sweep, pick=pick, progress=bar
         )
+        asked = {name: [one for one in runs if one.seed < how.seeds] for name, runs in run.heads.items()}
+        return replace(run, heads={name: runs for name, runs in asked.items() if runs})
 
     grid = {} if get_head(head).fits_at_once else how.grid
-    swept = train({name: value for name, value in settings.items() if name not in grid}, grid) if grid else None
-    own_row = _row_of(head, settings, grid)
-    own = swept if swept is not None and own_row is not None else train(settings, {})
-    best = winners(swept)[0] if swept is not None and len(swept.heads) > 1 else None
+    own_row, best = _row_of(head, settings, grid), ""
+
+    def tested(scores: Mapping[str, float]) -> set[str]:
+        nonlocal best
+        best = max(scores, key=scores.__getitem__)
+        return {best} if own_row is None else {best, own_row}
+
+    swept = train({n: value for n, value in settings.items() if n not in grid}, grid, tested) if grid else None
+    own = train(settings, {}) if swept is None or own_row is None else swept
     own_heads = own.heads[own_row or head]
     return TrainedRow(
         row=row,
         run=swept or own,
         own=own_heads,
-        tuned=own_heads if swept is None or best is None else swept.heads[best.row],
-        chosen=best.values if best is not None else "",
+        tuned=own_heads if swept is None else swept.heads[best],
+        chosen=best.partition(",")[2].replace(",", ", "),
         settings=settings,
         features=inputs,
         untrained=tuple(own.described["untrained"]),

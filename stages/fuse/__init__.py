@@ -11,14 +11,15 @@ recipe.py      how a head is trained; training.py: what a user asks of it
 prepared.py    a data set as one kind of head takes it
 objective.py   what a head is trained on besides classification
 fitting.py     epochs, of one head or of many in one pass
-trainer.py     selection on validation, refit; checkpoint.py: where it is kept
+trainer.py     selection on validation, refit; checkpoint.py: where it is kept; companies.py: who trains side by side
 metrics.py     what is measured on the test split; subsets.py: tail classes, participants never seen
 statistics.py  how sure one can be of it
 cost.py        what a head costs
-experiment.py  many heads, settings and seeds, saved so that nothing is trained twice; saved.py: heads read back
+experiment.py  many heads, settings and seeds, saved so that nothing is trained twice; saved.py, reloading.py: read back
 sweeps.py      which values win; table.py: rows of a results table
 predictions.py what a head says of each clip, its seeds taken together
-contribution.py what each modality is worth; robustness.py, changes.py: what becomes of a head as one changes at test
+contribution.py what each modality is worth (contribution_run.py: kept)
+robustness.py  what becomes of a head as a modality changes at test (changes.py)
 gains.py       classes that one head gets right and another does not
 estimator.py   the same heads as a scikit-learn classifier
 """

@@ -8,6 +8,7 @@ runs/<dataset>/<name>/
     <row>/seed-<n>.npz          its predictions: clip_id, logits and target_<name> of test clips,
                                 unlabelled_clip_id and unlabelled_logits
     <row>/seed-<n>.safetensors  its weights
+    <row>/choice-<n>.json       where validation picks rows: the learning curve that says so
     .training/                  checkpoints of what is being trained
 
 A row is a head, or in a sweep a head and the values swept: `mlp`, `mlp,lr=1e-4,l1=0`.
@@ -16,14 +17,15 @@ A row is a head, or in a sweep a head and the values swept: `mlp`, `mlp,lr=1e-4,
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -35,18 +37,23 @@ from tqdm import tqdm
 from features.errors import UsageError
 from features.requests import expand_names
 from stages.fuse.checkpoint import Checkpoint
+from stages.fuse.companies import companies, kind_of
 from stages.fuse.cost import Cost, measured, training_macs
 from stages.fuse.data import FusionData
-from stages.fuse.fitting import SIDE_BY_SIDE, trains_together
 from stages.fuse.heads import get_head, head_names
 from stages.fuse.metrics import Truth, evaluate
 from stages.fuse.targets import Targets
-from stages.fuse.trainer import Plan, Trained, train_company
-from stages.fuse.training import PER_HEAD, Training, knows
+from stages.fuse.trainer import Epoch, Plan, Trained, best_epoch, choose_epochs, refit_company, train_company
+from stages.fuse.training import Training, knows
 
 FORMAT_VERSION = 3
 FEATURES = ("video", "audio")
 """What can be swept besides settings: the features of a modality."""
+
+Pick = Callable[[Mapping[str, float]], Collection[str]]
+"""From the mean validation score of each row to the rows that are tested."""
+
+OnEpoch = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -137,13 +144,15 @@ def run_experiment(
     *,
     sweep: Mapping[str, Sequence[str]] | None = None,
     replace: bool = False,
+    pick: Pick | None = None,
     progress: "bool | tqdm[Any]" = True,
 ) -> Run:
     """Train what is not trained yet, and return all that lies under `folder`.
 
     `described` goes into run.json as it is (data set, command, versions). sweep: values of settings, and features of
     `video` or `audio`, joined by "+"; every head is trained with every combination of those that mean something to it.
-    progress: whether a bar is shown, or the bar of what this is a part of, which counts epochs.
+    pick: which rows are refitted and tested, by the mean validation score of each; the others never see test clips. By
+    default all are. progress: whether a bar is shown, or the bar of what this is a part of, which counts epochs.
     Raises UsageError when the folder holds a run with other settings and `replace` is not given, or for a setting that
     no head has.
     """
@@ -156,20 +165,21 @@ def run_experiment(
         plan.check()
     described = {**described, **_describe(data, training, sweep)}
     _claim(folder, described, rows, replace)
-    todo = {(job.row, job.plan.seed) for job in every if not job.is_done(folder)}
-    companies = [each for each in _companies(every) if any((job.row, job.plan.seed) in todo for job in each)]
-    epochs = sum(2 * job.plan.recipe.epochs for company in companies for job in company)
-    with _bar(progress, epochs) as bar:
-        for company in companies:
-            if not isinstance(progress, tqdm):
-                bar.set_postfix(head=_named(company))
-            before = bar.n
-            checkpoint = _checkpoint(folder, company)
-            for job, (trained, cost) in zip(company, _train(company, bar.update, checkpoint), strict=True):
-                if (job.row, job.plan.seed) in todo:
-                    _save(folder, job, trained, described, cost)
-            checkpoint.remove()
-            bar.update(before + 2 * company[0].plan.recipe.epochs * len(company) - bar.n)  # some stop early
+
+    def train(company: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
+        choices = [_read_choice(folder, job) for job in company] if pick is not None else []
+        lacking = [not job.is_done(folder) for job in company]
+        trained = _train(company, [each for each in choices if each is not None], on_epoch, checkpoint)
+        for job, lacks, (head, cost) in zip(company, lacking, trained, strict=True):
+            if lacks:
+                _save(folder, job, head, described, cost)
+
+    with _bar(progress) as bar:
+        if pick is not None:
+            _work(folder, every, lambda job: _read_choice(folder, job) is None, partial(_choose, folder), bar, "choose")
+            picked = pick(_validation_scores(folder, every))
+            every = [job for job in every if job.row in picked]
+        _work(folder, every, lambda job: not job.is_done(folder), train, bar, "train" if pick is None else "refit")
     shutil.rmtree(folder / ".training", ignore_errors=True)
     run = load_run(folder)
     _write_atomically(folder / "results.csv", results_table(run).to_csv(index=False))
@@ -177,13 +187,75 @@ def run_experiment(
 
 
 @contextmanager
-def _bar(progress: "bool | tqdm[Any]", epochs: int) -> "Iterator[tqdm[Any]]":
+def _bar(progress: "bool | tqdm[Any]") -> "Iterator[tqdm[Any]]":
     if isinstance(progress, tqdm):
-        progress.total = (progress.total or 0) + epochs
         yield progress
         return
-    with tqdm(total=epochs, unit="epoch", desc="fuse", disable=not progress or not epochs) as bar:
+    with tqdm(total=0, unit="epoch", desc="fuse", disable=not progress, delay=0.1) as bar:
         yield bar
+
+
+def _work(
+    folder: Path,
+    jobs: Sequence[_Job],
+    lacks: Callable[[_Job], bool],
+    work: Callable[[Sequence[_Job], OnEpoch, Checkpoint], None],
+    bar: "tqdm[Any]",
+    what: Literal["choose", "refit", "train"],
+) -> None:
+    """On the companies in which any job lacks something. what: train is both, choose and refit."""
+    todo = [company for company in companies(jobs, [kind_of(job.plan) for job in jobs]) if any(map(lacks, company))]
+    passes = 2 if what == "train" else 1
+    bar.total = (bar.total or 0) + sum(passes * job.plan.recipe.epochs for company in todo for job in company)
+    for company in todo:
+        bar.set_postfix(head=_named(company))
+        before = bar.n
+        key = sha256(",".join([what, *(job.key for job in company)]).encode()).hexdigest()[:16]
+        checkpoint = Checkpoint(folder / ".training" / f"{head_of(company[0].row)}-{key}.safetensors", key)
+        work(company, bar.update, checkpoint)
+        checkpoint.remove()
+        bar.update(before + passes * company[0].plan.recipe.epochs * len(company) - bar.n)  # some stop early
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A learning curve, and the head's share of the time that it took."""
+
+    curve: list[Epoch]
+    seconds: float
+
+
+def _choose(folder: Path, company: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
+    started = time.perf_counter()
+    curves = choose_epochs([job.plan for job in company], on_epoch, checkpoint)
+    seconds = (time.perf_counter() - started) / len(company)
+    for job, curve in zip(company, curves, strict=True):
+        path = _choice_path(folder, job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        choice = {"key": job.key, "seconds": seconds, "curve": [asdict(epoch) for epoch in curve]}
+        _write_atomically(path, json.dumps(choice) + "\n")
+
+
+def _choice_path(folder: Path, job: _Job) -> Path:
+    return folder / job.row / f"choice-{job.plan.seed}.json"
+
+
+def _read_choice(folder: Path, job: _Job) -> _Choice | None:
+    """None where there is none yet, or it depends on something else."""
+    path = _choice_path(folder, job)
+    if not path.exists() or (choice := _read_json(path))["key"] != job.key:
+        return None
+    return _Choice([Epoch(**epoch) for epoch in choice["curve"]], choice["seconds"])
+
+
+def _validation_scores(folder: Path, jobs: Sequence[_Job]) -> dict[str, float]:
+    """Of each row at the epochs that were chosen, the mean over seeds."""
+    scores: dict[str, list[float]] = {}
+    for job in jobs:
+        choice = _read_choice(folder, job)
+        assert choice is not None
+        scores.setdefault(job.row, []).append(best_epoch(choice.curve).validation_score)
+    return {row: float(np.mean(each)) for row, each in scores.items()}
 
 
 def _jobs(
@@ -207,32 +279,15 @@ def _combinations(values: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str
     return (dict(zip(values, each, strict=True)) for each in product(*values.values()))
 
 
-def _companies(jobs: Sequence[_Job]) -> list[list[_Job]]:
-    """Jobs to train side by side. What trains together depends on what was asked for, not on what is there already:
-    after a run that was broken off, a head then comes out of the same sums as in an unbroken one."""
-    companies: list[list[_Job]] = []
-    open_ones: dict[str, list[_Job]] = {}
-    for job in jobs:
-        plan = job.plan
-        kind = json.dumps(
-            [plan.head, plan.options.model_dump(), plan.recipe.model_dump(exclude=set(PER_HEAD)), str(plan.data.shapes)]
-        )
-        company = open_ones.get(kind)
-        alone = not trains_together(plan.head, plan.data, plan.options, plan.recipe)
-        if company is None or len(company) == SIDE_BY_SIDE or alone:
-            company = open_ones[kind] = []
-            companies.append(company)
-        company.append(job)
-    return companies
-
-
 def _named(company: Sequence[_Job]) -> str:
     rows = list(dict.fromkeys(job.row for job in company))
     return rows[0] if len(rows) == 1 else f"{head_of(rows[0])} ({len(company)} together)"
 
 
-def _train(company: Sequence[_Job], on_epoch: Callable[[], Any], checkpoint: Checkpoint) -> list[tuple[Trained, Cost]]:
-    """Side by side, each with what it cost."""
+def _train(
+    company: Sequence[_Job], choices: Sequence[_Choice], on_epoch: OnEpoch, checkpoint: Checkpoint
+) -> list[tuple[Trained, Cost]]:
+    """Side by side, each with what it cost. choices: of each, where they were made before."""
     plans = [job.plan for job in company]
     in_training = training_macs(plans[0])
     with measured(plans[0].data.train.device, len(plans)) as spent:
@@ -241,13 +296,12 @@ def _train(company: Sequence[_Job], on_epoch: Callable[[], Any], checkpoint: Che
             spent.epoch()
             on_epoch()
 
-        every = train_company(plans, count, checkpoint)
+        if choices:
+            every = refit_company(plans, [choice.curve for choice in choices], count, checkpoint)
+        else:
+            every = train_company(plans, count, checkpoint)
+    spent.seconds += sum(choice.seconds for choice in choices)
     return [(trained, Cost.of(plan, trained, spent, in_training)) for plan, trained in zip(plans, every, strict=True)]
-
-
-def _checkpoint(folder: Path, company: Sequence[_Job]) -> Checkpoint:
-    key = sha256(",".join(job.key for job in company).encode()).hexdigest()[:16]
-    return Checkpoint(folder / ".training" / f"{head_of(company[0].row)}-{key}.safetensors", key)
 
 
 def load_run(folder: Path, head: str | None = None) -> Run:

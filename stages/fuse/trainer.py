@@ -124,15 +124,46 @@ def train_company(
     on_epoch is called after every epoch of every head; checkpoint is where training is kept from time to time, and
     goes on from.
     """
-    if plans[0].data.train.device.type == "cpu":
-        keep_large_buffers()
     parents = _parents(plans)
     progress = _Progress.of(plans, checkpoint)
-    if progress.phase == "choose" and len(plans[0].data.validation):
-        fits = _fits(plans, "train", [{name: one.chosen for name, one in each.items()} for each in parents])
-        progress.load(fits)
-        _choose(plans, fits, progress, on_epoch, keep_chosen)
-    best = [_best(curve) if curve else plan.recipe.epochs for plan, curve in zip(plans, progress.curves, strict=True)]
+    _choose(plans, parents, progress, on_epoch, keep_chosen)
+    return _refit(plans, parents, progress, on_epoch)
+
+
+def choose_epochs(
+    plans: Sequence[Plan], on_epoch: Callable[[], Any] = lambda: None, checkpoint: Checkpoint | None = None
+) -> list[list[Epoch]]:
+    """The first half of `train_company`: learning curves on train, until validation says how many epochs to train for.
+    Test clips are not looked at, so that what follows may depend on it."""
+    progress = _Progress.of(plans, checkpoint)
+    _choose(plans, _parents(plans), progress, on_epoch, keep_chosen=False)
+    return progress.curves
+
+
+def refit_company(
+    plans: Sequence[Plan],
+    curves: Sequence[Sequence[Epoch]],
+    on_epoch: Callable[[], Any] = lambda: None,
+    checkpoint: Checkpoint | None = None,
+) -> list[Trained]:
+    """The second half, from the curves that `choose_epochs` gave of the same plans, in any company."""
+    progress = _Progress.of(plans, checkpoint)
+    if progress.phase == "choose":
+        progress.phase, progress.curves = "refit", [list(curve) for curve in curves]
+    return _refit(plans, _parents(plans), progress, on_epoch)
+
+
+def _refit(
+    plans: Sequence[Plan],
+    parents: Sequence[Mapping[str, Trained]],
+    progress: "_Progress",
+    on_epoch: Callable[[], Any],
+) -> list[Trained]:
+    """Afresh on train and validation, for as many epochs as the curves say."""
+    best = [
+        best_epoch(curve).epoch if curve else plan.recipe.epochs
+        for plan, curve in zip(plans, progress.curves, strict=True)
+    ]
     fits = _fits(plans, "all", [{name: one.head for name, one in each.items()} for each in parents])
     chosen = [_copy(fit, state) if state else None for fit, state in zip(fits, progress.best, strict=True)]
     if fits[0].head.fits_at_once:
@@ -149,13 +180,17 @@ def train_company(
 
 def _choose(
     plans: Sequence[Plan],
-    fits: Sequence[Fit],
+    parents: Sequence[Mapping[str, Trained]],
     progress: "_Progress",
     on_epoch: Callable[[], Any],
     keep_chosen: bool,
 ) -> None:
-    """Learning curves on train, each until its validation has not improved for a while."""
+    """Learning curves on train, each until its validation has not improved for a while; none without validation."""
+    if progress.phase == "refit" or len(plans[0].data.validation) == 0:
+        return
     recipe = plans[0].recipe
+    fits = _fits(plans, "train", [{name: one.chosen for name, one in each.items()} for each in parents])
+    progress.load(fits)
     if fits[0].head.fits_at_once:
         for number, (plan, fit) in enumerate(zip(plans, fits, strict=True)):
             progress.curves[number].append(_validated(plan, fit, 1, _fit_at_once(plan, fit)))
@@ -169,7 +204,7 @@ def _choose(
             break
         for number, losses in zip(running, train_epoch([fits[each] for each in running]), strict=True):
             progress.curves[number].append(_validated(plans[number], fits[number], epoch, losses))
-            if keep_chosen and _best(progress.curves[number]) == epoch:
+            if keep_chosen and best_epoch(progress.curves[number]).epoch == epoch:
                 progress.best[number] = _weights(fits[number])
             on_epoch()
         progress.keep(fits, "choose", epoch)
@@ -186,7 +221,7 @@ def _fit_at_once(plan: Plan, fit: Fit) -> Losses:
 
 
 def _goes_on(curve: Sequence[Epoch], recipe: Recipe, epoch: int) -> bool:
-    return not curve or (curve[-1].epoch == epoch - 1 and epoch - 1 - _best(curve) < recipe.patience)
+    return not curve or (curve[-1].epoch == epoch - 1 and epoch - 1 - best_epoch(curve).epoch < recipe.patience)
 
 
 def _validated(plan: Plan, fit: Fit, epoch: int, losses: Losses) -> Epoch:
@@ -199,6 +234,8 @@ def _validated(plan: Plan, fit: Fit, epoch: int, losses: Losses) -> Epoch:
 
 def _fits(plans: Sequence[Plan], clips: Literal["train", "all"], parents: Sequence[Mapping[str, Any]]) -> list[Fit]:
     """Freshly initialised heads on train, or on train and validation. Inputs are shared where data are."""
+    if plans[0].data.train.device.type == "cpu":
+        keep_large_buffers()
     inputs: dict[int, Inputs] = {}
     fits = []
     for plan, its_parents in zip(plans, parents, strict=True):
@@ -280,8 +317,9 @@ class _Progress:
         self.checkpoint.save(tensors, {"phase": phase, "epoch": epoch, "curves": curves})
 
 
-def _best(curve: Sequence[Epoch]) -> int:
-    return max(curve, key=lambda epoch: (epoch.validation_score, -epoch.validation_loss, -epoch.epoch)).epoch
+def best_epoch(curve: Sequence[Epoch]) -> Epoch:
+    """The one of the best validation score, of the lower loss among equals."""
+    return max(curve, key=lambda epoch: (epoch.validation_score, -epoch.validation_loss, -epoch.epoch))
 
 
 def _score(targets: Targets, logits: Tensor, truth: Sequence[Tensor]) -> float:

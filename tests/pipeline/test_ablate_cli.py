@@ -1,5 +1,6 @@
 """A table by one command: rows trained, tested, and beside what was published."""
 
+import json
 import re
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def ablate(place: Path, *arguments: object, table: str = "own.yaml", seeds: int 
     return CliRunner().invoke(avfuse, [str(each) for each in command], catch_exceptions=False, standalone_mode=False)
 
 
+def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train_company", "choose_epochs", "refit_company"):
+        monkeypatch.setattr(experiment, name, lambda *_: pytest.fail("trained again"))
+
+
 @pytest.fixture(scope="module")
 def said(place: Path) -> str:
     return ablate(place).output
@@ -96,12 +102,15 @@ def test_numbers_are_those_of_the_trained_heads(place: Path, table: pd.DataFrame
 
 def test_the_tuned_heads_are_those_that_validation_prefers(place: Path, table: pd.DataFrame) -> None:
     (folder,) = (path.parent for path in place.glob("runs/*/heads/video-*/run.json"))
-    results = pd.read_csv(folder / "results.csv")
-    assert len(results) == 6 * 2
-    by_setting = results.groupby(["lr", "weight_decay"], sort=False)["validation_action_top1"].mean()
-    lr, weight_decay = by_setting.idxmax()
-    chosen = dict(part.split("=") for part in table.loc["video", "chosen"].split(", "))
-    assert (float(chosen["lr"]), float(chosen["weight_decay"])) == (lr, weight_decay)
+    scores: dict[str, list[float]] = {}
+    for path in sorted(folder.glob("*/choice-*.json")):
+        curve = pd.DataFrame(json.loads(path.read_text())["curve"])
+        scores.setdefault(path.parent.name, []).append(curve["validation_score"].max())
+    assert [len(each) for each in scores.values()] == 6 * [2]
+    chosen = "video," + table.loc["video", "chosen"].replace(", ", ",")
+    assert sum(scores[chosen]) == max(map(sum, scores.values()))
+    tested = {path.parent.name for path in folder.glob("*/seed-*.json")}
+    assert tested == {chosen, "video,lr=1e-4,weight_decay=0"}
 
 
 def test_the_papers_own_setting_is_a_column_of_its_own(place: Path, table: pd.DataFrame) -> None:
@@ -138,14 +147,14 @@ def test_files_tell_all_that_a_row_was_made_from(place: Path, said: str) -> None
 
 
 def test_a_second_run_trains_nothing(place: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "train_company", lambda *_: pytest.fail("trained again"))
+    forbid_training(monkeypatch)
     ablate(place, "--name", "again")
     again = pd.read_csv(place / "runs" / "kitchen" / "again" / "table.csv", index_col="id")
     pd.testing.assert_frame_equal(again, table)
 
 
 def test_tables_share_trained_heads(place: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "train_company", lambda *_: pytest.fail("trained again"))
+    forbid_training(monkeypatch)
     (place / "other.yaml").write_text(
         "{name: other, title: Other, paper: Ours, data: [ucf101], rows: [{id: one, label: One, head: video,\n"
         'video: [picture], audio: [sound], settings: {hidden: "16", epochs: 4, patience: 4, lr: 1.0e-4,\n'

@@ -22,7 +22,7 @@ from manifests import Manifest, load_manifest, save_manifest
 from pipeline.cli.main import avfuse
 from pipeline.provenance import describe_run
 from pipeline.report.comparison import compare, read_side
-from pipeline.report.frames import p_value, percent, points, points_span
+from pipeline.report.frames import aligned, p_value, percent, points, points_span
 from stages.fuse import contribution as contribution_module
 from stages.fuse.contribution import contribution
 from stages.fuse.data import FusionData, load_data
@@ -65,10 +65,11 @@ def train(
     seeds: int = 2,
     training: Training = QUICK,
     dataset: str = "kitchen",
+    memory_bytes: int | None = None,
 ) -> Path:
     """A run without its page."""
     manifest = load_manifest(folder / "cache", dataset)
-    data = load_data(manifest, folder / "cache", INPUTS)
+    data = load_data(manifest, folder / "cache", INPUTS, memory_bytes=memory_bytes)
     described = describe_run(manifest, f"avfuse fuse --name {name}", folder / "cache")
     runs = folder / "runs" / dataset / name
     return run_experiment(data, runs, list(heads), seeds, training, described, progress=False).folder
@@ -258,6 +259,23 @@ class TestRobustness:
         seen = table.dropna(subset="modality").groupby("row", sort=False)["modality"].unique()
         assert {row: names.tolist() for row, names in seen.items()} == {"audio": ["audio"], "video": ["video"]}
 
+    def test_rows_that_are_never_shown_a_modality_are_not_of_both(self, workplace: Path) -> None:
+        deaf = train(workplace, "deaf", ["mlp"], 1, QUICK.plus({"without": "audio"}))
+        with pytest.raises(UsageError, match=r"no row of .*deaf takes both modalities"):
+            self.understand(deaf, workplace)
+        said = self.understand(deaf, workplace, "--head", "mlp").output
+        assert lines_of(said, "video", "dropped")
+        assert lines_of(said, "audio", "dropped") == []
+        assert "With one seed, how much seeds vary is unknown" in said
+
+    def test_a_run_that_streamed_its_features_needs_the_same_memory(self, workplace: Path) -> None:
+        streamed = train(workplace, "streamed", ["mlp"], 2, memory_bytes=0)
+        with pytest.raises(UsageError, match="name its --memory"):
+            self.understand(streamed, workplace)
+        said = self.understand(streamed, workplace, "--memory", 0).output
+        hit = hits(load_run(streamed).targets, load_run(streamed).heads["mlp"])
+        assert f"mlp, 2 seeds: {percent(hit.mean())} % as the clips are" in said
+
     def test_controls_and_untrained_features_are_named(self, workplace: Path, copy: Path) -> None:
         change(copy, "run.json", untrained=["imported:sound"])
         said = self.understand(copy, workplace, "--head", "audio").output
@@ -428,6 +446,12 @@ class TestCompare:
         assert found.accuracies[["difference", "low", "high"]].to_numpy().tolist() == [[0, 0, 0]]
         assert found.accuracies["p"].tolist() == [1]
 
+    def test_groups_are_those_of_the_first(self, run: Run, copy: Path) -> None:
+        change(copy, "run.json", test_groups=["one"] * len(run.groups))
+        found = compare(read_side(f"{run.folder}:mlp"), read_side(f"{copy}:mlp"))
+        assert found.accuracies["b_low"].tolist() == found.accuracies["a_low"].tolist()
+        assert "Test clips are grouped otherwise in B: the groups of A are used." in found.notes
+
     def test_controls_and_untrained_features_are_named(self, run: Run, copy: Path) -> None:
         change(copy, "run.json", untrained=["imported:sound"], training={"shuffle_labels": True})
         said = call("runs", "compare", run.folder, copy).output
@@ -459,6 +483,18 @@ class TestCompare:
         other = train(tmp_path, "other", ["mlp"], 1)
         message = refused("runs", "compare", f"{run.folder}:mlp", other)
         assert f"of {len(tested)} and {len(tested) - 3} they share {len(tested) - 3}" in message
+
+
+def test_tables_are_aligned_and_numbers_have_their_signs() -> None:
+    assert [points(share) for share in (0.1234, -0.0001, np.nan)] == ["+12.3", "+0.0", "-"]
+    assert [p_value(p) for p in (0.00049, 0.0714)] == ["< 0.001", "0.071"]
+    table = pd.DataFrame({"name": ["a", "long one"], "%": ["10.0", "5.0"]})
+    assert aligned(table, ["name"]).splitlines() == [
+        "name         %",
+        "--------------",
+        "a         10.0",
+        "long one   5.0",
+    ]
 
 
 @pytest.mark.parametrize(

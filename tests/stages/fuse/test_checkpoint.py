@@ -120,7 +120,7 @@ from stages.fuse.training import Training
 checkpoint.SECONDS = 0.0
 cache, folder = Path(sys.argv[1]), Path(sys.argv[2])
 data = load_data(load_manifest(cache, "kitchen"), cache, INPUTS)
-run_experiment(data, folder, ["mlp"], 2, Training(epochs=60, patience=60), {}, progress=False)
+run_experiment(data, folder, ["mlp"], 2, Training(epochs=30, patience=30), {}, progress=False)
 """
 
 
@@ -128,7 +128,7 @@ def test_kill_9_in_mid_training_and_the_same_bytes_after(tmp_path: Path) -> None
     data = load_data(kitchen(tmp_path), tmp_path, INPUTS)
     helpers = Path(sys.modules["made_up_sets"].__file__ or "").parent
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(tmp_path / "killed"), str(helpers)]
-    environment = {**os.environ, "PYTHONPATH": str(helpers.parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(helpers.parent.parent), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "killed").glob(".training/*.safetensors")) and time.monotonic() < deadline:
@@ -138,7 +138,7 @@ def test_kill_9_in_mid_training_and_the_same_bytes_after(tmp_path: Path) -> None
     process.wait()
     assert not list((tmp_path / "killed").glob("mlp/*.json"))
     subprocess.run(command, env=environment, check=True, timeout=120)
-    run_experiment(data, tmp_path / "whole", ["mlp"], 2, Training(epochs=60, patience=60), {}, progress=False)
+    run_experiment(data, tmp_path / "whole", ["mlp"], 2, Training(epochs=30, patience=30), {}, progress=False)
     for seed in range(2):
         one, other = (
             (tmp_path / which / "mlp" / f"seed-{seed}.safetensors").read_bytes() for which in ("killed", "whole")

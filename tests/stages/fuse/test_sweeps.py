@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,11 @@ from made_up_sets import INPUTS, kitchen
 
 from features.errors import UsageError
 from pipeline.report import print_table
-from stages.fuse import fitting
+from stages.fuse import experiment, fitting
 from stages.fuse.data import FusionData, load_data
 from stages.fuse.experiment import Run, run_experiment
 from stages.fuse.modality import Layout, Modality
-from stages.fuse.sweeps import winners
+from stages.fuse.sweeps import validation_score, winners
 from stages.fuse.table import summarise
 from stages.fuse.trainer import train_head
 from stages.fuse.training import Training
@@ -31,7 +32,7 @@ def fuse(
     heads: Sequence[str],
     sweep: Mapping[str, Sequence[str]],
     training: Training = QUICK,
-    **more: bool,
+    **more: Any,
 ) -> Run:
     return run_experiment(data, folder, heads, 2, training, DESCRIBED, sweep=sweep, progress=False, **more)
 
@@ -135,6 +136,32 @@ def test_a_sweep_that_was_broken_off_goes_on(data: FusionData, tmp_path: Path) -
     (tmp_path / "broken" / "mlp,lr=1e-2" / "seed-1.json").unlink()
     again = fuse(data, tmp_path / "broken", ["mlp"], sweep)
     np.testing.assert_array_equal(again.heads["mlp,lr=1e-2"][1].logits, whole.heads["mlp,lr=1e-2"][1].logits)
+
+
+def test_rows_that_are_not_picked_never_see_test_clips(data: FusionData, tmp_path: Path) -> None:
+    sweep, told = {"lr": ["1e-4", "1e-2"], "l1": ["0", "1e-3"]}, []
+
+    def pick(scores: Mapping[str, float]) -> list[str]:
+        told.append(scores)
+        return [max(scores, key=scores.__getitem__)]
+
+    run = fuse(data, tmp_path / "picked", ["mlp"], sweep, pick=pick)
+    whole = fuse(data, tmp_path / "whole", ["mlp"], sweep)
+    ((name, runs),) = run.heads.items()
+    assert told[0] == pytest.approx({row: validation_score(whole, each) for row, each in whole.heads.items()})
+    assert name == max(told[0], key=told[0].__getitem__)
+    for one, other in zip(runs, whole.heads[name], strict=True):
+        np.testing.assert_allclose(one.logits, other.logits, atol=1e-3)
+        pd.testing.assert_frame_equal(one.curve, other.curve, atol=1e-4)
+    assert [path.parent.name for path in (tmp_path / "picked").glob("*/seed-*.json")] == [name, name]
+
+
+def test_another_pick_only_refits(data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = {"lr": ["1e-4", "1e-2"]}
+    fuse(data, tmp_path / "run", ["mlp"], sweep, pick=lambda _: ["mlp,lr=1e-2"])
+    monkeypatch.setattr(experiment, "choose_epochs", lambda *_: pytest.fail("chosen again"))
+    run = fuse(data, tmp_path / "run", ["mlp"], sweep, pick=lambda _: ["mlp,lr=1e-4"])
+    assert sorted(run.heads) == ["mlp,lr=1e-2", "mlp,lr=1e-4"]
 
 
 def test_two_targets_are_swept_too(tmp_path: Path) -> None:
