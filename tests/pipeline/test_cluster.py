@@ -81,6 +81,8 @@ def test_options_that_do_not_go_together_are_named(tmp_path: Path, options: list
 
 
 def test_workers_are_chosen_by_what_they_declare(address: str) -> None:
+    with Client(address) as client:
+        client.wait_for_workers(2)  # one that was killed is started again
     with pytest.raises(UsageError, match="has no worker with GPU=1"):
         Dask(address, "cpu", resources={"GPU": 1})
     with Dask(address) as engine:
