@@ -22,7 +22,7 @@ def report(run: Path, output: Path | None, cache: Path) -> None:
     """
     from manifests import load_manifest
     from pipeline.report import print_table, write_page
-    from stages.fuse.experiment import load_run
+    from stages.fuse.runs import load_run
     from stages.fuse.table import summarise
 
     loaded = load_run(run)

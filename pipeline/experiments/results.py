@@ -12,8 +12,8 @@ from manifests import Manifest
 from pipeline.experiments.roles import marks_of
 from pipeline.experiments.running import TrainedRow
 from pipeline.experiments.schema import Backbones, Table, TableRow
-from stages.fuse.experiment import HeadRun, Run
 from stages.fuse.metrics import per_class
+from stages.fuse.runs import HeadRun, Run
 from stages.fuse.statistics import PairedTest, few_groups_warning, holm, interval, paired_test
 from stages.fuse.subsets import subset_accuracies, subsets
 from stages.fuse.table import chance, hits

@@ -19,8 +19,10 @@ from manifests import Manifest
 from pipeline.experiments.roles import needs_banks
 from pipeline.experiments.schema import Backbones, Table, TableRow
 from stages.fuse.data import FusionData, load_data, usable_clips
-from stages.fuse.experiment import HeadRun, Pick, Run, run_experiment
+from stages.fuse.experiment import Pick, run_experiment
 from stages.fuse.heads import get_head
+from stages.fuse.runs import HeadRun, Run
+from stages.fuse.trainer import Parents
 from stages.fuse.training import Training, knows
 
 GRID: Mapping[str, tuple[str, ...]] = {"lr": ("1e-4", "3e-4", "1e-3"), "weight_decay": ("0", "0.05")}
@@ -81,6 +83,7 @@ def train_rows(
     _check_known(how, rows)
     manifest = _same_clips(manifest, cache, list(features.values()))
     trained: dict[str, TrainedRow] = {}
+    parents = Parents()
     with tqdm(total=0, unit="epoch", desc=table.name, disable=not progress) as bar:
         for inputs, same in _by_inputs(rows, features):
             banks = any(needs_banks(settings[row.id]) for row in same)
@@ -89,7 +92,7 @@ def train_rows(
             for row in same:
                 bar.set_postfix(row=row.id)
                 own_data = data if needs_banks(settings[row.id]) else plain
-                trained[row.id] = _train(row, own_data, inputs, settings[row.id], folder, how, described, bar)
+                trained[row.id] = _train(row, own_data, inputs, settings[row.id], folder, how, described, parents, bar)
     return [trained[row.id] for row in rows]
 
 
@@ -131,6 +134,7 @@ def _train(
     folder: Path,
     how: How,
     described: Mapping[str, Any],
+    parents: Parents,
     bar: "tqdm[Any]",
 ) -> TrainedRow:
     head = row.head
@@ -139,7 +143,16 @@ def _train(
     def train(given: Mapping[str, Any], sweep: Mapping[str, Sequence[str]], pick: Pick | None = None) -> Run:
         place = folder / "heads" / f"{head}-{_key(data, head, given, sweep)}"
         run = run_experiment(
-            data, place, [head], how.seeds, Training(**given), described, sweep=sweep, pick=pick, progress=bar
+            data,
+            place,
+            [head],
+            how.seeds,
+            Training(**given),
+            described,
+            sweep=sweep,
+            pick=pick,
+            parents=parents,
+            progress=bar,
         )
         asked = {name: [one for one in runs if one.seed < how.seeds] for name, runs in run.heads.items()}
         return replace(run, heads={name: runs for name, runs in asked.items() if runs})

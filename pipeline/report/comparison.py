@@ -13,8 +13,9 @@ from features.errors import UsageError
 from pipeline.report.frames import aligned, p_value, percent, points, points_span
 from pipeline.report.table import measure_words
 from pipeline.report.understanding import ONE_SEED, warnings_of
-from stages.fuse.experiment import FEATURES, HeadRun, Run
+from stages.fuse.experiment import FEATURES
 from stages.fuse.reloading import load_rows, same_test
+from stages.fuse.runs import HeadRun, Run
 from stages.fuse.statistics import few_groups_warning, holm, interval, paired_test
 from stages.fuse.table import hits
 from stages.fuse.targets import Targets

@@ -11,8 +11,8 @@ from features.clips import Clip
 from features.errors import ClipError
 from features.media import Media, decode
 from manifests import Manifest
-from stages.fuse.experiment import HeadRun, Run
 from stages.fuse.metrics import Truth
+from stages.fuse.runs import HeadRun, Run
 from stages.fuse.targets import Targets
 
 FRAMES = 8

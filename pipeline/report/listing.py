@@ -7,7 +7,7 @@ import pandas as pd
 
 from features.errors import UsageError
 from pipeline.report.table import measure_words
-from stages.fuse.experiment import read_description, seeds_of_heads
+from stages.fuse.runs import read_description, seeds_of_heads
 from stages.fuse.targets import Targets
 
 

@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline.report.table import measure_words
-from stages.fuse.experiment import HeadRun, Run
 from stages.fuse.metrics import confusion
+from stages.fuse.runs import HeadRun, Run
 
 ALL_SHOWN = 40
 """Up to so many classes a confusion matrix shows all of them, of more the `MOST_ERRORS` with the most errors."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages.fuse.experiment import Run
+from stages.fuse.runs import Run
 from stages.fuse.sweeps import winners
 from stages.fuse.table import Row, chance, notes
 from stages.fuse.targets import LearnedTarget, Targets

@@ -9,9 +9,9 @@ import pandas as pd
 from pipeline.report.frames import aligned, percent, points, points_span
 from pipeline.report.table import measure_words
 from stages.fuse.contribution_run import ContributionRun
-from stages.fuse.experiment import Run
 from stages.fuse.gains import Gains
 from stages.fuse.robustness import Robustness
+from stages.fuse.runs import Run
 from stages.fuse.statistics import few_groups_warning
 from stages.fuse.targets import LearnedTarget, Targets
 

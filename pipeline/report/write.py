@@ -16,8 +16,8 @@ from manifests import Manifest
 from pipeline.report import plots
 from pipeline.report.examples import choose_examples
 from pipeline.report.table import cells, chance_words, class_words, headings, measure_words, score_words
-from stages.fuse.experiment import Run, head_of, results_table
 from stages.fuse.heads import get_head
+from stages.fuse.runs import Run, head_of, results_table
 from stages.fuse.table import Row, chance, notes
 from stages.fuse.targets import LearnedTarget
 

@@ -14,8 +14,8 @@ from features.spec import FeatureSpec
 from stages.fuse.data import FusionData
 from stages.fuse.heads.inputs import ModalityInput
 from stages.fuse.modality import Modality, Streamed
+from stages.fuse.plan import Plan
 from stages.fuse.prepared import Views
-from stages.fuse.trainer import Plan
 
 SNR_DB = (10.0, 0.0, -10.0)
 """Signal-to-noise ratios, 10 log10 of the ratio of variances."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from stages.fuse.fitting import SIDE_BY_SIDE, trains_together
-from stages.fuse.trainer import Plan
+from stages.fuse.plan import Plan
 from stages.fuse.training import PER_HEAD
 
 Item = TypeVar("Item")

@@ -25,8 +25,9 @@ from stages.fuse.fitting import SIDE_BY_SIDE
 from stages.fuse.heads import get_head
 from stages.fuse.metrics import all_correct
 from stages.fuse.modality import Modality, base_of
+from stages.fuse.plan import Plan
 from stages.fuse.statistics import difference_interval
-from stages.fuse.trainer import Plan, train_company
+from stages.fuse.trainer import train_company
 from stages.fuse.training import Training
 
 MAX_PLAYERS = 10

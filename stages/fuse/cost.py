@@ -28,9 +28,10 @@ from stages.fuse.draws import Own, using
 from stages.fuse.fitting import Fit
 from stages.fuse.heads import Head, get_head
 from stages.fuse.modality import Modality, Streamed
+from stages.fuse.plan import Plan
 from stages.fuse.prepared import Inputs, Views
 from stages.fuse.recipe import Recipe
-from stages.fuse.trainer import Plan, Trained
+from stages.fuse.trainer import Trained
 
 if TYPE_CHECKING:
     from features.backbones import Backbone

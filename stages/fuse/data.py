@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -82,13 +82,30 @@ class FusionData:
     def fingerprint(self) -> str:
         """A hash of what a trained head depends on: features by key and by value, clips with what is to be
         told of them, splits, masks."""
-        state = xxhash.xxh3_128()
-        for name, modality in sorted(self.modalities.items()):
-            state.update(f"{name}:{','.join(spec.key for spec in modality.specs)};".encode())
+        return self.fingerprint_of(tuple(self.modalities))
+
+    def fingerprint_of(self, names: Collection[str]) -> str:
+        """The same for a head that sees only these modalities."""
+        seen = [f"{name}:{self._digests[name]};" for name in sorted(names)]
+        return xxhash.xxh3_128_hexdigest("".join([*seen, self._digest_of_clips]).encode())[:16]
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        """Of each modality's features and masks."""
+        digests = {}
+        for name, modality in self.modalities.items():
+            state = xxhash.xxh3_128(",".join(spec.key for spec in modality.specs).encode())
             if isinstance(modality, Modality):
                 values = modality.tokens if modality.views is None else modality.views
                 state.update(values.cpu().numpy().tobytes())
             state.update(modality.present.cpu().numpy().tobytes())
+            digests[name] = state.hexdigest()
+        return digests
+
+    @cached_property
+    def _digest_of_clips(self) -> str:
+        """Of what is true of them, and of what is hidden of their sound."""
+        state = xxhash.xxh3_128()
         if self.banks is not None:
             state.update(f"banks:{self.banks.key};".encode())
             state.update(self.banks.present.cpu().numpy().tobytes())
@@ -96,7 +113,7 @@ class FusionData:
         columns = ["clip_id", *(target.name for target in self.targets), "split", "group"]
         state.update(self.table[columns].to_csv(index=False).encode())
         state.update(self.validation.cpu().numpy().tobytes())
-        return state.hexdigest()[:16]
+        return state.hexdigest()
 
 
 def load_data(

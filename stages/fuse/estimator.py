@@ -21,8 +21,9 @@ from stages.device import choose_device
 from stages.fuse.data import FusionData
 from stages.fuse.heads import Head, get_head, head_names
 from stages.fuse.modality import Modality
+from stages.fuse.plan import Plan
 from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.trainer import Plan, train_company
+from stages.fuse.trainer import train_company
 from stages.fuse.training import Training
 
 _ONLY = "video"

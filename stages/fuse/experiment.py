@@ -1,18 +1,4 @@
-"""Many heads and seeds under one name, saved so that nothing is trained twice to be read again.
-
-runs/<dataset>/<name>/
-    run.json                    what the numbers depend on
-    results.csv                 one line per row and seed
-    <row>/seed-<n>.json         settings and metrics of one trained head
-    <row>/seed-<n>.curve.csv    its learning curve
-    <row>/seed-<n>.npz          its predictions: clip_id, logits and target_<name> of test clips,
-                                unlabelled_clip_id and unlabelled_logits
-    <row>/seed-<n>.safetensors  its weights
-    <row>/choice-<n>.json       where validation picks rows: the learning curve that says so
-    .training/                  checkpoints of what is being trained
-
-A row is a head, or in a sweep a head and the values swept: `mlp`, `mlp,lr=1e-4,l1=0`.
-"""
+"""Many heads and seeds under one name, saved so that nothing is trained twice to be read again (runs.py)."""
 
 import json
 import os
@@ -21,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -41,12 +27,12 @@ from stages.fuse.companies import companies, kind_of
 from stages.fuse.cost import Cost, measured, training_macs
 from stages.fuse.data import FusionData
 from stages.fuse.heads import get_head, head_names
-from stages.fuse.metrics import Truth, evaluate
-from stages.fuse.targets import Targets
-from stages.fuse.trainer import Epoch, Plan, Trained, best_epoch, choose_epochs, refit_company, train_company
+from stages.fuse.metrics import evaluate
+from stages.fuse.plan import Plan
+from stages.fuse.runs import FORMAT_VERSION, Run, head_of, load_run, read_json, results_table
+from stages.fuse.trainer import Epoch, Parents, Trained, best_epoch, choose_epochs, refit_company, train_company
 from stages.fuse.training import Training, knows
 
-FORMAT_VERSION = 3
 FEATURES = ("video", "audio")
 """What can be swept besides settings: the features of a modality."""
 
@@ -57,81 +43,21 @@ OnEpoch = Callable[[], Any]
 
 
 @dataclass(frozen=True)
-class HeadRun:
-    """One trained head, read back: logits float32 (n_test, width) and the truth, an array a target, in the order of
-    clip_ids. `row` is its head with the values swept."""
-
-    row: str
-    seed: int
-    file: Path
-    described: dict[str, Any]
-    clip_ids: list[str]
-    truth: tuple[Truth, ...]
-    logits: NDArray[np.float32]
-    curve: pd.DataFrame
-
-    @property
-    def head(self) -> str:
-        return head_of(self.row)
-
-    def unlabelled(self) -> tuple[list[str], NDArray[np.float32]]:
-        """Ids of the unlabelled clips, and their logits (n_unlabelled, width)."""
-        with np.load(self.file, allow_pickle=False) as saved:
-            return [clip_id.decode() for clip_id in saved["unlabelled_clip_id"]], saved["unlabelled_logits"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A named set of trained heads over one data set, by row. `groups` (n_test,) go with every HeadRun's clips."""
-
-    folder: Path
-    described: dict[str, Any]
-    heads: dict[str, list[HeadRun]]
-
-    @cached_property
-    def targets(self) -> Targets:
-        return Targets.from_described(self.described["targets"])
-
-    @property
-    def groups(self) -> NDArray[np.object_]:
-        return np.array(self.described["test_groups"], dtype=object)
-
-
-@dataclass(frozen=True)
 class _Job:
     """One head to train, and where it goes."""
 
     row: str
     plan: Plan
 
-    @property
-    def key(self) -> str:
-        """What it depends on, as a hash."""
-        content = {
-            "format": FORMAT_VERSION,
-            "data": self.plan.data.fingerprint,
-            "head": [self.plan.head, get_head(self.plan.head).revision],
-            "recipe": self.plan.recipe.model_dump(),
-            "options": self.plan.options.model_dump(),
-            "shuffle_labels": self.plan.shuffle_labels,
-            "seed": self.plan.seed,
-        }
-        return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
     def is_done(self, folder: Path) -> bool:
         path = folder / self.row / f"seed-{self.plan.seed}.json"
-        return path.exists() and _read_json(path)["key"] == self.key
+        return path.exists() and read_json(path)["key"] == self.plan.key
 
 
 def reads_banks(heads: Sequence[str], training: Training, sweep: Mapping[str, Sequence[str]]) -> bool:
     """Whether any head is trained to reconstruct hidden sound, for which FusionData.banks have to be loaded."""
     every = [training.plus({"masked": value}) for value in sweep.get("masked", ())] or [training]
     return any(each.recipe(head).masked > 0 for each in every for head in heads)
-
-
-def head_of(row: str) -> str:
-    """The head of a row."""
-    return row.partition(",")[0]
 
 
 def run_experiment(
@@ -145,6 +71,7 @@ def run_experiment(
     sweep: Mapping[str, Sequence[str]] | None = None,
     replace: bool = False,
     pick: Pick | None = None,
+    parents: Parents | None = None,
     progress: "bool | tqdm[Any]" = True,
 ) -> Run:
     """Train what is not trained yet, and return all that lies under `folder`.
@@ -152,7 +79,8 @@ def run_experiment(
     `described` goes into run.json as it is (data set, command, versions). sweep: values of settings, and features of
     `video` or `audio`, joined by "+"; every head is trained with every combination of those that mean something to it.
     pick: which rows are refitted and tested, by the mean validation score of each; the others never see test clips. By
-    default all are. progress: whether a bar is shown, or the bar of what this is a part of, which counts epochs.
+    default all are. parents: heads that others start from, where several runs have them in common. progress: whether
+    a bar is shown, or the bar of what this is a part of, which counts epochs.
     Raises UsageError when the folder holds a run with other settings and `replace` is not given, or for a setting that
     no head has.
     """
@@ -163,20 +91,29 @@ def run_experiment(
     rows = list(dict.fromkeys(job.row for job in every))
     for plan in (job.plan for job in every if job.plan.seed == 0):
         plan.check()
+    parents = parents or Parents()
+    parents.expect([job.plan for job in every])
     described = {**described, **_describe(data, training, sweep)}
     _claim(folder, described, rows, replace)
 
     def train(company: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
         choices = [_read_choice(folder, job) for job in company] if pick is not None else []
         lacking = [not job.is_done(folder) for job in company]
-        trained = _train(company, [each for each in choices if each is not None], on_epoch, checkpoint)
+        trained = _train(company, [each for each in choices if each is not None], parents, on_epoch, checkpoint)
         for job, lacks, (head, cost) in zip(company, lacking, trained, strict=True):
             if lacks:
                 _save(folder, job, head, described, cost)
 
     with _bar(progress) as bar:
         if pick is not None:
-            _work(folder, every, lambda job: _read_choice(folder, job) is None, partial(_choose, folder), bar, "choose")
+            _work(
+                folder,
+                every,
+                lambda job: _read_choice(folder, job) is None,
+                partial(_choose, folder, parents),
+                bar,
+                "choose",
+            )
             picked = pick(_validation_scores(folder, every))
             every = [job for job in every if job.row in picked]
         _work(folder, every, lambda job: not job.is_done(folder), train, bar, "train" if pick is None else "refit")
@@ -210,7 +147,7 @@ def _work(
     for company in todo:
         bar.set_postfix(head=_named(company))
         before = bar.n
-        key = sha256(",".join([what, *(job.key for job in company)]).encode()).hexdigest()[:16]
+        key = sha256(",".join([what, *(job.plan.key for job in company)]).encode()).hexdigest()[:16]
         checkpoint = Checkpoint(folder / ".training" / f"{head_of(company[0].row)}-{key}.safetensors", key)
         work(company, bar.update, checkpoint)
         checkpoint.remove()
@@ -225,14 +162,14 @@ class _Choice:
     seconds: float
 
 
-def _choose(folder: Path, company: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
+def _choose(folder: Path, parents: Parents, company: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
     started = time.perf_counter()
-    curves = choose_epochs([job.plan for job in company], on_epoch, checkpoint)
+    curves = choose_epochs([job.plan for job in company], on_epoch, checkpoint, parents=parents)
     seconds = (time.perf_counter() - started) / len(company)
     for job, curve in zip(company, curves, strict=True):
         path = _choice_path(folder, job)
         path.parent.mkdir(parents=True, exist_ok=True)
-        choice = {"key": job.key, "seconds": seconds, "curve": [asdict(epoch) for epoch in curve]}
+        choice = {"key": job.plan.key, "seconds": seconds, "curve": [asdict(epoch) for epoch in curve]}
         _write_atomically(path, json.dumps(choice) + "\n")
 
 
@@ -243,7 +180,7 @@ def _choice_path(folder: Path, job: _Job) -> Path:
 def _read_choice(folder: Path, job: _Job) -> _Choice | None:
     """None where there is none yet, or it depends on something else."""
     path = _choice_path(folder, job)
-    if not path.exists() or (choice := _read_json(path))["key"] != job.key:
+    if not path.exists() or (choice := read_json(path))["key"] != job.plan.key:
         return None
     return _Choice([Epoch(**epoch) for epoch in choice["curve"]], choice["seconds"])
 
@@ -285,7 +222,7 @@ def _named(company: Sequence[_Job]) -> str:
 
 
 def _train(
-    company: Sequence[_Job], choices: Sequence[_Choice], on_epoch: OnEpoch, checkpoint: Checkpoint
+    company: Sequence[_Job], choices: Sequence[_Choice], parents: Parents, on_epoch: OnEpoch, checkpoint: Checkpoint
 ) -> list[tuple[Trained, Cost]]:
     """Side by side, each with what it cost. choices: of each, where they were made before."""
     plans = [job.plan for job in company]
@@ -297,58 +234,11 @@ def _train(
             on_epoch()
 
         if choices:
-            every = refit_company(plans, [choice.curve for choice in choices], count, checkpoint)
+            every = refit_company(plans, [choice.curve for choice in choices], count, checkpoint, parents=parents)
         else:
-            every = train_company(plans, count, checkpoint)
+            every = train_company(plans, count, checkpoint, parents=parents)
     spent.seconds += sum(choice.seconds for choice in choices)
     return [(trained, Cost.of(plan, trained, spent, in_training)) for plan, trained in zip(plans, every, strict=True)]
-
-
-def load_run(folder: Path, head: str | None = None) -> Run:
-    """Read a run back, all of its heads or one. Raises UsageError when there is none, or another version made it."""
-    described = read_description(folder)
-    heads: dict[str, list[HeadRun]] = {}
-    for name in described["rows"]:
-        if head in (None, name) and (paths := _seed_files(folder, name)):
-            heads[name] = [_load_head(described["targets"], name, path) for path in paths]
-    return Run(folder, described, heads)
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """What run.json says. Raises UsageError when there is none, or another version made it."""
-    described = _read_json(folder / "run.json")
-    if described.get("format_version") != FORMAT_VERSION:
-        raise UsageError(
-            f"{folder} holds a run of another version of avfuse, which cannot be read: train it again (--replace)"
-        )
-    return described
-
-
-def seeds_of_heads(folder: Path) -> dict[str, int]:
-    """How many seeds of which rows a run's folder holds."""
-    rows = read_description(folder)["rows"]
-    return {row: len(paths) for row in rows if (paths := _seed_files(folder, row))}
-
-
-def _seed_files(folder: Path, head: str) -> list[Path]:
-    return sorted((folder / head).glob("seed-*.json"), key=lambda path: int(path.stem.split("-")[1]))
-
-
-def results_table(run: Run) -> pd.DataFrame:
-    """One line per head and seed."""
-    return pd.DataFrame(
-        [
-            {
-                "head": one.head,
-                **one.described["swept"],
-                "seed": one.seed,
-                **one.described["metrics"],
-                **one.described["cost"],
-            }
-            for runs in run.heads.values()
-            for one in runs
-        ]
-    )
 
 
 def _describe(data: FusionData, training: Training, sweep: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -380,20 +270,20 @@ def _claim(folder: Path, described: dict[str, Any], rows: Sequence[str], replace
     """Make the folder this run's. Another run's results are never mixed with it nor silently overwritten."""
     known = folder / "run.json"
     if known.exists() and not replace:
-        other = _read_json(known)
+        other = read_json(known)
         differing = [name for name in ("format_version", "data", "training") if other.get(name) != described[name]]
         if differing:
             raise UsageError(
                 f"{folder} holds a run with other settings ({_differences(other, described, differing)}): "
                 "give this one another name (NAME=..., --name), or replace it (--replace)"
             )
-    before = _read_json(known).get("rows", []) if known.exists() else []
+    before = read_json(known).get("rows", []) if known.exists() else []
     folder.mkdir(parents=True, exist_ok=True)
     described["rows"] = sorted(dict.fromkeys([*before, *rows]), key=lambda row: head_names().index(head_of(row)))
     _write_atomically(known, json.dumps(described, indent=2) + "\n")
     if replace:
         for path in folder.glob("*/seed-*.json"):
-            one = _read_json(path)
+            one = read_json(path)
             if one["data"] != described["data"] or one["training"] != described["training"]:
                 for sibling in path.parent.glob(f"{path.stem}.*"):
                     sibling.unlink()
@@ -434,7 +324,7 @@ def _save(folder: Path, job: _Job, trained: Trained, run: Mapping[str, Any], cos
         for name, logits in trained.without.items()
     }
     described = {
-        "key": job.key,
+        "key": job.plan.key,
         "data": run["data"],
         "training": run["training"],
         "swept": dict(part.split("=", 1) for part in job.row.split(",")[1:]),
@@ -455,31 +345,6 @@ def _ids(data: FusionData, indices: Tensor) -> NDArray[np.bytes_]:
     return np.array(
         [clip_id.encode() for clip_id in data.table["clip_id"].iloc[indices.cpu().numpy()]], dtype=np.bytes_
     )
-
-
-def _load_head(targets: Sequence[Mapping[str, Any]], head: str, path: Path) -> HeadRun:
-    stem = path.with_suffix("")
-    file = path.with_suffix(".npz")
-    with np.load(file, allow_pickle=False) as saved:
-        return HeadRun(
-            row=head,
-            seed=int(stem.name.split("-")[1]),
-            file=file,
-            described=_read_json(path),
-            clip_ids=[clip_id.decode() for clip_id in saved["clip_id"]],
-            truth=tuple(saved[f"target_{each['name']}"] for each in targets),
-            logits=saved["logits"],
-            curve=pd.read_csv(f"{stem}.curve.csv"),
-        )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())  # type: ignore[no-any-return]
-    except FileNotFoundError as error:
-        raise UsageError(f"{path.parent} holds no run ({path.name} is missing): train one with avfuse fuse") from error
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path} is damaged ({error}): train again with --replace") from error
 
 
 def _write_atomically(path: Path, text: str) -> None:

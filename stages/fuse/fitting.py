@@ -48,6 +48,14 @@ class Losses:
     parts: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Heads that train together, and their weights by name, (heads, ...)."""
+
+    heads: list[Head]
+    weights: dict[str, Tensor]
+
+
 class Fit:
     """A head, its optimiser and its own stream of random numbers: nothing outside changes what it draws."""
 
@@ -72,6 +80,7 @@ class Fit:
         self.draws = torch.Generator(device).manual_seed(seed)
         self.steps = 0
         self.epochs = self.batches_per_epoch = 0
+        self.stack: Stack | None = None
         parameters = [*self.head.parameters(), *(self.objective.parameters() if self.objective is not None else ())]
         self.optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
@@ -249,7 +258,7 @@ def _alone(fit: Fit) -> Losses:
 def _together(fits: Sequence[Fit]) -> list[Losses]:
     heads, recipe = [fit.head.train() for fit in fits], fits[0].recipe
     device = fits[0].inputs.indices.device
-    stacked = _stack(heads)
+    stacked = _stack(fits)
     totals, clips = torch.zeros(len(fits), device=device), 0
     asked: dict[int, list[tuple[torch.Size, torch.dtype, float]]] = {}
     weights = torch.tensor([fit.recipe.l1 for fit in fits], device=device)
@@ -314,16 +323,23 @@ def _stacked_rows(fits: Sequence[Fit], parts: Sequence[Tensor]) -> tuple[dict[st
     return prepared, present
 
 
-def _stack(heads: Sequence[Head]) -> dict[str, Tensor]:
-    """All heads' weights by name, (heads, ...). The heads' own become views of them."""
-    stacked = {}
+def _stack(fits: Sequence[Fit]) -> dict[str, Tensor]:
+    """All heads' weights by name, (heads, ...). The heads' own become views of them, and stay so for as long as the
+    same heads train together."""
+    heads, last = [fit.head for fit in fits], fits[0].stack
+    if last is not None and last.heads == heads and all(fit.stack is last for fit in fits):
+        return last.weights
+    weights = {}
     for name, _ in heads[0].named_parameters():
         same = [head.get_parameter(name) for head in heads]
         together = torch.stack([each.detach() for each in same])
         for each, own in zip(same, together, strict=True):
             each.data = own
-        stacked[name] = together.requires_grad_()
-    return stacked
+        weights[name] = together.requires_grad_()
+    shared = Stack(heads, weights)
+    for fit in fits:
+        fit.stack = shared
+    return weights
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from features.errors import UsageError
-from stages.fuse.experiment import HeadRun
 from stages.fuse.metrics import Logits, Truth, confusion, correct
+from stages.fuse.runs import HeadRun
 from stages.fuse.targets import LearnedTarget, Targets
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import UsageError
-from stages.fuse.experiment import HeadRun, Run, load_run, seeds_of_heads
 from stages.fuse.metrics import Logits, Truth, log_softmax
+from stages.fuse.runs import HeadRun, Run, load_run, seeds_of_heads
 from stages.fuse.targets import LearnedTarget
 
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from features.errors import UsageError
 from manifests import Manifest
 from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import Run, head_of, load_run, reads_banks, seeds_of_heads
+from stages.fuse.experiment import reads_banks
 from stages.fuse.heads import get_head
+from stages.fuse.runs import Run, head_of, load_run, seeds_of_heads
 from stages.fuse.training import Training
 
 

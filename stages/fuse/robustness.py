@@ -14,9 +14,9 @@ from stages.fuse.data import FusionData
 from stages.fuse.fitting import predict
 from stages.fuse.heads import Head
 from stages.fuse.metrics import all_correct
+from stages.fuse.plan import Plan
 from stages.fuse.prepared import Inputs
 from stages.fuse.statistics import difference_interval
-from stages.fuse.trainer import Plan
 
 _CLIPS, _BYTES = 1024, 2**27
 """Changed at a time, at most."""

@@ -11,11 +11,12 @@ from torch import Tensor
 from features.errors import UsageError
 from features.requests import expand_names
 from stages.fuse.data import FusionData
-from stages.fuse.experiment import FEATURES, HeadRun
+from stages.fuse.experiment import FEATURES
 from stages.fuse.heads import Head, build_head, get_head
+from stages.fuse.plan import Plan
 from stages.fuse.prepared import forked
 from stages.fuse.recipe import Recipe
-from stages.fuse.trainer import Plan
+from stages.fuse.runs import HeadRun
 
 
 def plan_of(one: HeadRun, data: FusionData) -> Plan:

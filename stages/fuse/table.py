@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.fuse.experiment import HeadRun, Run
 from stages.fuse.metrics import all_correct
+from stages.fuse.runs import HeadRun, Run
 from stages.fuse.statistics import few_groups_warning, interval
 from stages.fuse.targets import LearnedTarget, Targets
 

@@ -1,7 +1,7 @@
 """Training heads: the epoch chosen on validation, then a refit on all of train."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from features.memory import keep_large_buffers
 from stages.fuse.checkpoint import Checkpoint, under
+from stages.fuse.companies import companies, kind_of
 from stages.fuse.data import FusionData
-from stages.fuse.fitting import Fit, Losses, balanced_labels, predict, train_epoch
-from stages.fuse.heads import Head, get_head
+from stages.fuse.fitting import Fit, Losses, predict, train_epoch
+from stages.fuse.heads import Head
 from stages.fuse.losses import loss_of_targets
 from stages.fuse.metrics import mean_average_precision
-from stages.fuse.objective import check_objective
+from stages.fuse.plan import Plan
 from stages.fuse.prepared import Inputs
-from stages.fuse.recipe import Recipe, Settings
-from stages.fuse.sampling import balanced_batches
+from stages.fuse.recipe import Recipe
 from stages.fuse.targets import Targets
 from stages.fuse.training import Training
 
@@ -40,40 +40,6 @@ class Epoch:
         line = asdict(self)
         parts = line.pop("parts")
         return {**line, **{f"train_{name}": loss for name, loss in parts.items()}}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One head to train."""
-
-    head: str
-    data: FusionData
-    seed: int
-    recipe: Recipe
-    options: Settings
-    shuffle_labels: bool = False
-
-    @classmethod
-    def of(cls, head: str, data: FusionData, seed: int, training: Training) -> "Plan":
-        return cls(head, data, seed, training.recipe(head), training.options(head), training.shuffle_labels)
-
-    def check(self) -> None:
-        """Raises UsageError for what the head does not give or the clips do not have, before anything is trained."""
-        data, recipe = self.data, self.recipe
-        check_objective(self.head, data.shapes, data.targets, self.options, recipe, data.banks)
-        if recipe.classes_and_clips is not None:
-            labels = balanced_labels(data.targets, data.truth)[data.train]
-            balanced_batches(labels, *recipe.classes_and_clips, torch.Generator())
-
-    def parents(self) -> dict[str, "Plan"]:
-        """What is trained first: heads with recipes of their own, as long, in batches as large, with as much weight
-        decay and on what this one sees."""
-        alike = {"weight_decay", "batch_size", "epochs", "patience", "without", "views", "precision"}
-        shared = {**self.recipe.model_dump(include=alike), **get_head(self.head).parents_recipe(self.options)}
-        return {
-            name: replace(self, head=name, options=options, recipe=get_head(name).recipe.model_copy(update=shared))
-            for name, options in get_head(self.head).parents(self.options).items()
-        }
 
 
 @dataclass(frozen=True)
@@ -109,6 +75,7 @@ def train_company(
     on_epoch: Callable[[], Any] = lambda: None,
     checkpoint: Checkpoint | None = None,
     *,
+    parents: "Parents | None" = None,
     keep_chosen: bool = False,
 ) -> list[Trained]:
     """Train heads of one kind, side by side where that is faster: they may differ in seeds, in features of equal
@@ -122,21 +89,25 @@ def train_company(
     trained first, each from the same seed on the same clips.
 
     on_epoch is called after every epoch of every head; checkpoint is where training is kept from time to time, and
-    goes on from.
+    goes on from; parents: the heads that these start from, where others do as well.
     """
-    parents = _parents(plans)
+    parents = parents or Parents(plans)
     progress = _Progress.of(plans, checkpoint)
     _choose(plans, parents, progress, on_epoch, keep_chosen)
     return _refit(plans, parents, progress, on_epoch)
 
 
 def choose_epochs(
-    plans: Sequence[Plan], on_epoch: Callable[[], Any] = lambda: None, checkpoint: Checkpoint | None = None
+    plans: Sequence[Plan],
+    on_epoch: Callable[[], Any] = lambda: None,
+    checkpoint: Checkpoint | None = None,
+    *,
+    parents: "Parents | None" = None,
 ) -> list[list[Epoch]]:
     """The first half of `train_company`: learning curves on train, until validation says how many epochs to train for.
     Test clips are not looked at, so that what follows may depend on it."""
     progress = _Progress.of(plans, checkpoint)
-    _choose(plans, _parents(plans), progress, on_epoch, keep_chosen=False)
+    _choose(plans, parents or Parents(plans), progress, on_epoch, keep_chosen=False)
     return progress.curves
 
 
@@ -145,17 +116,49 @@ def refit_company(
     curves: Sequence[Sequence[Epoch]],
     on_epoch: Callable[[], Any] = lambda: None,
     checkpoint: Checkpoint | None = None,
+    *,
+    parents: "Parents | None" = None,
 ) -> list[Trained]:
     """The second half, from the curves that `choose_epochs` gave of the same plans, in any company."""
     progress = _Progress.of(plans, checkpoint)
     if progress.phase == "choose":
         progress.phase, progress.curves = "refit", [list(curve) for curve in curves]
-    return _refit(plans, _parents(plans), progress, on_epoch)
+    return _refit(plans, parents or Parents(plans), progress, on_epoch)
+
+
+class Parents:
+    """Heads that others start from, each trained once for all that start from it.
+
+    They train in companies of all that are asked for, so that one comes out of the same sums whatever is done already.
+    """
+
+    def __init__(self, plans: Sequence[Plan] = ()) -> None:
+        """plans: of the heads that will start from them."""
+        self._trained: dict[str, Trained] = {}
+        self._companies: dict[str, list[Plan]] = {}
+        self.expect(plans)
+
+    def expect(self, plans: Sequence[Plan]) -> None:
+        """More heads that will start from some."""
+        wanted = {parent.key: parent for plan in plans for parent in plan.parents().values()}
+        new = [plan for key, plan in wanted.items() if key not in self._companies]
+        for company in companies(new, [kind_of(plan) for plan in new]):
+            self._companies |= {plan.key: company for plan in company}
+
+    def of(self, plan: Plan) -> dict[str, Trained]:
+        """Those of one head, by name."""
+        keys = {name: parent.key for name, parent in plan.parents().items()}
+        for key in keys.values():
+            if key not in self._trained:
+                company = self._companies[key]
+                trained = train_company(company, keep_chosen=True)
+                self._trained |= {each.key: one for each, one in zip(company, trained, strict=True)}
+        return {name: self._trained[key] for name, key in keys.items()}
 
 
 def _refit(
     plans: Sequence[Plan],
-    parents: Sequence[Mapping[str, Trained]],
+    parents: Parents,
     progress: "_Progress",
     on_epoch: Callable[[], Any],
 ) -> list[Trained]:
@@ -164,7 +167,7 @@ def _refit(
         best_epoch(curve).epoch if curve else plan.recipe.epochs
         for plan, curve in zip(plans, progress.curves, strict=True)
     ]
-    fits = _fits(plans, "all", [{name: one.head for name, one in each.items()} for each in parents])
+    fits = _fits(plans, "all", [{name: one.head for name, one in parents.of(plan).items()} for plan in plans])
     chosen = [_copy(fit, state) if state else None for fit, state in zip(fits, progress.best, strict=True)]
     if fits[0].head.fits_at_once:
         for plan, fit in zip(plans, fits, strict=True):
@@ -180,7 +183,7 @@ def _refit(
 
 def _choose(
     plans: Sequence[Plan],
-    parents: Sequence[Mapping[str, Trained]],
+    parents: Parents,
     progress: "_Progress",
     on_epoch: Callable[[], Any],
     keep_chosen: bool,
@@ -189,7 +192,7 @@ def _choose(
     if progress.phase == "refit" or len(plans[0].data.validation) == 0:
         return
     recipe = plans[0].recipe
-    fits = _fits(plans, "train", [{name: one.chosen for name, one in each.items()} for each in parents])
+    fits = _fits(plans, "train", [{name: one.chosen for name, one in parents.of(plan).items()} for plan in plans])
     progress.load(fits)
     if fits[0].head.fits_at_once:
         for number, (plan, fit) in enumerate(zip(plans, fits, strict=True)):
@@ -246,17 +249,6 @@ def _fits(plans: Sequence[Plan], clips: Literal["train", "all"], parents: Sequen
         truth = _shuffled(data, plan.seed) if plan.shuffle_labels else data.truth
         fits.append(Fit(inputs[id(data)], truth, plan.recipe, plan.seed, its_parents, data.banks))
     return fits
-
-
-def _parents(plans: Sequence[Plan]) -> list[dict[str, Trained]]:
-    """For each head those that it starts from."""
-    wanted = [plan.parents() for plan in plans]
-    trained: list[dict[str, Trained]] = [{} for _ in plans]
-    for name in wanted[0]:
-        company = train_company([each[name] for each in wanted], keep_chosen=True)
-        for own, each in zip(trained, company, strict=True):
-            own[name] = each
-    return trained
 
 
 def _trained(plan: Plan, fit: Fit, curve: list[Epoch], last: int, chosen: Head | None) -> Trained:

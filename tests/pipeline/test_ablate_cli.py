@@ -13,7 +13,7 @@ from made_up_sets import kitchen
 from features.errors import UsageError
 from pipeline.cli.main import avfuse
 from stages.fuse import experiment
-from stages.fuse.experiment import load_run
+from stages.fuse.runs import load_run
 from stages.fuse.statistics import interval, paired_test
 from stages.fuse.table import hits
 

@@ -16,8 +16,8 @@ from scipy.special import log_softmax
 from features.errors import UsageError
 from manifests import save_manifest
 from pipeline.cli.main import avfuse
-from stages.fuse.experiment import load_run
 from stages.fuse.heads import head_names
+from stages.fuse.runs import load_run
 
 FEATURES = ["--video", INPUTS["video"][0], "--audio", INPUTS["audio"][0], "--device", "cpu"]
 

@@ -26,9 +26,10 @@ from pipeline.report.frames import aligned, p_value, percent, points, points_spa
 from stages.fuse import contribution as contribution_module
 from stages.fuse.contribution import contribution
 from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import Run, load_run, run_experiment
+from stages.fuse.experiment import run_experiment
 from stages.fuse.gains import gains
 from stages.fuse.robustness import robustness
+from stages.fuse.runs import Run, load_run
 from stages.fuse.saved import load_head, plan_of
 from stages.fuse.statistics import holm, interval, paired_test
 from stages.fuse.table import hits

@@ -1,18 +1,23 @@
 """MAiVAR's Algorithm 1: the fusion net starts as the trained video net."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from features.errors import UsageError
+from stages.fuse import trainer
 from stages.fuse.data import FusionData
+from stages.fuse.experiment import run_experiment
 from stages.fuse.fitting import Fit, predict, train_epoch
 from stages.fuse.heads import Head
+from stages.fuse.plan import Plan
 from stages.fuse.prepared import Inputs
-from stages.fuse.trainer import Plan, train_company, train_head
+from stages.fuse.trainer import Parents, Trained, train_company, train_head
 from stages.fuse.training import Training
 
 SIZES = {"hidden": "24x12"}
@@ -109,3 +114,43 @@ def test_it_trains_to_the_end_and_repeats_itself(data: FusionData) -> None:
     first, second = (train_head("mlp", data, 1, asked()) for _ in range(2))
     np.testing.assert_array_equal(first.logits, second.logits)
     assert not np.array_equal(first.logits, train_head("mlp", data, 1, Training(epochs=4, **SIZES)).logits)
+
+
+def test_a_parent_is_trained_once_for_all_that_start_from_it(
+    data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two weight decays and two seeds are four video nets, whatever learning rates and sounds follow them."""
+    trained: list[tuple[str, int, float]] = []
+    original = trainer.train_company
+
+    def noted(plans: Sequence[Plan], *rest: Any, **more: Any) -> list[Trained]:
+        trained.extend((plan.head, plan.seed, plan.recipe.weight_decay) for plan in plans)
+        return original(plans, *rest, **more)
+
+    monkeypatch.setattr(trainer, "train_company", noted)
+    other_sound = replace(data.modalities["audio"], tokens=data.modalities["audio"].tokens + 1)
+    sweep = {"lr": ["1e-3", "3e-3"], "weight_decay": ["0", "0.05"]}
+    parents = Parents()
+    shared, alone = (
+        [
+            run_experiment(
+                each, tmp_path / name / str(number), ["mlp"], 2, asked(), {}, sweep=sweep, parents=known, progress=False
+            )
+            for number, each in enumerate((data, replace(data, modalities={**data.modalities, "audio": other_sound})))
+        ]
+        for name, known in (("shared", parents), ("alone", None))
+    )
+    video = [one for one in trained if one[0] == "video"]
+    assert sorted(video[:4]) == [("video", 0, 0.0), ("video", 0, 0.05), ("video", 1, 0.0), ("video", 1, 0.05)]
+    assert len(video) == 4 + 2 * 4
+    for one, other in zip(shared, alone, strict=True):
+        for row, runs in one.heads.items():
+            for seed, head in enumerate(runs):
+                np.testing.assert_array_equal(head.logits, other.heads[row][seed].logits)
+
+
+def test_a_parent_on_other_pictures_is_another(data: FusionData) -> None:
+    video = data.modalities["video"]
+    other = replace(data, modalities={**data.modalities, "video": replace(video, tokens=video.tokens + 1)})
+    one, two = (Plan.of("mlp", each, 5, asked()).parents()["video"].key for each in (data, other))
+    assert one != two

@@ -18,7 +18,8 @@ from stages.fuse import checkpoint, fitting
 from stages.fuse.checkpoint import Checkpoint
 from stages.fuse.data import FusionData, load_data
 from stages.fuse.experiment import run_experiment
-from stages.fuse.trainer import Plan, Trained, train_company
+from stages.fuse.plan import Plan
+from stages.fuse.trainer import Trained, train_company
 from stages.fuse.training import Training
 
 SETTINGS: dict[str, dict[str, object]] = {

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from stages.fuse.companies import companies, kind_of
 from stages.fuse.data import FusionData
-from stages.fuse.trainer import Plan
+from stages.fuse.plan import Plan
 from stages.fuse.training import Training
 
 

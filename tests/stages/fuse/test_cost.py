@@ -27,13 +27,14 @@ from stages.fuse.cost import (
     training_macs,
 )
 from stages.fuse.data import FusionData
-from stages.fuse.experiment import Run, run_experiment
+from stages.fuse.experiment import run_experiment
 from stages.fuse.heads import ModalityShape, build_head
 from stages.fuse.hidden import Banks
 from stages.fuse.modality import Layout, Modality, Streamed
+from stages.fuse.plan import Plan
+from stages.fuse.runs import Run
 from stages.fuse.table import notes, summarise
 from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.trainer import Plan
 from stages.fuse.training import Training
 
 CPU = torch.device("cpu")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,11 @@ from made_up_sets import INPUTS, kitchen, sounds
 from features.errors import UsageError
 from stages.fuse import experiment, fitting
 from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import Run, load_run, results_table, run_experiment
+from stages.fuse.experiment import run_experiment
+from stages.fuse.plan import Plan
+from stages.fuse.runs import Run, load_run, results_table
 from stages.fuse.table import chance, notes, summarise
-from stages.fuse.trainer import Plan, Trained
+from stages.fuse.trainer import Trained
 from stages.fuse.training import Training
 
 QUICK = Training(epochs=2)
@@ -46,9 +49,9 @@ def test_what_was_trained_is_read_back(data: FusionData, tmp_path: Path, monkeyp
     trained: list[tuple[str, list[int]]] = []
     original = experiment.train_company
 
-    def noted(plans: list[Plan], *rest: object) -> list[Trained]:
+    def noted(plans: list[Plan], *rest: Any, **more: Any) -> list[Trained]:
         trained.append((plans[0].head, [plan.seed for plan in plans]))
-        return original(plans, *rest)
+        return original(plans, *rest, **more)
 
     monkeypatch.setattr(experiment, "train_company", noted)
     fuse(data, tmp_path / "run", ["mlp"])

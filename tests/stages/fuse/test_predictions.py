@@ -9,8 +9,9 @@ from scipy.special import expit, log_softmax
 
 from features.errors import UsageError
 from stages.fuse.data import load_data
-from stages.fuse.experiment import Run, run_experiment
+from stages.fuse.experiment import run_experiment
 from stages.fuse.predictions import load_predictions
+from stages.fuse.runs import Run
 from stages.fuse.training import Training
 
 

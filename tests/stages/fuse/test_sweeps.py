@@ -15,8 +15,9 @@ from features.errors import UsageError
 from pipeline.report import print_table
 from stages.fuse import experiment, fitting
 from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import Run, run_experiment
+from stages.fuse.experiment import run_experiment
 from stages.fuse.modality import Layout, Modality
+from stages.fuse.runs import Run
 from stages.fuse.sweeps import validation_score, winners
 from stages.fuse.table import summarise
 from stages.fuse.trainer import train_head

@@ -13,8 +13,9 @@ from stages.fuse.fitting import Fit, predict, train_epoch
 from stages.fuse.heads import get_head
 from stages.fuse.heads.base import STANDARD
 from stages.fuse.metrics import correct
+from stages.fuse.plan import Plan
 from stages.fuse.prepared import Inputs
-from stages.fuse.trainer import Plan, train_company, train_head
+from stages.fuse.trainer import train_company, train_head
 from stages.fuse.training import Training
 
 MakeData = Callable[..., FusionData]

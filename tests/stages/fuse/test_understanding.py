@@ -17,20 +17,22 @@ from features.requests import resolve
 from stages.fuse.changes import Change, Seen, changes
 from stages.fuse.contribution import MAX_PLAYERS, contribution, contribution_key, shapley
 from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import HeadRun, Run, load_run, run_experiment
+from stages.fuse.experiment import run_experiment
 from stages.fuse.fitting import predict
 from stages.fuse.gains import gains
 from stages.fuse.heads.inputs import ModalityInput
 from stages.fuse.heads.mlp import MlpFusion
 from stages.fuse.metrics import all_correct
 from stages.fuse.modality import Layout, Modality
+from stages.fuse.plan import Plan
 from stages.fuse.prepared import Inputs
 from stages.fuse.recipe import Recipe
 from stages.fuse.robustness import Robustness, robustness
+from stages.fuse.runs import HeadRun, Run, load_run
 from stages.fuse.saved import load_head, plan_of
 from stages.fuse.statistics import difference_interval
 from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.trainer import Plan, Trained, train_company
+from stages.fuse.trainer import Trained, train_company
 from stages.fuse.training import Training
 
 DIM = 8
