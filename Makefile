@@ -59,7 +59,7 @@ fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all
 ablate: $(VENV)/.installed ## a paper's table: TABLE=maivar-table2, DATASET=..., BACKBONES=lite|paper, SEEDS=N, EPOCHS=N, GRID=small|none, EXTRACT=1, PARTIAL=1 (docs/tables.md); without TABLE, the list
 	@$(AVFUSE) ablate $(TABLE) --dataset "$(DATASET)" $(call flag,BACKBONES,--backbones) $(call flag,SEEDS,--seeds) \
 		$(call flag,EPOCHS,--epochs) $(foreach each,$(SET),--set "$(each)") $(call flag,GRID,--grid) \
-		$(call switch,EXTRACT,--extract) $(call switch,PARTIAL,--partial) $(call flag,MEMORY,--memory) $(call flag,RUNS,--runs) \
+		$(call switch,EXTRACT,--extract) $(call switch,PARTIAL,--partial) $(call flag,MEMORY,--memory) $(call flag,JOBS,--jobs) $(call flag,RUNS,--runs) \
 		$(call flag,DEVICE,--device) $(call flag,NAME,--name) $(call flag,CACHE,--cache) $(ARGS)
 
 TABLES ?= $(notdir $(basename $(wildcard pipeline/experiments/*.yaml)))

@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0),
     help="GiB that features may take; what does not fit is streamed (default: half of the machine's).",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="How many rows train at a time (default: what cores and memory allow; one on a GPU).",
+)
 @device_option
 @cache_option
 @runs_option
@@ -62,6 +67,7 @@ def ablate(
     partial: bool,
     name: str | None,
     memory_gib: float | None,
+    jobs: int | None,
     device: str,
     cache: Path,
     runs: Path,
@@ -90,7 +96,8 @@ def ablate(
     from manifests import load_manifest
     from pipeline.experiments.results import result_of
     from pipeline.experiments.roles import all_wanted, commands, features_of, names_in_cache, require_some
-    from pipeline.experiments.running import GRID, How, train_rows
+    from pipeline.experiments.rows import GRID, How
+    from pipeline.experiments.running import train_rows
     from pipeline.experiments.show import as_text, write_files
     from pipeline.provenance import describe_run
     from stages.device import choose_device, memory_of
@@ -128,6 +135,7 @@ def ablate(
         grid=GRID if grid == "small" else {},
         device=machine,
         memory_bytes=memory_of(machine) // 2 if memory_gib is None else int(memory_gib * 2**30),
+        jobs=jobs,
     )
     folder = require_folder(runs / dataset, "--runs")
     place = folder / check_name(name or f"{chosen.name}-{map_of_roles.name}", "table")

@@ -1,14 +1,8 @@
-"""Training the rows of a table: each with the paper's own settings, and over a small grid that validation chooses from.
-
-Trained heads lie under runs/<data set>/heads/, in a folder each for what they depend on: a row that two tables share is
-trained once.
-"""
+"""Training the rows of a table."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +10,11 @@ from tqdm import tqdm
 
 from features.errors import UsageError
 from manifests import Manifest
-from pipeline.experiments.roles import needs_banks
+from pipeline.experiments.processes import processes_for, train_in_processes
+from pipeline.experiments.rows import How, Inputs, RowTrainer, TrainedRow, Work
 from pipeline.experiments.schema import Backbones, Table, TableRow
-from stages.fuse.data import FusionData, load_data, usable_clips
-from stages.fuse.experiment import Pick, run_experiment
-from stages.fuse.heads import get_head
-from stages.fuse.runs import HeadRun, Run
-from stages.fuse.trainer import Parents
-from stages.fuse.training import Training, knows
-
-GRID: Mapping[str, tuple[str, ...]] = {"lr": ("1e-4", "3e-4", "1e-3"), "weight_decay": ("0", "0.05")}
-"""Every row's, so that none is compared at settings that suit another."""
-
-Inputs = Mapping[str, tuple[str, ...]]
-"""Cached features by modality, as `load_data` takes them."""
-
-
-@dataclass(frozen=True)
-class How:
-    """How a table is run. settings: the user's, which go before the table's; grid: empty for none."""
-
-    seeds: int = 5
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    grid: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: GRID)
-    device: str = "cpu"
-    memory_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class TrainedRow:
-    """A row's heads, one a seed. own: with the paper's settings; tuned: those that validation chose, with their values.
-    untrained: features of random weights."""
-
-    row: TableRow
-    run: Run
-    own: list[HeadRun]
-    tuned: list[HeadRun]
-    chosen: str
-    settings: Mapping[str, Any]
-    features: Inputs
-    untrained: tuple[str, ...]
+from stages.fuse.data import usable_clips
+from stages.fuse.training import knows
 
 
 def train_rows(
@@ -82,17 +41,13 @@ def train_rows(
     settings = {row.id: settings_of(table, row, backbones, how, data_set) for row in rows}
     _check_known(how, rows)
     manifest = _same_clips(manifest, cache, list(features.values()))
-    trained: dict[str, TrainedRow] = {}
-    parents = Parents()
+    work = Work(table, features, settings, manifest, cache, folder, how, described)
     with tqdm(total=0, unit="epoch", desc=table.name, disable=not progress) as bar:
-        for inputs, same in _by_inputs(rows, features):
-            banks = any(needs_banks(settings[row.id]) for row in same)
-            data = load_data(manifest, cache, inputs, how.device, how.memory_bytes, banks=banks)
-            plain = replace(data, banks=None)
-            for row in same:
-                bar.set_postfix(row=row.id)
-                own_data = data if needs_banks(settings[row.id]) else plain
-                trained[row.id] = _train(row, own_data, inputs, settings[row.id], folder, how, described, parents, bar)
+        if (processes := processes_for(work)) > 1:
+            trained = train_in_processes(work, processes, bar)
+        else:
+            one_by_one = RowTrainer(work)
+            trained = {row.id: one_by_one.train(row, bar) for row in work.rows}
     return [trained[row.id] for row in rows]
 
 
@@ -115,82 +70,3 @@ def _same_clips(manifest: Manifest, cache: Path, every: Sequence[Inputs]) -> Man
     distinct = {json.dumps(inputs): inputs for inputs in every}.values()
     usable = set.intersection(*(usable_clips(manifest, cache, inputs) for inputs in distinct))
     return replace(manifest, table=manifest.table[manifest.table["clip_id"].isin(usable)].reset_index(drop=True))
-
-
-def _by_inputs(rows: Iterable[TableRow], features: Mapping[str, Inputs]) -> Iterator[tuple[Inputs, list[TableRow]]]:
-    """Rows that see the same features together, so that these are loaded once."""
-    together: dict[str, list[TableRow]] = {}
-    for row in rows:
-        together.setdefault(json.dumps(features[row.id]), []).append(row)
-    for same in together.values():
-        yield features[same[0].id], same
-
-
-def _train(
-    row: TableRow,
-    data: FusionData,
-    inputs: Inputs,
-    settings: Mapping[str, Any],
-    folder: Path,
-    how: How,
-    described: Mapping[str, Any],
-    parents: Parents,
-    bar: "tqdm[Any]",
-) -> TrainedRow:
-    head = row.head
-    assert head is not None
-
-    def train(given: Mapping[str, Any], sweep: Mapping[str, Sequence[str]], pick: Pick | None = None) -> Run:
-        place = folder / "heads" / f"{head}-{_key(data, head, given, sweep)}"
-        run = run_experiment(
-            data,
-            place,
-            [head],
-            how.seeds,
-            Training(**given),
-            described,
-            sweep=sweep,
-            pick=pick,
-            parents=parents,
-            progress=bar,
-        )
-        asked = {name: [one for one in runs if one.seed < how.seeds] for name, runs in run.heads.items()}
-        return replace(run, heads={name: runs for name, runs in asked.items() if runs})
-
-    grid = {} if get_head(head).fits_at_once else how.grid
-    own_row, best = _row_of(head, settings, grid), ""
-
-    def tested(scores: Mapping[str, float]) -> set[str]:
-        nonlocal best
-        best = max(scores, key=scores.__getitem__)
-        return {best} if own_row is None else {best, own_row}
-
-    swept = train({n: value for n, value in settings.items() if n not in grid}, grid, tested) if grid else None
-    own = train(settings, {}) if swept is None or own_row is None else swept
-    own_heads = own.heads[own_row or head]
-    return TrainedRow(
-        row=row,
-        run=swept or own,
-        own=own_heads,
-        tuned=own_heads if swept is None else swept.heads[best],
-        chosen=best.partition(",")[2].replace(",", ", "),
-        settings=settings,
-        features=inputs,
-        untrained=tuple(own.described["untrained"]),
-    )
-
-
-def _key(data: FusionData, head: str, given: Mapping[str, Any], sweep: Mapping[str, Sequence[str]]) -> str:
-    content = [data.fingerprint, head, {name: str(value) for name, value in given.items()}, list(sweep.items())]
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def _row_of(head: str, settings: Mapping[str, Any], grid: Mapping[str, tuple[str, ...]]) -> str | None:
-    """The row of the grid that has the paper's own values; None where it is not among them."""
-    if not grid:
-        return None
-    recipe = Training(**settings).recipe(head)
-    for values in product(*grid.values()):
-        if all(float(value) == float(getattr(recipe, name)) for name, value in zip(grid, values, strict=True)):
-            return ",".join([head, *(f"{name}={value}" for name, value in zip(grid, values, strict=True))])
-    return None

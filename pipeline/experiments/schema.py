@@ -91,10 +91,11 @@ class Backbones(_Model):
     """A map of roles to features: `NAME` or `NAME SAMPLING`, several joined by a comma. A role that it lacks has no
     network here, and rows that need it are not run. `marks` says of features, by role, what a reader must know;
     `settings` of heads suit these features or the machine that has no others, and go before a table's. `substitute`:
-    whether they stand for the papers' own networks."""
+    whether they stand for the papers' own networks. `base`: a map that this one only adds to and changes."""
 
     name: str
     summary: str
+    base: str | None = None
     substitute: bool = True
     roles: Mapping[str, str]
     settings: Mapping[str, Value] = {}
@@ -119,8 +120,15 @@ def load_table(name: str) -> Table:
 
 @cache
 def load_backbones(name: str) -> Backbones:
-    """Likewise, a map of roles."""
-    return _load(Backbones, name, backbones_names(), "backbones/", "map of backbones")
+    """Likewise, a map of roles, with what it has of its base."""
+    own = _load(Backbones, name, backbones_names(), "backbones/", "map of backbones")
+    if own.base is None:
+        return own
+    base = _load(Backbones, own.base, backbones_names(), "backbones/", "map of backbones")
+    if base.base is not None:
+        raise UsageError(f"{name} has the base {own.base}, which has a base itself: name {base.base}")
+    merged = {name: {**getattr(base, name), **getattr(own, name)} for name in ("roles", "settings", "marks")}
+    return own.model_copy(update={"substitute": base.substitute, **own.model_dump(exclude_unset=True), **merged})
 
 
 def _load(kind: type[Kind], name: str, known: list[str], folder: str, what: str) -> Kind:

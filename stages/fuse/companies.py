@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from stages.fuse.fitting import SIDE_BY_SIDE, trains_together
 from stages.fuse.plan import Plan
+from stages.fuse.together import SIDE_BY_SIDE, trains_together
 from stages.fuse.training import PER_HEAD
 
 Item = TypeVar("Item")

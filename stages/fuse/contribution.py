@@ -21,12 +21,12 @@ from features.errors import UsageError
 from stages.fuse.checkpoint import Checkpoint
 from stages.fuse.companies import companies, kind_of
 from stages.fuse.data import FusionData
-from stages.fuse.fitting import SIDE_BY_SIDE
 from stages.fuse.heads import get_head
 from stages.fuse.metrics import all_correct
 from stages.fuse.modality import Modality, base_of
 from stages.fuse.plan import Plan
 from stages.fuse.statistics import difference_interval
+from stages.fuse.together import SIDE_BY_SIDE
 from stages.fuse.trainer import train_company
 from stages.fuse.training import Training
 

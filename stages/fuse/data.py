@@ -185,6 +185,12 @@ def load_data(
     )
 
 
+def bytes_in_memory(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]]) -> int:
+    """How much load_data takes where it streams nothing. Raises UsageError for a feature that is not in the cache."""
+    specs = {name: [find_spec(cache, manifest.collection, each) for each in named] for name, named in inputs.items()}
+    return sum(2 * Layout.of(name, each).bytes_per_clip * len(manifest) for name, each in specs.items())
+
+
 def usable_clips(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]]) -> set[str]:
     """Ids of the clips that load_data would keep, without reading their features. Raises UsageError as it does."""
     asked = AskedClips(manifest.clips())

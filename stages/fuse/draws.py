@@ -55,6 +55,14 @@ def drawn(shape: torch.Size, dtype: torch.dtype, p: float, generator: torch.Gene
     return chance.ge_(p).div_(1 - p).to(dtype)
 
 
+def drawn_together(shape: torch.Size, dtype: torch.dtype, p: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """The masks that `drawn` gives of each generator, (generators, *shape)."""
+    chance = torch.empty(len(generators), *shape, device=generators[0].device)
+    for own, generator in zip(chance, generators, strict=True):
+        own.uniform_(generator=generator)
+    return chance.ge_(p).div_(1 - p).to(dtype)
+
+
 _source: ContextVar[Source | None] = ContextVar("source of dropout", default=None)
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -36,10 +36,26 @@ from stages.fuse.training import Training, knows
 FEATURES = ("video", "audio")
 """What can be swept besides settings: the features of a modality."""
 
+TRIAL_SEEDS = 3
+"""So many seeds of each row validation picks rows by."""
+
 Pick = Callable[[Mapping[str, float]], Collection[str]]
 """From the mean validation score of each row to the rows that are tested."""
 
 OnEpoch = Callable[[], Any]
+
+
+class Bar(Protocol):
+    """What is used of a tqdm bar that counts epochs."""
+
+    total: float | None
+    n: float
+
+    def update(self, n: float | None = 1) -> Any:
+        """So many more."""
+
+    def set_postfix(self, **said: Any) -> None:
+        """What is at work."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +88,16 @@ def run_experiment(
     replace: bool = False,
     pick: Pick | None = None,
     parents: Parents | None = None,
-    progress: "bool | tqdm[Any]" = True,
+    progress: bool | Bar = True,
 ) -> Run:
     """Train what is not trained yet, and return all that lies under `folder`.
 
     `described` goes into run.json as it is (data set, command, versions). sweep: values of settings, and features of
     `video` or `audio`, joined by "+"; every head is trained with every combination of those that mean something to it.
-    pick: which rows are refitted and tested, by the mean validation score of each; the others never see test clips. By
-    default all are. parents: heads that others start from, where several runs have them in common. progress: whether
-    a bar is shown, or the bar of what this is a part of, which counts epochs.
+    pick: which rows are refitted and tested with all seeds, by the mean validation score of each over TRIAL_SEEDS; the
+    others never see test clips. By default all are. parents: heads that others start from, where several runs have them
+    in common. progress: whether a bar is shown, or the bar of what this is a part of.
+
     Raises UsageError when the folder holds a run with other settings and `replace` is not given, or for a setting that
     no head has.
     """
@@ -106,16 +123,13 @@ def run_experiment(
 
     with _bar(progress) as bar:
         if pick is not None:
-            _work(
-                folder,
-                every,
-                lambda job: _read_choice(folder, job) is None,
-                partial(_choose, folder, parents),
-                bar,
-                "choose",
-            )
-            picked = pick(_validation_scores(folder, every))
+            choose = partial(_choose, folder, parents)
+            trials = [job for job in every if job.plan.seed < TRIAL_SEEDS]
+            _work(folder, trials, lambda job: _read_choice(folder, job) is None, choose, bar, "choose")
+            picked = pick(_validation_scores(folder, trials))
             every = [job for job in every if job.row in picked]
+            others = [job for job in every if job.plan.seed >= TRIAL_SEEDS]
+            _work(folder, others, lambda job: _read_choice(folder, job) is None, choose, bar, "choose")
         _work(folder, every, lambda job: not job.is_done(folder), train, bar, "train" if pick is None else "refit")
     shutil.rmtree(folder / ".training", ignore_errors=True)
     run = load_run(folder)
@@ -124,8 +138,8 @@ def run_experiment(
 
 
 @contextmanager
-def _bar(progress: "bool | tqdm[Any]") -> "Iterator[tqdm[Any]]":
-    if isinstance(progress, tqdm):
+def _bar(progress: bool | Bar) -> Iterator[Bar]:
+    if not isinstance(progress, bool):
         yield progress
         return
     with tqdm(total=0, unit="epoch", desc="fuse", disable=not progress, delay=0.1) as bar:
@@ -137,7 +151,7 @@ def _work(
     jobs: Sequence[_Job],
     lacks: Callable[[_Job], bool],
     work: Callable[[Sequence[_Job], OnEpoch, Checkpoint], None],
-    bar: "tqdm[Any]",
+    bar: Bar,
     what: Literal["choose", "refit", "train"],
 ) -> None:
     """On the companies in which any job lacks something. what: train is both, choose and refit."""

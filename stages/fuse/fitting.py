@@ -1,42 +1,27 @@
-"""Epochs of one head, or of several in one pass.
-
-Inputs lie prepared on the device and a batch is an index into them. Heads that differ only in their numbers can share
-one pass: their weights are stacked, and every product becomes a batch of products.
-"""
+"""A head that is being trained, and its epochs. Inputs lie prepared on the device; a batch is an index into them."""
 
 import math
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from features.errors import UsageError
 from stages.fuse.checkpoint import under
-from stages.fuse.data import FusionData
-from stages.fuse.draws import Given, Own, Recorder, drawn, using
-from stages.fuse.heads import Head, build_head, get_head
+from stages.fuse.draws import Own, using
+from stages.fuse.heads import Head
 from stages.fuse.hidden import Banks
-from stages.fuse.losses.penalty import l1, l1_weights
-from stages.fuse.objective import Objective, asked
+from stages.fuse.losses.penalty import l1
+from stages.fuse.objective import Objective
 from stages.fuse.prepared import Batch, Inputs, forked
-from stages.fuse.recipe import Recipe, Settings
+from stages.fuse.recipe import Recipe
 from stages.fuse.sampling import balanced_batches
 from stages.fuse.targets import Targets
-
-TOGETHER_PARAMETERS = 6_000_000
-"""On a CPU, five heads with fewer parameters than this are faster side by side, as one head's products do not fill the
-cores. Measured on two: with 1.5 million 1.4 to 1.8 times as fast, with 10 million no faster."""
-
-TOGETHER_PARAMETERS_GPU = 20_000_000
-"""On a GPU small products leave most of it idle. 32 of the largest heads that share a pass take 10 GB with gradients
-and moments."""
-
-SIDE_BY_SIDE = 32
-"""So many heads at most share a pass."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +31,6 @@ class Losses:
 
     total: float
     parts: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """Heads that train together, and their weights by name, (heads, ...)."""
-
-    heads: list[Head]
-    weights: dict[str, Tensor]
 
 
 class Fit:
@@ -122,9 +99,13 @@ class Fit:
     def step(self, batches: int) -> None:
         """Follow the gradients. batches: how many an epoch has."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.lr * _rate(self.recipe, self.steps, batches * self.recipe.epochs)
+            group["lr"] = self.rate(batches)
         self.optimiser.step()
         self.steps += 1
+
+    def rate(self, batches: int) -> float:
+        """The learning rate of the next step."""
+        return self.recipe.lr * _rate(self.recipe, self.steps, batches * self.recipe.epochs)
 
     def state(self) -> dict[str, Tensor]:
         """All that decides how it goes on."""
@@ -146,6 +127,8 @@ class Fit:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
+        if self.stack is not None:
+            self.stack.dissolve()
         self.head.load_state_dict(under(state, "head."))
         if self.objective is not None:
             self.objective.load_state_dict(under(state, "objective."))
@@ -159,6 +142,77 @@ class Fit:
         self.order.set_state(state["order"].cpu())
         self.draws.set_state(state["draws"].cpu())
         self.steps, self.epochs = int(state["steps"]), int(state["epochs"])
+
+
+class Stack:
+    """Heads that train together, with one optimiser: of every weight and of its moments there is one tensor for all
+    heads, (heads, ...). What a head has of its own are views of these for as long as it is here."""
+
+    def __init__(self, fits: Sequence[Fit]) -> None:
+        """Takes them out of the stacks that they are in."""
+        for fit in fits:
+            if fit.stack is not None:
+                fit.stack.dissolve()
+        self._fits = [weakref.ref(fit) for fit in fits]
+        own = {name: [fit.head.get_parameter(name) for fit in fits] for name, _ in fits[0].head.named_parameters()}
+        self.weights = {name: torch.stack([each.detach() for each in same]) for name, same in own.items()}
+        moments = {name: _stacked_moments(fits, same) for name, same in own.items()}
+        rates = [(fit.recipe.lr, fit.recipe.weight_decay) for fit in fits]
+        self._parts = [slice(same[0], same[-1] + 1) for same in _runs_of_equals(rates)]
+        groups = [
+            {
+                "params": [weight.detach()[part] for weight in self.weights.values()],
+                "lr": rates[part.start][0],
+                "weight_decay": rates[part.start][1],
+            }
+            for part in self._parts
+        ]
+        self._optimiser = torch.optim.AdamW(groups, fused=True)
+        for name, same in own.items():
+            for each, weight in zip(same, self.weights[name], strict=True):
+                each.data = weight
+        for part, group in zip(self._parts, self._optimiser.param_groups, strict=True):
+            for (name, same), slices in zip(own.items(), group["params"], strict=True):
+                last = fits[part.start].optimiser.state[same[part.start]].get("step")
+                step = torch.zeros((), device=slices.device) if last is None else last.clone()
+                self._optimiser.state[slices] = {"step": step, **_at(part, moments[name])}
+                for number in range(part.start, part.stop):
+                    fits[number].optimiser.state[same[number]] = {"step": step, **_at(number, moments[name])}
+        for weight in self.weights.values():
+            weight.requires_grad_()
+        for fit in fits:
+            fit.stack = self
+
+    def is_of(self, fits: Sequence[Fit]) -> bool:
+        """Whether it is of these, in this order."""
+        return len(self._fits) == len(fits) and all(ref() is fit for ref, fit in zip(self._fits, fits, strict=True))
+
+    def follow(self, loss: Tensor, batches: int) -> None:
+        """Follow the gradients of the sum of all heads' losses. batches: how many an epoch has."""
+        for weight in self.weights.values():
+            weight.grad = None
+        loss.backward()
+        fits = self._members()
+        for part, group in zip(self._parts, self._optimiser.param_groups, strict=True):
+            group["lr"] = fits[part.start].rate(batches)
+            for weight, slices in zip(self.weights.values(), group["params"], strict=True):
+                slices.grad = None if weight.grad is None else weight.grad[part]
+        self._optimiser.step()
+        for fit in fits:
+            fit.steps += 1
+
+    def dissolve(self) -> None:
+        """Give every head its weights and moments for itself."""
+        for fit in self._members():
+            for parameter in fit.head.parameters():
+                parameter.data = parameter.data.clone()
+                fit.optimiser.state[parameter] = {
+                    name: value.clone() for name, value in fit.optimiser.state[parameter].items()
+                }
+            fit.stack = None
+
+    def _members(self) -> list[Fit]:
+        return [fit for ref in self._fits if (fit := ref()) is not None]
 
 
 def balanced_labels(targets: Targets, truth: Sequence[Tensor]) -> Tensor:
@@ -177,19 +231,6 @@ def _rate(recipe: Recipe, step: int, steps: int) -> float:
     return 1.0
 
 
-def train_epoch(fits: Sequence[Fit]) -> list[Losses]:
-    """One pass over the clips for every head. Several are of one kind, with inputs of the same shapes, and recipes that
-    differ in nothing but PER_HEAD. Returns their mean losses."""
-    if len(fits) > 1 and _share_a_pass(fits[0]):
-        return _together(fits)
-    return [_alone(fit) for fit in fits]
-
-
-def _share_a_pass(fit: Fit) -> bool:
-    plain = fit.objective is None and not fit.inputs.streamed
-    return plain and is_faster_together(fit.head, fit.inputs.indices.device)
-
-
 @torch.inference_mode()
 def predict(head: Head, inputs: Inputs, indices: Tensor, without: str | None = None) -> Tensor:
     """Logits (len(indices), width) in evaluation mode, averaged over the views that are. without: a modality that is
@@ -205,26 +246,7 @@ def predict(head: Head, inputs: Inputs, indices: Tensor, without: str | None = N
     return logits
 
 
-def trains_together(name: str, data: FusionData, options: Settings, recipe: Recipe) -> bool:
-    """Whether heads of this kind share passes over this data set. Those with an objective beside classification do not:
-    which clips take part in it is another number for each of them."""
-    if asked(recipe) or data.streamed.keys() & set(get_head(name).sees(options)):
-        return False
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        head = build_head(name, data.shapes, data.targets, options)
-    return is_faster_together(head, data.train.device)
-
-
-def is_faster_together(head: Head, device: torch.device) -> bool:
-    """Attention has no batched form on a CPU."""
-    parameters = sum(each.numel() for each in head.parameters())
-    if device.type == "cpu":
-        attends = any(isinstance(module, nn.MultiheadAttention) for module in head.modules())
-        return parameters < TOGETHER_PARAMETERS and not attends
-    return parameters < TOGETHER_PARAMETERS_GPU
-
-
-def _products(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
+def products(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
     """In what precision products are made."""
     if recipe.precision == "auto":
         half = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -233,14 +255,15 @@ def _products(recipe: Recipe, device: torch.device) -> AbstractContextManager[An
     return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
-def _alone(fit: Fit) -> Losses:
+def alone(fit: Fit) -> Losses:
+    """One pass over the clips. Returns mean losses."""
     fit.head.train()
     device = fit.inputs.indices.device
     sums: dict[str, Tensor] = {}
     clips = 0
     with using(Own(fit.draws)):
         for batch in fit.epoch():
-            with _products(fit.recipe, device):
+            with products(fit.recipe, device):
                 losses = fit.losses(batch)
             if fit.recipe.l1:
                 losses["total"] = losses["total"] + fit.recipe.l1 * l1(fit.head)
@@ -255,96 +278,21 @@ def _alone(fit: Fit) -> Losses:
     return Losses(total / clips, {name: each / clips for name, each in zip(names, parts, strict=True)})
 
 
-def _together(fits: Sequence[Fit]) -> list[Losses]:
-    heads, recipe = [fit.head.train() for fit in fits], fits[0].recipe
-    device = fits[0].inputs.indices.device
-    stacked = _stack(fits)
-    totals, clips = torch.zeros(len(fits), device=device), 0
-    asked: dict[int, list[tuple[torch.Size, torch.dtype, float]]] = {}
-    weights = torch.tensor([fit.recipe.l1 for fit in fits], device=device)
-    penalised = l1_weights(heads[0]) if weights.any() else []
-
-    def losses(
-        parameters: dict[str, Tensor],
-        prepared: dict[str, Tensor],
-        present: dict[str, Tensor | None],
-        truth: list[Tensor],
-        masks: list[Tensor],
-        weight: Tensor,
-    ) -> Tensor:
-        with using(Given(masks)), _products(recipe, device):
-            outputs = functional_call(heads[0], parameters, (prepared, present))
-            loss = heads[0].loss(outputs, present, truth, recipe.label_smoothing)
-        return loss + weight * sum(parameters[name].abs().sum() for name in penalised) if penalised else loss
-
-    own = {name: [head.get_parameter(name) for head in heads] for name in stacked}
-    every = [fit.batches() for fit in fits]
-    for parts in zip(*every, strict=True):
-        prepared, present = _stacked_rows(fits, parts)
-        truth = [
-            torch.stack([each[part] for each, part in zip(same, parts, strict=True)])
-            for same in zip(*(fit.truth for fit in fits), strict=True)
-        ]
-        count = len(parts[0])
-        if count not in asked:
-            with _products(recipe, device):
-                asked[count] = _masks_asked(heads[0], fits[0].inputs.rows(parts[0]))
-        masks = [
-            torch.stack(each)
-            for each in zip(*([drawn(*one, fit.draws) for one in asked[count]] for fit in fits), strict=True)
-        ]
-        has = {name: None if mask is None else 0 for name, mask in present.items()}
-        loss = vmap(losses, in_dims=(0, 0, has, 0, 0, 0))(stacked, prepared, present, truth, masks, weights)
-        for tensor in stacked.values():
-            tensor.grad = None
-        loss.sum().backward()
-        for name, together in stacked.items():
-            for parameter, gradient in zip(
-                own[name], [None] * len(heads) if together.grad is None else together.grad, strict=True
-            ):
-                parameter.grad = gradient
-        for fit in fits:
-            fit.step(len(every[0]))
-        totals += loss.detach() * count
-        clips += count
-    return [Losses(total) for total in (totals / clips).tolist()]
+def _runs_of_equals(values: Sequence[Any]) -> list[list[int]]:
+    """Numbers of neighbours that are equal."""
+    return [list(same) for _, same in groupby(range(len(values)), key=values.__getitem__)]
 
 
-def _stacked_rows(fits: Sequence[Fit], parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    """One batch of each head: prepared (heads, B, ...), and masks where any of the heads has one."""
-    rows = [fit.inputs.drawn(part, fit.recipe, fit.draws) for fit, part in zip(fits, parts, strict=True)]
-    prepared = {name: torch.stack([each.prepared[name] for each in rows]) for name in rows[0].prepared}
-    present: dict[str, Tensor | None] = {}
-    for name in prepared:
-        masks = [each.present[name] for each in rows]
-        everyone = torch.ones_like(parts[0], dtype=torch.bool)
-        stacked = torch.stack([everyone if mask is None else mask for mask in masks])
-        present[name] = None if all(mask is None for mask in masks) else stacked
-    return prepared, present
+def _stacked_moments(fits: Sequence[Fit], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+    """Of the gradients of one weight, by name, (heads, ...); zeros before the first step."""
+    states = [fit.optimiser.state[parameter] for fit, parameter in zip(fits, parameters, strict=True)]
+    return {
+        name: torch.stack(
+            [state.get(name, torch.zeros_like(parameter)) for state, parameter in zip(states, parameters, strict=True)]
+        )
+        for name in ("exp_avg", "exp_avg_sq")
+    }
 
 
-def _stack(fits: Sequence[Fit]) -> dict[str, Tensor]:
-    """All heads' weights by name, (heads, ...). The heads' own become views of them, and stay so for as long as the
-    same heads train together."""
-    heads, last = [fit.head for fit in fits], fits[0].stack
-    if last is not None and last.heads == heads and all(fit.stack is last for fit in fits):
-        return last.weights
-    weights = {}
-    for name, _ in heads[0].named_parameters():
-        same = [head.get_parameter(name) for head in heads]
-        together = torch.stack([each.detach() for each in same])
-        for each, own in zip(same, together, strict=True):
-            each.data = own
-        weights[name] = together.requires_grad_()
-    shared = Stack(heads, weights)
-    for fit in fits:
-        fit.stack = shared
-    return weights
-
-
-@torch.no_grad()
-def _masks_asked(head: Head, batch: Batch) -> list[tuple[torch.Size, torch.dtype, float]]:
-    recorder = Recorder()
-    with using(recorder):
-        head(batch.prepared, batch.present)
-    return recorder.asked
+def _at(which: int | slice, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: each[which] for name, each in moments.items()}

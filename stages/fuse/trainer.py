@@ -13,7 +13,7 @@ from features.memory import keep_large_buffers
 from stages.fuse.checkpoint import Checkpoint, under
 from stages.fuse.companies import companies, kind_of
 from stages.fuse.data import FusionData
-from stages.fuse.fitting import Fit, Losses, predict, train_epoch
+from stages.fuse.fitting import Fit, Losses, predict
 from stages.fuse.heads import Head
 from stages.fuse.losses import loss_of_targets
 from stages.fuse.metrics import mean_average_precision
@@ -21,6 +21,7 @@ from stages.fuse.plan import Plan
 from stages.fuse.prepared import Inputs
 from stages.fuse.recipe import Recipe
 from stages.fuse.targets import Targets
+from stages.fuse.together import predict_each, train_epoch
 from stages.fuse.training import Training
 
 
@@ -196,7 +197,9 @@ def _choose(
     progress.load(fits)
     if fits[0].head.fits_at_once:
         for number, (plan, fit) in enumerate(zip(plans, fits, strict=True)):
-            progress.curves[number].append(_validated(plan, fit, 1, _fit_at_once(plan, fit)))
+            losses = _fit_at_once(plan, fit)
+            logits = predict(fit.head, fit.inputs, plan.data.validation)
+            progress.curves[number].append(_validated(plan, fit, 1, losses, logits))
             if keep_chosen:
                 progress.best[number] = _weights(fit)
         progress.phase = "refit"
@@ -205,8 +208,10 @@ def _choose(
         running = [number for number, curve in enumerate(progress.curves) if _goes_on(curve, recipe, epoch)]
         if not running:
             break
-        for number, losses in zip(running, train_epoch([fits[each] for each in running]), strict=True):
-            progress.curves[number].append(_validated(plans[number], fits[number], epoch, losses))
+        going_on = [fits[number] for number in running]
+        every = zip(running, train_epoch(going_on), predict_each(going_on, plans[0].data.validation), strict=True)
+        for number, losses, logits in every:
+            progress.curves[number].append(_validated(plans[number], fits[number], epoch, losses, logits))
             if keep_chosen and best_epoch(progress.curves[number]).epoch == epoch:
                 progress.best[number] = _weights(fits[number])
             on_epoch()
@@ -227,10 +232,10 @@ def _goes_on(curve: Sequence[Epoch], recipe: Recipe, epoch: int) -> bool:
     return not curve or (curve[-1].epoch == epoch - 1 and epoch - 1 - best_epoch(curve).epoch < recipe.patience)
 
 
-def _validated(plan: Plan, fit: Fit, epoch: int, losses: Losses) -> Epoch:
+def _validated(plan: Plan, fit: Fit, epoch: int, losses: Losses, logits: Tensor) -> Epoch:
+    """logits: of the validation clips."""
     validation, targets = plan.data.validation, plan.data.targets
     expected = [each[validation] for each in fit.truth]
-    logits = predict(fit.head, fit.inputs, validation)
     loss = loss_of_targets(targets, logits, expected).item()
     return Epoch(epoch, losses.total, loss, _score(targets, logits, expected), losses.parts)
 

@@ -62,13 +62,15 @@ from features.memory import keep_large_buffers
 from features.requests import resolve
 from manifests import Manifest, Target
 from stages.fuse import fitting
+from stages.fuse import together as together_module
 from stages.fuse.data import FusionData, load_data
-from stages.fuse.fitting import Fit, predict, train_epoch
+from stages.fuse.fitting import Fit, predict
 from stages.fuse.heads import get_head
 from stages.fuse.modality import Modality
 from stages.fuse.prepared import Inputs
 from stages.fuse.recipe import Recipe, Settings
 from stages.fuse.targets import LearnedTarget, Targets
+from stages.fuse.together import train_epoch
 
 
 def setting(name: str, default: object) -> str:
@@ -457,7 +459,7 @@ def named(figure: str) -> str:
 def say_how_trained(fits: Sequence[Fit]) -> None:
     head = fits[0].head
     numbers = sum(each.numel() for each in head.parameters())
-    together = fitting.is_faster_together(head, fits[0].inputs.indices.device)
+    together = together_module.is_faster_together(head, fits[0].inputs.indices.device)
     say(f"train_epoch takes {len(fits)} heads of {numbers:,} parameters {'side by side' if together else 'one by one'}")
 
 
@@ -465,8 +467,8 @@ def together_figure(batch: int) -> Figure:
     """Both ways that `train_epoch` chooses from."""
     kind = Kind("mlp", batch, "mean")
     some, same = (kind.fits(kind.measured(made_up()), SEEDS) for _ in range(2))
-    together = Side("side by side", lambda: [loss.total for loss in fitting._together(some)])
-    alone = Side("one by one", lambda: [fitting._alone(fit).total for fit in same])
+    together = Side("side by side", lambda: [loss.total for loss in together_module.together(some)])
+    alone = Side("one by one", lambda: [fitting.alone(fit).total for fit in same])
     figure = timed(f"fuse_mean_together_over_alone_batch{batch}", together, alone, speedup=True)
     check_losses(together, alone)
     return figure
@@ -604,7 +606,7 @@ def our_table(every: Sequence[FusionData], epochs: int) -> list[Side]:
 
 def train_companies(fits: Sequence[Fit]) -> list[float]:
     """As many at a time as experiments take."""
-    size = fitting.SIDE_BY_SIDE
+    size = together_module.SIDE_BY_SIDE
     return [loss for first in range(0, len(fits), size) for loss in train_heads(fits[first : first + size])]
 
 

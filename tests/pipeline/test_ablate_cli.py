@@ -1,9 +1,12 @@
 """A table by one command: rows trained, tested, and beside what was published."""
 
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
+import ended_processes
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +14,11 @@ from click.testing import CliRunner, Result
 from made_up_sets import kitchen
 
 from features.errors import UsageError
+from manifests import load_manifest
 from pipeline.cli.main import avfuse
+from pipeline.experiments import processes
+from pipeline.experiments.rows import How, Work
+from pipeline.experiments.schema import load_backbones, load_table
 from stages.fuse import experiment
 from stages.fuse.runs import load_run
 from stages.fuse.statistics import interval, paired_test
@@ -230,3 +237,57 @@ def test_without_a_table_they_are_listed() -> None:
     listed = CliRunner().invoke(avfuse, ["ablate"], standalone_mode=False).output
     assert "maivar-table2  MAiVAR, Table II" in listed
     assert "--backbones lite: " in listed
+
+
+def test_rows_in_processes_of_their_own_come_out_the_same(place: Path, table: pd.DataFrame, tmp_path: Path) -> None:
+    ablate(place, "--jobs", 2, "--runs", tmp_path)
+    other = pd.read_csv(tmp_path / "kitchen" / "own-made-up" / "table.csv", index_col="id")
+    columns = ["own", "own_low", "tuned", "tuned_high", "chosen", "difference", "p_holm"]
+    pd.testing.assert_frame_equal(other[columns], table[columns], check_exact=False, atol=1e-6)
+
+
+def test_a_process_that_is_ended_from_outside_is_told_of(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_train_here", ended_processes.end)
+    with pytest.raises(UsageError, match=r"the process that trained video was ended from outside.*\(--jobs\)"):
+        ablate(place, "--jobs", 2, "--runs", tmp_path)
+
+
+def test_rows_share_the_cores_where_there_is_enough_to_do(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never on a GPU, never more than there are rows or memory for."""
+    manifest = load_manifest(place / "cache", "kitchen")
+    rows = load_table(str(place / "own.yaml")).trained[:2]
+    inputs = {"video": ("imported:picture",), "audio": ("imported:sound",)}
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+
+    def count(epochs: int = 1000, **how: Any) -> int:
+        table = load_table(str(place / "own.yaml")).model_copy(update={"rows": rows})
+        work = Work(
+            table,
+            {row.id: inputs for row in rows},
+            {row.id: {"epochs": epochs} for row in rows},
+            manifest,
+            place / "cache",
+            place / "runs",
+            How(**how),
+            {},
+        )
+        return processes.processes_for(work)
+
+    assert count() == 2
+    assert count(epochs=1) == 1
+    assert count(device="cuda") == count(device="cuda", jobs=4) == 1
+    assert count(memory_bytes=int(1.5 * processes.PROCESS_BYTES)) == 1
+    assert count(memory_bytes=int(2.5 * processes.PROCESS_BYTES)) == 2
+    assert count(epochs=1, jobs=8) == 2
+
+
+def test_a_map_may_change_another(tmp_path: Path) -> None:
+    quick, lite = load_backbones("quick"), load_backbones("lite")
+    assert quick.roles["clip.16"] == "lite:frames:windows4 uniform:4"
+    assert quick.roles["frames"] == lite.roles["frames"]
+    assert (quick.name, quick.settings, quick.substitute) == ("quick", lite.settings, True)
+    (tmp_path / "mine.yaml").write_text("{name: mine, summary: Mine., base: quick, roles: {}}")
+    with pytest.raises(UsageError, match=r"has the base quick, which has a base itself: name lite"):
+        load_backbones(str(tmp_path / "mine.yaml"))

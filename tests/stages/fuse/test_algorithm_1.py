@@ -13,10 +13,11 @@ from features.errors import UsageError
 from stages.fuse import trainer
 from stages.fuse.data import FusionData
 from stages.fuse.experiment import run_experiment
-from stages.fuse.fitting import Fit, predict, train_epoch
+from stages.fuse.fitting import Fit, predict
 from stages.fuse.heads import Head
 from stages.fuse.plan import Plan
 from stages.fuse.prepared import Inputs
+from stages.fuse.together import train_epoch
 from stages.fuse.trainer import Parents, Trained, train_company, train_head
 from stages.fuse.training import Training
 

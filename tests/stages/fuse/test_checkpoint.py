@@ -14,7 +14,8 @@ import torch
 from made_up_sets import INPUTS, kitchen
 
 from features.errors import UsageError
-from stages.fuse import checkpoint, fitting
+from stages.fuse import checkpoint
+from stages.fuse import together as together_module
 from stages.fuse.checkpoint import Checkpoint
 from stages.fuse.data import FusionData, load_data
 from stages.fuse.experiment import run_experiment
@@ -56,7 +57,7 @@ def train(data: FusionData, head: str, kept: Checkpoint | None, kill_after: int 
 def test_training_goes_on_from_any_moment(
     data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str, together: int, kill_after: int
 ) -> None:
-    monkeypatch.setattr(fitting, "TOGETHER_PARAMETERS", together)
+    monkeypatch.setattr(together_module, "TOGETHER_PARAMETERS", together)
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     whole = train(data, head, None)
     with pytest.raises(Killed):
@@ -75,7 +76,7 @@ def test_what_was_trained_before_is_not_trained_again(
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     epochs = []
-    original = fitting.train_epoch
+    original = together_module.train_epoch
     monkeypatch.setattr("stages.fuse.trainer.train_epoch", lambda fits: epochs.append(len(fits)) or original(fits))
     with pytest.raises(Killed):
         train(data, "mlp", Checkpoint(tmp_path / "kept", "key"), kill_after=13)
@@ -115,6 +116,7 @@ sys.path.insert(0, sys.argv[3])
 from made_up_sets import INPUTS
 from manifests import load_manifest
 from stages.fuse import checkpoint
+from stages.fuse import together as together_module
 from stages.fuse.data import load_data
 from stages.fuse.experiment import run_experiment
 from stages.fuse.training import Training

@@ -11,7 +11,8 @@ import pytest
 from made_up_sets import INPUTS, kitchen, sounds
 
 from features.errors import UsageError
-from stages.fuse import experiment, fitting
+from stages.fuse import experiment
+from stages.fuse import together as together_module
 from stages.fuse.data import FusionData, load_data
 from stages.fuse.experiment import run_experiment
 from stages.fuse.plan import Plan
@@ -65,7 +66,7 @@ def test_what_was_trained_is_read_back(data: FusionData, tmp_path: Path, monkeyp
 def test_a_run_that_was_broken_off_ends_with_the_same_bytes(
     data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together_parameters: int
 ) -> None:
-    monkeypatch.setattr(fitting, "TOGETHER_PARAMETERS", together_parameters)
+    monkeypatch.setattr(together_module, "TOGETHER_PARAMETERS", together_parameters)
     fuse(data, tmp_path / "whole", ["mlp", "audio"], seeds=3)
     fuse(data, tmp_path / "broken", ["mlp", "audio"], seeds=3)
     for name in ("mlp/seed-1.json", "mlp/seed-2.safetensors", "mlp/seed-2.json", "audio/seed-0.json"):

@@ -26,7 +26,7 @@ from stages.fuse.checkpoint import Checkpoint
 from stages.fuse.data import FusionData, load_data
 from stages.fuse.draws import Own, using
 from stages.fuse.experiment import reads_banks, run_experiment
-from stages.fuse.fitting import Fit, train_epoch, trains_together
+from stages.fuse.fitting import Fit
 from stages.fuse.heads import ModalityShape, head_names
 from stages.fuse.hidden import Banks, Reconstruction
 from stages.fuse.losses.contrast import audio_video_contrast, intra_modality_contrast
@@ -35,6 +35,7 @@ from stages.fuse.masking import AUDIO_GRIDS
 from stages.fuse.modality import Layout, Modality
 from stages.fuse.prepared import Batch, Inputs
 from stages.fuse.targets import LearnedTarget, Targets
+from stages.fuse.together import train_epoch, trains_together
 from stages.fuse.trainer import train_head
 from stages.fuse.training import Training
 
@@ -229,7 +230,7 @@ def test_what_was_broken_off_goes_on_with_the_same_bytes(
 
 def test_heads_with_an_objective_train_one_by_one(data: FusionData, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(**SMALL)
-    monkeypatch.setattr("stages.fuse.fitting.is_faster_together", lambda head, device: True)
+    monkeypatch.setattr("stages.fuse.together.is_faster_together", lambda head, device: True)
     options = training.options("crossattn")
     assert trains_together("crossattn", data, options, training.recipe("crossattn"))
     assert not trains_together("crossattn", data, options, training.plus({"imc": 0.1}).recipe("crossattn"))

@@ -13,7 +13,8 @@ from made_up_sets import INPUTS, kitchen
 
 from features.errors import UsageError
 from pipeline.report import print_table
-from stages.fuse import experiment, fitting
+from stages.fuse import experiment
+from stages.fuse import together as together_module
 from stages.fuse.data import FusionData, load_data
 from stages.fuse.experiment import run_experiment
 from stages.fuse.modality import Layout, Modality
@@ -107,7 +108,7 @@ def with_features(data: FusionData) -> FusionData:
 def test_features_are_swept_on_the_same_clips(
     data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    monkeypatch.setattr(fitting, "TOGETHER_PARAMETERS", together)
+    monkeypatch.setattr(together_module, "TOGETHER_PARAMETERS", together)
     named = with_features(data)
     values = ["lite:mfcc", "lite:chromagram", "lite:mfcc+lite:chromagram"]
     run = fuse(named, tmp_path / "run", ["audio", "video"], {"audio": values})

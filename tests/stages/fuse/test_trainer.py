@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from stages.fuse import fitting
+from stages.fuse import together as together_module
 from stages.fuse.data import FusionData
-from stages.fuse.fitting import Fit, predict, train_epoch
+from stages.fuse.fitting import Fit, predict
 from stages.fuse.heads import get_head
 from stages.fuse.heads.base import STANDARD
 from stages.fuse.metrics import correct
 from stages.fuse.plan import Plan
 from stages.fuse.prepared import Inputs
+from stages.fuse.together import train_epoch
 from stages.fuse.trainer import train_company, train_head
 from stages.fuse.training import Training
 
@@ -99,7 +100,7 @@ def test_a_head_among_many_equals_itself_alone(
         return [each.total for each in train_epoch(trained)]
 
     def after_epochs(together: bool, trained: list[Fit]) -> list[list[float]]:
-        monkeypatch.setattr(fitting, "is_faster_together", lambda head, device: together)
+        monkeypatch.setattr(together_module, "is_faster_together", lambda head, device: together)
         return [losses(trained) for _ in range(4)]
 
     side_by_side, alone = fits(), fits()
