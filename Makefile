@@ -56,7 +56,7 @@ fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all
 		$(foreach each,$(SWEEP),--sweep "$(each)") $(call flag,MEMORY,--memory) $(call flag,RUNS,--runs) $(call flag,DEVICE,--device) \
 		$(SHARED_FLAGS)
 
-ablate: $(VENV)/.installed ## a paper's table: TABLE=maivar-table2, DATASET=..., BACKBONES=lite|paper, SEEDS=N, EPOCHS=N, GRID=small|none, EXTRACT=1, PARTIAL=1 (docs/tables.md); without TABLE, the list
+ablate: $(VENV)/.installed ## a paper's table: TABLE=maivar-table2, DATASET=..., BACKBONES=lite|paper, SEEDS=N, EPOCHS=N, GRID=small|none, JOBS=N, EXTRACT=1, PARTIAL=1 (docs/tables.md); without TABLE, the list
 	@$(AVFUSE) ablate $(TABLE) --dataset "$(DATASET)" $(call flag,BACKBONES,--backbones) $(call flag,SEEDS,--seeds) \
 		$(call flag,EPOCHS,--epochs) $(foreach each,$(SET),--set "$(each)") $(call flag,GRID,--grid) \
 		$(call switch,EXTRACT,--extract) $(call switch,PARTIAL,--partial) $(call flag,MEMORY,--memory) $(call flag,JOBS,--jobs) $(call flag,RUNS,--runs) \
@@ -67,7 +67,7 @@ TABLES ?= $(notdir $(basename $(wildcard pipeline/experiments/*.yaml)))
 tables-demo: $(VENV)/.installed ## every table on the demo data set, with few frames, epochs and seeds, to see that all of it runs
 	@$(AVFUSE) manifest demo
 	@for table in $(TABLES); do \
-		$(AVFUSE) ablate $$table --dataset demo --backbones quick --seeds 2 --epochs 3 --grid none --extract $(ARGS) || exit 1; done
+		$(AVFUSE) ablate $$table --dataset demo --backbones quick --seeds 2 --epochs 2 --grid none --extract $(ARGS) || exit 1; done
 
 WHAT ?= contribution
 RUN_FOLDER = "$(or $(RUNS),runs)/$(DATASET)/$(or $(NAME),$(subst $(comma),+,$(FUSION)))"

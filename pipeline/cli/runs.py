@@ -20,10 +20,10 @@ def runs() -> None:
     """
 
 
-@runs.command(name="list", short_help="Every run: data set, heads, seeds, the best head.")
+@runs.command(name="list", short_help="Every run and table: data set, heads, seeds, the best of them.")
 @runs_option
 def list_them(runs: Path) -> None:
-    """Every run under the folder of runs, with its heads, their seeds and the best of them."""
+    """Every run and table under the folder of runs, with heads or rows, seeds and the best of them."""
     from pipeline.report.listing import list_runs
 
     found = list_runs(runs)
@@ -39,14 +39,15 @@ def list_them(runs: Path) -> None:
 def compare(a: str, b: str) -> None:
     """Compare A and B, each RUN, a folder under runs/, or RUN:ROW, on the test clips that both have.
 
-    Of two whole runs, rows that are called the same are compared. Printed are the settings, features and versions that
-    differ, both accuracies, their difference with its 95 % interval and p value over seeds and groups of test clips,
-    and the difference in every other measure.
+    Of two whole runs, rows that are called the same are compared; of a table's row, its tuned heads. Printed are the
+    settings, features and versions that differ, both accuracies, their difference with its 95 % interval and p value
+    over seeds and groups of test clips, and the difference in every other measure.
 
     \b
     Examples:
       avfuse runs compare runs/clips/all runs/clips/rates
       avfuse runs compare runs/clips/all:mlp runs/clips/all:crossattn
+      avfuse runs compare runs/clips/maivar-table2-lite:mfcc-fusion runs/clips/maivar-table2-lite:video
     """
     from pipeline.report.comparison import compare as compared
     from pipeline.report.comparison import print_comparison, read_side

@@ -175,6 +175,8 @@ def _provenance(result: Result) -> dict[str, Any]:
                 "features": {name: list(features) for name, features in each.features.items()},
                 "chosen": each.chosen,
                 "folder": str(each.run.folder),
+                "tuned": each.tuned[0].row,
+                "seeds": len(each.tuned),
             }
             for each in result.trained
         },

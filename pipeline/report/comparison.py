@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from features.errors import UsageError
 from pipeline.report.frames import aligned, p_value, percent, points, points_span
 from pipeline.report.table import measure_words
+from pipeline.report.tables import is_table, tuned_heads
 from pipeline.report.understanding import ONE_SEED, warnings_of
 from stages.fuse.experiment import FEATURES
 from stages.fuse.reloading import load_rows, same_test
@@ -69,14 +70,16 @@ class _Pair:
 
 
 def read_side(text: str) -> Side:
-    """RUN or RUN:ROW, where RUN is a run's folder; of a run with one row that row is meant. Raises UsageError for what
-    is no run, or has no such row, or none that is trained yet."""
+    """RUN or RUN:ROW, where RUN is a run's folder; of a run with one row that row is meant. Of a table's folder and one
+    of its rows, the tuned heads. Raises UsageError for what is no run, or has no such row, or none that is trained
+    yet."""
     ends = [len(text), *(at for at, letter in enumerate(text) if letter == ":")]
-    end = next((end for end in ends if (Path(text[:end]) / "run.json").is_file()), None)
-    if end is None:
+    places = [(Path(text[:end]), text[end + 1 :]) for end in ends]
+    found = next((each for each in places if is_table(each[0]) or (each[0] / "run.json").is_file()), None)
+    if found is None:
         raise UsageError(f"{text} is no run: name the folder of one that avfuse fuse trained, or FOLDER:ROW")
-    row = text[end + 1 :]
-    run = load_rows(Path(text[:end]), [row] if row else [])
+    folder, row = tuned_heads(*found) if is_table(found[0]) else found
+    run = load_rows(folder, [row] if row else [])
     return Side(run, next(iter(run.heads)) if len(run.heads) == 1 else None)
 
 

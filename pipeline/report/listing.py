@@ -7,17 +7,21 @@ import pandas as pd
 
 from features.errors import UsageError
 from pipeline.report.table import measure_words
+from pipeline.report.tables import described_in_a_line, is_table
 from stages.fuse.runs import read_description, seeds_of_heads
 from stages.fuse.targets import Targets
 
 
 def list_runs(folder: Path) -> list[str]:
-    """A line per run, by folder: data set, heads, seeds, the best head, when it was made."""
-    return [_line(path.parent) for path in sorted(folder.glob("*/*/run.json"))]
+    """A line per run and table, by folder: data set, heads or rows, seeds, the best of them, when it was made."""
+    places = sorted(path for path in folder.glob("*/*") if is_table(path) or (path / "run.json").is_file())
+    return [_line(place) for place in places]
 
 
 def _line(folder: Path) -> str:
     try:
+        if is_table(folder):
+            return f"{folder}: {described_in_a_line(folder)}"
         described, seeds = read_description(folder), seeds_of_heads(folder)
     except UsageError as error:
         return str(error)

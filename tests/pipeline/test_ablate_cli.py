@@ -291,3 +291,21 @@ def test_a_map_may_change_another(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("{name: mine, summary: Mine., base: quick, roles: {}}")
     with pytest.raises(UsageError, match=r"has the base quick, which has a base itself: name lite"):
         load_backbones(str(tmp_path / "mine.yaml"))
+
+
+def test_tables_are_listed_among_runs_and_their_rows_compared(place: Path, table: pd.DataFrame) -> None:
+    def run(*arguments: object) -> str:
+        command = ["runs", *map(str, arguments)]
+        return CliRunner().invoke(avfuse, command, catch_exceptions=False, standalone_mode=False).output
+
+    folder = place / "runs" / "kitchen" / "own-made-up"
+    best = table["tuned"].idxmax()
+    listed = run("list", "--runs", place / "runs")
+    assert (
+        f"{folder}: kitchen | own, made-up | 3 rows, 2 seeds | best: {best} {100 * table['tuned'].max():.1f} %"
+        in listed
+    )
+    said = run("compare", f"{folder}:video", f"{folder}:svc")
+    assert f"{100 * table.loc['svc', 'difference']:+.1f}" in said
+    with pytest.raises(UsageError, match=r"has no trained row 'theirs': name one, .*:ROW \(video, both, svc\)"):
+        run("compare", f"{folder}:theirs", f"{folder}:svc")
