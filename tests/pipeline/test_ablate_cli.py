@@ -285,9 +285,13 @@ def test_rows_share_the_cores_where_there_is_enough_to_do(place: Path, monkeypat
 
 def test_a_map_may_change_another(tmp_path: Path) -> None:
     quick, lite = load_backbones("quick"), load_backbones("lite")
-    assert quick.roles["clip.16"] == "lite:frames:windows4 uniform:4"
+    assert quick.roles["clip.16"] == "lite:frames:windows2 uniform:4"
     assert quick.roles["frames"] == lite.roles["frames"]
-    assert (quick.name, quick.settings, quick.substitute) == ("quick", lite.settings, True)
+    assert (quick.name, quick.settings, quick.substitute) == (
+        "quick",
+        {**lite.settings, "dim": 32, "heads": 2, "blocks": 2},
+        True,
+    )
     (tmp_path / "mine.yaml").write_text("{name: mine, summary: Mine., base: quick, roles: {}}")
     with pytest.raises(UsageError, match=r"has the base quick, which has a base itself: name lite"):
         load_backbones(str(tmp_path / "mine.yaml"))
