@@ -1,4 +1,4 @@
-"""`avfuse understand`: what modalities are worth, what heads withstand, which classes gain."""
+"""`avfuse understand`: what modalities are worth, what heads withstand, which classes gain, where heads look."""
 
 import shlex
 import sys
@@ -19,7 +19,7 @@ output_option = click.option(
 )
 
 
-@click.group(short_help="What modalities are worth, what heads withstand, which classes gain.")
+@click.group(short_help="What modalities are worth, what heads withstand, which classes gain, where heads look.")
 def understand() -> None:
     """Look into what heads have learned (docs/understanding.md).
 
@@ -28,6 +28,7 @@ def understand() -> None:
       avfuse understand contribution --dataset clips --fusion mlp --split audio
       avfuse understand robustness runs/clips/all --head mlp
       avfuse understand gains runs/clips/all --before video --after mlp
+      avfuse understand explain runs/clips/all --head video --head mlp
     """
 
 
@@ -196,3 +197,92 @@ def gains(run: Path, before: str, after: str, run_before: Path | None, output: P
     for file, table in (("gains.csv", found.classes), ("confusions.csv", found.confusions)):
         table.assign(row_before=was, row_after=now).to_csv(folder / file, index=False)
     click.echo(f"tables in {folder}: gains.csv, confusions.csv")
+
+
+@understand.command(short_help="Where heads look in some clips, as pictures.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--head", "rows", multiple=True, required=True, help="A row of the run; several are drawn below each other."
+)
+@click.option("--clip", "clip_ids", multiple=True, help="A test clip (default: those on which the rows disagree most).")
+@click.option(
+    "--clips", "count", type=click.IntRange(min=1), default=4, show_default=True, help="How many, without --clip."
+)
+@click.option(
+    "--method",
+    type=click.Choice(["grad-cam", "attention"]),
+    default="grad-cam",
+    show_default=True,
+    help="Grad-CAM of any head, or the attention of crossattn and bottleneck.",
+)
+@click.option(
+    "--of",
+    type=click.Choice(["predicted", "true"]),
+    default="predicted",
+    show_default=True,
+    help="The class that Grad-CAM explains: a row's likeliest, or the true one.",
+)
+@click.option("--segments", is_flag=True, help="Also draw each clip's filter bank and what masked segments hide of it.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of masked segments.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The folder for pictures (default: explanations in the run's).",
+)
+@memory_option
+@device_option
+@cache_option
+def explain(
+    run: Path,
+    rows: tuple[str, ...],
+    clip_ids: tuple[str, ...],
+    count: int,
+    method: str,
+    of: str,
+    segments: bool,
+    seed: int,
+    output: Path | None,
+    memory_gib: float | None,
+    device: str,
+    cache: Path,
+) -> None:
+    """Draw what heads of RUN, a folder under runs/, look at: for each clip a picture with a map over its frames and its
+    sound, row below row. Nothing is trained; the media are decoded again.
+
+    \b
+    Examples:
+      avfuse understand explain runs/clips/all --head video --head bottleneck
+      avfuse understand explain runs/clips/all --head crossattn --method attention --clip v_Drums_g01_c01 -o pictures
+    """
+    from typing import cast
+
+    from manifests import load_manifest
+    from pipeline.report.explained import Explained, choose_clips, explain_rows, numbers, write_pages, write_segments
+    from pipeline.report.understanding import warnings_of
+    from stages.device import choose_device, memory_of
+    from stages.fuse.explaining import Method
+    from stages.fuse.reloading import data_of, load_rows
+
+    chosen_device = choose_device(device)
+    memory = memory_of(chosen_device) // 2 if memory_gib is None else int(memory_gib * 2**30)
+    loaded = load_rows(run, rows)
+    chosen = choose_clips(loaded, clip_ids, count)
+    manifest = load_manifest(cache, loaded.described["dataset"])
+    data = data_of(loaded, manifest, cache, chosen_device, memory)
+    folder = require_folder(output or run / "explanations", "-o")
+    explained = explain_rows(loaded, data, chosen, cast(Method, method), cast(Explained, of))
+    clips = {clip.clip_id: clip for clip in manifest.clips()}
+    written = write_pages(loaded, explained, chosen, clips, cast(Explained, of), folder)
+    if segments:
+        first = next(iter(loaded.heads.values()))[0]
+        written += write_segments([clips[first.clip_ids[number]] for number in chosen], folder, seed)
+    table = folder / "explanations.csv"
+    numbers(loaded, explained, chosen).to_csv(table, index=False)
+    for row, each in explained.items():
+        for modality, why in each.without_map.items():
+            click.echo(f"{row} has no map of {modality}: {why}")
+    for warning in warnings_of(loaded.described):
+        click.echo(warning)
+    for path in (*written, table):
+        click.echo(path)

@@ -50,21 +50,31 @@ class Example:
 
 
 def choose_examples(run: Run, manifest: Manifest, count: int = CLIPS) -> list[Example]:
+    """The clips of `most_disputed`."""
+    first = next(iter(run.heads.values()))[0]
+    probabilities = {head: _mean_probabilities(run.targets, runs) for head, runs in run.heads.items()}
+    clips = {clip.clip_id: clip for clip in manifest.clips()}
+    return [
+        _example(index, true_label(run.targets, first, index), run.targets, first, clips, probabilities)
+        for index in most_disputed(run, count)
+    ]
+
+
+def most_disputed(run: Run, count: int) -> list[int]:
     """Test clips on which the heads disagree most come first, of as many classes as possible; none twice."""
     first = next(iter(run.heads.values()))[0]
     probabilities = {head: _mean_probabilities(run.targets, runs) for head, runs in run.heads.items()}
     right = np.stack([_all_right(each, first.truth) for each in probabilities.values()])
     disagreement = np.minimum(right.sum(axis=0), (~right).sum(axis=0))
     order = np.argsort(-disagreement, kind="stable")
-    labels = [_label(run.targets, first, index) for index in range(len(order))]
+    labels = [true_label(run.targets, first, index) for index in range(len(order))]
     chosen: list[int] = []
     while len(chosen) < min(count, len(order)):
         seen = [labels[index] for index in chosen]
         left = [index for index in order if index not in chosen]
         rarest = min(seen.count(labels[index]) for index in left)
-        chosen.append(next(index for index in left if seen.count(labels[index]) == rarest))
-    clips = {clip.clip_id: clip for clip in manifest.clips()}
-    return [_example(index, labels[index], run.targets, first, clips, probabilities) for index in chosen]
+        chosen.append(int(next(index for index in left if seen.count(labels[index]) == rarest)))
+    return chosen
 
 
 def _example(
@@ -87,7 +97,7 @@ def _example(
     return Example(clip_id, label, frames, images, predictions, problem)
 
 
-def _label(targets: Targets, run: HeadRun, index: int) -> str:
+def true_label(targets: Targets, run: HeadRun, index: int) -> str:
     """The true classes of a test clip, such as `take + plate`, or `dog barking | wind noise` of one target."""
     named = []
     for target, truth in zip(targets, run.truth, strict=True):

@@ -131,7 +131,7 @@ def _tokens_in_time(name: str, modality: Modality | Streamed, share: float) -> N
         return _rolled(order, (len(order),), 0, share) if name == "video" else order
     start = 0
     for spec, length in zip(modality.layout.alternatives[0], modality.layout.parts, strict=True):
-        if (found := _time_axis(spec)) is not None:
+        if (found := time_axis(spec)) is not None:
             cells, axis = found
             own = slice(start + length - math.prod(cells), start + length)
             order[own] = _rolled(order[own], cells, axis, share)
@@ -144,7 +144,7 @@ def _rolled(order: NDArray[np.int64], cells: tuple[int, ...], axis: int, share: 
     return np.roll(order.reshape(cells), steps, axis).ravel()
 
 
-def _time_axis(spec: FeatureSpec) -> tuple[tuple[int, ...], int] | None:
+def time_axis(spec: FeatureSpec) -> tuple[tuple[int, ...], int] | None:
     """How the last of a feature's tokens are laid out and which axis of that is time; None where none is known to be.
     Pictures are square, so that of a video network's three axes, whose order differs, time is the one that stands out.
     """
