@@ -25,7 +25,7 @@ DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,ANNOTATIONS,--annotations) 
 	$(call flag,VALIDATION,--validation) $(call flag,SEED,--seed)
 SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,CACHE,--cache) $(call switch,REPLACE,--replace) $(ARGS)
 
-.PHONY: help demo test manifest extract cluster fuse ablate tables-demo understand report bench compare-readers compare-precision torture survey-damage docs-images lint format clean
+.PHONY: help demo test manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,6 +56,10 @@ fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all
 		$(foreach each,$(SWEEP),--sweep "$(each)") $(call flag,MEMORY,--memory) $(call flag,RUNS,--runs) $(call flag,DEVICE,--device) \
 		$(SHARED_FLAGS)
 
+predict: $(VENV)/.installed ## what trained heads say of media files: CLIP="a.mp4 b.wav", RUN=runs/clips/all, HEAD=mlp, WINDOW=4, HOP=1, OUT=x.json|x.csv|x.png (docs/predict.md)
+	@$(AVFUSE) predict $(CLIP) --run "$(RUN)" $(call flag,HEAD,--head) $(call flag,TOP,--top) $(call flag,WINDOW,--window) \
+		$(call flag,HOP,--hop) $(call flag,OUT,--output) $(call flag,WEIGHTS,--weights) $(call flag,DEVICE,--device) $(ARGS)
+
 ablate: $(VENV)/.installed ## a paper's table: TABLE=maivar-table2, DATASET=..., BACKBONES=lite|paper, SEEDS=N, EPOCHS=N, GRID=small|none, JOBS=N, EXTRACT=1, PARTIAL=1 (docs/tables.md); without TABLE, the list
 	@$(AVFUSE) ablate $(TABLE) --dataset "$(DATASET)" $(call flag,BACKBONES,--backbones) $(call flag,SEEDS,--seeds) \
 		$(call flag,EPOCHS,--epochs) $(foreach each,$(SET),--set "$(each)") $(call flag,GRID,--grid) \
@@ -79,9 +83,17 @@ UNDERSTAND_robustness = $(RUN_FOLDER) $(foreach each,$(HEAD),--head "$(each)") $
 	$(call flag,DEVICE,--device) $(call flag,CACHE,--cache) $(ARGS)
 UNDERSTAND_gains = $(RUN_FOLDER) --before "$(or $(BEFORE),video)" --after "$(or $(AFTER),mlp)" \
 	$(call flag,RUN_BEFORE,--run-before) $(ARGS)
+UNDERSTAND_explain = $(RUN_FOLDER) $(foreach each,$(or $(HEAD),mlp),--head "$(each)") \
+	$(foreach each,$(CLIP),--clip "$(each)") $(call flag,METHOD,--method) $(call flag,MEMORY,--memory) \
+	$(call flag,DEVICE,--device) $(call flag,CACHE,--cache) $(ARGS)
 
-understand: $(VENV)/.installed ## what modalities are worth, what heads withstand, which classes gain: WHAT=contribution FUSION=mlp SPLIT=audio, or of the run NAME=...: WHAT=robustness HEAD=mlp, WHAT=gains BEFORE=video AFTER=mlp (docs/understanding.md)
+understand: $(VENV)/.installed ## what modalities are worth, what heads withstand, which classes gain, where heads look: WHAT=contribution FUSION=mlp SPLIT=audio, or of the run NAME=...: WHAT=robustness HEAD=mlp, WHAT=gains BEFORE=video AFTER=mlp, WHAT=explain HEAD="video crossattn" (docs/understanding.md)
 	@$(AVFUSE) understand "$(WHAT)" $(UNDERSTAND_$(WHAT))
+
+retrieve: $(VENV)/.installed ## pictures by sound and sounds by picture, of the run NAME=... that was trained with SET="avc=0.5": HEAD=crossattn, QUERY=CLIP_ID, FROM=audio|video, TOP=5, SPLIT=test|train|all (docs/retrieval.md)
+	@$(AVFUSE) retrieve $(RUN_FOLDER) $(call flag,HEAD,--head) $(call flag,QUERY,--query) $(call flag,FROM,--from) \
+		$(call flag,TOP,--top) $(call flag,SPLIT,--split) $(call flag,MEMORY,--memory) $(call flag,DEVICE,--device) \
+		$(call flag,CACHE,--cache) $(ARGS)
 
 report: $(VENV)/.installed ## the page of a run again: DATASET=..., NAME=... (the run's name)
 	@$(AVFUSE) report "$(or $(RUNS),runs)/$(DATASET)/$(or $(NAME),$(subst $(comma),+,$(FUSION)))" $(call flag,CACHE,--cache) $(ARGS)

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,9 +20,10 @@ from features.media import decord_reader
 from features.media.clip import MIN_DECODED_FRACTION, Frames, Media, Waveform
 from features.media.deep import Stretch, find_stretch, stretch_sound
 from features.media.pictures import decode_everything, decode_promised
+from features.media.probe import size_of
 from features.media.sampling import Choice, Sampling, choose, parse_sampling
 from features.media.sound import lay
-from features.media.source import Source
+from features.media.source import HELD_BYTES, Source
 from features.media.timeline import Interval, Promise, Seconds, Timeline
 
 READERS = {"pyav": 2, "decord": decord_reader.REVISION}
@@ -97,6 +99,22 @@ class MediaFile:
 
     def close(self) -> None:
         self._source.close()
+
+    @property
+    def duration(self) -> Fraction:
+        """When the last frame ends, in seconds since the first; of a file without a picture, how long its sound is; of
+        a file too large to be held in memory, what its container claims.
+
+        Raises ClipError where there is neither picture nor sound.
+        """
+        source = self._source
+        if source.container.duration is not None and size_of(source.medium) > HELD_BYTES:
+            return Fraction(source.container.duration, av.time_base)
+        if source.promise is not None:
+            return source.promise.timeline.end
+        if source.audio is None:
+            raise ClipError("decode", "neither picture nor sound")
+        return source.signal.end - source.signal.start
 
     def read(
         self,

@@ -149,7 +149,7 @@ def extract(
 
     choice = WeightsChoice.parse(weights)
     specs = resolve(names(features), frames, reader, style, size, choice, PRECISIONS[precision], DTYPES[dtype])
-    _say_licences(specs, choice)
+    say_licences(specs, choice)
     listed, said = find_manifest(dataset, cache, described)
     click.echo(said)
     from stages.extract.plan import part_of
@@ -226,7 +226,7 @@ def _engine(
         yield engine
 
 
-def _say_licences(specs: "Sequence[FeatureSpec]", choice: "WeightsChoice") -> None:
+def say_licences(specs: "Sequence[FeatureSpec]", choice: "WeightsChoice") -> None:
     """Weights that are not for every use say so whenever they are used."""
     from features import backbones
 

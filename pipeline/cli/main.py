@@ -13,8 +13,10 @@ from pipeline.cli.extract import extract
 from pipeline.cli.features import features
 from pipeline.cli.fuse import fuse
 from pipeline.cli.manifest import manifest
+from pipeline.cli.predict import predict
 from pipeline.cli.render import render
 from pipeline.cli.report import report
+from pipeline.cli.retrieve import retrieve
 from pipeline.cli.runs import runs
 from pipeline.cli.understand import understand
 from pipeline.cli.weights import weights
@@ -40,7 +42,22 @@ def avfuse() -> None:
     """
 
 
-for command in (manifest, extract, decode, render, fuse, ablate, report, runs, understand, weights, cluster, features):
+for command in (
+    manifest,
+    extract,
+    decode,
+    render,
+    fuse,
+    predict,
+    ablate,
+    report,
+    runs,
+    understand,
+    retrieve,
+    weights,
+    cluster,
+    features,
+):
     avfuse.add_command(command)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from features.errors import UsageError
 from manifests.manifest import SEPARATOR
 from stages.fuse.metrics import Truth
-from stages.fuse.predictions import Predictions
+from stages.fuse.predictions import Predictions, probabilities
 from stages.fuse.targets import LearnedTarget
 
 TOP_ACTIONS = 100
@@ -111,10 +111,9 @@ def _likeliest_pairs(verbs: _Official, nouns: _Official, clip: int) -> dict[str,
 def _columns(target: LearnedTarget, scores: NDArray[np.float64], truth: Truth | None) -> dict[str, list[str]]:
     guess = scores.argmax(axis=1)
     best = np.take_along_axis(scores, guess[:, None], axis=1)[:, 0]
-    probability = 1 / (1 + np.exp(-best)) if target.sigmoid else np.exp(best)
     columns = {
         target.name: [target.classes[each] for each in guess],
-        f"{target.name}_probability": [f"{each:.4f}" for each in probability],
+        f"{target.name}_probability": [f"{each:.4f}" for each in probabilities(target, best)],
     }
     if truth is not None:
         named = [np.flatnonzero(each) for each in truth] if target.several else truth[:, None]

@@ -20,6 +20,7 @@ sweeps.py      which values win; table.py: rows of a results table
 predictions.py what a head says of each clip, its seeds taken together
 contribution.py what each modality is worth (contribution_run.py: kept)
 robustness.py  what becomes of a head as a modality changes at test (changes.py)
+embedding.py   clips in the space of audio-video contrast; retrieval.py: search there, and what it finds
 gains.py       classes that one head gets right and another does not
 estimator.py   the same heads as a scikit-learn classifier
 """

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from features.errors import UsageError
@@ -323,7 +323,9 @@ def _save(folder: Path, job: _Job, trained: Trained, run: Mapping[str, Any], cos
     target.mkdir(parents=True, exist_ok=True)
     stem = target / f"seed-{plan.seed}"
     truth = [each[data.test].cpu().numpy() for each in data.truth]
-    save_file({name: tensor.contiguous() for name, tensor in trained.head.state_dict().items()}, f"{stem}.safetensors")
+    _save_weights(trained.head, f"{stem}.safetensors")
+    if trained.space is not None:
+        _save_weights(trained.space, f"{stem}.space.safetensors")
     predictions: dict[str, Any] = {
         "clip_id": _ids(data, data.test),
         "logits": trained.logits,
@@ -353,6 +355,10 @@ def _save(folder: Path, job: _Job, trained: Trained, run: Mapping[str, Any], cos
         },
     }
     _write_atomically(Path(f"{stem}.json"), json.dumps(described, indent=2) + "\n")
+
+
+def _save_weights(module: nn.Module, file: str) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)
 
 
 def _ids(data: FusionData, indices: Tensor) -> NDArray[np.bytes_]:

@@ -1,5 +1,6 @@
 """What one head of a run says of each clip, its seeds taken together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from features.errors import UsageError
 from stages.fuse.metrics import Logits, Truth, log_softmax
 from stages.fuse.runs import HeadRun, Run, load_run, seeds_of_heads
-from stages.fuse.targets import LearnedTarget
+from stages.fuse.targets import LearnedTarget, Targets
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,19 @@ def load_predictions(folder: Path, head: str, split: str, seed: int | None = Non
     if not clip_ids:
         raise UsageError(f"{folder} holds no predictions of {split} clips: '{run.described['dataset']}' has none")
     logits = [_predicted(one, labelled)[1] for one in runs]
-    scores = [
-        _mean_score(target, parts)
-        for target, parts in zip(run.targets, zip(*map(run.targets.split, logits), strict=True), strict=True)
-    ]
+    scores = mean_scores(run.targets, logits)
     return Predictions(run, clip_ids, scores, runs[0].truth if labelled else None, [one.seed for one in runs])
+
+
+def mean_scores(targets: Targets, logits: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
+    """Several seeds' logits (n, width) taken together: a target each, (n, C), as `Predictions` has them."""
+    by_target = zip(*map(targets.split, logits), strict=True)
+    return [_mean_score(target, parts) for target, parts in zip(targets, by_target, strict=True)]
+
+
+def probabilities(target: LearnedTarget, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What scores of a target stand for: probabilities that sum to 1 over the classes, or with sigmoid one for each."""
+    return 1 / (1 + np.exp(-scores)) if target.sigmoid else np.exp(scores)  # type: ignore[no-any-return]
 
 
 def _predicted(one: HeadRun, labelled: bool) -> tuple[list[str], NDArray[np.float32]]:

@@ -12,6 +12,7 @@ from features.clips import Clip
 from stages.fuse.data import FusionData
 from stages.fuse.heads import Head, ModalityShape, build_head
 from stages.fuse.heads.base import Masks
+from stages.fuse.heads.inputs import ModalityInput
 from stages.fuse.modality import Modality, Streamed
 from stages.fuse.recipe import Recipe, Settings
 from stages.fuse.streaming import stream_loader
@@ -74,24 +75,29 @@ class Inputs:
         views = {}
         for key, door in head.doors().items():
             modality = data.modalities[key]
-            here = modality.present if recipe.without != key else torch.zeros_like(modality.present)
-            present[key] = None if here.all() else here
+            present[key] = _mask(modality, recipe.without == key)
             views[key] = Views.of(modality, recipe)
             if isinstance(modality, Streamed):
                 streamed[key] = modality
                 continue
             parts = indices.split(_evaluation_batch(modality.shape))
             door.fit((modality.tokens[part], modality.present[part]) for part in parts)
-            if modality.views is None or views[key].count == 1:
-                stored[key] = _in_parts(modality.tokens, modality.present, door.prepare)
-            else:
-                every = [_in_parts(view, modality.present, door.standardise) for view in modality.views.unbind(1)]
-                stored[key] = torch.stack(every, dim=1)
+            stored[key] = _stored(door, modality, views[key])
         inputs = cls(head, options, stored, streamed, views, present, indices, data.clips)
         for key, modality in streamed.items():
             alone = cls(head, options, {}, {key: modality}, views, present, indices, data.clips)
             head.doors()[key].fit((tokens[key][:, 0], modality.present[part]) for part, tokens in alone._read(indices))
         return inputs
+
+    @classmethod
+    def of_trained(
+        cls, head: Head, modalities: Mapping[str, Modality], indices: Tensor, options: Settings, recipe: Recipe
+    ) -> "Inputs":
+        """Clips that a trained head was not fitted on, standardised as the head was trained. options, recipe: its."""
+        views = {key: Views.of(modalities[key], recipe) for key in head.doors()}
+        present = {key: _mask(modalities[key], recipe.without == key) for key in views}
+        stored = {key: _stored(door, modalities[key], views[key]) for key, door in head.doors().items()}
+        return cls(head, options, stored, {}, views, present, indices, ())
 
     @property
     def targets(self) -> Targets:
@@ -244,6 +250,20 @@ class Inputs:
 def _evaluation_batch(shape: ModalityShape) -> int:
     """Clips that are handled at a time where nothing is trained."""
     return max(1, min(_EVALUATION_BATCH, _EVALUATION_BYTES // (4 * shape.length * shape.dim)))
+
+
+def _mask(modality: Modality | Streamed, left_out: bool) -> Tensor | None:
+    """Which clips have it, of `Masks`. left_out: by the recipe no clip has."""
+    here = torch.zeros_like(modality.present) if left_out else modality.present
+    return None if here.all() else here
+
+
+def _stored(door: ModalityInput, modality: Modality, views: Views) -> Tensor:
+    """Of `Inputs.stored`."""
+    if modality.views is None or views.count == 1:
+        return _in_parts(modality.tokens, modality.present, door.prepare)
+    every = [_in_parts(view, modality.present, door.standardise) for view in modality.views.unbind(1)]
+    return torch.stack(every, dim=1)
 
 
 def _in_parts(tokens: Tensor, present: Tensor, prepare: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

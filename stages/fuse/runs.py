@@ -8,6 +8,7 @@ runs/<dataset>/<name>/
     <row>/seed-<n>.npz          its predictions: clip_id, logits and target_<name> of test clips,
                                 unlabelled_clip_id and unlabelled_logits
     <row>/seed-<n>.safetensors  its weights
+    <row>/seed-<n>.space.safetensors  where it was trained with contrast, its layers to the common space
     <row>/choice-<n>.json       where validation picks rows: the learning curve that says so
     .training/                  checkpoints of what is being trained
 

@@ -150,12 +150,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []  # type: ignore[no-any-return]
 
 
-def few_groups_warning(groups: NDArray[Any]) -> str | None:
-    """What a table says of intervals over fewer than FEW_GROUPS groups, (n,) one a clip; None where they are enough."""
+def few_groups_warning(groups: NDArray[Any], clips: str = "test clips") -> str | None:
+    """What a table says of intervals over fewer than FEW_GROUPS groups, (n,) one a clip; None where they are enough.
+    clips: which they are."""
     count = len(pd.unique(groups))
     if count >= FEW_GROUPS:
         return None
-    return f"Only {count} groups of test clips: the intervals are rough ({FEW_GROUPS} or more would be sound)."
+    return f"Only {count} groups of {clips}: the intervals are rough ({FEW_GROUPS} or more would be sound)."
 
 
 def _estimate(values: NDArray[Any], groups: NDArray[Any]) -> _Estimate:

@@ -16,6 +16,7 @@ from stages.fuse.data import FusionData
 from stages.fuse.fitting import Fit, Losses, predict
 from stages.fuse.heads import Head
 from stages.fuse.losses import loss_of_targets
+from stages.fuse.losses.contrast import CommonSpace
 from stages.fuse.metrics import mean_average_precision
 from stages.fuse.plan import Plan
 from stages.fuse.prepared import Inputs
@@ -58,6 +59,8 @@ class Trained:
     chosen: Head | None = None
     too_short: int | None = None
     """How many of the clips masked learning could hide no sound of; None without it."""
+    space: CommonSpace | None = None
+    """Where contrast draws clips together; None without it."""
 
     @property
     def parameters(self) -> int:
@@ -264,8 +267,10 @@ def _trained(plan: Plan, fit: Fit, curve: list[Epoch], last: int, chosen: Head |
         return predict(head, fit.inputs, clips, without).cpu().numpy()
 
     without = {name: logits(data.test, name) for name in both}
-    too_short = None if fit.objective is None else fit.objective.count_too_short(fit.inputs.indices)
-    return Trained(head, curve, last, logits(data.test), logits(data.unlabelled), without, chosen, too_short)
+    too_short = space = None
+    if fit.objective is not None:
+        too_short, space = fit.objective.count_too_short(fit.inputs.indices), fit.objective.space
+    return Trained(head, curve, last, logits(data.test), logits(data.unlabelled), without, chosen, too_short, space)
 
 
 def _weights(fit: Fit) -> dict[str, Tensor]:

@@ -105,3 +105,33 @@ def sounds(
     )
     manifest = Manifest("sounds", "sounds", cache, table, targets=(Target("labels", tuple(names), several=True),))
     return save_set(cache, manifest, video[:, None], audio)
+
+
+def pairs(cache: Path, clips: int = 240, hidden: int = 6, noise: float = 0.3, dealt: bool = False) -> Manifest:
+    """Sound and picture of a clip tell of the same hidden numbers, of which the largest of the first three is its
+    class. dealt: sounds are dealt anew among the clips of a class, so that they share the class alone. The first test
+    clip has no sound, the second no picture."""
+    generator = np.random.default_rng(5)
+    numbers = generator.standard_normal((clips, hidden))
+    labels, heard = numbers[:, :3].argmax(axis=1), np.arange(clips)
+    if dealt:
+        for label in range(3):
+            heard[labels == label] = generator.permutation(np.flatnonzero(labels == label))
+    to_video, to_audio = generator.standard_normal((2, hidden, DIM))
+    video = np.repeat((numbers @ to_video)[:, None], FRAMES, axis=1)
+    video += noise * generator.standard_normal(video.shape)
+    audio = numbers[heard] @ to_audio + noise * generator.standard_normal((clips, DIM))
+    audio[3], video[7] = np.nan, np.nan
+    table = pd.DataFrame(
+        {
+            "clip_id": [f"p{index}" for index in range(clips)],
+            "path": [f"media/{index}.mp4" for index in range(clips)],
+            "start": np.nan,
+            "end": np.nan,
+            "label": [f"class{label}" for label in labels],
+            "split": np.where(np.arange(clips) % 4 == 3, "test", "train"),
+            "group": [f"g{index}" for index in range(clips)],
+        }
+    )
+    name = "dealt" if dealt else "pairs"
+    return save_set(cache, Manifest(name, name, cache, table), video, audio)

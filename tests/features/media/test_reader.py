@@ -5,9 +5,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from scipy.io import wavfile
 
 from features.errors import ClipError, UsageError
-from features.media import decode, probe, write_video
+from features.media import MediaFile, decode, probe, write_video
 from features.media.sampling import segment_centres
 
 
@@ -125,6 +126,21 @@ def test_an_edit_list_that_hides_a_third_of_the_frames_is_no_damage(real_data: P
 def test_a_senseless_interval_is_refused(media: Path, start: float, end: float | None) -> None:
     with pytest.raises(UsageError):
         decode(media / "good.avi", start=start, end=end)
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("good.avi", 2.0), ("no_sound.avi", 2.0), ("deep.mp4", 2.0), ("sound.wav", 1.5)]
+)
+@pytest.mark.parametrize("held", [True, False])
+def test_a_file_says_how_long_its_picture_or_else_its_sound_is(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, seconds: float, held: bool
+) -> None:
+    write_video(tmp_path / "deep.mp4", np.zeros((50, 48, 64, 3), np.uint8), fps=25, video_codec="libx264")
+    wavfile.write(tmp_path / "sound.wav", 16000, np.zeros(24000, np.int16))
+    if not held:
+        monkeypatch.setattr("features.media.reader.HELD_BYTES", 0)
+    with MediaFile(next(path for path in (media / name, tmp_path / name) if path.exists())) as file:
+        assert float(file.duration) == pytest.approx(seconds, abs=1e-3 if held else 0.05)  # sound may go on
 
 
 def test_probe_reads_the_header(media: Path) -> None:

@@ -1,0 +1,124 @@
+"""`avfuse predict`: what trained heads say of any media file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from features.errors import UsageError
+from pipeline.cli.options import device_option, require_file, seconds
+
+if TYPE_CHECKING:
+    from pipeline.predict import Prediction
+
+NOTHING_EXIT_CODE = 1
+
+
+@click.command(short_help="What trained heads say of any media file.")
+@click.argument("clips", nargs=-1, required=True, metavar="CLIP...", type=click.Path(path_type=Path))
+@click.option("--run", required=True, metavar="RUN[:ROW]", help="A run's folder, or a table's with one of its rows.")
+@click.option("--head", help="The row, where RUN has several (default: the one of the best mean validation score).")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="So many classes.")
+@click.option("--window", metavar="SECONDS", help="Predict windows of this length, sliding over each file.")
+@click.option("--hop", metavar="SECONDS", help="How far the beginnings of windows are apart (default: --window).")
+@click.option("--json", "as_json", is_flag=True, help="JSON in place of a line per clip.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write to this file: .json, .csv with every class, .png of windows over time, else lines of text.",
+)
+@click.option(
+    "--weights",
+    default="auto",
+    show_default=True,
+    help="Of backbones, where heads were trained on others than the published: a file, a folder, or NAME=FILE,...",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Decode processes (default: one per core).")
+@device_option
+def predict(
+    clips: tuple[Path, ...],
+    run: str,
+    head: str | None,
+    top: int,
+    window: str | None,
+    hop: str | None,
+    as_json: bool,
+    output: Path | None,
+    weights: str,
+    workers: int | None,
+    device: str,
+) -> None:
+    """The likeliest classes of every CLIP, a media file with picture, sound or both, by the trained heads of RUN.
+
+    Features are extracted as the heads saw them in training, and nothing is kept of them. A clip that cannot be used is
+    named with its reason and the others go on; the exit code is 1 where none could be predicted.
+
+    \b
+    Examples:
+      avfuse predict a.mp4 b.wav --run runs/clips/all
+      avfuse predict a.mp4 --run runs/clips/all:crossattn --json
+      avfuse predict long.mp4 --run runs/clips/all --head mlp --window 4 --hop 1 -o timeline.png
+      avfuse predict a.mp4 --run runs/clips/maivar-table2-lite:mfcc-fusion
+    """
+    form = _form(as_json, output, window)
+    if output is not None:
+        require_file(output, "-o")
+    from features.backbones import WeightsChoice
+    from pipeline.cli.extract import say_licences
+    from pipeline.predict import predict as predicted
+    from pipeline.report.predicted import print_summary
+    from pipeline.report.understanding import warnings_of
+
+    choice = WeightsChoice.parse(weights)
+    found = predicted(
+        clips,
+        run,
+        head,
+        window=seconds("--window", window),
+        hop=seconds("--hop", hop),
+        weights=choice,
+        device=device,
+        workers=workers,
+        progress=True,
+    )
+    _give(found, form, top, output)
+    say_licences([spec for spec in found.specs if not spec.untrained], choice)
+    for warning in warnings_of(found.run.described):
+        click.echo(warning, err=True)
+    click.echo(print_summary(found), err=True)
+    if all(clip.problem is not None for clip in found.clips):
+        raise click.exceptions.Exit(NOTHING_EXIT_CODE)
+
+
+def _form(as_json: bool, output: Path | None, window: str | None) -> str:
+    """text, json, csv or png. Raises UsageError for what does not go together."""
+    ending = "" if output is None else output.suffix.lower().removeprefix(".")
+    if as_json and ending in ("csv", "png"):
+        raise UsageError(f"--json and -o {output}: name a .json file, or leave --json out")
+    if ending == "png" and window is None:
+        raise UsageError(f"-o {output}: a picture shows windows over time, so name their length (--window 4)")
+    if as_json or ending == "json":
+        return "json"
+    return ending if ending in ("csv", "png") else "text"
+
+
+def _give(found: "Prediction", form: str, top: int, output: Path | None) -> None:
+    """To the terminal, or to a file; then only what could not be predicted is said."""
+    from pipeline.report import predicted as report
+
+    lines = [report.print_clip(clip, found.targets, top) for clip in found.clips]
+    if output is None:
+        click.echo(report.as_json(found, top) if form == "json" else "\n".join(lines))
+        return
+    if form == "png":
+        report.timeline(found, top).savefig(output, dpi=150)
+    elif form == "csv":
+        report.as_frame(found).to_csv(output, index=False)
+    else:
+        text = report.as_json(found, top) if form == "json" else "\n".join(lines)
+        output.write_text(f"{text}\n", encoding="utf-8")
+    for clip, line in zip(found.clips, lines, strict=True):
+        if clip.problem is not None:
+            click.echo(line)
+    click.echo(output)

@@ -1,0 +1,234 @@
+"""From media files and a finished run to probabilities: both stages, over a cache that lasts as long as that takes."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.backbones import WeightsChoice
+from features.clips import Clip
+from features.errors import ClipError, UsageError
+from features.media.reader import MediaFile
+from features.remaking import check_remade
+from features.requests import PUBLISHED
+from features.spec import FeatureSpec
+from pipeline.report.comparison import read_side
+from stages.device import choose_device
+from stages.extract.engine import Local
+from stages.extract.run import extract
+from stages.fuse.predicting import ClassProbabilities, best_row, predict_clips
+from stages.fuse.runs import Run
+from stages.fuse.saved import layouts_of
+from stages.fuse.targets import LearnedTarget, Targets
+
+MAX_WINDOWS = 100_000
+"""Of one file."""
+
+WORDS = {"video": "picture", "audio": "sound"}
+"""What modalities are called where people read of them."""
+
+_COLLECTION = "clips"
+
+Seconds = Fraction | float | int
+
+
+@dataclass(frozen=True)
+class ClipPrediction:
+    """What is said of one clip.
+
+    path: as it was given. start, end: of a window, in seconds since the file's first frame (its first sample where it
+    has no picture); None for a whole file. probabilities: by target, float64 (C,) in the order of its classes; they sum
+    to 1, but for a target with `sigmoid`. used: of `video` and `audio`, what the heads were given. notes: what one
+    should know of it, a line each. problem: why nothing can be said, and then there are no probabilities.
+    """
+
+    path: Path
+    start: float | None
+    end: float | None
+    probabilities: Mapping[str, NDArray[np.float64]]
+    used: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    problem: str | None = None
+
+    def top(self, target: LearnedTarget, count: int = 5) -> list[tuple[str, float]]:
+        """The likeliest classes of a target with their probabilities, the likeliest first; none where nothing can be
+        said."""
+        if self.problem is not None:
+            return []
+        values = self.probabilities[target.name]
+        return [(target.classes[each], float(values[each])) for each in np.argsort(-values, kind="stable")[:count]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a row of a run says of clips, in the order of the files that were given, windows by time.
+
+    validation_score: the mean over seeds of Targets.selection on validation, where the row was chosen by it; None where
+    it was named, or is the only one. seconds: that all of it took, with loading the networks.
+    """
+
+    run: Run
+    row: str
+    validation_score: float | None
+    clips: list[ClipPrediction]
+    seconds: float
+
+    @property
+    def targets(self) -> Targets:
+        return self.run.targets
+
+    @property
+    def specs(self) -> list[FeatureSpec]:
+        """The features that the heads see."""
+        layouts = layouts_of(self.run, self.run.heads[self.row][0])
+        return [spec for layout in layouts.values() for spec in layout.specs]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [one.seed for one in self.run.heads[self.row]]
+
+    @property
+    def seconds_per_clip(self) -> float:
+        return self.seconds / len(self.clips)
+
+
+def predict(
+    paths: Sequence[str | Path],
+    run: str | Path,
+    head: str | None = None,
+    *,
+    window: Seconds | None = None,
+    hop: Seconds | None = None,
+    weights: WeightsChoice = PUBLISHED,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: bool = False,
+) -> Prediction:
+    """What trained heads say of media files.
+
+    Features are extracted as for a data set, into a cache that is removed at the end, and heads predict as they were
+    tested: for a file that is among the run's test clips it gives the probabilities of `load_predictions`.
+
+    Args:
+        paths: videos with or without sound, sound files; damaged ones cost themselves alone.
+        run: a run's folder or a table's, or FOLDER:ROW.
+        head: the row, where the run has several; by default the one of the best mean validation score.
+        window, hop: seconds; every file is then predicted in windows, the next beginning `hop` after the last (default:
+            `window`), and one more at the end where that is not reached otherwise. A shorter file is one window.
+        weights: of backbones, where they are not the published ones.
+        workers: decode processes, by default one per core.
+
+    Raises:
+        UsageError: no such run or row, features that would come out otherwise here (other weights, another version), a
+            window that is none.
+    """
+    started = time.perf_counter()
+    if not paths:
+        raise UsageError("no clip to predict: name one media file or more")
+    side = read_side(str(run) if head is None else f"{run}:{head}")
+    row, score = (side.row, None) if side.row is not None else best_row(side.run)
+    layouts = layouts_of(side.run, side.run.heads[row][0])
+    specs = [spec for layout in layouts.values() for spec in layout.specs]
+    weights = _with_random(weights, specs)
+    for spec in specs:
+        check_remade(spec, weights)
+    chosen = choose_device(device)
+    clips = _clips([Path(path) for path in paths], window, hop)
+    with tempfile.TemporaryDirectory(prefix="avfuse-predict-") as folder:
+        cache = Path(folder)
+        engine = Local([chosen], min(workers or os.cpu_count() or 1, len(clips)))
+        absolute = [Clip(clip.clip_id, clip.path.absolute(), clip.start, clip.end) for clip in clips]
+        summary = extract(absolute, specs, cache, _COLLECTION, engine=engine, weights=weights, progress=progress)
+        found = predict_clips(side.run, row, absolute, cache, _COLLECTION, chosen)
+    silent = _silent(clips, found)
+    predictions = [
+        _prediction(index, clip, row, side.run.targets, found, silent, summary.notes.get(clip.clip_id, ()))
+        for index, clip in enumerate(clips)
+    ]
+    return Prediction(side.run, row, score, predictions, time.perf_counter() - started)
+
+
+def _with_random(weights: WeightsChoice, specs: Sequence[FeatureSpec]) -> WeightsChoice:
+    """Random weights for the networks that the heads saw untrained, unless others are named."""
+    untrained = dict.fromkeys(spec.model.backbone for spec in specs if spec.model is not None and spec.model.untrained)
+    return WeightsChoice(weights.everywhere, (*((name, "random") for name in untrained), *weights.by_name))
+
+
+def _clips(paths: Sequence[Path], window: Seconds | None, hop: Seconds | None) -> list[Clip]:
+    """Whole files, or their windows. The same file may be given twice, so that ids are numbers."""
+    if window is None:
+        if hop is not None:
+            raise UsageError("hop is how far windows are apart: say how long they are too (--window)")
+        return [Clip(str(number), path) for number, path in enumerate(paths)]
+    length = Fraction(window)
+    step = length if hop is None else Fraction(hop)
+    for name, value in (("window", length), ("hop", step)):
+        if value <= 0:
+            raise UsageError(f"{name} of {float(value):g} seconds: name more than 0")
+    found: list[Clip] = []
+    for path in paths:
+        for start, end in _windows(path, length, step):
+            found.append(Clip(str(len(found)), path, start, end))
+    return found
+
+
+def _windows(path: Path, length: Fraction, step: Fraction) -> Iterator[tuple[float | None, float | None]]:
+    """The whole file where it cannot be read: what is wrong with it shows when it is extracted."""
+    try:
+        with MediaFile(path) as file:
+            duration = file.duration
+    except ClipError:
+        yield None, None
+        return
+    if duration <= length:
+        yield 0.0, float(duration)
+        return
+    last = (duration - length) // step
+    if last >= MAX_WINDOWS:
+        raise UsageError(f"{path}: {last + 1} windows, and {MAX_WINDOWS} are the most: take a longer hop (--hop)")
+    for number in range(last + 1):
+        yield float(number * step), float(number * step + length)
+    if last * step + length < duration:
+        yield float(duration - length), float(duration)
+
+
+def _silent(clips: Sequence[Clip], found: ClassProbabilities) -> set[str]:
+    """Ids of the clips whose sound was used and holds nothing."""
+    heard = found.present.get("audio", np.zeros(len(clips), dtype=bool))
+    by_path: dict[Path, list[Clip]] = {}
+    for clip, is_heard in zip(clips, heard, strict=True):
+        if is_heard:
+            by_path.setdefault(clip.path, []).append(clip)
+    silent = set()
+    for path, its in by_path.items():
+        with MediaFile(path) as file:
+            silent |= {clip.clip_id for clip in its if file.read(start=clip.start, end=clip.end).sound == "silent"}
+    return silent
+
+
+def _prediction(
+    index: int,
+    clip: Clip,
+    row: str,
+    targets: Targets,
+    found: ClassProbabilities,
+    silent: set[str],
+    notes: Sequence[str],
+) -> ClipPrediction:
+    used = tuple(name for name, present in found.present.items() if present[index])
+    reasons = {name: why for name, why in found.missing[index].items() if name in found.present}
+    if not used:
+        problem = "; ".join(dict.fromkeys(reasons.values()))
+        if len(found.present) == 1:
+            problem += f" ({row} takes the {WORDS[next(iter(found.present))]} alone)"
+        return ClipPrediction(clip.path, clip.start, clip.end, {}, used, tuple(notes), problem)
+    alone = "; ".join(f"{why}: predicted from the {WORDS[used[0]]} alone" for why in reasons.values())
+    said = [*([alone] if alone else []), *(["the sound is silent"] if clip.clip_id in silent else []), *notes]
+    probabilities = {target.name: values[index] for target, values in zip(targets, found.probabilities, strict=True)}
+    return ClipPrediction(clip.path, clip.start, clip.end, probabilities, used, tuple(said))
