@@ -260,8 +260,8 @@ def _provable(run: Run, lines: Sequence[Line]) -> str:
     clips, groups = len(run.groups), len(set(run.groups))
     halves = [(line.tuned.high - line.tuned.low) / 2 for line in lines if line.tuned is not None]
     said = f"{clips} test clips in {groups} groups: a score is uncertain by about {100 * np.median(halves):.0f} points"
-    spans = [(line.difference.high - line.difference.low) / 2 for line in lines if line.difference is not None]
-    if spans:
+    tests = [line.difference for line in lines if line.difference is not None]
+    if spans := [(test.high - test.low) / 2 for test in tests if test.high > test.low]:
         least = np.median(spans) / 1.96 * _TOLD_80
         said += f", and a difference below about {100 * least:.0f} points cannot be told from chance here"
     return f"{said}."

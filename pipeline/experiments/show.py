@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from pipeline.experiments.results import Line, Result, Score, as_frame
 from pipeline.report.plots import accuracy_bars
 from pipeline.report.table import class_words, measure_words
+from stages.fuse.statistics import PairedTest
 from stages.fuse.table import chance
 
 _PLAIN = {"nll": 2, "gmacs": 1, "peak_memory_mib": 0, "seconds_per_epoch": 2}
@@ -62,10 +63,6 @@ def cells(line: Line, result: Result) -> tuple[str, ...]:
     if line.own is None or line.tuned is None:
         empty = ["-"] * (len(headings(result)) - 2 - len(names[:1]))
         return (line.row.label, *(published if names else []), *empty, line.missing)
-    test = line.difference
-    difference = (
-        "-" if test is None else f"{100 * test.difference:+.1f} ({100 * test.low:+.1f} to {100 * test.high:+.1f})"
-    )
     return (
         line.row.label,
         *(published if names else []),
@@ -73,7 +70,7 @@ def cells(line: Line, result: Result) -> tuple[str, ...]:
         f"{100 * line.tuned.mean:.1f}",
         f"{100 * line.tuned.low:.1f} - {100 * line.tuned.high:.1f}",
         "-" if np.isnan(line.tuned.spread) else f"{100 * line.tuned.spread:.1f}",
-        difference,
+        _difference(line.difference),
         "-" if line.p is None else _p(line.p),
         *(_measure(name, line.measures.get(name)) for name in result.measures[1:]),
         "-" if line.parameters is None else f"{line.parameters:,}",
@@ -140,6 +137,14 @@ def _measure(name: str, value: float | None) -> str:
 
 def _span(score: Score) -> str:
     return f"{100 * score.mean:.1f} ({100 * score.low:.1f} - {100 * score.high:.1f})"
+
+
+def _difference(test: PairedTest | None) -> str:
+    if test is None:
+        return "-"
+    if test.low == test.high == 0:
+        return "0.0 (none is judged otherwise)"
+    return f"{100 * test.difference:+.1f} ({100 * test.low:+.1f} to {100 * test.high:+.1f})"
 
 
 def _p(value: float) -> str:

@@ -16,7 +16,7 @@ from made_up_sets import kitchen
 from features.errors import UsageError
 from manifests import load_manifest
 from pipeline.cli.main import avfuse
-from pipeline.experiments import processes
+from pipeline.experiments import processes, show
 from pipeline.experiments.rows import How, Work
 from pipeline.experiments.schema import load_backbones, load_table
 from stages.fuse import experiment
@@ -313,3 +313,12 @@ def test_tables_are_listed_among_runs_and_their_rows_compared(place: Path, table
     assert f"{100 * table.loc['svc', 'difference']:+.1f}" in said
     with pytest.raises(UsageError, match=r"has no trained row 'theirs': name one, .*:ROW \(video, both, svc\)"):
         run("compare", f"{folder}:theirs", f"{folder}:svc")
+
+
+def test_heads_that_judge_every_clip_alike_have_no_interval_of_certainty() -> None:
+    same = np.ones((2, 6), dtype=bool)
+    groups = np.array(list("aabbcc"), dtype=object)
+    assert show._difference(paired_test(same, same, groups)) == "0.0 (none is judged otherwise)"
+    other = same.copy()
+    other[:, 0] = False
+    assert show._difference(paired_test(other, same, groups)).startswith("-16.7 (")
