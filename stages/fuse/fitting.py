@@ -257,6 +257,8 @@ def products(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any
 
 def alone(fit: Fit) -> Losses:
     """One pass over the clips. Returns mean losses."""
+    if fit.stack is not None:
+        fit.stack.dissolve()
     fit.head.train()
     device = fit.inputs.indices.device
     sums: dict[str, Tensor] = {}
