@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from manifests import Manifest
-from pipeline.experiments.roles import marks_of
+from pipeline.experiments.roles import is_substitute, marks_of
 from pipeline.experiments.rows import TrainedRow
 from pipeline.experiments.schema import Backbones, Table, TableRow
 from stages.fuse.metrics import per_class
@@ -198,7 +198,7 @@ def _classes(run: Run, runs: list[HeadRun], wanted: Sequence[str]) -> dict[str, 
 
 
 def _flags(trained: TrainedRow, backbones: Backbones, changed: Sequence[str]) -> str:
-    flags = {"U": bool(trained.untrained), "S": backbones.substitute, "P": bool(changed)}
+    flags = {"U": bool(trained.untrained), "S": is_substitute(backbones, trained.row), "P": bool(changed)}
     return "".join(name for name, holds in flags.items() if holds)
 
 
@@ -245,12 +245,17 @@ def _notes(
         found.append("Tuned: learning rate and weight decay from the same grid for every row, chosen on validation.")
     if untrained := sorted({name for each in trained for name in each.untrained}):
         found.append(f"U: UNTRAINED weights in {', '.join(untrained)}; these numbers mean nothing.")
-    if backbones.substitute:
+    substitutes = [each for each in trained if is_substitute(backbones, each.row)]
+    if substitutes:
         found.append(f"S: other networks than the paper's ({backbones.name}: {backbones.summary.strip()})")
     if changed:
         found.append(f"P: another protocol than the paper's ({'; '.join(changed)}).")
-    if backbones.substitute or changed:
+    if changed or len(substitutes) == len(trained):
         found.append("Published numbers are for orientation: nothing here speaks for or against them.")
+    elif substitutes:
+        found.append(
+            "Beside rows marked S published numbers are for orientation: nothing here speaks for or against them."
+        )
     found += [mark for each in trained for mark in marks_of(backbones, each.row)]
     return list(dict.fromkeys([*found, *table.notes, *(line.row.note for line in lines if line.row.note)]))
 

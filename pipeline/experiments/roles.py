@@ -103,6 +103,13 @@ def commands(dataset: str, missing: Iterable[Wanted]) -> list[str]:
     ]
 
 
+def is_substitute(backbones: Backbones, row: TableRow) -> bool:
+    """Whether any of a row's features is of another network than the paper's."""
+    if isinstance(backbones.substitute, bool):
+        return backbones.substitute
+    return not {*row.video, *row.audio}.isdisjoint(backbones.substitute)
+
+
 def marks_of(backbones: Backbones, row: TableRow) -> list[str]:
     """What a reader must know of a row's features."""
     roles = [*row.video, *row.audio]

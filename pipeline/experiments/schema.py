@@ -91,12 +91,13 @@ class Backbones(_Model):
     """A map of roles to features: `NAME` or `NAME SAMPLING`, several joined by a comma. A role that it lacks has no
     network here, and rows that need it are not run. `marks` says of features, by role, what a reader must know;
     `settings` of heads suit these features or the machine that has no others, and go before a table's. `substitute`:
-    whether they stand for the papers' own networks. `base`: a map that this one only adds to and changes."""
+    whether they stand for the papers' own networks; a list names the roles that do. `base`: a map that this one only
+    adds to and changes."""
 
     name: str
     summary: str
     base: str | None = None
-    substitute: bool = True
+    substitute: bool | tuple[str, ...] = True
     roles: Mapping[str, str]
     settings: Mapping[str, Value] = {}
     marks: Mapping[str, str] = {}

@@ -12,6 +12,7 @@ import torch
 
 from features.backbones import WeightsChoice
 from features.requests import resolve
+from pipeline.experiments.roles import is_substitute
 from pipeline.experiments.schema import (
     DATA_SETS,
     Table,
@@ -267,6 +268,19 @@ def test_the_papers_map_has_every_role_and_no_map_has_one_that_no_table_names() 
     assert load_backbones("lite").roles.keys() < named
     for name in backbones_names():
         assert load_backbones(name).marks.keys() <= load_backbones(name).roles.keys()
+
+
+def test_the_papers_map_names_what_is_not_the_papers_own() -> None:
+    paper, lite = load_backbones("paper"), load_backbones("lite")
+    assert isinstance(paper.substitute, tuple)
+    assert set(paper.substitute) <= paper.roles.keys()
+    told = {role for role, mark in paper.marks.items() if re.search("in place of|the paper's is|frozen", mark)}
+    assert told <= set(paper.substitute)
+    marked = {name: {row.id for row in load_table(name).trained if is_substitute(paper, row)} for name in table_names()}
+    assert not marked["maivar-table1"] | marked["maivar-table2"] | marked["maivar-init"]
+    for name in ("maivar-t", "avt-table2", "mmt", "alpha-table1"):
+        assert marked[name] == {row.id for row in load_table(name).trained}, name
+    assert all(is_substitute(lite, row) for name in table_names() for row in load_table(name).trained)
 
 
 def test_lite_stands_for_all_but_what_compares_networks_and_mat_from_scratch() -> None:
