@@ -177,6 +177,9 @@ def extract(
             tell=click.echo,
         )
     _print(summary, len(clips))
+    if clips and not any(feature.done or feature.no_audio for feature in summary.features):
+        click.echo("avfuse: none of these clips could be used", err=True)
+        raise click.exceptions.Exit(1)
 
 
 def _chunk_range(text: str | None) -> tuple[int, int]:

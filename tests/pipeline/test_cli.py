@@ -5,12 +5,12 @@ import os
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from pages import read_page
 from PIL import Image
 
 from features.audio_images import REPRESENTATIONS
@@ -79,6 +79,19 @@ def test_extract_again_has_nothing_to_do(workplace: Path, extracted: subprocess.
     assert "nothing to extract" in again.stdout
 
 
+def test_extract_fails_where_no_clip_can_be_used(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        file = tmp_path / "broken" / "jumping" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"not a video")
+    asked = ("extract", "--dataset", "folder", "--root", "broken", "--features", "lite:mfcc", "--workers", 1)
+    for command in (avfuse_alone, avfuse):
+        ended = command(*asked, cwd=tmp_path)
+        assert ended.returncode == 1
+        assert "could not be used (2)" in ended.stdout
+        assert ended.stderr.splitlines()[-1] == "avfuse: none of these clips could be used"
+
+
 def test_fuse_prints_a_table_and_writes_everything(workplace: Path, fused: subprocess.CompletedProcess[str]) -> None:
     assert fused.returncode == 0, fused.stderr
     folder = workplace / "runs" / "clips" / "all"
@@ -89,31 +102,22 @@ def test_fuse_prints_a_table_and_writes_everything(workplace: Path, fused: subpr
         assert Image.open(folder / name).size[0] > 400
 
 
-class _Addresses(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.alternatives: list[str | None] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        self.found += [named[key] or "" for key in ("src", "href") if key in named]
-        if tag == "img":
-            self.alternatives.append(named.get("alt"))
-
-
 def test_the_page_is_self_contained_and_shows_clips(workplace: Path, fused: subprocess.CompletedProcess[str]) -> None:
     assert fused.returncode == 0, fused.stderr
-    page = (workplace / "runs" / "clips" / "all" / "report.html").read_text()
-    addresses = _Addresses()
-    addresses.feed(page)
-    assert addresses.found
-    assert all(address.startswith("data:image/") for address in addresses.found)
-    assert all(addresses.alternatives)
-    assert "@import" not in page
-    assert "url(" not in page
-    assert all(f">{name}</figcaption>" in page for name in REPRESENTATIONS)
-    assert len(page) < 10e6
+    file = workplace / "runs" / "clips" / "all" / "report.html"
+    page = read_page(file)
+    assert page.addresses
+    assert all(address.startswith(("data:image/", "#")) for address in page.addresses)
+    assert not any("@import" in style for style in page.styles)
+    media = page.islands["explorer"]["media"].values()
+    assert media
+    shown = [each for each in media if each["images"]]
+    assert shown
+    assert all(list(each["images"]) == list(REPRESENTATIONS) for each in shown)
+    addresses = [address for each in media for address in (*each["images"].values(), *dict(each["frames"]))]
+    assert all(address.startswith("data:image/webp;base64,") for address in addresses)
+    assert all(each["sound"].startswith("data:audio/mpeg;base64,") for each in shown)
+    assert file.stat().st_size < 10e6
 
 
 def test_report_writes_the_page_again(workplace: Path, fused: subprocess.CompletedProcess[str]) -> None:
