@@ -19,6 +19,7 @@ from features.remaking import check_remade
 from features.requests import PUBLISHED
 from features.spec import FeatureSpec
 from pipeline.report.comparison import read_side
+from pipeline.report.explained_predictions import Extracted, explain_predictions, pictures_of
 from stages.device import choose_device
 from stages.extract.engine import Local
 from stages.extract.run import extract
@@ -45,7 +46,8 @@ class ClipPrediction:
     path: as it was given. start, end: of a window, in seconds since the file's first frame (its first sample where it
     has no picture); None for a whole file. probabilities: by target, float64 (C,) in the order of its classes; they sum
     to 1, but for a target with `sigmoid`. used: of `video` and `audio`, what the heads were given. notes: what one
-    should know of it, a line each. problem: why nothing can be said, and then there are no probabilities.
+    should know of it, a line each. problem: why nothing can be said, and then there are no probabilities. picture: of
+    what it was explained with; unexplained: why there is none, where one was asked for.
     """
 
     path: Path
@@ -55,6 +57,13 @@ class ClipPrediction:
     used: tuple[str, ...]
     notes: tuple[str, ...] = ()
     problem: str | None = None
+    picture: Path | None = None
+    unexplained: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The file, and of a window where it is in it."""
+        return str(self.path) if self.start is None else f"{self.path} {self.start:.2f}-{self.end:.2f} s"
 
     def top(self, target: LearnedTarget, count: int = 5) -> list[tuple[str, float]]:
         """The likeliest classes of a target with their probabilities, the likeliest first; none where nothing can be
@@ -81,6 +90,7 @@ class Prediction:
 
     @property
     def targets(self) -> Targets:
+        """What the run's heads tell of a clip."""
         return self.run.targets
 
     @property
@@ -91,10 +101,12 @@ class Prediction:
 
     @property
     def seeds(self) -> list[int]:
+        """Those of the row, over which probabilities are averaged."""
         return [one.seed for one in self.run.heads[self.row]]
 
     @property
     def seconds_per_clip(self) -> float:
+        """Of all files or windows, with loading the networks."""
         return self.seconds / len(self.clips)
 
 
@@ -109,6 +121,7 @@ def predict(
     device: str = "auto",
     workers: int | None = None,
     progress: bool = False,
+    explain: str | Path | None = None,
 ) -> Prediction:
     """What trained heads say of media files.
 
@@ -123,6 +136,8 @@ def predict(
             `window`), and one more at the end where that is not reached otherwise. A shorter file is one window.
         weights: of backbones, where they are not the published ones.
         workers: decode processes, by default one per core.
+        explain: a folder for a picture of each clip with what the heads look at, and explanations.csv, the numbers
+            behind them; of windows, of the one of each file of which the heads are surest. See `explain_predictions`.
 
     Raises:
         UsageError: no such run or row, features that would come out otherwise here (other weights, another version), a
@@ -144,13 +159,18 @@ def predict(
         cache = Path(folder)
         engine = Local([chosen], min(workers or os.cpu_count() or 1, len(clips)))
         absolute = [Clip(clip.clip_id, clip.path.absolute(), clip.start, clip.end) for clip in clips]
-        summary = extract(absolute, specs, cache, _COLLECTION, engine=engine, weights=weights, progress=progress)
+        kept = pictures_of(specs) if explain is not None and window is None else []
+        every = [*specs, *kept]
+        summary = extract(absolute, every, cache, _COLLECTION, engine=engine, weights=weights, progress=progress)
         found = predict_clips(side.run, row, absolute, cache, _COLLECTION, chosen)
-    silent = _silent(clips, found)
-    predictions = [
-        _prediction(index, clip, row, side.run.targets, found, silent, summary.notes.get(clip.clip_id, ()))
-        for index, clip in enumerate(clips)
-    ]
+        silent = _silent(clips, found)
+        predictions = [
+            _prediction(index, clip, row, side.run.targets, found, silent, summary.notes.get(clip.clip_id, ()))
+            for index, clip in enumerate(clips)
+        ]
+        if explain is not None:
+            here = Extracted(cache, _COLLECTION, kept)
+            predictions = explain_predictions(side.run, row, predictions, absolute, here, Path(explain), chosen)
     return Prediction(side.run, row, score, predictions, time.perf_counter() - started)
 
 

@@ -29,6 +29,12 @@ runs_option = click.option(
 device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps; auto takes a GPU where there is one."
 )
+memory_option = click.option(
+    "--memory",
+    "memory_gib",
+    type=click.FloatRange(min=0),
+    help="GiB that features may take; what does not fit is streamed from the cache (default: half of the machine's).",
+)
 reader_option = click.option(
     "--reader",
     default="pyav",
@@ -59,6 +65,13 @@ size_option = click.option(
     callback=_height_and_width,
     help="Pixels of audio images (default: 224x224 aligned, 360x360 paper).",
 )
+
+
+def memory_bytes(device: str, gib: float | None) -> int:
+    """What --memory says in bytes, by default half of what the device has."""
+    from stages.device import memory_of
+
+    return memory_of(device) // 2 if gib is None else int(gib * 2**30)
 
 
 def seconds(flag: str, text: str | None) -> Fraction | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from features.errors import UsageError
-from pipeline.cli.options import device_option, require_file, seconds
+from pipeline.cli.options import device_option, require_file, require_folder, seconds
 
 if TYPE_CHECKING:
     from pipeline.predict import Prediction
@@ -34,6 +34,12 @@ NOTHING_EXIT_CODE = 1
     show_default=True,
     help="Of backbones, where heads were trained on others than the published: a file, a folder, or NAME=FILE,...",
 )
+@click.option(
+    "--explain",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write a picture of where heads look for each clip, of windows for each file's surest.",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Decode processes (default: one per core).")
 @device_option
 def predict(
@@ -46,6 +52,7 @@ def predict(
     as_json: bool,
     output: Path | None,
     weights: str,
+    explain: Path | None,
     workers: int | None,
     device: str,
 ) -> None:
@@ -59,15 +66,18 @@ def predict(
       avfuse predict a.mp4 b.wav --run runs/clips/all
       avfuse predict a.mp4 --run runs/clips/all:crossattn --json
       avfuse predict long.mp4 --run runs/clips/all --head mlp --window 4 --hop 1 -o timeline.png
+      avfuse predict a.mp4 b.mp4 --run runs/clips/all --explain pictures
       avfuse predict a.mp4 --run runs/clips/maivar-table2-lite:mfcc-fusion
     """
     form = _form(as_json, output, window)
     if output is not None:
         require_file(output, "-o")
+    if explain is not None:
+        require_folder(explain, "--explain")
     from features.backbones import WeightsChoice
     from pipeline.cli.extract import say_licences
     from pipeline.predict import predict as predicted
-    from pipeline.report.predicted import print_summary
+    from pipeline.report.predicted import print_pictures, print_summary
     from pipeline.report.understanding import warnings_of
 
     choice = WeightsChoice.parse(weights)
@@ -81,8 +91,11 @@ def predict(
         device=device,
         workers=workers,
         progress=True,
+        explain=explain,
     )
     _give(found, form, top, output)
+    for line in print_pictures(found):
+        click.echo(line, err=True)
     say_licences([spec for spec in found.specs if not spec.untrained], choice)
     for warning in warnings_of(found.run.described):
         click.echo(warning, err=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import cache_option, device_option, require_file
+from pipeline.cli.options import cache_option, device_option, memory_bytes, require_file
 
 
 @click.command(short_help="Find pictures by sound and sounds by picture, and measure how well.")
@@ -73,7 +73,7 @@ def retrieve(
         print_measures,
         print_nearest,
     )
-    from stages.device import choose_device, memory_of
+    from stages.device import choose_device
     from stages.fuse.embedding import clips_of, embed_with, rows_with_contrast
     from stages.fuse.reloading import data_of
     from stages.fuse.retrieval import OTHER, nearest, retrieval
@@ -87,7 +87,7 @@ def retrieve(
     if query is not None and len(rows) > 1:
         raise UsageError(f"{run} has several rows with embeddings: name one, --head ROW ({', '.join(rows)})")
     chosen = choose_device(device)
-    memory = memory_of(chosen) // 2 if memory_gib is None else int(memory_gib * 2**30)
+    memory = memory_bytes(chosen, memory_gib)
     manifest = load_manifest(cache, loaded.described["dataset"])
     data = data_of(loaded, manifest, cache, chosen, memory)
     clips = clips_of(data, split)

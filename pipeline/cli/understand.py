@@ -6,14 +6,19 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import assignments, cache_option, device_option, distinct, names, require_folder, runs_option
-
-memory_option = click.option(
-    "--memory",
-    "memory_gib",
-    type=click.FloatRange(min=0),
-    help="GiB that features may take; what does not fit is streamed from the cache (default: half of the machine's).",
+from pipeline.cli.options import (
+    assignments,
+    cache_option,
+    device_option,
+    distinct,
+    memory_bytes,
+    memory_option,
+    names,
+    require_folder,
+    runs_option,
 )
+
+run_argument = click.argument("run", type=click.Path(path_type=Path))
 output_option = click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The folder for the tables (default: the run's)."
 )
@@ -86,7 +91,7 @@ def contribution(
     from manifests import load_manifest
     from pipeline.provenance import describe_run
     from pipeline.report.understanding import print_contribution
-    from stages.device import choose_device, memory_of
+    from stages.device import choose_device
     from stages.fuse.contribution_run import run_contribution
     from stages.fuse.data import load_data
     from stages.fuse.experiment import reads_banks
@@ -103,7 +108,7 @@ def contribution(
     manifest = load_manifest(cache, dataset)
     inputs = {modality: expand_names(names(text)) for modality, text in (("video", video), ("audio", audio))}
     chosen = choose_device(device)
-    memory = memory_of(chosen) // 2 if memory_gib is None else int(memory_gib * 2**30)
+    memory = memory_bytes(chosen, memory_gib)
     data = load_data(manifest, cache, inputs, chosen, memory, banks=reads_banks([fusion], training, {}))
     folder = require_folder(runs / dataset / check_name(name or f"contribution-{fusion}", "run"), "--runs")
     described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
@@ -113,7 +118,7 @@ def contribution(
 
 
 @understand.command(short_help="How much accuracy is left when a modality is changed at test.")
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @click.option("--head", "rows", multiple=True, help="Of which row (default: all whose head takes both modalities).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of noise and partners.")
 @output_option
@@ -141,13 +146,13 @@ def robustness(
 
     from manifests import load_manifest
     from pipeline.report.understanding import print_robustness, robustness_notes
-    from stages.device import choose_device, memory_of
+    from stages.device import choose_device
     from stages.fuse.reloading import data_of, load_rows, load_rows_of_both
     from stages.fuse.robustness import robustness as measure
     from stages.fuse.saved import load_head, plan_of
 
     chosen = choose_device(device)
-    memory = memory_of(chosen) // 2 if memory_gib is None else int(memory_gib * 2**30)
+    memory = memory_bytes(chosen, memory_gib)
     loaded = load_rows(run, rows) if rows else load_rows_of_both(run)
     data = data_of(loaded, load_manifest(cache, loaded.described["dataset"]), cache, chosen, memory)
     folder = require_folder(output or run, "-o")
@@ -163,7 +168,7 @@ def robustness(
 
 
 @understand.command(short_help="Which classes one row tells apart better than another.")
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @click.option("--before", required=True, help="A row of the run.")
 @click.option("--after", required=True, help="The row that it is compared with.")
 @click.option("--run-before", type=click.Path(path_type=Path), help="The run of --before, where it is another one.")
@@ -200,7 +205,7 @@ def gains(run: Path, before: str, after: str, run_before: Path | None, output: P
 
 
 @understand.command(short_help="Where heads look in some clips, as pictures.")
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @click.option(
     "--head", "rows", multiple=True, required=True, help="A row of the run; several are drawn below each other."
 )
@@ -213,7 +218,7 @@ def gains(run: Path, before: str, after: str, run_before: Path | None, output: P
     type=click.Choice(["grad-cam", "attention"]),
     default="grad-cam",
     show_default=True,
-    help="Grad-CAM of any head, or the attention of crossattn and bottleneck.",
+    help="Grad-CAM of any head, or the attention of crossattn, bottleneck, mmt, mat_lite and mat.",
 )
 @click.option(
     "--of",
@@ -230,7 +235,6 @@ def gains(run: Path, before: str, after: str, run_before: Path | None, output: P
     type=click.Path(path_type=Path),
     help="The folder for pictures (default: explanations in the run's).",
 )
-@memory_option
 @device_option
 @cache_option
 def explain(
@@ -243,7 +247,6 @@ def explain(
     segments: bool,
     seed: int,
     output: Path | None,
-    memory_gib: float | None,
     device: str,
     cache: Path,
 ) -> None:
@@ -258,27 +261,34 @@ def explain(
     from typing import cast
 
     from manifests import load_manifest
-    from pipeline.report.explained import Explained, choose_clips, explain_rows, numbers, write_pages, write_segments
+    from pipeline.report.explained import (
+        NUMBERS,
+        Explained,
+        choose_clips,
+        clips_of,
+        explain_rows,
+        numbers,
+        write_pages,
+        write_segments,
+    )
     from pipeline.report.understanding import warnings_of
-    from stages.device import choose_device, memory_of
+    from stages.device import choose_device
     from stages.fuse.explaining import Method
-    from stages.fuse.reloading import data_of, load_rows
+    from stages.fuse.reloading import load_rows
 
     chosen_device = choose_device(device)
-    memory = memory_of(chosen_device) // 2 if memory_gib is None else int(memory_gib * 2**30)
     loaded = load_rows(run, rows)
     chosen = choose_clips(loaded, clip_ids, count)
-    manifest = load_manifest(cache, loaded.described["dataset"])
-    data = data_of(loaded, manifest, cache, chosen_device, memory)
+    clips = clips_of(loaded, chosen, load_manifest(cache, loaded.described["dataset"]))
     folder = require_folder(output or run / "explanations", "-o")
-    explained = explain_rows(loaded, data, chosen, cast(Method, method), cast(Explained, of))
-    clips = {clip.clip_id: clip for clip in manifest.clips()}
+    explained, instead = explain_rows(loaded, cache, clips, chosen_device, cast(Method, method), cast(Explained, of))
     written = write_pages(loaded, explained, chosen, clips, cast(Explained, of), folder)
     if segments:
-        first = next(iter(loaded.heads.values()))[0]
-        written += write_segments([clips[first.clip_ids[number]] for number in chosen], folder, seed)
-    table = folder / "explanations.csv"
+        written += write_segments(clips, folder, seed)
+    table = folder / NUMBERS
     numbers(loaded, explained, chosen).to_csv(table, index=False)
+    for row, why in instead.items():
+        click.echo(f"{row} is explained by Grad-CAM: {why}")
     for row, each in explained.items():
         for modality, why in each.without_map.items():
             click.echo(f"{row} has no map of {modality}: {why}")

@@ -1,7 +1,8 @@
-"""Rows of a run explained on some of its test clips: a page of pictures for each clip, and all numbers as a table."""
+"""Rows of a run explained on some of its test clips, or on any others that it predicts: a page of pictures for each
+clip, and all numbers as a table."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,16 +15,24 @@ from features.clips import Clip
 from features.errors import UsageError
 from features.inputs import prepare
 from features.requests import resolve
+from manifests import Manifest
 from pipeline.report.examples import most_disputed, true_label
 from pipeline.report.explanations import ClipPictures, Shown, clip_page, segments_page
-from stages.fuse.data import FILTER_BANK, FusionData
-from stages.fuse.explaining import Explanation, Method, explain
+from stages.fuse.data import FILTER_BANK
+from stages.fuse.explaining import Explanation, Method
+from stages.fuse.explaining_clips import explain_clips
+from stages.fuse.places import Part
 from stages.fuse.runs import HeadRun, Run
-from stages.fuse.saved import load_head, plan_of
 from stages.fuse.targets import Targets
 
 Explained = Literal["predicted", "true"]
+NUMBERS = "explanations.csv"
+"""The file that `numbers` and `table_of` go to."""
+
 _UNFIT = re.compile(r"[^\w.-]+")
+_LONGEST_NAME = 50
+_SAME = 0.01
+"""How far a probability may move between devices."""
 
 
 def choose_clips(run: Run, asked: Sequence[str], count: int) -> list[int]:
@@ -37,33 +46,78 @@ def choose_clips(run: Run, asked: Sequence[str], count: int) -> list[int]:
     return [place[clip_id] for clip_id in dict.fromkeys(asked)]
 
 
+def clips_of(run: Run, chosen: Sequence[int], manifest: Manifest) -> list[Clip]:
+    """The test clips of these numbers. Raises UsageError for one that the manifest has no more."""
+    known = {clip.clip_id: clip for clip in manifest.clips()}
+    ids = [_first(run).clip_ids[number] for number in chosen]
+    if gone := [clip_id for clip_id in ids if clip_id not in known]:
+        raise UsageError(f"'{gone[0]}', which {run.folder} was tested on, is no clip of '{manifest.name}' any more")
+    return [known[clip_id] for clip_id in ids]
+
+
 def explain_rows(
-    run: Run, data: FusionData, clips: Sequence[int], method: Method, of: Explained
-) -> dict[str, Explanation]:
-    """Each row of a run on the test clips of these numbers. of: the class that is explained, the likeliest one or the
-    true one, of a target of several classes the first of a clip's."""
-    place = {clip_id: number for number, clip_id in enumerate(data.table["clip_id"])}
-    rows = torch.tensor([place[_first(run).clip_ids[number]] for number in clips], device=data.test.device)
-    classes = None if of == "predicted" else _true_classes(_first(run), clips)
-    return {
-        row: explain(plan_of(heads[0], data), [load_head(one, data) for one in heads], rows, method, classes)
-        for row, heads in run.heads.items()
-    }
+    run: Run, cache: Path, clips: Sequence[Clip], device: str, method: Method, of: Explained
+) -> tuple[dict[str, Explanation], dict[str, str]]:
+    """Each row of a run on some of its test clips, of which alone features are read; and by row why one is explained by
+    Grad-CAM where attention was asked for.
+
+    of: the class that is explained, the likeliest one or the true one, of a target of several classes the first of a
+    clip's.
+
+    Raises:
+        UsageError: as `explain_clips`; where no row has attention; and where heads say something else of these clips
+            than they said when they were tested.
+    """
+    place = {clip_id: number for number, clip_id in enumerate(_first(run).clip_ids)}
+    chosen = [place[clip.clip_id] for clip in clips]
+    classes = None if of == "predicted" else _true_classes(_first(run), chosen)
+    found, instead = {}, {}
+    for row, heads in run.heads.items():
+        explanation, why = explain_clips(run, row, clips, cache, run.described["collection"], device, method, classes)
+        _check_same(run, row, heads, chosen, explanation)
+        found[row] = explanation
+        if why is not None:
+            instead[row] = why
+    if instead and len(instead) == len(found):
+        raise UsageError(
+            f"{next(iter(instead.values()))}: take crossattn, bottleneck, mmt, mat_lite or mat, or Grad-CAM, which "
+            "every head has"
+        )
+    return found, instead
+
+
+def _check_same(run: Run, row: str, heads: Sequence[HeadRun], clips: Sequence[int], found: Explanation) -> None:
+    """Raises UsageError unless heads give what is explained the probability that they gave it when they were tested."""
+    every = []
+    for one in heads:
+        parts = run.targets.split(torch.from_numpy(one.logits[list(clips)]).double())
+        every.append(
+            [
+                (part.sigmoid() if target.sigmoid else part.softmax(dim=1)).numpy()[np.arange(len(clips)), which]
+                for target, part, which in zip(run.targets, parts, found.classes.T, strict=True)
+            ]
+        )
+    then = np.mean(every, axis=0).T
+    if np.abs(then - found.probabilities).max() > _SAME:
+        raise UsageError(
+            f"{run.folder}:{row} says something else of these clips than when it was tested: they or their features "
+            "have changed since; train it again (avfuse fuse ... --replace)"
+        )
 
 
 def write_pages(
     run: Run,
     explained: Mapping[str, Explanation],
     chosen: Sequence[int],
-    clips: Mapping[str, Clip],
+    clips: Sequence[Clip],
     of: Explained,
     folder: Path,
 ) -> list[Path]:
-    """A PNG for each clip. clips: of the manifest, by id."""
+    """A PNG for each clip. chosen: their numbers among the run's test clips."""
     written = []
     first = _first(run)
-    parts = [part for each in explained.values() for its in each.parts.values() for part in its]
-    for at, number in enumerate(chosen):
+    parts = parts_of(explained.values())
+    for at, (number, clip) in enumerate(zip(chosen, clips, strict=True)):
         shown = [
             Shown(
                 row,
@@ -74,11 +128,20 @@ def write_pages(
             )
             for row, each in explained.items()
         ]
-        clip_id = first.clip_ids[number]
-        page = clip_page(ClipPictures.of(clips[clip_id], parts), true_label(run.targets, first, number), shown, at)
-        written.append(folder / f"{at + 1}-{_UNFIT.sub('_', clip_id)}.png")
+        page = clip_page(ClipPictures.of(clip, parts), true_label(run.targets, first, number), shown, at)
+        written.append(folder / f"{file_name(at + 1, clip.clip_id)}.png")
         page.savefig(written[-1])
     return written
+
+
+def parts_of(explained: Iterable[Explanation]) -> list[Part]:
+    """The features that have maps."""
+    return [part for each in explained for its in each.parts.values() for part in its]
+
+
+def file_name(number: int, name: str) -> str:
+    """Of a clip's picture, without its ending: unlike all others by its number, and safe in any file system."""
+    return f"{number}-{_UNFIT.sub('_', name)[:_LONGEST_NAME]}"
 
 
 def write_segments(clips: Sequence[Clip], folder: Path, seed: int) -> list[Path]:
@@ -88,35 +151,35 @@ def write_segments(clips: Sequence[Clip], folder: Path, seed: int) -> list[Path]
     for at, clip in enumerate(clips):
         (bank,) = prepare(clip.path, clip.start, clip.end, [spec.input]).outcomes
         if isinstance(bank, np.ndarray):
-            written.append(folder / f"{at + 1}-{_UNFIT.sub('_', clip.clip_id)}-segments.png")
+            written.append(folder / f"{file_name(at + 1, clip.clip_id)}-segments.png")
             segments_page(bank, clip.clip_id, seed).savefig(written[-1])
     return written
 
 
 def numbers(run: Run, explained: Mapping[str, Explanation], chosen: Sequence[int]) -> pd.DataFrame:
-    """A line for each cell of each row, clip and feature. `relevance` is in multiples of the mean over the cells of its
-    modality; `frame`, `line` and `column` say where the cell is, as `Part` has them, where it has such a place."""
+    """`table_of` some test clips of a run, by `clip_id`."""
+    names = [{"clip_id": _first(run).clip_ids[clip]} for clip in chosen]
+    return pd.concat([table_of(run.targets, row, each, names) for row, each in explained.items()], ignore_index=True)
+
+
+def table_of(targets: Targets, row: str, found: Explanation, names: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """A line for each cell of each clip and feature. `relevance` is in multiples of the mean over the cells of its
+    modality; `frame`, `line` and `column` say where the cell is, as `Part` has them, where it has such a place; of
+    temporal windows each has a feature's name and frames of its own. names: columns that tell clips apart."""
     tables = []
-    for row, each in explained.items():
-        for modality, parts in each.parts.items():
-            for number, part in enumerate(parts):
-                where = _where(modality, part.tokens.shape)
-                for at, clip in enumerate(chosen):
-                    tables.append(
-                        pd.DataFrame(
-                            {
-                                "row": row,
-                                "method": each.method,
-                                "clip_id": _first(run).clip_ids[clip],
-                                "class": named_classes(run.targets, each.classes[at]),
-                                "probability": float(np.prod(each.probabilities[at])),
-                                "modality": modality,
-                                "feature": part.name,
-                                **where,
-                                "relevance": each.map_of(modality, number, at).ravel(),
-                            }
-                        )
-                    )
+    for modality, parts in found.parts.items():
+        for number, part in enumerate(parts):
+            where = _where(modality, part)
+            for at, name in enumerate(names):
+                said = {
+                    "row": row,
+                    "method": found.method,
+                    **name,
+                    "class": named_classes(targets, found.classes[at]),
+                    "probability": float(np.prod(found.probabilities[at])),
+                    "modality": modality,
+                }
+                tables.append(pd.DataFrame({**said, **where, "relevance": found.map_of(modality, number, at).ravel()}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -125,11 +188,16 @@ def named_classes(targets: Targets, classes: NDArray[np.int64]) -> str:
     return " + ".join(target.classes[number] for target, number in zip(targets, classes.tolist(), strict=True))
 
 
-def _where(modality: str, shape: tuple[int, ...]) -> dict[str, NDArray[np.generic]]:
-    """`frame`, `line`, `column` of all cells, in order; missing where a cell has none."""
-    nowhere = np.full(shape, pd.NA, dtype=object)
-    axes = dict(zip(_AXES.get((modality, len(shape)), _AXES_ELSE[len(shape)]), np.indices(shape), strict=True))
-    return {name: axes.get(name, nowhere).ravel() for name in ("frame", "line", "column")}
+def _where(modality: str, part: Part) -> dict[str, NDArray[np.generic]]:
+    """`feature`, `frame`, `line`, `column` of all cells, in order; missing where a cell has none."""
+    shape = part.tokens.shape
+    windows = max(1, len(part.specs))
+    own = (shape[0] // windows, *shape[1:]) if shape else shape
+    feature = np.repeat([spec.name for spec in part.specs] or [part.name], part.tokens.size // windows)
+    nowhere = np.full(part.tokens.size, pd.NA, dtype=object)
+    axes = dict(zip(_AXES.get((modality, len(own)), _AXES_ELSE[len(own)]), np.indices(own), strict=True))
+    cells = {name: np.tile(axis.ravel(), windows) for name, axis in axes.items()}
+    return {"feature": feature, **{name: cells.get(name, nowhere) for name in ("frame", "line", "column")}}
 
 
 _AXES = {("video", 1): ("frame",)}

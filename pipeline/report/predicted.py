@@ -25,7 +25,7 @@ def print_clip(clip: ClipPrediction, targets: Targets, count: int) -> str:
             by_target.append(f"{target.name}: {guesses}" if len(targets) > 1 else guesses)
         said = "; ".join(by_target)
     notes = f" ({'; '.join(clip.notes)})" if clip.notes else ""
-    return f"{_place(clip)}: {said}{notes}"
+    return f"{clip.place}: {said}{notes}"
 
 
 def print_summary(found: Prediction) -> str:
@@ -42,6 +42,15 @@ def print_summary(found: Prediction) -> str:
         f"{found.run.folder}:{found.row}{chosen}, {seeds}; {told} of {len(found.clips)} clips predicted, "
         f"{found.seconds_per_clip:.2f} s a clip"
     )
+
+
+def print_pictures(found: Prediction) -> list[str]:
+    """A line for each picture of an explanation, and for each clip that has none though one was asked for."""
+    return [
+        str(clip.picture) if clip.picture is not None else f"{clip.place}: not explained: {clip.unexplained}"
+        for clip in found.clips
+        if clip.picture is not None or clip.unexplained is not None
+    ]
 
 
 def as_json(found: Prediction, count: int) -> str:
@@ -93,10 +102,6 @@ def timeline(found: Prediction, count: int) -> Figure:
     return figure
 
 
-def _place(clip: ClipPrediction) -> str:
-    return str(clip.path) if clip.start is None else f"{clip.path} {clip.start:.2f}-{clip.end:.2f} s"
-
-
 def _title(path: Path, target: LearnedTarget, targets: Targets) -> str:
     return f"{path.name}: {target.name}" if len(targets) > 1 else path.name
 
@@ -114,6 +119,8 @@ def _described(clip: ClipPrediction, targets: Targets, count: int) -> dict[str, 
         "used": list(clip.used),
         "notes": list(clip.notes),
         "problem": clip.problem,
+        "picture": None if clip.picture is None else str(clip.picture),
+        "unexplained": clip.unexplained,
     }
 
 

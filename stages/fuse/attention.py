@@ -9,26 +9,38 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from features.errors import UsageError
 from stages.fuse.heads import Head
 from stages.fuse.heads.base import Masks
-from stages.fuse.heads.bottleneck import Bottleneck
+from stages.fuse.heads.bottleneck import AVBottleneck, Bottleneck
 from stages.fuse.heads.crossattn import CrossAttention
+from stages.fuse.heads.mat import MATOnly
+from stages.fuse.heads.mat_lite import MATLiteOnly
+from stages.fuse.heads.mmt import MMT
+from stages.fuse.heads.multiscale import (
+    MAT,
+    ConvolutionalPool,
+    MaxPool,
+    MultiscaleBlock,
+    MultiscaleTransformer,
+    PoolingAttention,
+)
 
 _OTHER = {"video": "audio", "audio": "video"}
 
 
 @contextmanager
 def noted(head: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Inside, the softmax weights of each nn.MultiheadAttention in `head`, float (B, heads, queries, keys), are noted
-    under the module's name, those of its last pass. They are computed beside the pass, whose outputs stay the same to
-    the bit; outside nothing is slower than before."""
+    """Inside, the softmax weights of each nn.MultiheadAttention and PoolingAttention in `head`, float (B, heads,
+    queries, keys), are noted under the module's name, those of its last pass. They are computed beside the pass, whose
+    outputs stay the same to the bit; outside nothing is slower than before."""
     weights: dict[str, Tensor] = {}
     with ExitStack() as hooks:
         for name, module in head.named_modules():
-            if isinstance(module, nn.MultiheadAttention):
+            if isinstance(module, nn.MultiheadAttention | PoolingAttention):
                 handle = module.register_forward_hook(partial(_note, weights, name), with_kwargs=True)
                 hooks.callback(handle.remove)
         yield weights
@@ -37,14 +49,26 @@ def noted(head: nn.Module) -> Iterator[dict[str, Tensor]]:
 def _note(
     weights: dict[str, Tensor],
     name: str,
-    module: nn.MultiheadAttention,
+    module: nn.MultiheadAttention | PoolingAttention,
     arguments: tuple[Any, ...],
     options: dict[str, Any],
     _: Any,
 ) -> None:
+    if isinstance(module, PoolingAttention):
+        weights[name] = module.weights(*arguments)
+        return
     _, found = module.forward(*arguments, **{**options, "need_weights": True, "average_attn_weights": False})
     assert found is not None
     weights[name] = found
+
+
+def why_no_attention(head: Head) -> str | None:
+    """Why `attention` has nothing to say of a head, in words; None where it has."""
+    if isinstance(head, CrossAttention) and not len(head.layers):
+        return "crossattn with layers=0 attends to nothing"
+    if isinstance(head, CrossAttention | Bottleneck | MMT | MATOnly | MATLiteOnly):
+        return None
+    return f"head '{head.name}' has no attention between cached tokens"
 
 
 @torch.no_grad()
@@ -58,15 +82,16 @@ def attention(head: Head, prepared: Mapping[str, Tensor], present: Masks) -> dic
     * `crossattn`: under `audio` what video tokens read of the audio tokens, under `video` the reverse. Readers are
       averaged as the classifier takes them, over CLS where there is one. With one layer this is the attention itself.
     * `bottleneck`: what the shared tokens hold of each modality after the last block, averaged over them.
+    * `mat_lite`, `mat`: what the mean of the tokens that come out holds of the cells that go in. Shares of
+      pooled cells are interpolated to the cells that they are pooled of, whatever a kernel has learned. Of `mat` a cell
+      of the stem is spread evenly over the frames that it is cut from: the map is over time.
+    * `mmt`: as `bottleneck`, and from the sound's tokens there back through the encoder as of `mat_lite`.
 
     prepared: what `forward` takes. The head must be in evaluation mode. Raises UsageError for other heads, and where
     nothing is read.
     """
-    if not isinstance(head, CrossAttention | Bottleneck):
-        raise UsageError(
-            f"head '{head.name}' has no attention between cached tokens: take crossattn or bottleneck, or Grad-CAM, "
-            "which every head has"
-        )
+    if (why := why_no_attention(head)) is not None:
+        raise UsageError(f"{why}: take crossattn, bottleneck, mmt, mat_lite or mat, or Grad-CAM, which every head has")
     with noted(head) as weights:
         head(prepared, present)
     averaged = {name: each.mean(dim=1) for name, each in weights.items()}
@@ -75,15 +100,22 @@ def attention(head: Head, prepared: Mapping[str, Tensor], present: Masks) -> dic
         found = _of_cross_attention(head, averaged, lengths)
         lacking = _lacking(present, ("video", "audio"))
         return {name: _shares(each, lacking) for name, each in found.items()}
-    found = _of_bottleneck(head, averaged, lengths)
+    if isinstance(head, MMT):
+        found = _of_bottleneck(head.exchange, averaged, lengths["video"])
+        found["audio"] = _through_encoder(head, head.encode, averaged, found["audio"])
+    elif isinstance(head, Bottleneck):
+        found = _of_bottleneck(head.exchange, averaged, lengths["video"])
+    else:
+        assert isinstance(head, MATOnly | MATLiteOnly)
+        first = next(iter(averaged.values()))
+        evenly = first.new_ones(len(first), head.encode.grid[0] * head.encode.grid[1])
+        found = {"audio": _through_encoder(head, head.encode, averaged, evenly)}
     return {name: _shares(each, _lacking(present, (name,))) for name, each in found.items()}
 
 
 def _of_cross_attention(
     head: CrossAttention, weights: Mapping[str, Tensor], lengths: Mapping[str, int]
 ) -> dict[str, Tensor]:
-    if not weights:
-        raise UsageError("crossattn with layers=0 attends to nothing: take Grad-CAM, or train it with layers=1")
     columns = {"video": slice(0, lengths["video"]), "audio": slice(lengths["video"], None)}
     first = next(iter(weights.values()))
     every = torch.eye(sum(lengths.values()), device=first.device, dtype=first.dtype).expand(len(first), -1, -1)
@@ -98,25 +130,63 @@ def _of_cross_attention(
     return {_OTHER[name]: head.shapes[name].pool(shares[name])[:, columns[_OTHER[name]]] for name in readers}
 
 
-def _of_bottleneck(head: Bottleneck, weights: Mapping[str, Tensor], lengths: Mapping[str, int]) -> dict[str, Tensor]:
-    count, frames = len(head.exchange.shared), lengths["video"]
-    first = next(iter(weights.values()))
-    size = frames + count + lengths["audio"]
+def _of_bottleneck(exchange: AVBottleneck, weights: Mapping[str, Tensor], frames: int) -> dict[str, Tensor]:
+    count = len(exchange.shared)
+    first = weights["exchange.audio_blocks.0.attend.attend"]
+    size = frames + first.shape[2]
     every = torch.eye(size, device=first.device, dtype=first.dtype).expand(len(first), -1, -1)
     video, shared, audio = every[:, :frames], every[:, frames : frames + count], every[:, frames + count :]
-    for block in range(len(head.exchange.video_blocks)):
+    for block in range(len(exchange.video_blocks)):
         joined = _half_itself(
             weights[f"exchange.video_blocks.{block}.attend.attend"], torch.cat([video, shared], dim=1)
         )
         video, of_video = joined[:, :frames], joined[:, frames:]
-        entering = shared if head.exchange.update == "parallel_mean" else of_video
+        entering = shared if exchange.update == "parallel_mean" else of_video
         joined = _half_itself(
             weights[f"exchange.audio_blocks.{block}.attend.attend"], torch.cat([entering, audio], dim=1)
         )
         of_audio, audio = joined[:, :count], joined[:, count:]
-        shared = of_audio if head.exchange.update == "serial_last" else (of_video + of_audio) / 2
+        shared = of_audio if exchange.update == "serial_last" else (of_video + of_audio) / 2
     held = shared.mean(dim=1)
     return {"video": held[:, :frames], "audio": held[:, frames + count :]}
+
+
+def _through_encoder(
+    head: Head, encoder: MultiscaleTransformer, weights: Mapping[str, Tensor], shares: Tensor
+) -> Tensor:
+    """From shares of the tokens that come out of an encoder, (B, N), to those of the sound's tokens, (B, T)."""
+    for number in reversed(range(len(encoder.blocks))):
+        block = encoder.blocks[number]
+        assert isinstance(block, MultiscaleBlock)
+        read = shares[:, None] @ weights[f"encode.blocks.{number}.attend"]
+        shares = (_unpooled(read[:, 0], block.attend.pools[1]) + _unpooled(shares, block.pool_skip)) / 2
+    if not isinstance(encoder, MAT):
+        return F.pad(shares, (head.shapes["audio"].prefix, 0))
+    columns = shares.unflatten(1, encoder.grids[0]).sum(dim=1)
+    evenly = columns.new_full((1, 1, encoder.KERNEL[1]), 1 / encoder.KERNEL[1])
+    frames = F.conv_transpose1d(columns[:, None], evenly, stride=encoder.STRIDE[1])[:, 0]
+    return F.pad(frames, (0, head.shapes["audio"].length - frames.shape[1]))
+
+
+def _unpooled(shares: Tensor, pool: nn.Module) -> Tensor:
+    """Shares of pooled cells at the cells that were pooled: linear between the middles of kernels, with the same sum,
+    so that equal shares stay equal. (B, N') -> (B, N)."""
+    if isinstance(pool, nn.Identity):
+        return shares
+    assert isinstance(pool, ConvolutionalPool | MaxPool)
+    stride = pool.convolve.stride if isinstance(pool, ConvolutionalPool) else pool.pool.stride
+    assert isinstance(stride, tuple)
+    rows, columns = (_linear(pool.grid[axis], stride[axis]).to(shares) for axis in (0, 1))
+    cells = torch.einsum("bij,ik,jl->bkl", shares.unflatten(1, (len(rows), -1)), rows, columns).flatten(1)
+    return cells * (shares.sum(dim=1) / cells.sum(dim=1))[:, None]
+
+
+def _linear(cells: int, stride: int) -> Tensor:
+    """(pooled, cells): how much of the value at each cell comes from which pooled cell; columns add up to one."""
+    middles = torch.arange(0, cells, stride)
+    weights = (1 - (torch.arange(cells) - middles[:, None]).abs() / stride).clamp(min=0)
+    weights[-1, middles[-1] :] = 1
+    return weights
 
 
 def _half_itself(weights: Tensor, shares: Tensor) -> Tensor:

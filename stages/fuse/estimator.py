@@ -72,7 +72,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Labels, sorted.
     n_features_in_ : int
         Columns of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Their names, where X is a data frame with names that are strings.
     modalities_ : dict of str to ndarray of shape (tokens, dimensions)
         The columns of each modality.

@@ -21,7 +21,8 @@ from stages.fuse.targets import Targets
 
 Method = Literal["grad-cam", "attention"]
 METHODS: tuple[Method, ...] = get_args(Method)
-_CLIPS = 16  # at a time: gradients of all their tokens are kept
+_CLIPS = 16  # at a time, at most: gradients of all their tokens are kept
+_SHARE = 16  # of how many a head looks at together where nothing is kept
 
 _NOT_REACHED: Mapping[Method, str] = {
     "grad-cam": "no cell reaches the score: where tokens have a CLS, some heads read that alone",
@@ -123,11 +124,12 @@ def explain(
         raise _refusal(plan, method, without)
     wanted = {name: of_modality for name, of_modality in cells.items() if name not in without}
     targets = plan.data.targets
-    batches = [_Clips.of(heads[0], seen, part) for part in torch.arange(len(clips), device=clips.device).split(_CLIPS)]
+    size = max(1, min(_CLIPS, heads[0].evaluation_batch // _SHARE))
+    batches = [_Clips.of(heads[0], seen, part) for part in torch.arange(len(clips), device=clips.device).split(size)]
     chances = targets.split(np.mean([_probabilities(targets, head, batches) for head in heads], axis=0))
     if classes is None:
         classes = np.stack([each.argmax(axis=1) for each in chances], axis=1)
-    columns = torch.from_numpy(classes + _first_logits(targets)).to(clips.device).split(_CLIPS)
+    columns = torch.from_numpy(classes + _first_logits(targets)).to(clips.device).split(size)
     found = [_maps(head, method, batches, wanted, columns) for head in heads]
     reached = {name for maps in found for name, own in maps.items() if own.isfinite().any()}
     without |= dict.fromkeys(wanted.keys() - reached, _NOT_REACHED[method])

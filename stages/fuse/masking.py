@@ -98,12 +98,20 @@ def segments(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np.int64]
     return np.array(boundaries, dtype=np.int64)
 
 
-def _change_points(bank: NDArray[np.floating], count: int, radius: int) -> list[int]:
-    """The frames of the largest changes, at most `count`."""
-    smooth = savgol_filter(bank.astype(np.float64), _FILTER_FRAMES, polyorder=2, axis=0)
+def change_of(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np.float64]:
+    """How much a clip's sound changes at each of its frames, as `segments` has it: float64 (valid_frames,). bank:
+    normalised filter bank (frames, 128); of fewer frames than are smoothed together the change is 0."""
+    if valid_frames < _FILTER_FRAMES:
+        return np.zeros(valid_frames)
+    smooth = savgol_filter(bank[:valid_frames].astype(np.float64), _FILTER_FRAMES, polyorder=2, axis=0)
     change = np.abs(np.gradient(smooth, axis=0)).mean(axis=1)
     padded = np.pad(change, _SMOOTHING_FRAMES // 2, mode="edge")
-    change = np.convolve(padded, np.full(_SMOOTHING_FRAMES, 1 / _SMOOTHING_FRAMES), mode="valid")
+    return np.convolve(padded, np.full(_SMOOTHING_FRAMES, 1 / _SMOOTHING_FRAMES), mode="valid")
+
+
+def _change_points(bank: NDArray[np.floating], count: int, radius: int) -> list[int]:
+    """The frames of the largest changes, at most `count`."""
+    change = change_of(bank, len(bank))
     peaks, found = find_peaks(change[radius:-radius], height=_SMALLEST_CHANGE, distance=radius + 1)
     largest = np.argsort(-found["peak_heights"], kind="stable")[:count]
     return (peaks[largest] + radius).tolist()

@@ -17,7 +17,11 @@ from stages.fuse.training import Training
 
 @dataclass(frozen=True)
 class Plan:
-    """One head to train."""
+    """One head to train: which, on what, from which seed, how.
+
+    head: its registered name. recipe, options: as `Training` makes them of what a user asks. shuffle_labels: a control
+    under which the head must fall to chance.
+    """
 
     head: str
     data: FusionData

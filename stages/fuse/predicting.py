@@ -75,9 +75,7 @@ def _predict(
     clips: Sequence[Clip],
     device: str,
 ) -> ClassProbabilities:
-    asked = AskedClips(clips)
-    missing: list[dict[str, str]] = [{} for _ in clips]
-    modalities = {name: _modality(name, layout, stores, asked, missing, device) for name, layout in layouts.items()}
+    modalities, missing = load_clips(layouts, stores, clips, device)
     left_out = recipe_of(trained[0][0]).without
     present = {name: each.present.cpu().numpy() for name, each in modalities.items() if name != left_out}
     usable = np.logical_or.reduce(list(present.values()))
@@ -91,6 +89,15 @@ def _predict(
         for every, target, scores in zip(found, run.targets, mean_scores(run.targets, logits), strict=True):
             every[usable] = probabilities(target, scores)
     return ClassProbabilities(found, present, missing)
+
+
+def load_clips(
+    layouts: Mapping[str, Layout], stores: Mapping[str, FeatureStore], clips: Sequence[Clip], device: str
+) -> tuple[dict[str, Modality], list[dict[str, str]]]:
+    """Features of some clips alone, by modality, from stores by key; and why a clip lacks a modality, by name."""
+    asked = AskedClips(clips)
+    missing: list[dict[str, str]] = [{} for _ in clips]
+    return {name: _modality(name, layout, stores, asked, missing, device) for name, layout in layouts.items()}, missing
 
 
 def _modality(

@@ -33,7 +33,7 @@ class Recipe(Settings):
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     l1: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the sum of |W| over linear layers."""
+    """Weight of the sum of `|W|` over linear layers."""
     avc: Annotated[float, Field(ge=0)] = 0.0
     """Weight of audio-video contrast (AVT's equation 2)."""
     imc: Annotated[float, Field(ge=0)] = 0.0

@@ -49,6 +49,7 @@ class HeadRun:
 
     @property
     def head(self) -> str:
+        """The row without the values swept."""
         return head_of(self.row)
 
     def unlabelled(self) -> tuple[list[str], NDArray[np.float32]]:
@@ -71,6 +72,7 @@ class Run:
 
     @property
     def groups(self) -> NDArray[np.object_]:
+        """The group of each test clip (n_test,), in the order of HeadRun.clip_ids."""
         return np.array(self.described["test_groups"], dtype=object)
 
 
@@ -110,7 +112,7 @@ def seed_files(folder: Path, head: str) -> list[Path]:
 
 
 def results_table(run: Run) -> pd.DataFrame:
-    """One line per head and seed."""
+    """One line per head and seed: what was swept, what was measured (shares of 1; nll in nats), what it cost."""
     return pd.DataFrame(
         [
             {

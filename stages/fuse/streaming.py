@@ -14,8 +14,8 @@ from features.errors import UsageError
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """Some clips' features, as heads take them. By feature: tokens (B, *shape) as they are stored, NaN where `present`
-    (B,) is False. index (B,) int64: where the clips stand in the stream's list."""
+    """Some clips' features, as heads take them. By feature: tokens `(B, *shape)` as they are stored, NaN where
+    `present` (B,) is False. index (B,) int64: where the clips stand in the stream's list."""
 
     tokens: dict[str, Tensor]
     present: dict[str, Tensor]

@@ -41,7 +41,7 @@ class Row:
 
 
 def summarise(run: Run) -> list[Row]:
-    """One row per head, in the run's order."""
+    """One row per head, in the run's order: means over its seeds, with intervals and costs."""
     return [_row(run, runs) for runs in run.heads.values()]
 
 

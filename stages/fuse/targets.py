@@ -52,6 +52,7 @@ class Targets:
 
     @property
     def width(self) -> int:
+        """Logits of a clip: the classes of all targets together."""
         return sum(len(target.classes) for target in self.each)
 
     def split(self, logits: Logits) -> list[Logits]:

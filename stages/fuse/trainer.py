@@ -64,13 +64,19 @@ class Trained:
 
     @property
     def parameters(self) -> int:
+        """How many numbers the head learns."""
         return sum(parameter.numel() for parameter in self.head.parameters())
 
 
 def train_head(
     name: str, data: FusionData, seed: int, training: Training, on_epoch: Callable[[], Any] = lambda: None
 ) -> Trained:
-    """Train one head from one seed, as `train_company` does."""
+    """Train one head from one seed: the epoch chosen on validation, then a refit on all of train (`train_company`).
+
+    name: of a registered head. on_epoch is called after every epoch, of the choice and of the refit.
+
+    Raises UsageError for an unknown head, and for a setting that cannot be.
+    """
     return train_company([Plan.of(name, data, seed, training)], on_epoch)[0]
 
 

@@ -1,44 +1,34 @@
 """What `avfuse understand explain` draws, writes and refuses."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import call, refused
 from made_up_sets import INPUTS, kitchen
 from PIL import Image
 
 from features.cache import ChunkResult, FeatureStore, fingerprint
 from features.clips import Clip
-from features.errors import UsageError
 from features.filter_bank import FRAMES, MEL_BANDS
 from features.requests import resolve
 from manifests import Manifest, Target, load_manifest, save_manifest
-from pipeline.cli.main import avfuse
 from pipeline.provenance import describe_run
+from pipeline.report.explained import table_of
 from pipeline.report.explanations import SIDE, ClipPictures, Shown, clip_page, enlarged, overlay, segments_page
 from stages.fuse.data import load_data
 from stages.fuse.experiment import run_experiment
 from stages.fuse.explaining import Explanation
 from stages.fuse.places import Part
+from stages.fuse.targets import LearnedTarget, Targets
 from stages.fuse.training import Training
 
 CLIPS, DIM = 32, 16
-HEADER, BAND, MARGIN = 56, 290, 24
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(avfuse, [str(each) for each in arguments], catch_exceptions=False, standalone_mode=False)
-
-
-def refused(*arguments: object) -> str:
-    with pytest.raises(UsageError) as caught:
-        call(*arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+HEADER, BAND = 180, 294
 
 
 def save_tones(cache: Path, media: Path) -> Manifest:
@@ -101,7 +91,7 @@ class TestExplain:
         for path in expected[:2]:
             with Image.open(path) as picture:
                 assert picture.format == "PNG"
-                assert picture.size == (1360, HEADER + 3 * BAND + MARGIN)
+                assert picture.size == (1428, HEADER + 3 * BAND)
                 assert len(np.unique(np.asarray(picture.convert("L")))) > 50
         table = pd.read_csv(expected[2])
         cells = table.groupby(["row", "clip_id", "modality"], sort=False)
@@ -133,7 +123,7 @@ class TestExplain:
         segments = tmp_path / "pictures" / "1-tone_6-segments.png"
         assert str(segments) in said
         with Image.open(segments) as picture:
-            assert picture.size == (1000, 600)
+            assert picture.size == (1000, 700)
         table = pd.read_csv(tmp_path / "pictures" / "explanations.csv")
         np.testing.assert_allclose(table.groupby("modality")["relevance"].mean(), 1)
 
@@ -153,6 +143,39 @@ class TestExplain:
             *start, "--head", "audio", "--method", "attention"
         )
         assert not (workplace / "run" / "explanations" / "explanations.csv").exists()
+
+    def test_a_row_without_attention_is_explained_by_grad_cam_and_says_why(
+        self, understand: Callable[..., Result], tmp_path: Path
+    ) -> None:
+        said = understand("--head", "audio", "--head", "crossattn", "--method", "attention", "--clips", 1).output
+        assert "audio is explained by Grad-CAM: head 'audio' has no attention between cached tokens" in said
+        table = pd.read_csv(tmp_path / "pictures" / "explanations.csv")
+        methods = table.groupby("row")["method"].unique().explode().to_dict()
+        assert methods == {"audio": "grad-cam", "crossattn": "attention"}
+
+    def test_heads_that_say_something_else_than_when_they_were_tested_are_refused(
+        self, workplace: Path, tmp_path: Path
+    ) -> None:
+        copy = Path(shutil.copytree(workplace / "run", tmp_path / "copy"))
+        (file, _) = sorted((copy / "audio").glob("*.npz"))
+        with np.load(file) as saved:
+            arrays = dict(saved)
+        np.savez(file, **{**arrays, "logits": -arrays["logits"]})
+        given = ["understand", "explain", copy, "--cache", workplace / "cache", "--device", "cpu"]
+        assert "copy:audio says something else of these clips than when it was tested" in refused(
+            *given, "--head", "audio"
+        )
+
+    def test_features_of_other_clips_are_not_read(
+        self, understand: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+        load = FeatureStore.load
+        monkeypatch.setattr(
+            FeatureStore, "load", lambda store, clips: (asked.append(len(clips)), load(store, clips))[1]
+        )
+        understand("--head", "crossattn", "--clips", 2)
+        assert asked == [2, 2]
 
     def test_single_vectors_have_no_map_and_several_targets_are_explained_together(self, tmp_path: Path) -> None:
         cache = tmp_path / "cache"
@@ -207,7 +230,9 @@ class TestPictures:
     def test_segments_of_a_filter_bank_are_counted_in_its_titles(self) -> None:
         bank = np.full((FRAMES, MEL_BANDS), 0.4670, np.float32)
         bank[:400] = np.random.default_rng(0).standard_normal((400, MEL_BANDS))
-        above, below = segments_page(bank, "noise").axes
+        above, change, below, _ = segments_page(bank, "noise").axes
+        (cuts,) = change.collections
+        assert len(cuts.get_paths()) == 49
         assert above.get_title() == "noise: filter bank, cut into 50 segments where the sound changes most"
         assert below.get_title() == "one draw: 2 of 50 segments hidden (white)"
         hidden = np.isnan(np.asarray(below.images[0].get_array().filled(np.nan))).all(axis=0)
@@ -215,6 +240,47 @@ class TestPictures:
 
 
 class TestPage:
+    def test_a_map_of_zeros_is_said_in_words_and_not_drawn(self) -> None:
+        frames, bank = resolve(["lite:frames:tokens", "lite:fbank:tokens"])
+        video = Part(frames.name, np.arange(25 * 49).reshape(25, 7, 7), (frames,))
+        audio = Part(bank.name, np.arange(128).reshape(4, 32), (bank,))
+        maps = {"video": np.zeros((1, 25 * 49)), "audio": np.zeros((1, 128))}
+        found = Explanation(
+            "grad-cam", np.zeros((1, 1), np.int64), np.ones((1, 1)), {"video": [video], "audio": [audio]}, maps, {}
+        )
+        noise = np.random.default_rng(0)
+        inputs = {
+            frames.input: noise.integers(0, 255, (25, 224, 224, 3), dtype=np.uint8),
+            bank.input: noise.standard_normal((FRAMES, MEL_BANDS)).astype(np.float32),
+        }
+        page = clip_page(ClipPictures(Clip("one", Path("one.mp4")), inputs), "", [Shown("a", "b", 0.5, "", found)], 0)
+        said = [text.get_text().replace("\n", " ") for axes in page.axes for text in axes.texts]
+        assert said.count("The map is zero everywhere: no cell speaks for this class.") == 2
+        pictures = [axes.images[0].get_array() for axes in page.axes if axes.images]
+        assert len(pictures) == 8 + 1
+        sound = np.asarray(pictures[-1]).astype(int)
+        assert np.ptp(sound, axis=2).max() == 0
+        assert not any("largest" in text.get_text() for text in page.texts)
+
+    def test_windows_are_marked_and_have_names_of_their_own(self) -> None:
+        specs = tuple(resolve(["lite:frames:windows2"], sampling="uniform:3"))
+        video = Part(specs[0].name, np.arange(6), specs)
+        found = Explanation(
+            "grad-cam",
+            np.zeros((1, 1), np.int64),
+            np.ones((1, 1)),
+            {"video": [video]},
+            {"video": np.ones((1, 6)) / 6},
+            {},
+        )
+        targets = Targets((LearnedTarget("label", ("high", "low")),))
+        table = table_of(targets, "mlp", found, [{"clip_id": "one"}])
+        assert table["feature"].tolist() == ["lite:frames:1of2"] * 3 + ["lite:frames:2of2"] * 3
+        assert table["frame"].tolist() == [0, 1, 2, 0, 1, 2]
+        page = clip_page(ClipPictures(Clip("one", Path("one.mp4")), {}), "", [Shown("a", "b", 1, "", found)], 0)
+        said = [text.get_text() for axes in page.axes for text in axes.texts]
+        assert [words for words in said if words.startswith("window")] == ["window 1", "window 2"]
+
     def test_frames_of_cells_have_a_map_each_and_vectors_a_bar_each(self) -> None:
         (cells,) = resolve(["lite:frames:tokens"])
         vectors = resolve(["lite:mfcc", "lite:chromagram"])
@@ -229,11 +295,11 @@ class TestPage:
         page = clip_page(pictures, "high", [Shown("mlp", "high", 0.9, "right", found)], 0)
         drawn = [axes for axes in page.axes if axes.images]
         assert len(drawn) == 16
-        assert all(axes.images[0].get_array().shape == (112, 112, 3) for axes in drawn)
+        assert all(axes.images[0].get_array().shape == (128, 128, 3) for axes in drawn)
         (bars,) = [axes for axes in page.axes if len(axes.patches) == 2]
         assert [bar.get_width() for bar in bars.patches] == [1.5, 0.5]
         assert [text.get_text() for text in bars.texts] == ["lite:mfcc", "lite:chromagram"]
         words = " ".join(text.get_text() for text in page.texts)
         assert "one: high" in words
         assert "mlp: high, 90 % (right)" in words
-        assert "max 1.0 times the mean" in words
+        assert "largest 1.0" in words

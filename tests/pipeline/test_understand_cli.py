@@ -11,7 +11,8 @@ import click
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import call, refused
 from made_up_sets import DIM, INPUTS, kitchen, sounds
 
 from features.cache import ChunkResult, FeatureStore
@@ -19,7 +20,6 @@ from features.cache.fingerprint import MISSING
 from features.cache.importing import Description
 from features.errors import UsageError
 from manifests import Manifest, load_manifest, save_manifest
-from pipeline.cli.main import avfuse
 from pipeline.provenance import describe_run
 from pipeline.report.comparison import compare, read_side
 from pipeline.report.frames import aligned, p_value, percent, points, points_span
@@ -37,18 +37,6 @@ from stages.fuse.training import Training
 
 QUICK = Training(epochs=3, hidden="16")
 SOUNDS = ["imported:sound", "imported:hiss"]
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(avfuse, [str(each) for each in arguments], catch_exceptions=False, standalone_mode=False)
-
-
-def refused(*arguments: object) -> str:
-    with pytest.raises(UsageError) as caught:
-        call(*arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def add_hiss(cache: Path, manifest: Manifest) -> None:

@@ -96,6 +96,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def input(self, name: str) -> ModalityInput:
+        """The input of one modality: its standardisation, form, and token for clips without it."""
         module = self.inputs[name]
         assert isinstance(module, ModalityInput)
         return module
@@ -170,7 +171,7 @@ def head_names() -> list[str]:
 
 
 def get_head(name: str) -> type[Head]:
-    """Raises UsageError that lists the known heads."""
+    """The class of a registered head, a user's own among them. Raises UsageError that lists the known heads."""
     _register_users_own()
     if name not in _HEADS:
         raise UsageError(f"unknown fusion '{name}': choose from {', '.join(head_names())}, or all")

@@ -152,12 +152,24 @@ class PoolingAttention(nn.Module):
         self.project = nn.Linear(out_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        queries, keys, values = self._pooled(x)
+        mixed = self._weights(queries, keys) @ values
+        return self.project((queries + mixed).transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """What attends to what: (B, N, dim) -> (B, heads, N', keys), each row of keys a softmax."""
+        queries, keys, _ = self._pooled(x)
+        return self._weights(queries, keys)
+
+    def _pooled(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys, values (B, heads, N', d)."""
         qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        queries, keys, values = (pool(each) for pool, each in zip(self.pools, qkv, strict=True))
+        return [pool(each) for pool, each in zip(self.pools, qkv, strict=True)]
+
+    def _weights(self, queries: Tensor, keys: Tensor) -> Tensor:
         # Written out, and no slower for it: torch's function has no derivative by a mask under vmap.
         products = queries * queries.shape[3] ** -0.5 @ keys.transpose(2, 3)
-        mixed = (products + self.positions(queries)).softmax(dim=3) @ values
-        return self.project((queries + mixed).transpose(1, 2).flatten(2))
+        return (products + self.positions(queries)).softmax(dim=3)
 
 
 class DropPath(Dropout):

@@ -29,7 +29,7 @@ def fuse(place: Path, own: str, *arguments: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=environment)
 
 
-def test_the_code_on_the_page_is_a_head(place: Path) -> None:
+def test_the_head_on_the_page_learns(place: Path) -> None:
     done = fuse(place, "gated.py", "--fusion", "video,gated", "--sweep", "width=8,32", "--epochs", "15")
     assert done.returncode == 0, done.stderr
     assert "validation prefers width=" in done.stdout

@@ -13,7 +13,7 @@ from torch import Tensor
 from features.backbones import WeightsChoice
 from features.errors import UsageError
 from features.requests import resolve
-from stages.fuse.attention import attention, noted
+from stages.fuse.attention import attention, noted, why_no_attention
 from stages.fuse.data import FusionData, Modality
 from stages.fuse.explaining import Explanation, explain
 from stages.fuse.heads import Head, ModalityShape, build_head, get_head
@@ -122,6 +122,75 @@ class TestAttention:
             attention(made_up_head("crossattn", layers=0), made_up_tokens(), PRESENT)
         with pytest.raises(UsageError, match="head 'mlp' has no attention between cached tokens: take crossattn"):
             attention(made_up_head("mlp"), made_up_tokens(), PRESENT)
+
+
+GRID_SHAPES = {"video": ModalityShape(5, 16), "audio": ModalityShape(2 + 4 * 8, 16, prefix=2, grid=(4, 8))}
+
+
+class TestMultiscaleAttention:
+    """Of heads whose tokens become fewer."""
+
+    @pytest.fixture
+    @staticmethod
+    def tokens() -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(2)
+        return {name: torch.randn(3, each.length, each.dim, generator=generator) for name, each in GRID_SHAPES.items()}
+
+    @pytest.mark.parametrize("pooling", ["2d", "1d", "none"])
+    @pytest.mark.parametrize("name", ["mat_lite", "mmt"])
+    def test_shares_add_up_to_one_over_the_cells_that_go_in(
+        self, name: str, pooling: str, tokens: dict[str, Tensor]
+    ) -> None:
+        head = made_up_head(name, GRID_SHAPES, pooling=pooling)
+        found = attention(head, tokens, PRESENT)
+        assert set(found) == ({"audio"} if name == "mat_lite" else {"audio", "video"})
+        assert found["audio"].shape == (3, 34)
+        assert (found["audio"][:, :2] == 0).all()
+        assert (found["audio"][:, 2:] > 0).all()
+        for each in found.values():
+            torch.testing.assert_close(each.sum(dim=1), torch.ones(3))
+
+    def test_weights_are_those_of_the_pass(self, tokens: dict[str, Tensor]) -> None:
+        head = made_up_head("mat_lite", GRID_SHAPES)
+        layer = head.get_submodule("encode.blocks.1.attend")
+        seen = {}
+        layer.register_forward_hook(lambda module, given, output: seen.update(given=given[0], output=output))
+        with torch.no_grad(), noted(head) as weights:
+            head(tokens, PRESENT)
+            queries, _, values = layer._pooled(seen["given"])
+        mixed = weights["encode.blocks.1.attend"] @ values
+        torch.testing.assert_close(layer.project((queries + mixed).transpose(1, 2).flatten(2)), seen["output"])
+
+    def test_attention_that_is_even_gives_an_even_map(self, tokens: dict[str, Tensor]) -> None:
+        head = made_up_head("mat_lite", GRID_SHAPES)
+        for name, each in head.named_parameters():
+            if "attend.qkv" in name or "attend.positions" in name:
+                torch.nn.init.zeros_(each)
+        found = attention(head, tokens, PRESENT)["audio"][:, 2:]
+        torch.testing.assert_close(found, torch.full_like(found, 1 / 32))
+
+    def test_without_pooling_one_block_reads_as_by_hand(self, tokens: dict[str, Tensor]) -> None:
+        head = made_up_head("mat_lite", GRID_SHAPES, pooling="none")
+        with torch.no_grad(), noted(head) as weights:
+            head(tokens, PRESENT)
+        rolled = torch.full((3, 1, 32), 1 / 32)
+        for number in (2, 1, 0):
+            rolled = (rolled @ weights[f"encode.blocks.{number}.attend"].mean(dim=1) + rolled) / 2
+        torch.testing.assert_close(attention(head, tokens, PRESENT)["audio"][:, 2:], rolled[:, 0])
+
+    def test_of_the_filter_bank_itself_shares_are_of_its_frames(self) -> None:
+        shapes = {"audio": ModalityShape(66, 32, raw=True)}
+        banks = torch.randn(2, 66, 32, generator=torch.Generator().manual_seed(3))
+        found = attention(made_up_head("mat", shapes), {"audio": banks}, {"audio": None})["audio"]
+        assert found.shape == (2, 66)
+        torch.testing.assert_close(found.sum(dim=1), torch.ones(2))
+        assert (found[:, :64] > 0).all()
+        assert (found[:, 64:] == 0).all()
+
+    def test_heads_without_attention_say_so(self) -> None:
+        assert why_no_attention(made_up_head("mlp")) == "head 'mlp' has no attention between cached tokens"
+        assert why_no_attention(made_up_head("alpha")) == "head 'alpha' has no attention between cached tokens"
+        assert why_no_attention(made_up_head("bottleneck")) is None
 
 
 SMALL = {
