@@ -25,7 +25,7 @@ DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,ANNOTATIONS,--annotations) 
 	$(call flag,VALIDATION,--validation) $(call flag,SEED,--seed)
 SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,CACHE,--cache) $(call switch,REPLACE,--replace) $(ARGS)
 
-.PHONY: help demo test manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images lint format clean
+.PHONY: help demo test manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images docs lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,9 +56,10 @@ fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all
 		$(foreach each,$(SWEEP),--sweep "$(each)") $(call flag,MEMORY,--memory) $(call flag,RUNS,--runs) $(call flag,DEVICE,--device) \
 		$(SHARED_FLAGS)
 
-predict: $(VENV)/.installed ## what trained heads say of media files: CLIP="a.mp4 b.wav", RUN=runs/clips/all, HEAD=mlp, WINDOW=4, HOP=1, OUT=x.json|x.csv|x.png (docs/predict.md)
+predict: $(VENV)/.installed ## what trained heads say of media files: CLIP="a.mp4 b.wav", RUN=runs/clips/all, HEAD=mlp, WINDOW=4, HOP=1, OUT=x.json|x.csv|x.png, EXPLAIN=FOLDER (docs/predict.md)
 	@$(AVFUSE) predict $(CLIP) --run "$(RUN)" $(call flag,HEAD,--head) $(call flag,TOP,--top) $(call flag,WINDOW,--window) \
-		$(call flag,HOP,--hop) $(call flag,OUT,--output) $(call flag,WEIGHTS,--weights) $(call flag,DEVICE,--device) $(ARGS)
+		$(call flag,HOP,--hop) $(call flag,OUT,--output) $(call flag,EXPLAIN,--explain) $(call flag,WEIGHTS,--weights) \
+		$(call flag,DEVICE,--device) $(ARGS)
 
 ablate: $(VENV)/.installed ## a paper's table: TABLE=maivar-table2, DATASET=..., BACKBONES=lite|paper, SEEDS=N, EPOCHS=N, GRID=small|none, JOBS=N, EXTRACT=1, PARTIAL=1 (docs/tables.md); without TABLE, the list
 	@$(AVFUSE) ablate $(TABLE) --dataset "$(DATASET)" $(call flag,BACKBONES,--backbones) $(call flag,SEEDS,--seeds) \
@@ -84,7 +85,7 @@ UNDERSTAND_robustness = $(RUN_FOLDER) $(foreach each,$(HEAD),--head "$(each)") $
 UNDERSTAND_gains = $(RUN_FOLDER) --before "$(or $(BEFORE),video)" --after "$(or $(AFTER),mlp)" \
 	$(call flag,RUN_BEFORE,--run-before) $(ARGS)
 UNDERSTAND_explain = $(RUN_FOLDER) $(foreach each,$(or $(HEAD),mlp),--head "$(each)") \
-	$(foreach each,$(CLIP),--clip "$(each)") $(call flag,METHOD,--method) $(call flag,MEMORY,--memory) \
+	$(foreach each,$(CLIP),--clip "$(each)") $(call flag,METHOD,--method) \
 	$(call flag,DEVICE,--device) $(call flag,CACHE,--cache) $(ARGS)
 
 understand: $(VENV)/.installed ## what modalities are worth, what heads withstand, which classes gain, where heads look: WHAT=contribution FUSION=mlp SPLIT=audio, or of the run NAME=...: WHAT=robustness HEAD=mlp, WHAT=gains BEFORE=video AFTER=mlp, WHAT=explain HEAD="video crossattn" (docs/understanding.md)
@@ -95,8 +96,9 @@ retrieve: $(VENV)/.installed ## pictures by sound and sounds by picture, of the 
 		$(call flag,TOP,--top) $(call flag,SPLIT,--split) $(call flag,MEMORY,--memory) $(call flag,DEVICE,--device) \
 		$(call flag,CACHE,--cache) $(ARGS)
 
-report: $(VENV)/.installed ## the page of a run again: DATASET=..., NAME=... (the run's name)
-	@$(AVFUSE) report "$(or $(RUNS),runs)/$(DATASET)/$(or $(NAME),$(subst $(comma),+,$(FUSION)))" $(call flag,CACHE,--cache) $(ARGS)
+report: $(VENV)/.installed ## one page of a run, of several, or of a table: DATASET=..., NAME=... (the run's name), or RUN="runs/clips/all runs/clips/chroma:mlp", OUT=page.html, MAX_CLIPS=24, LIMIT=10 (docs/report.md)
+	@$(AVFUSE) report $(or $(RUN),$(RUN_FOLDER)) $(call flag,OUT,--output) $(call flag,MAX_CLIPS,--clips) \
+		$(call flag,LIMIT,--limit) $(call flag,CACHE,--cache) $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -116,6 +118,10 @@ torture: $(VENV)/.installed-test ## kill extractions at random, run several at o
 survey-damage: $(VENV)/.installed-test ## how often damage in media is noticed: CLIPS=FOLDER
 	@$(BIN)/python tests/benchmarks/survey_damage.py "$(CLIPS)"
 
+docs: $(VENV)/.installed-docs ## the site of these pages and of the Python API: docs/_build/html/index.html; the notebook runs where make demo has been
+	@$(BIN)/python -m sphinx -q -b html -W --keep-going docs docs/_build/html $(ARGS)
+	@echo docs/_build/html/index.html
+
 docs-images: $(VENV)/.installed ## draw the pictures of docs/audio-images.md again
 	@$(BIN)/python docs/draw_audio_images.py
 
@@ -133,7 +139,7 @@ format: $(VENV)/.installed-lint ## let ruff format and fix the code
 	@$(BIN)/ruff check --fix .
 
 clean: ## remove what tools leave behind; the cache and the runs stay
-	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	@rm -rf build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 
 # One virtual environment, with the extras asked for so far. It is brought up to date when pyproject.toml changes.
 $(BIN)/python:

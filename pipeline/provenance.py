@@ -10,7 +10,7 @@ from manifests import Manifest
 
 
 def describe_run(manifest: Manifest, command: str, cache: Path) -> dict[str, Any]:
-    """Data set, command, versions and time, as plain values."""
+    """Data set, command, versions and time, as plain values. command: as it was typed, or a script's name."""
     return {
         "dataset": manifest.name,
         "collection": manifest.collection,

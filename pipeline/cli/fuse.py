@@ -119,5 +119,5 @@ def fuse(
     run = run_experiment(data, folder, heads, seeds, training, described, sweep=swept, replace=replace)
     rows = summarise(run)
     click.echo(print_table(run, rows))
-    written = write_results(run, rows, manifest)
+    written = write_results(run, rows, manifest, cache)
     click.echo(f"results in {folder}: {', '.join(path.name for path in written)}")

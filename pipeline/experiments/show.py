@@ -1,19 +1,15 @@
 """A result as text, as files and as a page."""
 
-import base64
-import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from pipeline.experiments.results import Line, Result, Score, as_frame
-from pipeline.report.plots import accuracy_bars
+from pipeline.report.page import write_table_page
+from pipeline.report.page.table_page import CSV, CURVES, JSON
 from pipeline.report.table import class_words, measure_words
 from stages.fuse.statistics import PairedTest
 from stages.fuse.table import chance
@@ -84,13 +80,12 @@ def write_files(result: Result, folder: Path) -> list[Path]:
     wants them. Returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     frame = as_frame(result)
-    written = {"table.csv": frame.to_csv(index=False), "table.md": _markdown(result), "table.json": _json(result)}
+    written = {CSV: frame.to_csv(index=False), "table.md": _markdown(result), JSON: _json(result)}
     if result.table.curves:
-        written["curves.csv"] = _curves(result).to_csv(index=False)
-    written["table.html"] = _page(result, frame)
+        written[CURVES] = _curves(result).to_csv(index=False)
     for name, text in written.items():
         (folder / name).write_text(text)
-    return [folder / name for name in written]
+    return [*(folder / name for name in written), write_table_page(folder, folder / "table.html")]
 
 
 def _published_measures(result: Result) -> list[str]:
@@ -165,7 +160,34 @@ def _markdown(result: Result) -> str:
 
 
 def _json(result: Result) -> str:
-    return json.dumps(_provenance(result), indent=2, default=str) + "\n"
+    return json.dumps(_provenance(result) | {"page": _shown(result)}, indent=2, default=str) + "\n"
+
+
+def _shown(result: Result) -> dict[str, Any]:
+    """What the page says beside the provenance."""
+    run = result.trained[0].run
+    specs = {
+        spec["key"]: spec
+        for each in result.trained
+        for of_modality in each.run.described["features"].values()
+        for spec in of_modality
+    }
+    return {
+        "title": result.table.title,
+        "paper": result.table.paper,
+        "clips": run.described["clips"],
+        "classes": class_words(run.targets),
+        "chance": chance(run),
+        "measure": measure_words(run.targets.measure),
+        "seeds": len(result.trained[0].tuned),
+        "untrained": sorted({name for each in result.trained for name in each.untrained}),
+        "headings": headings(result),
+        "lines": [{"section": line.row.section, "cells": cells(line, result)} for line in result.lines],
+        "more": [
+            {"caption": caption, "headings": names, "rows": rows} for caption, names, rows in _more_tables(result)
+        ],
+        "features": list(specs.values()),
+    }
 
 
 def _provenance(result: Result) -> dict[str, Any]:
@@ -199,73 +221,3 @@ def _curves(result: Result) -> pd.DataFrame:
     first = ["row", "label", "seed"]
     joined = pd.concat(every, ignore_index=True)
     return joined[[*first, *(name for name in joined.columns if name not in first)]]
-
-
-def _page(result: Result, frame: pd.DataFrame) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    run = result.trained[0].run
-    rows, section = [], ""
-    for line in result.lines:
-        changes = line.row.section if line.row.section != section else ""
-        section = line.row.section
-        rows.append({"section": changes, "cells": cells(line, result), "missing": line.missing})
-    return environment.get_template("experiment.html.j2").render(
-        table=result.table,
-        run=result.described,
-        clips=run.described["clips"],
-        classes=class_words(run.targets),
-        seeds=len(result.trained[0].tuned),
-        untrained=sorted({name for each in result.trained for name in each.untrained}),
-        provable=result.notes[0],
-        headings=headings(result),
-        rows=rows,
-        more=_more_tables(result),
-        figures={caption: _address(figure) for caption, figure in _figures(result).items()},
-        notes=result.notes[1:],
-        csv=frame.round(4).to_csv(index=False),
-        provenance=_provenance(result),
-    )
-
-
-def _figures(result: Result) -> Mapping[str, Figure]:
-    scored = [(line, line.tuned) for line in result.lines if line.tuned is not None]
-    run = result.trained[0].run
-    bars = accuracy_bars(
-        [f"{line.row.section}: {line.row.label}" if line.row.section else line.row.label for line, _ in scored],
-        [score.mean for _, score in scored],
-        [score.low for _, score in scored],
-        [score.high for _, score in scored],
-        chance=chance(run),
-        name=measure_words(run.targets.measure),
-    )
-    figures = {"Scores with 95 % intervals": bars}
-    if result.table.curves:
-        figures["Learning curves, means over seeds, with the paper's settings"] = _curves_figure(result)
-    return figures
-
-
-def _curves_figure(result: Result) -> Figure:
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    scores, losses = figure.subplots(1, 2)
-    with_epochs = [each for each in result.trained if len(each.own[0].curve) > 1]
-    for number, each in enumerate(with_epochs):
-        means = pd.concat([one.curve for one in each.own]).groupby("epoch").mean(numeric_only=True)
-        colour = f"C{number % 10}"
-        style = ["-", "--", ":", "-."][number // 10 % 4]
-        scores.plot(means.index, 100 * means["validation_score"], style, color=colour, label=each.row.label, lw=1)
-        losses.plot(means.index, means["validation_loss"], style, color=colour, lw=1)
-        losses.plot(means.index, means["train_loss"], style, color=colour, lw=0.6, alpha=0.5)
-    scores.set(xlabel="epoch", ylabel="validation score (%)", title="Score on validation groups")
-    losses.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="Loss: validation, and train (thin)", yscale="log")
-    scores.legend(frameon=False, fontsize=7, ncols=2 if len(result.trained) > 8 else 1)
-    for axes in (scores, losses):
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _address(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

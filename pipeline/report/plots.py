@@ -52,13 +52,13 @@ def confusion_matrices(run: Run, heads: list[str], target: int = 0) -> Figure:
     """Mean over seeds of each head's row-normalised confusion matrix of one target, side by side. Of more than
     `ALL_SHOWN` classes those in which the best of the heads errs most often, and a column for all others."""
     classes = list(run.targets.each[target].classes)
-    matrices = [_mean_confusion(run, head, target) for head in heads]
+    matrices = [mean_confusion(run, head, target) for head in heads]
     rows = columns = classes
     if len(classes) > ALL_SHOWN:
-        shown = _most_errors(matrices, run.heads[heads[0]][0].truth[target])
-        rows = [_shortened(classes[index]) for index in shown]
+        shown = most_errors(matrices, run.heads[heads[0]][0].truth[target])
+        rows = [shortened(classes[index]) for index in shown]
         columns = [*rows, "(others)"]
-        matrices = [_part(matrix, shown) for matrix in matrices]
+        matrices = [part_of(matrix, shown) for matrix in matrices]
     side = max(3.2, 0.24 * len(rows))
     figure = Figure(figsize=(side * len(heads) + 1.6, side + 1.2), layout="constrained")
     every_axes = np.atleast_1d(figure.subplots(1, len(heads), sharey=True))
@@ -74,12 +74,13 @@ def confusion_matrices(run: Run, heads: list[str], target: int = 0) -> Figure:
     return figure
 
 
-def _mean_confusion(run: Run, head: str, target: int) -> NDArray[np.float64]:
+def mean_confusion(run: Run, head: str, target: int) -> NDArray[np.float64]:
+    """(C, C): the mean over seeds of a head's `metrics.confusion`."""
     each = [confusion(run.targets.split(one.logits)[target], one.truth[target]) for one in run.heads[head]]
     return np.mean(each, axis=0)  # type: ignore[no-any-return]
 
 
-def _most_errors(matrices: list[NDArray[np.float64]], truth: NDArray[np.generic]) -> list[int]:
+def most_errors(matrices: list[NDArray[np.float64]], truth: NDArray[np.generic]) -> list[int]:
     """The classes with the most wrong predictions by the head that has the fewest, in the order of the classes."""
     classes = len(matrices[0])
     clips = truth.sum(axis=0) if truth.ndim == 2 else np.bincount(truth, minlength=classes)
@@ -87,14 +88,15 @@ def _most_errors(matrices: list[NDArray[np.float64]], truth: NDArray[np.generic]
     return sorted(np.argsort(-errors, kind="stable")[:MOST_ERRORS].tolist())
 
 
-def _part(matrix: NDArray[np.float64], shown: list[int]) -> NDArray[np.float64]:
+def part_of(matrix: NDArray[np.float64], shown: list[int]) -> NDArray[np.float64]:
     """The rows and columns of some classes, and a last column for all others."""
     rows = matrix[shown]
     inside = rows[:, shown]
     return np.column_stack([inside, rows.sum(axis=1) - inside.sum(axis=1)])
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
+    """For the axis of a figure."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from made_up_sets import kitchen
+from pages import read_page
 
 from features.errors import UsageError
 from manifests import load_manifest
@@ -146,11 +147,39 @@ def test_files_tell_all_that_a_row_was_made_from(place: Path, said: str) -> None
     ]  # fmt: skip
     curves = pd.read_csv(folder / "curves.csv")
     assert curves.groupby(["row", "seed"])["epoch"].max().loc["video"].tolist() == [4, 4]
-    page = (folder / "table.html").read_text()
-    for told in ("An own table", "test clips in", "Published numbers are for orientation", "imported:picture@"):
-        assert told in page
-    assert "https://" not in page
     assert "| Both | 47.2 / 70.4 |" in (folder / "table.md").read_text()
+    page = read_page(folder / "table.html")
+    for told in ("An own table", "test clips in", "Published numbers are for orientation", "imported:picture"):
+        assert told in page.text
+    assert all(address.startswith(("data:image/", "#")) for address in page.addresses)
+    assert page.headings.count(1) == 1
+
+
+def test_the_page_of_a_table_has_its_numbers_and_is_written_again(
+    place: Path, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    folder = place / "runs" / "kitchen" / "own-made-up"
+    page = read_page(folder / "table.html")
+    figures = page.islands["figures"]
+    (bars,) = figures["scores"]["data"]
+    scored = table.dropna(subset="tuned")
+    assert bars["y"] == ["Video", "Fusion: Both", "Fusion: SVC"]
+    assert bars["x"] == pytest.approx((100 * scored["tuned"]).tolist())
+    drawn = {trace["meta"]["row"] for trace in figures["curves-score"]["data"]}
+    assert drawn == {"Video", "Fusion: Both"}  # an SVC has no epochs
+    assert "47.2 / 70.4" in page.text
+    command = ["report", folder, "-o", tmp_path / "again.html", "--cache", place / "cache"]
+    said = CliRunner().invoke(avfuse, [str(each) for each in command], catch_exceptions=False, standalone_mode=False)
+    assert "again.html: " in said.output
+    assert (tmp_path / "again.html").read_text() == (folder / "table.html").read_text()
+
+
+def test_a_table_is_not_put_beside_runs(place: Path, said: str) -> None:
+    folder = place / "runs" / "kitchen" / "own-made-up"
+    with pytest.raises(UsageError, match="is a table, which has a page of its own"):
+        CliRunner().invoke(
+            avfuse, ["report", str(folder), f"{folder}:both"], catch_exceptions=False, standalone_mode=False
+        )
 
 
 def test_a_second_run_trains_nothing(place: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,105 @@
+"""The document: style, scripts and data in one file that a browser shows without a network."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+MEBIBYTE = 2**20
+_EXPORTS = re.compile(r"export\s*\{([^}]*)\}\s*;?")
+
+
+def render(template: str, context: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """The page. context: what the template names; data: what the page's script reads, in islands of JSON by name.
+
+    No text of a data set becomes markup or script: jinja2 escapes the one, `json_island` the other, and a content
+    security policy lets a browser run the three scripts of known hash and load nothing.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.report.page", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(
+        **context,
+        styles=[Markup(_tables_style()), Markup(_own("page.css"))],
+        scripts=[{"module": module, "text": Markup(text)} for module, text in _scripts()],
+        policy=_policy(),
+        islands={name: json_island(value) for name, value in data.items()},
+    )
+
+
+def json_island(value: Any) -> Markup:
+    """JSON that may stand inside a script element: no `<`, `>` or `&` is left as it is. NaN is null."""
+    text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+    escaped = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(escaped)
+
+
+def data_address(content: bytes, kind: str) -> str:
+    """A file as an address, kind: its media type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
+
+
+def _scripts() -> list[tuple[bool, str]]:
+    """Whether it is a module, and its text: plotly, DataTables, ours."""
+    from plotly.offline import get_plotlyjs
+
+    return [(False, get_plotlyjs()), (True, _tables_script()), (True, _own("page.js"))]
+
+
+@cache
+def _policy() -> str:
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for _, text in _scripts()
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; media-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+@cache
+def _tables_script() -> str:
+    """itables' bundle of DataTables. An inline module has no address to import from, so what it exports becomes a
+    global, under the names it has there."""
+    text = _tables_bundle(".js")
+    found = list(_EXPORTS.finditer(text))[-1]
+    pairs = [each.strip().partition(" as ") for each in found.group(1).split(",")]
+    exported = ",".join(f"{json.dumps(name or local)}:{local}" for local, _, name in pairs)
+    return f"{text[: found.start()]}window.avfuseTables={{{exported}}};{text[found.end() :]}"
+
+
+def _tables_style() -> str:
+    return _tables_bundle(".css")
+
+
+def _tables_bundle(suffix: str) -> str:
+    from itables.options import dt_bundle
+
+    return Path(dt_bundle).with_suffix(suffix).read_text(encoding="utf-8")
+
+
+@cache
+def _own(name: str) -> str:
+    return files("pipeline.report.page").joinpath(name).read_text(encoding="utf-8")

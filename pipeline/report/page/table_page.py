@@ -1,0 +1,137 @@
+"""The page of a paper's table, from the files that `avfuse ablate` wrote."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from features.errors import UsageError
+from pipeline.report.page import charts, provenance, words
+from pipeline.report.page.colours import looks
+from pipeline.report.page.document import render
+from pipeline.report.page.tables import Cell, PageTable, cell
+from pipeline.report.tables import read_table
+
+CSV, CURVES, JSON = "table.csv", "curves.csv", "table.json"
+_TEXTS = ("published", "chosen", "flags")
+"""What headings of columns of text begin with."""
+
+
+def write_table_page(folder: Path, target: Path) -> Path:
+    """The table with its published numbers and notes, its scores and curves, and where it came from. Raises UsageError
+    for a table that an earlier version wrote."""
+    told = read_table(folder)
+    if "page" not in told:
+        raise UsageError(
+            f"{folder} holds a table of an earlier version of avfuse, which tells too little for a page: make it again "
+            "(avfuse ablate; what is trained is read back)"
+        )
+    page, frame = told["page"], pd.read_csv(folder / CSV, keep_default_na=False, na_values=[""])
+    names = _names(frame)
+    scored = frame[frame["tuned"].notna()]
+    row_looks = looks([names[row] for row in scored["id"]])
+    curves = _curves(folder, names)
+    bars = charts.score_bars(
+        [
+            charts.Bar(names[row.id], row.tuned, row.tuned_low, row.tuned_high)  # type: ignore[attr-defined]
+            for row in scored.itertuples()
+        ],
+        row_looks,
+        page["measure"],
+        page["chance"],
+        f"{told['table']}-scores",
+    )
+    figures = {"scores": bars.described()}
+    drawn = charts.learning_curves(curves, row_looks, page["measure"])
+    figures |= {f"curves-{kind}": chart.described() for kind, chart in drawn.items()}
+    shown_rows = [{"name": name, "colour": look.colour, "seeds": 0} for name, look in row_looks.items()]
+    html = render(
+        "table.html.j2",
+        {
+            **_context(told, row_looks),
+            "has_curves": bool(drawn),
+            "csv": frame.round(4).to_csv(index=False),
+        },
+        {"page": {"rows": shown_rows, "targets": [], "confusions": [], "gains": None}, "figures": figures},
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(html, encoding="utf-8")
+    return target
+
+
+def _context(told: Mapping[str, Any], row_looks: Mapping[str, Any]) -> dict[str, Any]:
+    page, name = told["page"], told["table"]
+    colours = {label: look.colour for label, look in row_looks.items()}
+    return {
+        "title": f"{page['title']} on {told['dataset']}",
+        "heading": page["title"],
+        "kind": f"Table {name}, backbones {told['backbones']}",
+        "paper": page["paper"],
+        "dataset": told["dataset"],
+        "clips": page["clips"],
+        "classes": page["classes"],
+        "seeds": page["seeds"],
+        "created": told["created"],
+        "untrained": page["untrained"],
+        "shuffled": [],
+        "summary": [told["notes"][0]],
+        "notes": told["notes"][1:],
+        "measure": page["measure"],
+        "results": _results(page, name, colours),
+        "more": [_more(each, name, number) for number, each in enumerate(page["more"])],
+        "features": provenance.feature_table(page["features"], f"{name}-features"),
+        "settings": provenance.settings_table(
+            [
+                (row, each["settings"], {"head": each["head"], "folder": each["folder"]})
+                for row, each in told["rows"].items()
+            ],
+            f"{name}-settings",
+        ),
+        "facts": provenance.facts(told),
+    }
+
+
+def _results(page: Mapping[str, Any], name: str, colours: Mapping[str, str]) -> PageTable:
+    """With a column of sections where the table has some: a table that is sorted keeps no headings between its rows."""
+    headings, rows = list(page["headings"]), []
+    sections = any(line["section"] for line in page["lines"])
+    for line in page["lines"]:
+        label, *others = line["cells"]
+        full = f"{line['section']}: {label}" if line["section"] else label
+        rows.append([Cell(full if sections else label), *map(cell, others)])
+    texts = frozenset(number for number, heading in enumerate(headings) if heading.startswith(_TEXTS))
+    meanings = {heading: words.MEANINGS[heading] for heading in headings if heading in words.MEANINGS}
+    for heading in headings:
+        if heading.startswith("published"):
+            meanings[heading] = "As the paper printed it, on its data set."
+        if heading.endswith("paper's settings"):
+            meanings[heading] = (
+                "With the paper's own settings, its 95 % interval in brackets; of a row without flags whether the "
+                "published number lies in that."
+            )
+    return PageTable("results", page["title"], headings, rows, name, meanings, texts, colours)
+
+
+def _more(each: Mapping[str, Any], name: str, number: int) -> PageTable:
+    rows = [[Cell(row[0]), *map(cell, row[1:])] for row in each["rows"]]
+    return PageTable(f"more-{number}", each["caption"], each["headings"], rows, f"{name}-{number}", {})
+
+
+def _names(frame: pd.DataFrame) -> dict[str, str]:
+    """Of rows, by id: as the table calls them."""
+    return {
+        row.id: f"{row.section}: {row.label}" if isinstance(row.section, str) and row.section else row.label  # type: ignore[attr-defined,misc]
+        for row in frame.itertuples()
+    }
+
+
+def _curves(folder: Path, names: Mapping[str, str]) -> dict[str, list[pd.DataFrame]]:
+    """Of each row, a frame a seed; none where the table wants no curves."""
+    if not (folder / CURVES).is_file():
+        return {}
+    every = pd.read_csv(folder / CURVES)
+    return {
+        names[str(row)]: [each for _, each in of_row.groupby("seed")]
+        for row, of_row in every.groupby("row", sort=False)
+    }
