@@ -11,7 +11,7 @@ import torch
 
 from features.media import write_video
 
-DOCUMENTED = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
+DOCUMENTED = (Path(__file__).parents[2] / "docs" / "add-a-backbone.md").read_text()
 OWN = DOCUMENTED.partition("```python\n")[2].partition("```")[0]
 
 PROGRAM = """

@@ -1,4 +1,4 @@
-"""The data set that docs/add-a-dataset.md adds, by the code that is printed there."""
+"""The data set that docs/add-a-dataset.md adds, where something is wrong; tests/docs follows the page."""
 
 import os
 import re
@@ -34,14 +34,6 @@ def manifest(place: Path, own: str, *arguments: str) -> subprocess.CompletedProc
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "manifest", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AVFUSE_DATASETS": own}
     return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=environment)
-
-
-def test_the_code_on_the_page_is_a_data_set(place: Path) -> None:
-    done = manifest(place, "ave.py", "ave", "--root", "AVE_Dataset", "--no-probe")
-    assert done.returncode == 0, done.stderr
-    assert "ave: 9 clips (4 train, 3 val, 2 test), 3 classes" in done.stdout
-    assert "the lists have 4 train clips, the published ones 3,339" in done.stdout
-    assert "left out, not found: 1 clips, such as 22_-abcdefgh@Bark" in done.stdout
 
 
 def test_its_official_files_are_asked_for(place: Path) -> None:

@@ -1,0 +1,74 @@
+"""What pages refer to is there: other pages and their headings, options of commands, variables of make."""
+
+import re
+from collections.abc import Iterator
+
+import click
+import pytest
+from documented import ROOT, anchors, links, pages, words_in_code
+from documented_shell import MAKEFILE, VARIABLES
+
+from pipeline.cli.main import avfuse
+
+EVERY_PAGE = [*pages(), "CHANGELOG.md"]
+
+OTHERS_OPTIONS = {"--import-mode": "pytest", "--resources": "dask worker", "--nthreads": "dask worker"}
+"""Options of programs that are not avfuse."""
+
+NO_VARIABLES = {"CUDA_VISIBLE_DEVICES": "read by CUDA", "GPU": "a resource of dask worker"}
+"""Names before an equals sign that are not for make."""
+
+
+def options(command: click.Command) -> Iterator[str]:
+    for parameter in command.params:
+        yield from parameter.opts
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            yield from options(each)
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE)
+def test_links_lead_somewhere(page: str) -> None:
+    lost = []
+    for link in links(page):
+        path, _, anchor = link.address.partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue
+        target = (ROOT / page).parent / path if path else ROOT / page
+        is_there = target.exists() and (not anchor or anchor in anchors(str(target.relative_to(ROOT))))
+        if not is_there:
+            lost.append(f"{page}:{link.line}: {link.address}")
+    assert not lost
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE)
+def test_options_in_running_text_are_options_of_a_command(page: str) -> None:
+    known = {*options(avfuse), "--help", *OTHERS_OPTIONS}
+    unknown = [
+        f"{page}:{each.line}: {option}"
+        for each in words_in_code(page)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", each.text)
+        if option not in known
+    ]
+    assert not unknown
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE)
+def test_variables_in_running_text_are_read_by_the_makefile(page: str) -> None:
+    unknown = [
+        f"{page}:{each.line}: {name}"
+        for each in words_in_code(page)
+        for name in re.findall(r"(?:^|\s)([A-Z][A-Z_]+)=", each.text)
+        if name not in {*VARIABLES, *NO_VARIABLES} and not name.startswith("AVFUSE_")
+    ]
+    assert not unknown
+
+
+def test_every_target_explains_itself_and_names_variables_that_are_read() -> None:
+    """`make help` is documentation too."""
+    explained = dict(re.findall(r"^([a-z-]+):.*## (.*)$", MAKEFILE, re.MULTILINE))
+    phony = next(line for line in MAKEFILE.splitlines() if line.startswith(".PHONY:")).split()[1:]
+    assert set(phony) == set(explained)
+    for target, text in explained.items():
+        named = set(re.findall(r"\b([A-Z][A-Z_]+)=", text))
+        assert named <= VARIABLES, target
