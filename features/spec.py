@@ -184,6 +184,7 @@ class FeatureSpec(_Frozen):
 
     @property
     def canonical_json(self) -> str:
+        """Sorted and without spaces: what the key is a hash of."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
     @property
@@ -219,6 +220,7 @@ class FeatureSpec(_Frozen):
 
     @property
     def bytes_per_clip(self) -> int:
+        """Of one row, as it is stored."""
         return math.prod(self.shape) * {"float16": 2, "float32": 4, "uint8": 1}[self.dtype]
 
 

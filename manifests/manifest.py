@@ -104,6 +104,7 @@ class Manifest:
         ]
 
     def summary(self) -> str:
+        """One line: clips by split, classes, groups, and where the media are."""
         counts = self.table["split"].value_counts()
         parts = ", ".join(f"{counts[split]} {split}" for split in SPLITS if split in counts)
         several = len(self.targets) > 1

@@ -99,6 +99,7 @@ def load_manifest(cache: Path, name: str) -> Manifest:
 
 
 def list_manifests(cache: Path) -> list[str]:
+    """Names of the data sets that are listed in a cache, sorted."""
     return sorted({path.stem for path in _files(cache)})
 
 

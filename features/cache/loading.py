@@ -17,7 +17,7 @@ from features.spec import FeatureSpec
 
 @dataclass(frozen=True)
 class Table:
-    """Every cached row of one feature: data (n, *shape), sorted by clip id."""
+    """Every cached row of one feature: data `(n, *shape)`, sorted by clip id."""
 
     spec: FeatureSpec
     data: NDArray[np.generic]

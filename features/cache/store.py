@@ -113,6 +113,7 @@ class Found:
         return failure_of(self.shards[self.shard[index]], int(self.row[index]))
 
     def why_missing(self, index: int) -> str:
+        """Why there is no row for the clip at `index`, in words."""
         outcome = self.outcome[index]
         if outcome == FAILED:
             failure = self.failure(index)
@@ -122,7 +123,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Loaded:
-    """One feature for a list of clips: data (n, *shape), NaN where `present` (n,) is False, so that using it there
+    """One feature for a list of clips: data `(n, *shape)`, NaN where `present` (n,) is False, so that using it there
     shows (pictures, of whole numbers, have 0 there); `missing` says why, by clip id: `no audio stream`, `failed (...)`,
     or `not extracted`."""
 
@@ -155,6 +156,7 @@ class FeatureStore:
         return path
 
     def paths(self) -> list[Path]:
+        """The files of all shards there are now, sorted by name."""
         return [self.folder / name for name in shard_names(self.folder)]
 
     def shards(self) -> tuple[Shard, ...]:

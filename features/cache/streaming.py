@@ -38,7 +38,7 @@ Source = FeatureStore | tuple[Path, str, FeatureSpec]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some clips' features. By feature: data (B, *shape), NaN (0 in whole numbers) where `present` (B,) is False.
+    """Some clips' features. By feature: data `(B, *shape)`, NaN (0 in whole numbers) where `present` (B,) is False.
     index (B,): where the clips stand in the stream's list."""
 
     data: dict[str, Rows]

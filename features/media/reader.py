@@ -98,6 +98,7 @@ class MediaFile:
         self.close()
 
     def close(self) -> None:
+        """Give the file back; leaving a `with` block does it too."""
         self._source.close()
 
     @property
