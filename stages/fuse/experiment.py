@@ -309,7 +309,9 @@ def _differences(other: dict[str, Any], described: dict[str, Any], names: list[s
         if name == "training":
             ours, theirs = described[name], other.get(name, {})
             parts += [
-                f"{key}: {theirs.get(key)} there, {ours[key]} here" for key in ours if ours[key] != theirs.get(key)
+                f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
+                for key in dict.fromkeys([*ours, *theirs])
+                if ours.get(key) != theirs.get(key)
             ]
         else:
             parts.append({"data": "other clips or features", "format_version": "another version"}[name])

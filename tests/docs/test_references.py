@@ -21,9 +21,12 @@ NO_VARIABLES = {"CUDA_VISIBLE_DEVICES": "read by CUDA", "GPU": "a resource of da
 
 def options(command: click.Command) -> Iterator[str]:
     for parameter in command.params:
-        yield from parameter.opts
+        yield from (*parameter.opts, *parameter.secondary_opts)
     if isinstance(command, click.Group):
-        for each in command.commands.values():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            each = command.get_command(context, name)
+            assert each is not None
             yield from options(each)
 
 

@@ -29,7 +29,11 @@ from pipeline.cli.main import avfuse
 ONLY_PARSED = "AVFUSE_DOCS_ONLY_PARSED"
 """Where it is set, commands are held against their options and not run."""
 
-REGISTRIES = ((import_module("manifests.builders"), "_BUILDERS"), (import_module("stages.fuse.heads.base"), "_HEADS"))
+REGISTRIES = (
+    (import_module("features.backbones.registry"), "_BACKBONES"),
+    (import_module("manifests.builders"), "_BUILDERS"),
+    (import_module("stages.fuse.heads.base"), "_HEADS"),
+)
 """Where a user's own files register what they add, once in a process: each command here begins anew."""
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -153,8 +157,6 @@ class Shell:
         if ONLY_PARSED in environment:
             return parse(avfuse, arguments)
         arguments = self._shortened(arguments)
-        if "AVFUSE_BACKBONES" in environment:  # which decode processes read too
-            return _alone(arguments, folder, environment)
         return _here(arguments, folder, environment)
 
     def _shortened(self, arguments: list[str]) -> list[str]:
@@ -229,14 +231,6 @@ def _here(arguments: list[str], folder: Path, environment: Mapping[str, str]) ->
             traceback.print_exc()
             code = 1
     return Answer(code, out.getvalue(), err.getvalue())
-
-
-def _alone(arguments: list[str], folder: Path, environment: Mapping[str, str]) -> Answer:
-    done = subprocess.run(
-        [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments],
-        cwd=folder, capture_output=True, text=True, check=False, env={**environment, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    return Answer(done.returncode, done.stdout, done.stderr)
 
 
 def _program(path: Path, text: str) -> None:

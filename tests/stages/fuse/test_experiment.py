@@ -88,6 +88,9 @@ def test_other_settings_under_the_same_name_are_refused(data: FusionData, tmp_pa
     fuse(data, tmp_path / "run", ["audio"], seeds=1)
     with pytest.raises(UsageError, match=r"lr: None there, 0\.1 here"):
         fuse(data, tmp_path / "run", ["audio"], seeds=1, training=Training(epochs=2, lr=0.1))
+    fuse(data, tmp_path / "other", ["audio"], seeds=1, training=Training(epochs=2, lr=0.1))
+    with pytest.raises(UsageError, match=r"lr: 0\.1 there, None here"):
+        fuse(data, tmp_path / "other", ["audio"], seeds=1, training=Training(epochs=2))
     replaced = fuse(data, tmp_path / "run", ["video"], seeds=1, training=Training(epochs=1), replace=True)
     assert list(replaced.heads) == ["video"]
     assert not list((tmp_path / "run" / "audio").glob("seed-*"))
