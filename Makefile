@@ -25,6 +25,13 @@ DATASET_FLAGS = $(call flag,ROOT,--root) $(call flag,ANNOTATIONS,--annotations) 
 	$(call flag,VALIDATION,--validation) $(call flag,SEED,--seed)
 SHARED_FLAGS = $(call flag,NAME,--name) $(call flag,CACHE,--cache) $(call switch,REPLACE,--replace) $(ARGS)
 
+# make takes a misspelt variable without a word: what the command line sets and nothing here reads ends it.
+SET_BY_USER := $(foreach each,$(.VARIABLES),$(if $(filter command line,$(origin $(each))),$(each)))
+READ_HERE := $(sort $(shell grep -oE '[A-Z][A-Z_]+' $(firstword $(MAKEFILE_LIST))))
+$(foreach each,$(filter-out $(READ_HERE),$(SET_BY_USER)),$(error nothing reads the variable $(each): make help names those of each target))
+
+needed = $(or $($(1)),$(error $(1) is missing: $(2)))
+
 .PHONY: help demo test manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images docs lint format clean
 .DEFAULT_GOAL := help
 
@@ -57,7 +64,7 @@ fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all
 		$(SHARED_FLAGS)
 
 predict: $(VENV)/.installed ## what trained heads say of media files: CLIP="a.mp4 b.wav", RUN=runs/clips/all, HEAD=mlp, WINDOW=4, HOP=1, OUT=x.json|x.csv|x.png, EXPLAIN=FOLDER (docs/predict.md)
-	@$(AVFUSE) predict $(CLIP) --run "$(RUN)" $(call flag,HEAD,--head) $(call flag,TOP,--top) $(call flag,WINDOW,--window) \
+	@$(AVFUSE) predict $(call needed,CLIP,CLIP="a.mp4 b.wav") --run "$(call needed,RUN,RUN=runs/DATASET/NAME; avfuse runs list names them)" $(call flag,HEAD,--head) $(call flag,TOP,--top) $(call flag,WINDOW,--window) \
 		$(call flag,HOP,--hop) $(call flag,OUT,--output) $(call flag,EXPLAIN,--explain) $(call flag,WEIGHTS,--weights) \
 		$(call flag,DEVICE,--device) $(ARGS)
 

@@ -209,8 +209,7 @@ def _takes(source: str, rest: str, known: bool) -> list[str]:
     if rest and not is_here and (backbones.is_adapted(source) or not known):
         return ["frames", "clip", *REPRESENTATIONS, "fbank", "sound"]
     if not is_here and not backbones.is_adapted(source):
-        choice = [*backbones.names(), *(f"{prefix}:NAME" for prefix in backbones.ADAPTERS), *_WITHOUT_BACKBONE]
-        raise UsageError(f"unknown backbone '{source}': choose from {', '.join(choice)}")
+        raise UsageError(backbones.unknown(source, [*backbones.names(), *_WITHOUT_BACKBONE]))
     return _inputs(backbones.get(source))
 
 

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from features.media.sampling import frames_per_clip
 
@@ -36,6 +36,13 @@ class Preprocess(_Frozen):
     centre: Literal["even", "before"] = "even"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @field_validator("std")
+    @classmethod
+    def _check_scale(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if max(std) < 1:
+            raise ValueError(f"{std} is of pixels from 0 to 1: multiply mean and std by 255")
+        return std
 
     @property
     def normalisation(self) -> "Preprocess":

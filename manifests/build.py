@@ -111,6 +111,9 @@ def warnings(manifest: Manifest) -> list[str]:
         if unknown and known:
             of = "" if target.name == "label" else f" of '{target.name}'"
             found.append(f"{len(unknown)} classes{of} in test have no clip in train, such as '{unknown[0]}'")
+        if untested := sorted(known - asked) if asked else []:
+            of = "" if target.name == "label" else f" of '{target.name}'"
+            found.append(f"{len(untested)} classes{of} in train have no clip in test, such as '{untested[0]}'")
     return found
 
 

@@ -1,7 +1,7 @@
 """Frozen encoders. Importing this package registers every backbone; `get("lite")` finds one."""
 
 from features.backbones import ast, lite, picture_networks, timesformer, tsn, video_networks  # noqa: F401  (they register themselves)
-from features.backbones.registry import ADAPTERS, Backbone, Encoded, Grid, get, is_adapted, names, register
+from features.backbones.registry import ADAPTERS, Backbone, Encoded, Grid, get, is_adapted, names, register, unknown
 from features.backbones.weights import Checkpoint, Local, Weights, WeightsChoice
 from features.spec import Preprocess
 
@@ -19,4 +19,5 @@ __all__ = [
     "is_adapted",
     "names",
     "register",
+    "unknown",
 ]

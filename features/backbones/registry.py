@@ -1,7 +1,7 @@
 """The list of backbones, each described by one small record."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -123,13 +123,21 @@ def is_adapted(name: str) -> bool:
     return name.partition(":")[0] in ADAPTERS and ":" in name
 
 
+def unknown(name: str, known: Sequence[str]) -> str:
+    """What is said of a name that no backbone has."""
+    libraries = ", ".join(f"{prefix}:NAME" for prefix in ADAPTERS)
+    return (
+        f"unknown backbone '{name}': choose from {', '.join(known)}, {libraries}, or one of your own: "
+        "AVFUSE_BACKBONES=FILE.py (docs/add-a-backbone.md)"
+    )
+
+
 def get(name: str) -> Backbone:
     """The backbone of that name. Raises UsageError that lists the known ones."""
     if is_adapted(name):
         return _adapt(name)
     if name not in names():
-        libraries = ", ".join(f"{prefix}:NAME" for prefix in ADAPTERS)
-        raise UsageError(f"unknown backbone '{name}': choose from {', '.join(names())}, or {libraries}")
+        raise UsageError(unknown(name, names()))
     return _BACKBONES[name]
 
 

@@ -77,7 +77,9 @@ def read_side(text: str) -> Side:
     places = [(Path(text[:end]), text[end + 1 :]) for end in ends]
     found = next((each for each in places if is_table(each[0]) or (each[0] / "run.json").is_file()), None)
     if found is None:
-        raise UsageError(f"{text} is no run: name the folder of one that avfuse fuse trained, or FOLDER:ROW")
+        raise UsageError(
+            f"{text} is no run: name the folder of one that avfuse fuse trained (avfuse runs list), or FOLDER:ROW"
+        )
     folder, row = tuned_heads(*found) if is_table(found[0]) else found
     run = load_rows(folder, [row] if row else [])
     return Side(run, next(iter(run.heads)) if len(run.heads) == 1 else None)

@@ -14,11 +14,11 @@ import xxhash
 from torch import Tensor
 
 from features.cache import AskedClips, FeatureStore
-from features.cache.store import DONE, NOT_EXTRACTED, find_spec, way_in
+from features.cache.store import DONE, NOT_EXTRACTED, find_spec, find_specs, way_in
 from features.clips import Clip
 from features.errors import UsageError
 from features.requests import takes_no_backbone
-from features.spec import FeatureSpec
+from features.spec import IMPORTED, FeatureSpec
 from manifests import Manifest, Target
 from manifests.manifest import classes_of
 from manifests.splits import held_out
@@ -149,6 +149,7 @@ def load_data(
                 raise UsageError(
                     f"feature '{feature}' is a backbone's input: heads take its output, such as lite:chromagram"
                 )
+    _require_cached(manifest, cache, inputs)
     asked = AskedClips(manifest.clips())
     known = {
         name: [_known(manifest, asked, cache, feature) for feature in features] for name, features in inputs.items()
@@ -200,6 +201,19 @@ def usable_clips(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[
     _check_same_clips(manifest, [part for parts in known.values() for part in parts])
     kept, _ = _usable(manifest, known)
     return set(manifest.table["clip_id"][kept])
+
+
+def _require_cached(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]]) -> None:
+    """Several that are missing are named together, with one command for all. Raises UsageError."""
+    there = {spec.name for spec in find_specs(cache, manifest.collection)}
+    named = [feature.partition("@")[0] for features in inputs.values() for feature in features]
+    missing = [name for name in dict.fromkeys(named) if name not in there and not name.startswith(f"{IMPORTED}:")]
+    if len(missing) > 1:
+        raise UsageError(
+            f"features {', '.join(missing)} are not cached for '{manifest.collection}': "
+            f"{way_in(manifest.name, ','.join(missing))}, or name others with VIDEO= and AUDIO= "
+            f"(there: {', '.join(sorted(there)) or 'none'})"
+        )
 
 
 def _known(manifest: Manifest, asked: AskedClips, cache: Path, feature: str) -> _Known:

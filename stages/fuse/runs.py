@@ -148,6 +148,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())  # type: ignore[no-any-return]
     except FileNotFoundError as error:
-        raise UsageError(f"{path.parent} holds no run ({path.name} is missing): train one with avfuse fuse") from error
+        raise UsageError(
+            f"{path.parent} holds no run ({path.name} is missing): train one with avfuse fuse, or name another "
+            "(avfuse runs list)"
+        ) from error
     except json.JSONDecodeError as error:
         raise UsageError(f"{path} is damaged ({error}): train again with --replace") from error

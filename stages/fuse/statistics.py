@@ -72,8 +72,9 @@ def interval(hits: NDArray[Any], groups: NDArray[Any], level: float = 0.95) -> I
     variance of their accuracies less what finitely many clips add to it, never below 0. Satterthwaite's formula joins
     their degrees of freedom.
 
-    Where every clip or none is right no variance is to be seen: the bound is then the exact binomial one of as many
-    trials as there are effective groups. One group says nothing, so that its interval is 0 to 1, or nearly.
+    Where no variance is to be seen, as where every clip or none is right, the bounds are the exact binomial ones
+    (Clopper and Pearson 1934) of as many trials as there are effective groups. One group says nothing, so that its
+    interval is 0 to 1, or nearly.
 
     Args:
         hits: (S, n), whether each seed got each clip right: 0 or 1, or a share. How much seeds vary is unknown of a
@@ -87,9 +88,12 @@ def interval(hits: NDArray[Any], groups: NDArray[Any], level: float = 0.95) -> I
     Steigerwald 2017 (effective number of clusters).
     """
     found = _estimate(hits, groups)
-    if found.mean in (0, 1):
-        bound = ((1 - level) / 2) ** (1 / found.groups)
-        return Interval(found.mean, *((bound, 1.0) if found.mean == 1 else (0.0, 1 - bound)))
+    if np.isclose(found.error, 0):
+        right, tail = found.mean * found.groups, (1 - level) / 2
+        wrong = found.groups - right
+        low = float(stats.beta.ppf(tail, right, wrong + 1)) if right > 0 else 0.0
+        high = float(stats.beta.ppf(1 - tail, right + 1, wrong)) if wrong > 0 else 1.0
+        return Interval(found.mean, low, high)
     half = found.half_width(level) / (found.mean * (1 - found.mean))
     low, high = expit(logit(found.mean) + np.array([-half, half]))
     return Interval(found.mean, float(low), float(high))

@@ -233,7 +233,7 @@ class Session:
 
     def _with_stand_ins(self, text: str) -> str:
         for word, meant in STAND_INS.get(self.page, {}).items():
-            text = re.sub(rf"\b{word}\b", meant, text)
+            text = re.sub(rf"\b{word}\b(?!=)", meant, text)  # a variable of make keeps its name
         return text
 
     def _run(self, text: str) -> Answer:

@@ -1,6 +1,7 @@
 """What pages refer to is there: other pages and their headings, options of commands, variables of make."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 
 import click
@@ -75,3 +76,20 @@ def test_every_target_explains_itself_and_names_variables_that_are_read() -> Non
     for target, text in explained.items():
         named = set(re.findall(r"\b([A-Z][A-Z_]+)=", text))
         assert named <= VARIABLES, target
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_make_refuses_a_variable_that_nothing_reads() -> None:
+    refused = make("fuse", "FUSON=mlp")
+    assert refused.returncode == 2
+    assert "nothing reads the variable FUSON" in refused.stderr
+    assert make("fuse", "FUSION=mlp", "NAME=a").returncode == 0
+
+
+def test_make_predict_says_what_is_missing() -> None:
+    assert "CLIP is missing" in make("predict", "RUN=runs/clips/all").stderr
+    assert "RUN is missing" in make("predict", "CLIP=a.mp4").stderr
+    assert make("predict", "CLIP=a.mp4", "RUN=runs/clips/all").returncode == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from features.backbones import Preprocess
 from features.media import write_video
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "add-a-backbone.md").read_text()
@@ -48,6 +49,12 @@ def test_a_file_with_a_network_is_all_it_takes(folder: Path) -> None:
     sha256, *values = done.stdout.split()
     assert len(sha256) == 64
     np.testing.assert_allclose([float(each) for each in values], 2 * [200, 200, 200], atol=8)
+
+
+def test_a_scale_from_0_to_1_is_refused() -> None:
+    imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    with pytest.raises(ValueError, match="of pixels from 0 to 1: multiply mean and std by 255"):
+        Preprocess(resize=256, crop=224, interpolation="bilinear", **imagenet)
 
 
 def test_cached_features_outlive_their_network(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The papers' data sets in their own layouts, with small lists of the true form."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -297,6 +298,8 @@ def test_a_part_has_the_classes_that_are_in_it_and_warns_of_those_that_train_lac
     few = build("vggsound", trees / "vggsound", cache, part=Part(clips={"train": 1, "test": 1}, stratified=False))
     assert len(few.manifest.targets[0].classes) <= 2
     assert any("of 3 classes of 'label' are in this part" in note for note in few.notes)
+    lacking = build("vggsound", trees / "vggsound", cache, part=Part(clips={"train": 9, "test": 1}, stratified=False))
+    assert any(re.search(r"\d classes in train have no clip in test, such as '", note) for note in lacking.notes)
 
 
 def test_validation_can_be_another_share_or_left_to_training(trees: Path, cache: Path) -> None:

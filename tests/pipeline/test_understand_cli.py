@@ -207,6 +207,7 @@ class TestContribution:
             (["--set", "shuffle_labels=true"], "--shuffle-labels"),
             (["--dataset", "nowhere"], "no data set 'nowhere'"),
             (["--audio", "imported:nothing"], "'imported:nothing' is not cached"),
+            (["--audio", "lite:mfcc,lite:chromagram"], "features lite:mfcc, lite:chromagram are not cached"),
             (["--name", "../up"], "cannot be the name of a run"),
         ],
     )

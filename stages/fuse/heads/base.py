@@ -174,7 +174,10 @@ def get_head(name: str) -> type[Head]:
     """The class of a registered head, a user's own among them. Raises UsageError that lists the known heads."""
     _register_users_own()
     if name not in _HEADS:
-        raise UsageError(f"unknown fusion '{name}': choose from {', '.join(head_names())}, or all")
+        raise UsageError(
+            f"unknown fusion '{name}': choose from {', '.join(head_names())}, all, or a head of your "
+            "own: AVFUSE_HEADS=FILE.py (docs/add-a-head.md)"
+        )
     return _HEADS[name]
 
 

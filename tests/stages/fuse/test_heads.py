@@ -115,5 +115,5 @@ def test_bottleneck_video_reaches_audio_only_through_its_own_blocks_and_the_shar
 
 
 def test_an_unknown_head_is_named() -> None:
-    with pytest.raises(UsageError, match="unknown fusion 'gated': choose from audio"):
+    with pytest.raises(UsageError, match=r"unknown fusion 'gated': choose from audio.*AVFUSE_HEADS=FILE\.py"):
         get_head("gated")

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from features.errors import UsageError
 from stages.fuse.statistics import (
@@ -126,6 +126,17 @@ def test_holm_by_a_worked_example() -> None:
 def test_twelve_groups_are_few() -> None:
     assert "Only 12 groups" in (few_groups_warning(np.arange(100) % 12) or "")
     assert few_groups_warning(np.array([f"v{number % FEW_GROUPS}" for number in range(100)], dtype=object)) is None
+
+
+def test_where_nothing_varies_between_groups_the_interval_is_the_exact_one_of_as_many_trials() -> None:
+    hits = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    found = interval(hits, np.arange(4))
+    assert found.mean == 0.25
+    exact = binomtest(1, 4).proportion_ci()
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+    assert found.high - found.low > 0.7
+    right = interval(np.ones((3, 10)), np.arange(10))
+    assert (right.low, right.high) == (pytest.approx(0.025**0.1), 1)
 
 
 def test_the_mean_counts_clips_alike_and_not_groups() -> None:
