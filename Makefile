@@ -76,10 +76,10 @@ ablate: $(VENV)/.installed ## a paper's table: TABLE=maivar-table2, DATASET=...,
 
 TABLES ?= $(notdir $(basename $(wildcard pipeline/experiments/*.yaml)))
 
-tables-demo: $(VENV)/.installed ## every table on the demo data set, with few frames, epochs and seeds, to see that all of it runs
-	@$(AVFUSE) manifest demo
+tables-demo: $(VENV)/.installed ## every table on half of the demo data set, with few frames, epochs and seeds, to see that all of it runs
+	@$(AVFUSE) manifest demo --fraction .5 --name demo-half --collection demo
 	@for table in $(TABLES); do \
-		$(AVFUSE) ablate $$table --dataset demo --backbones quick --seeds 2 --epochs 2 --grid none --extract $(ARGS) || exit 1; done
+		$(AVFUSE) ablate $$table --dataset demo-half --backbones quick --seeds 2 --epochs 2 --grid none --extract $(ARGS) || exit 1; done
 
 WHAT ?= contribution
 RUN_FOLDER = "$(or $(RUNS),runs)/$(DATASET)/$(or $(NAME),$(subst $(comma),+,$(FUSION)))"

@@ -16,7 +16,11 @@ EVERY_PAGE = [*pages(), "CHANGELOG.md"]
 OTHERS_OPTIONS = {"--import-mode": "pytest", "--resources": "dask worker", "--nthreads": "dask worker"}
 """Options of programs that are not avfuse."""
 
-NO_VARIABLES = {"CUDA_VISIBLE_DEVICES": "read by CUDA", "GPU": "a resource of dask worker"}
+NO_VARIABLES = {
+    "CUDA_VISIBLE_DEVICES": "read by CUDA",
+    "GPU": "a resource of dask worker",
+    "FUSON": "a slip, shown as one",
+}
 """Names before an equals sign that are not for make."""
 
 
