@@ -240,6 +240,7 @@ def test_a_hang_and_a_crash_cost_only_their_files(
 
 
 ASK = """
+import signal
 import sys
 from pathlib import Path
 
@@ -247,6 +248,7 @@ if __name__ == "__main__":
     import avfuse_probe_trouble
     from manifests import probing
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
     probing.probe, probing.SAVE_SECONDS = avfuse_probe_trouble.probe, float(sys.argv[1])
     probing.probe_media(sorted(Path(sys.argv[2]).iterdir()), Path(sys.argv[3]), jobs=2, progress=False)
 """
