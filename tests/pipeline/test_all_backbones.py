@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1500)
 def test_every_backbone_runs_from_end_to_end(folder: Path) -> None:
     said = avfuse(
-        "extract", "--dataset", "folder", "--root", "clips", "--features", "all", "--weights", "random", "--limit", "2",
+        "extract", "--dataset", "folder", "--root", "clips", "--features", "all", "--weights", "random", "--limit", "3",
         "--workers", "1", cwd=folder,
     )  # fmt: skip
     cached = find_specs(folder / "cache", "clips")
