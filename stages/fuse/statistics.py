@@ -73,8 +73,8 @@ def interval(hits: NDArray[Any], groups: NDArray[Any], level: float = 0.95) -> I
     their degrees of freedom.
 
     Where no variance is to be seen, as where every clip or none is right, the bounds are the exact binomial ones
-    (Clopper and Pearson 1934) of as many trials as there are effective groups. One group says nothing, so that its
-    interval is 0 to 1, or nearly.
+    (Clopper and Pearson 1934) of as many trials as there are effective groups. One group says nothing: its interval is
+    0 to 1.
 
     Args:
         hits: (S, n), whether each seed got each clip right: 0 or 1, or a share. How much seeds vary is unknown of a
@@ -88,6 +88,8 @@ def interval(hits: NDArray[Any], groups: NDArray[Any], level: float = 0.95) -> I
     Steigerwald 2017 (effective number of clusters).
     """
     found = _estimate(hits, groups)
+    if np.isinf(found.error):
+        return Interval(found.mean, 0.0, 1.0)
     if np.isclose(found.error, 0):
         right, tail = found.mean * found.groups, (1 - level) / 2
         wrong = found.groups - right

@@ -178,6 +178,9 @@ def test_one_group_says_nothing() -> None:
     hits = np.array([[1, 0, 1, 1]])
     span = interval(hits, np.zeros(4))
     assert (span.mean, span.low, span.high) == (0.75, 0, 1)
+    for alike in (0, 1):
+        span = interval(np.full((2, 4), alike), np.zeros(4))
+        assert (span.mean, span.low, span.high) == (alike, 0, 1)
     test = paired_test(hits, np.zeros((1, 4)), np.zeros(4))
     assert (test.difference, test.low, test.high, test.p) == (0.75, -1, 1, 1)
 
