@@ -64,9 +64,10 @@ fuse: $(VENV)/.installed ## stage two: DATASET=..., FUSION=mlp|crossattn|...|all
 		$(SHARED_FLAGS)
 
 predict: $(VENV)/.installed ## what trained heads say of media files: CLIP="a.mp4 b.wav", RUN=runs/clips/all, HEAD=mlp, WINDOW=4, HOP=1, OUT=x.json|x.csv|x.png, EXPLAIN=FOLDER (docs/predict.md)
-	@$(AVFUSE) predict $(call needed,CLIP,CLIP="a.mp4 b.wav") --run "$(call needed,RUN,RUN=runs/DATASET/NAME; avfuse runs list names them)" $(call flag,HEAD,--head) $(call flag,TOP,--top) $(call flag,WINDOW,--window) \
-		$(call flag,HOP,--hop) $(call flag,OUT,--output) $(call flag,EXPLAIN,--explain) $(call flag,WEIGHTS,--weights) \
-		$(call flag,DEVICE,--device) $(ARGS)
+	@$(AVFUSE) predict $(call needed,CLIP,CLIP="a.mp4 b.wav") \
+		--run "$(call needed,RUN,RUN=runs/DATASET/NAME; avfuse runs list names them)" $(call flag,HEAD,--head) \
+		$(call flag,TOP,--top) $(call flag,WINDOW,--window) $(call flag,HOP,--hop) $(call flag,OUT,--output) \
+		$(call flag,EXPLAIN,--explain) $(call flag,WEIGHTS,--weights) $(call flag,DEVICE,--device) $(ARGS)
 
 ablate: $(VENV)/.installed ## a paper's table: TABLE=maivar-table2, DATASET=..., BACKBONES=lite|paper, SEEDS=N, EPOCHS=N, GRID=small|none, JOBS=N, EXTRACT=1, PARTIAL=1 (docs/tables.md); without TABLE, the list
 	@$(AVFUSE) ablate $(TABLE) --dataset "$(DATASET)" $(call flag,BACKBONES,--backbones) $(call flag,SEEDS,--seeds) \

@@ -16,8 +16,10 @@ from features.errors import UsageError
 from features.inputs import prepare
 from features.requests import resolve
 from manifests import Manifest
+from pipeline.report.clip_pictures import ClipPictures
 from pipeline.report.examples import most_disputed, true_label
-from pipeline.report.explanations import ClipPictures, Shown, clip_page, segments_page
+from pipeline.report.explanations import Shown, clip_page
+from pipeline.report.segments import segments_page
 from stages.fuse.data import FILTER_BANK
 from stages.fuse.explaining import Explanation, Method
 from stages.fuse.explaining_clips import explain_clips

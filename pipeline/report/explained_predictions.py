@@ -13,8 +13,9 @@ from features.clips import Clip
 from features.errors import ClipError, UsageError
 from features.inputs import Outcome
 from features.spec import AnyInput, FeatureSpec, FilterBankInput, FramesInput
+from pipeline.report.clip_pictures import ClipPictures, is_drawn
 from pipeline.report.explained import NUMBERS, file_name, named_classes, parts_of, table_of
-from pipeline.report.explanations import ClipPictures, Shown, clip_page, is_drawn
+from pipeline.report.explanations import Shown, clip_page
 from stages.fuse.explaining import Explanation
 from stages.fuse.explaining_clips import explain_clips
 from stages.fuse.runs import Run

@@ -1,44 +1,30 @@
-"""Explanations as pictures: what heads look at laid over a clip's frames and sound, head below head, and the segments
-of a filter bank that masked learning hides."""
+"""Explanations as pictures: what heads look at laid over a clip's frames and sound, head below head."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
 
-from features.clips import Clip
-from features.errors import ClipError
-from features.filter_bank import FRAMES, MEL_BANDS
-from features.inputs import Outcome, prepare
-from features.media import DEFAULT_READER
-from features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput
-from stages.fuse.explaining import Explanation, Method
-from stages.fuse.masking import (
-    AUDIO_GRIDS,
-    SEGMENTS,
-    change_of,
-    count_valid_frames,
-    draw_segment_mask,
-    segments,
-    stack_boundaries,
+from pipeline.report.clip_pictures import (
+    COLOURS,
+    SHOWN_FRAMES,
+    SIDE,
+    ClipPictures,
+    Map,
+    Pixels,
+    enlarged,
+    grey_of,
+    middles,
+    overlay,
+    shown_of,
 )
+from stages.fuse.explaining import Explanation, Method
 from stages.fuse.places import Part
-
-SIDE = 224
-"""Pixels: maps over audio images are as large as what networks see."""
-SHOWN_FRAMES = 8
-COLOURS, BANK_COLOURS = "plasma", "cividis"
-"""Of maps and of filter banks: both rise evenly in lightness, so that colour-blind eyes tell the same."""
 
 _DPI = 100
 _TILE, _GAP, _MARGIN, _TITLE, _LABEL = 128, 4, 24, 30, 40
@@ -49,12 +35,8 @@ _SCALE = 116
 _POINTS_PER_LETTER = 0.56  # of a font's size, on average
 _INK, _FAINT = "#202428", "#6b7278"
 _BAR, _SHOWN_BAR = "#9aa5b1", "#00336f"
-_SECONDS_PER_FRAME = 0.01
 _METHODS: Mapping[Method, str] = {"grad-cam": "Grad-CAM", "attention": "attention rollout"}
 _NOTHING = "The map is zero everywhere: no cell speaks for this class."
-
-Pixels = NDArray[np.uint8]
-Map = NDArray[np.float64]
 
 
 class Shown(NamedTuple):
@@ -65,104 +47,6 @@ class Shown(NamedTuple):
     probability: float
     verdict: str
     explanation: Explanation
-
-
-@dataclass(frozen=True)
-class ClipPictures:
-    """What networks were given of a clip: frames uint8 (T, H, W, 3) and sounds (filter banks float32 (1024, 128), audio
-    images uint8 (H, W, 3)) by what they are; or what went wrong, in words."""
-
-    clip: Clip
-    inputs: Mapping[AnyInput, Outcome]
-
-    @classmethod
-    def of(cls, clip: Clip, parts: Sequence[Part]) -> "ClipPictures":
-        """Of the features that have cells in a picture."""
-        taken = {spec.input for part in parts for spec in part.specs if part.tokens.ndim}
-        drawn = sorted((each for each in taken if is_drawn(each)), key=_reader)
-        outcomes: dict[AnyInput, Outcome] = {}
-        for _, group in groupby(drawn, _reader):
-            alike = list(group)
-            outcomes |= zip(alike, prepare(clip.path, clip.start, clip.end, alike).outcomes, strict=True)
-        return cls(clip, outcomes)
-
-    def frames(self, part: Part) -> Pixels | str:
-        """All frames that a feature was made of, window after window."""
-        every = [self._picture(spec.input) for spec in part.specs]
-        if problem := next((each for each in every if isinstance(each, str)), ""):
-            return problem
-        return np.concatenate(every) if every else "no feature stands behind these numbers"
-
-    def sound(self, part: Part) -> Pixels | str:
-        """The picture of sound that a feature was made of, grey, uint8 (224, 224); a filter bank without its padding,
-        with low frequencies at the bottom and time to the right."""
-        if not part.specs:
-            return "no feature stands behind these numbers"
-        picture = self._picture(part.specs[0].input)
-        if isinstance(picture, str):
-            return picture
-        if isinstance(part.specs[0].input, FilterBankInput):
-            return _resized(_grey_bank(picture[: round(self.length(part) * len(picture))]))
-        return _resized(_grey(picture))
-
-    def length(self, part: Part) -> float:
-        """The share of a filter bank that is the clip's own, and not padding; 1 of other pictures."""
-        bank = self._picture(part.specs[0].input)
-        if isinstance(bank, str) or part.specs[0].input.kind != "filter_bank":
-            return 1.0
-        return max(1, int(count_valid_frames(torch.from_numpy(bank)[None]))) / len(bank)
-
-    def _picture(self, taken: AnyInput) -> NDArray[Any] | str:
-        if taken not in self.inputs:
-            return "what this feature was made from is not a picture"
-        outcome = self.inputs[taken]
-        if isinstance(outcome, np.ndarray):
-            return outcome
-        return str(outcome) if isinstance(outcome, ClipError) else "the clip has no sound"
-
-
-def is_drawn(taken: AnyInput) -> bool:
-    """Whether what a network takes is a picture that maps can be laid over."""
-    return isinstance(taken, FramesInput | ImageInput | FilterBankInput)
-
-
-def _reader(taken: AnyInput) -> str:
-    """Who decodes it: what one reader decodes is decoded together."""
-    return taken.reader.name if isinstance(taken, FramesInput) else DEFAULT_READER
-
-
-def enlarged(cells: Map, kind: str, size: tuple[int, int] = (SIDE, SIDE)) -> Map:
-    """A map (rows, columns) at (height, width), linear between the middles of its cells and flat outside them.
-
-    kind: of the feature's input. Rows of a `filter_bank` begin at the lowest frequency, which comes to the bottom, and
-    cells of a known grid lie where its patches do (`AudioGrid`); all others are of equal size and begin at the top.
-    """
-    rows, columns = (_middles(cells.shape, axis, kind) for axis in (0, 1))
-    height, width = size
-    down, across = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
-    wide = np.stack([np.interp(across, columns, row) for row in cells])
-    tall = np.stack([np.interp(down, rows, column) for column in wide.T], axis=1)
-    return tall[::-1] if kind == "filter_bank" else tall
-
-
-def _middles(shape: tuple[int, ...], axis: int, kind: str) -> NDArray[np.float64]:
-    """Of cells along an axis, as shares of its length."""
-    count = shape[axis]
-    if kind == "filter_bank":
-        for grid in AUDIO_GRIDS:
-            if grid.cells == shape:
-                return (np.arange(count) * grid.stride + grid.patch / 2) / (MEL_BANDS, FRAMES)[axis]  # type: ignore[no-any-return]
-    return (np.arange(count) + 0.5) / count  # type: ignore[no-any-return]
-
-
-def overlay(grey: Pixels, heat: Map, largest: float) -> Pixels:
-    """A map (H, W) laid over a grey picture (H, W), the more opaque the more relevant. Colours go from 0 to `largest`.
-    -> uint8 (H, W, 3)."""
-    strength = heat / largest if largest > 0 else heat
-    colour = mpl.colormaps[COLOURS](strength)[..., :3] * 255
-    opacity = (0.1 + 0.7 * strength)[..., None]
-    mixed: Pixels = np.rint((1 - opacity) * grey[..., None] + opacity * colour).astype(np.uint8)
-    return mixed
 
 
 def clip_page(pictures: ClipPictures, label: str, shown: Sequence[Shown], clip: int) -> Figure:
@@ -183,7 +67,7 @@ def clip_page(pictures: ClipPictures, label: str, shown: Sequence[Shown], clip: 
     page.text(left, 22, ": ".join(filter(None, (pictures.clip.clip_id, label))), _STRIP, size=13, weight="bold")
     if frames is not None:
         _draw_strip(page, (left, _HEADER), [_tile(frame) for frame in frames])
-    _draw_scale(page, (right, 22), {each.explanation.method for each in shown})
+    _draw_scale(page, (right, 22), [each.explanation for each in shown])
     top = _HEADER + max(above, _SCALE)
     for each, count in zip(shown, bands, strict=True):
         _draw_title(page, (left, top + 18), each, {other.explanation.method for other in shown})
@@ -195,44 +79,6 @@ def clip_page(pictures: ClipPictures, label: str, shown: Sequence[Shown], clip: 
         _draw_sounds(page, (right, top + _TITLE), pictures, each.explanation, clip)
         top += count * _BAND
     return page.figure
-
-
-def segments_page(bank: NDArray[np.float32], name: str, seed: int = 0) -> Figure:
-    """A filter bank (1024, 128), how much it changes with the points where that cuts it, and one draw of the segments
-    that MASegm hides along all bands (AVT's Figure 4 b)."""
-    valid = int(count_valid_frames(torch.from_numpy(bank)[None]))
-    boundaries = stack_boundaries([segments(bank, valid)])
-    masked = draw_segment_mask(boundaries, torch.Generator().manual_seed(seed))[0].numpy()
-    edges = boundaries[0].numpy()
-    count = int((np.diff(edges) > 0).sum())
-    figure = Figure(figsize=(10, 7), dpi=_DPI, layout="constrained")
-    above, between, below = figure.subplots(3, 1, sharex=True, height_ratios=(5, 2, 5))
-    own = bank[:valid].T
-    hidden = np.repeat(masked, np.diff(edges)[:SEGMENTS]) if valid else np.zeros(0, dtype=bool)
-    cuts = edges[1:count] * _SECONDS_PER_FRAME
-    for axes, values in ((above, own), (below, np.where(hidden, np.nan, own))):
-        image = axes.imshow(
-            values,
-            origin="lower",
-            aspect="auto",
-            cmap=BANK_COLOURS,
-            extent=(0, valid * _SECONDS_PER_FRAME, 0, MEL_BANDS),
-            vmin=own.min(),
-            vmax=own.max(),
-        )
-        axes.vlines(cuts, 0, MEL_BANDS, colors="white", linewidth=0.8, alpha=0.7)
-        axes.set(ylabel="mel band", facecolor="white")
-    change = change_of(bank, valid)
-    between.plot((np.arange(valid) + 0.5) * _SECONDS_PER_FRAME, change, color=_SHOWN_BAR, linewidth=1)
-    usual = 1.5 * float(np.quantile(change, 0.95)) if valid else 0.0
-    between.set(ylabel="change", ylim=(0, usual or 1))
-    between.vlines(cuts, 0, 1, colors=_BAR, linewidth=0.8, transform=between.get_xaxis_transform())
-    between.spines[["top", "right"]].set_visible(False)
-    above.set_title(f"{name}: filter bank, cut into {count} segments where the sound changes most", fontsize=11)
-    below.set_title(f"one draw: {int(masked.sum())} of {count} segments hidden (white)", fontsize=11)
-    below.set_xlabel("seconds")
-    figure.colorbar(image, ax=[above, below], label="log energy, normalised", pad=0.01, fraction=0.03)
-    return figure
 
 
 class _Page:
@@ -278,13 +124,8 @@ def _frames_shown(pictures: ClipPictures, shown: Sequence[Shown]) -> Pixels | No
     for each in shown:
         for part in each.explanation.parts.get("video", []):
             if not isinstance(frames := pictures.frames(part), str):
-                return frames[_eight_of(len(frames))]
+                return frames[shown_of(len(frames))]
     return None
-
-
-def _eight_of(count: int) -> NDArray[np.int64]:
-    """Which of so many frames are shown."""
-    return ((np.arange(SHOWN_FRAMES) + 0.5) * count / SHOWN_FRAMES).astype(np.int64)
 
 
 def _draw_title(page: _Page, place: tuple[float, float], shown: Shown, methods: set[Method]) -> None:
@@ -294,24 +135,34 @@ def _draw_title(page: _Page, place: tuple[float, float], shown: Shown, methods: 
     page.text(*place, title, _STRIP, size=11)
 
 
-def _draw_scale(page: _Page, place: tuple[float, float], methods: set[Method]) -> None:
-    """What colours and numbers mean."""
+def _draw_scale(page: _Page, place: tuple[float, float], explanations: Sequence[Explanation]) -> None:
+    """What numbers mean, and colours where any map has them."""
     left, top = place
+    methods = {each.method for each in explanations}
     named = ", ".join(words for each, words in _METHODS.items() if each in methods)
     page.text(left, top, named, SIDE, size=9, weight="bold")
-    bar = page.figure.colorbar(
-        ScalarMappable(cmap=COLOURS),
-        cax=page.axes(left, top + 20, SIDE, 12),
-        ticks=[0, 1],
-        orientation="horizontal",
-    )
-    bar.ax.set_xticklabels(["0", "each map's largest"], fontsize=8)
-    none, most = bar.ax.get_xticklabels()
-    none.set_horizontalalignment("left")
-    most.set_horizontalalignment("right")
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    page.text(left, top + 62, "relevance: 1 is the mean over", SIDE, colour=_FAINT)
-    page.text(left, top + 78, "the cells of a modality", SIDE, colour=_FAINT)
+    below = top + 20
+    if any(_has_colours(each) for each in explanations):
+        bar = page.figure.colorbar(
+            ScalarMappable(cmap=COLOURS),
+            cax=page.axes(left, below, SIDE, 12),
+            ticks=[0, 1],
+            orientation="horizontal",
+        )
+        bar.ax.set_xticklabels(["0", "each map's largest"], fontsize=8)
+        none, most = bar.ax.get_xticklabels()
+        none.set_horizontalalignment("left")
+        most.set_horizontalalignment("right")
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        below += 42
+    page.text(left, below, "relevance: 1 is the mean over", SIDE, colour=_FAINT)
+    page.text(left, below + 16, "the cells of a modality", SIDE, colour=_FAINT)
+
+
+def _has_colours(explanation: Explanation) -> bool:
+    """Whether any map lies over frames or sound."""
+    video, audio = (explanation.parts.get(modality, []) for modality in ("video", "audio"))
+    return any(part.tokens.ndim == 3 for part in video) or any(part.tokens.ndim for part in audio)
 
 
 def _draw_strip(page: _Page, place: tuple[float, float], tiles: Sequence[Pixels]) -> None:
@@ -335,10 +186,10 @@ def _draw_video(page: _Page, place: tuple[float, float], frames: Pixels | str, h
         page.note((left, top, _STRIP, _TILE), frames)
         above = _TILE
     else:
-        chosen = _eight_of(len(frames))
+        chosen = shown_of(len(frames))
         marked = (chosen * len(heat) // len(frames)).tolist() if _is_in_time(part) else []
         if heat.ndim == 3:
-            grey = [_grey(_tile(frames[frame])) for frame in chosen]
+            grey = [grey_of(_tile(frames[frame])) for frame in chosen]
             maps = [enlarged(heat[step], "frames", (_TILE, _TILE)) for step in marked]
             _draw_strip(page, place, [overlay(*each, heat.max()) for each in zip(grey, maps, strict=True)])
             above = _TILE
@@ -423,7 +274,7 @@ def _draw_sound(page: _Page, place: tuple[float, float], pictures: ClipPictures,
         words = ""
     if kind == "filter_bank":
         axes.text(-6, SIDE / 2, "frequency →", rotation=90, ha="right", va="center", fontsize=8, color=_FAINT)
-        behind = cells[:, _middles(cells.shape, 1, kind) > end].sum() / max(cells.sum(), 1e-12)
+        behind = cells[:, middles(cells.shape, 1, kind) > end].sum() / max(cells.sum(), 1e-12)
         words += f", {100 * behind:.0f} % in padding" if end < 1 and spoken else ""
     page.text(left, top + SIDE + 12, f"{part.name}, time →", SIDE + _AXIS, colour=_FAINT)
     page.text(left, top + SIDE + 28, words, SIDE + _AXIS, colour=_FAINT)
@@ -468,18 +319,3 @@ def _largest(heat: Map) -> str:
 
 def _tile(frame: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(frame).resize((_TILE, _TILE), Image.Resampling.BICUBIC))
-
-
-def _grey(picture: Pixels) -> Pixels:
-    """(H, W, 3) -> (H, W)."""
-    return np.asarray(Image.fromarray(picture).convert("L"))
-
-
-def _grey_bank(bank: NDArray[np.float32]) -> Pixels:
-    """(1024, 128) -> (128, 1024), from the quietest to the loudest value, low frequencies at the bottom."""
-    low, high = float(bank.min()), float(bank.max())
-    return np.rint(255 * (bank.T[::-1] - low) / max(high - low, 1e-6)).astype(np.uint8)
-
-
-def _resized(grey: Pixels) -> Pixels:
-    return np.asarray(Image.fromarray(np.ascontiguousarray(grey)).resize((SIDE, SIDE), Image.Resampling.BOX))

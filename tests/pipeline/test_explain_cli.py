@@ -10,6 +10,8 @@ import pytest
 from click.testing import Result
 from commands import call, refused
 from made_up_sets import INPUTS, kitchen
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from features.cache import ChunkResult, FeatureStore, fingerprint
@@ -18,8 +20,10 @@ from features.filter_bank import FRAMES, MEL_BANDS
 from features.requests import resolve
 from manifests import Manifest, Target, load_manifest, save_manifest
 from pipeline.provenance import describe_run
+from pipeline.report.clip_pictures import SIDE, ClipPictures, enlarged, overlay
 from pipeline.report.explained import table_of
-from pipeline.report.explanations import SIDE, ClipPictures, Shown, clip_page, enlarged, overlay, segments_page
+from pipeline.report.explanations import Shown, clip_page
+from pipeline.report.segments import segments_page
 from stages.fuse.data import load_data
 from stages.fuse.experiment import run_experiment
 from stages.fuse.explaining import Explanation
@@ -280,6 +284,7 @@ class TestPage:
         page = clip_page(ClipPictures(Clip("one", Path("one.mp4")), {}), "", [Shown("a", "b", 1, "", found)], 0)
         said = [text.get_text() for axes in page.axes for text in axes.texts]
         assert [words for words in said if words.startswith("window")] == ["window 1", "window 2"]
+        assert not _colour_bars(page)
 
     def test_frames_of_cells_have_a_map_each_and_vectors_a_bar_each(self) -> None:
         (cells,) = resolve(["lite:frames:tokens"])
@@ -303,3 +308,8 @@ class TestPage:
         assert "one: high" in words
         assert "mlp: high, 90 % (right)" in words
         assert "largest 1.0" in words
+        assert len(_colour_bars(page)) == 1
+
+
+def _colour_bars(page: Figure) -> list[Axes]:
+    return [axes for axes in page.axes if "each map's largest" in [text.get_text() for text in axes.get_xticklabels()]]

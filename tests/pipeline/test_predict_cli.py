@@ -300,7 +300,7 @@ def test_every_predicted_clip_has_a_picture_of_its_own_name_and_its_numbers(
 def test_files_are_decoded_once_for_features_and_pictures(
     workplace: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.report.explanations.prepare", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("pipeline.report.clip_pictures.prepare", lambda *_: pytest.fail("decoded again"))
     clip = workplace / "clips" / "high4.avi"
     (found,) = predict([clip], run, "video", device="cpu", workers=1, explain=tmp_path).clips
     assert found.picture == tmp_path / "1-high4.png"

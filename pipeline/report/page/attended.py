@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from features.clips import Clip
 from features.errors import UsageError
+from pipeline.report.clip_pictures import COLOURS, SIDE, ClipPictures, enlarged, shown_of
 from pipeline.report.explained import explain_rows, named_classes
-from pipeline.report.explanations import COLOURS, SHOWN_FRAMES, SIDE, ClipPictures, enlarged
 from pipeline.report.page.media import heat, picture
 from stages.fuse.explaining import METHODS, Explanation, Method
 from stages.fuse.places import Part
@@ -125,9 +125,8 @@ class Drawer:
         return {"kind": "course", "title": title, "words": words, "values": values, "over": over}
 
     def _maps_of_frames(self, part: Part, frames: NDArray[np.uint8], each: NDArray[np.float64]) -> dict[str, Any]:
-        chosen = ((np.arange(SHOWN_FRAMES) + 0.5) * len(frames) / SHOWN_FRAMES).astype(np.int64)
         shown = []
-        for number in chosen.tolist():
+        for number in shown_of(len(frames)).tolist():
             of_frame = enlarged(each[number * len(each) // len(frames)], "frames", (_HEAT, _HEAT))
             address = self._picture(part, number, frames[number])
             shown.append([address, heat(_tinted(of_frame, each.max()))])
@@ -147,7 +146,7 @@ def _needs_picture(part: Part) -> bool:
 
 
 def _tinted(values: NDArray[np.float64], largest: float) -> NDArray[np.uint8]:
-    """A map as colours, the more opaque the more relevant, as `explanations.overlay` mixes them. -> (H, W, 4)."""
+    """A map as colours, the more opaque the more relevant, as `clip_pictures.overlay` mixes them. -> (H, W, 4)."""
     strength = np.clip(values / largest, 0, 1)
     colours = mpl.colormaps[COLOURS](strength)
     colours[..., 3] = 0.1 + 0.7 * strength
