@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from features.errors import UsageError
 from manifests import Manifest
+from pipeline.predict import WORDS
 from pipeline.report.frames import aligned, percent
 from pipeline.report.understanding import warnings_of
 from stages.fuse.data import FusionData
@@ -16,7 +17,6 @@ from stages.fuse.retrieval import OTHER, Retrieval
 from stages.fuse.runs import Run
 from stages.fuse.statistics import few_groups_warning
 
-WORDS = {"audio": "sound", "video": "picture"}
 _CLIPS = {"test": "test clips", "train": "clips that heads were trained on", "all": "clips, trained on and test"}
 _TRAINED_ON = "Heads were trained on clips of this split: only --split test says what they find of new ones."
 
