@@ -70,7 +70,7 @@ def clip_page(pictures: ClipPictures, label: str, shown: Sequence[Shown], clip: 
     _draw_scale(page, (right, 22), [each.explanation for each in shown])
     top = _HEADER + max(above, _SCALE)
     for each, count in zip(shown, bands, strict=True):
-        _draw_title(page, (left, top + 18), each, {other.explanation.method for other in shown})
+        _draw_title(page, (left, top + 18), each, clip, {other.explanation.method for other in shown})
         for number, part in enumerate(each.explanation.parts.get("video", [])):
             heat = each.explanation.map_of("video", number, clip)
             _draw_video(page, (left, top + number * _BAND + _TITLE), pictures.frames(part), heat, part)
@@ -128,10 +128,18 @@ def _frames_shown(pictures: ClipPictures, shown: Sequence[Shown]) -> Pixels | No
     return None
 
 
-def _draw_title(page: _Page, place: tuple[float, float], shown: Shown, methods: set[Method]) -> None:
+def zero_words(explanation: Explanation, modality: str, clip: int) -> str:
+    """How many of the heads find no cell that speaks for the class, where some do and others do not."""
+    zeros = explanation.zeros(modality, clip)
+    return f"zero for {100 * zeros:.0f} % of seeds" if 0.005 < zeros < 0.995 else ""
+
+
+def _draw_title(page: _Page, place: tuple[float, float], shown: Shown, clip: int, methods: set[Method]) -> None:
     verdict = f" ({shown.verdict})" if shown.verdict else ""
     method = f", by {_METHODS[shown.explanation.method]}" if len(methods) > 1 else ""
-    title = f"{shown.row}: {shown.guess}, {100 * shown.probability:.0f} %{verdict}{method}"
+    found = {each: zero_words(shown.explanation, each, clip) for each in shown.explanation.maps}
+    zeros = "".join(f"; {modality} map {words}" for modality, words in found.items() if words)
+    title = f"{shown.row}: {shown.guess}, {100 * shown.probability:.0f} %{verdict}{method}{zeros}"
     page.text(*place, title, _STRIP, size=11)
 
 

@@ -59,6 +59,10 @@ class Explanation:
         own: NDArray[np.float64] = row[ends[part] - sizes[part] : ends[part]]
         return own.reshape(self.parts[modality][part].tokens.shape)
 
+    def zeros(self, modality: str, clip: int) -> float:
+        """The share of heads whose map of a modality is zero everywhere; NaN where there is none."""
+        return max(0.0, 1 - float(self.maps[modality][clip].sum()))
+
 
 @dataclass(frozen=True)
 class _Clips:

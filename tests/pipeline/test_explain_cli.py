@@ -285,6 +285,17 @@ class TestPage:
         said = [text.get_text() for axes in page.axes for text in axes.texts]
         assert [words for words in said if words.startswith("window")] == ["window 1", "window 2"]
         assert not _colour_bars(page)
+        assert not any("zero for" in text.get_text() for text in page.texts)
+
+    def test_how_many_seeds_have_no_map_is_said(self) -> None:
+        """Of three heads two find no frame that speaks for the class."""
+        (spec,) = resolve(["lite:frames"])
+        video = Part(spec.name, np.arange(25), (spec,))
+        maps = {"video": np.full((1, 25), 1 / 3 / 25)}
+        found = Explanation("grad-cam", np.zeros((1, 1), np.int64), np.ones((1, 1)), {"video": [video]}, maps, {})
+        assert found.zeros("video", 0) == pytest.approx(2 / 3)
+        page = clip_page(ClipPictures(Clip("one", Path("one.mp4")), {}), "", [Shown("a", "b", 1, "", found)], 0)
+        assert "a: b, 100 %; video map zero for 67 % of seeds" in [text.get_text() for text in page.texts]
 
     def test_frames_of_cells_have_a_map_each_and_vectors_a_bar_each(self) -> None:
         (cells,) = resolve(["lite:frames:tokens"])
@@ -308,6 +319,7 @@ class TestPage:
         assert "one: high" in words
         assert "mlp: high, 90 % (right)" in words
         assert "largest 1.0" in words
+        assert "zero for" not in words
         assert len(_colour_bars(page)) == 1
 
 

@@ -13,6 +13,7 @@ from features.clips import Clip
 from features.errors import UsageError
 from pipeline.report.clip_pictures import COLOURS, SIDE, ClipPictures, enlarged, shown_of
 from pipeline.report.explained import explain_rows, named_classes
+from pipeline.report.explanations import zero_words
 from pipeline.report.page.media import heat, picture
 from stages.fuse.explaining import METHODS, Explanation, Method
 from stages.fuse.places import Part
@@ -88,7 +89,9 @@ class Drawer:
                 words = "the clip lacks it, or nothing of it reaches the score"
                 panels.append({"kind": "note", "title": modality, "words": words})
                 continue
-            panels += self._panels(modality, parts, maps)
+            zeros = zero_words(explanation, modality, at)
+            for panel in self._panels(modality, parts, maps):
+                panels.append({**panel, "words": ", ".join(filter(None, (panel.get("words"), zeros)))})
         return {"class": named_classes(run.targets, explanation.classes[at]), "panels": panels}
 
     def _panels(
