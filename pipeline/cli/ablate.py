@@ -169,8 +169,9 @@ def _published_data_set(manifest: "Manifest") -> str | None:
 
 
 def _changed(table: "Table", data_set: str | None, dataset: str, given: dict[str, Any]) -> list[str]:
-    """What is not as the paper has it, but for the networks."""
-    found = [] if data_set in table.data else [f"data set {dataset}, the paper has {' and '.join(table.data)}"]
+    """What is not as the table or its paper has it, but for the networks."""
+    elsewhere = table.data and data_set not in table.data
+    found = [f"data set {dataset}, the paper has {' and '.join(table.data)}"] if elsewhere else []
     return [*found, *(f"{name}={value}" for name, value in given.items() if name != "patience")]
 
 

@@ -58,7 +58,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Result:
-    """A table with what was measured. published_on: the data set of the published numbers; measures: those of
+    """A table with what was measured. published_on: the data set of the published numbers, if any; measures: those of
     `Line.measures` that are shown, the first is the score."""
 
     table: Table
@@ -83,7 +83,7 @@ def result_of(
 ) -> Result:
     """not_run: why, by row. data_set: the one of the papers' that this is. changed: what is not as the paper has it."""
     run = trained[0].run
-    published_on = data_set if data_set in table.data else table.data[0]
+    published_on = data_set if data_set in table.data else next(iter(table.data), "")
     by_id = {each.row.id: each for each in trained}
     tests = {
         each.row.id: paired_test(
@@ -102,7 +102,7 @@ def result_of(
             lines.append(Line(row, published, missing=not_run.get(row.id, "published only")))
             continue
         each = by_id[row.id]
-        flags = _flags(each, backbones, changed)
+        flags = _flags(table, each, backbones, changed)
         lines.append(
             Line(
                 row=row,
@@ -197,8 +197,10 @@ def _classes(run: Run, runs: list[HeadRun], wanted: Sequence[str]) -> dict[str, 
     return {name: float(means[name]) for name in wanted if name in means.index}
 
 
-def _flags(trained: TrainedRow, backbones: Backbones, changed: Sequence[str]) -> str:
-    flags = {"U": bool(trained.untrained), "S": is_substitute(backbones, trained.row), "P": bool(changed)}
+def _flags(table: Table, trained: TrainedRow, backbones: Backbones, changed: Sequence[str]) -> str:
+    flags = {"U": bool(trained.untrained)}
+    if table.data:
+        flags |= {"S": is_substitute(backbones, trained.row), "P": bool(changed)}
     return "".join(name for name, holds in flags.items() if holds)
 
 
@@ -237,14 +239,26 @@ def _notes(
     )
     if (few := few_groups_warning(run.groups)) is not None:
         found.append(few)
+    who = "the paper" if table.data else "the table"
     found.append(
-        "Difference: tuned heads, from the row that the paper compares with; paired t test over seeds and groups, p "
+        f"Difference: tuned heads, from the row that {who} compares with; paired t test over seeds and groups, p "
         "adjusted by Holm for all tests of the table."
     )
     if any(line.chosen for line in lines):
         found.append("Tuned: learning rate and weight decay from the same grid for every row, chosen on validation.")
     if untrained := sorted({name for each in trained for name in each.untrained}):
         found.append(f"U: UNTRAINED weights in {', '.join(untrained)}; these numbers mean nothing.")
+    if table.data:
+        found += _notes_of_paper(backbones, trained, changed)
+    elif changed:
+        found.append(f"Not as the table has it: {'; '.join(changed)}.")
+    found += [mark for each in trained for mark in marks_of(backbones, each.row)]
+    return list(dict.fromkeys([*found, *table.notes, *(line.row.note for line in lines if line.row.note)]))
+
+
+def _notes_of_paper(backbones: Backbones, trained: Sequence[TrainedRow], changed: Sequence[str]) -> list[str]:
+    """What stands between ours and the published numbers."""
+    found = []
     substitutes = [each for each in trained if is_substitute(backbones, each.row)]
     if substitutes:
         found.append(f"S: other networks than the paper's ({backbones.name}: {backbones.summary.strip()})")
@@ -256,8 +270,7 @@ def _notes(
         found.append(
             "Beside rows marked S published numbers are for orientation: nothing here speaks for or against them."
         )
-    found += [mark for each in trained for mark in marks_of(backbones, each.row)]
-    return list(dict.fromkeys([*found, *table.notes, *(line.row.note for line in lines if line.row.note)]))
+    return found
 
 
 def _provable(run: Run, lines: Sequence[Line]) -> str:

@@ -24,8 +24,8 @@ class Wanted:
 
 
 def wanted_of(backbones: Backbones, role: str) -> list[Wanted] | None:
-    """The features that stand for a role; None where none does."""
-    text = backbones.roles.get(role)
+    """The features that stand for a role, or that it is itself; None where there are none."""
+    text = role if _is_feature(role) else backbones.roles.get(role)
     if text is None:
         return None
     named, _, sampling = text.partition(" ")
@@ -37,7 +37,7 @@ def features_of(table: Table, backbones: Backbones) -> tuple[dict[str, dict[str,
     found, why = {}, {}
     for row in table.trained:
         roles = {modality: getattr(row, modality) for modality in MODALITIES}
-        lacking = [role for named in roles.values() for role in named if role not in backbones.roles]
+        lacking = [role for named in roles.values() for role in named if wanted_of(backbones, role) is None]
         if lacking:
             why[row.id] = f"'{backbones.name}' has nothing for {lacking[0]}"
             continue
@@ -105,9 +105,10 @@ def commands(dataset: str, missing: Iterable[Wanted]) -> list[str]:
 
 def is_substitute(backbones: Backbones, row: TableRow) -> bool:
     """Whether any of a row's features is of another network than the paper's."""
+    roles = {role for role in (*row.video, *row.audio) if not _is_feature(role)}
     if isinstance(backbones.substitute, bool):
-        return backbones.substitute
-    return not {*row.video, *row.audio}.isdisjoint(backbones.substitute)
+        return backbones.substitute and bool(roles)
+    return not roles.isdisjoint(backbones.substitute)
 
 
 def marks_of(backbones: Backbones, row: TableRow) -> list[str]:
@@ -120,7 +121,14 @@ def require_some(rows: Mapping[str, object], table: Table, why: Mapping[str, str
     """Raises UsageError where no row can be run."""
     if not rows:
         reason = next(iter(why.values()), "it has published rows alone")
-        raise UsageError(f"no row of {table.name} can be run ({reason}): name other networks (--backbones)")
+        raise UsageError(
+            f"no row of {table.name} can be run ({reason}): name other networks (--backbones), or in a table of your "
+            "own features by their names, such as lite:mfcc"
+        )
+
+
+def _is_feature(role: str) -> bool:
+    return ":" in role
 
 
 def _sampling(spec: FeatureSpec) -> str | None:

@@ -39,7 +39,7 @@ def train_rows(
     """
     rows = [row for row in table.trained if row.id in features]
     settings = {row.id: settings_of(table, row, backbones, how, data_set) for row in rows}
-    _check_known(how, rows)
+    _check_known(table, how)
     manifest = _same_clips(manifest, cache, list(features.values()))
     work = Work(table, features, settings, manifest, cache, folder, how, described)
     with tqdm(total=0, unit="epoch", desc=table.name, disable=not progress) as bar:
@@ -52,17 +52,24 @@ def train_rows(
 
 
 def settings_of(table: Table, row: TableRow, backbones: Backbones, how: How, data_set: str | None) -> dict[str, Any]:
-    """Of one row: the paper's, those that suit the features here, the user's. What means nothing to the head, as a
-    table's settings are for all rows, is left out."""
+    """Of one row: the paper's, those that suit the features here, the user's; a user's own table goes before what suits
+    the features. What means nothing to the head, as a table's settings are for all rows, is left out."""
     assert row.head is not None
-    every = {**table.settings_of(row, data_set), **backbones.settings, **how.settings}
+    of_table = table.settings_of(row, data_set)
+    chosen = {**of_table, **backbones.settings} if table.data else {**backbones.settings, **of_table}
+    every = {**chosen, **how.settings}
     return {name: value for name, value in every.items() if knows(row.head, name)}
 
 
-def _check_known(how: How, rows: Sequence[TableRow]) -> None:
-    for name in how.settings:
-        if not any(row.head is not None and knows(row.head, name) for row in rows):
+def _check_known(table: Table, how: How) -> None:
+    heads = [row.head for row in table.trained if row.head is not None]
+    for name in [*how.settings, *table.settings]:
+        if not any(knows(head, name) for head in heads):
             raise UsageError(f"no head of this table has a setting '{name}'")
+    for row in table.trained:
+        for name in row.settings:
+            if row.head is not None and not knows(row.head, name):
+                raise UsageError(f"row {row.id}: head '{row.head}' has no setting '{name}'")
 
 
 def _same_clips(manifest: Manifest, cache: Path, every: Sequence[Inputs]) -> Manifest:

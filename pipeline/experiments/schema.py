@@ -1,11 +1,10 @@
 """What an experiment file says: rows of a table, each a head on features that are named by role, and published numbers.
 
-Roles, such as `frames` or `image.mfcc`, stand for features; a map in backbones/ says which, so that a table runs on the
-networks that a paper used as well as on those that are at hand.
+Roles, such as `frames` or `image.mfcc.flips`, stand for features; a map in backbones/ says which, so that a table runs
+on the networks that a paper used as well as on those that are at hand. A user's own table may name features themselves.
 """
 
 from collections.abc import Mapping
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -31,6 +30,7 @@ class _Model(BaseModel):
 class TableRow(_Model):
     """One line of a table. Without a head it is published only.
 
+    `video`, `audio`: roles, or features by their names, such as `lite:mfcc`, which have a colon where roles have none.
     `settings` are the paper's own, of recipe and head, on top of the table's; `baseline` is the id of the row that this
     one is tested against. `published`: data set -> measure -> number as printed (per cent, GMACs, nats).
     """
@@ -48,14 +48,15 @@ class TableRow(_Model):
 
 
 class Table(_Model):
-    """A table of a paper. `settings` are those of all rows, on a data set with those of `settings_of_data` on top;
-    `measures` are shown, the first is what rows are compared by where it is not the data set's own; `classes` are shown
-    one by one, where the data set has them; `curves` asks for learning curves."""
+    """A table of a paper, or of a user, which has no `data`: nothing of it is published. `settings` are those of all
+    rows, on a data set with those of `settings_of_data` on top; `measures` are shown, the first is what rows are
+    compared by where it is not the data set's own; `classes` are shown one by one, where the data set has them;
+    `curves` asks for learning curves."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     title: str
-    paper: str
-    data: tuple[DataSet, ...]
+    paper: str = ""
+    data: tuple[DataSet, ...] = ()
     settings: Mapping[str, Value] = {}
     settings_of_data: Mapping[DataSet, Mapping[str, Value]] = {}
     measures: tuple[str, ...] = ()
@@ -72,8 +73,14 @@ class Table(_Model):
         for row in self.rows:
             if row.baseline is not None and row.baseline not in ids:
                 raise ValueError(f"row {row.id} has the baseline {row.baseline}, which is no row")
-            if row.head is not None and not (row.video and row.audio):
-                raise ValueError(f"row {row.id} names no features for video or audio")
+            for modality in ("video", "audio"):
+                if row.head is not None and not getattr(row, modality):
+                    raise ValueError(
+                        f"row {row.id} names no features of {modality}: a row names those of both, as all rows have "
+                        "the same clips, and a head of one modality takes its own"
+                    )
+            if row.published and not self.data:
+                raise ValueError(f"row {row.id} has published numbers, so name the data sets of the table: data")
         return self
 
     @property
@@ -113,13 +120,11 @@ def backbones_names() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in (_folder() / "backbones").iterdir())
 
 
-@cache
 def load_table(name: str) -> Table:
     """A table that comes with avfuse, or of a user's own file. Raises UsageError for one that is neither."""
     return _load(Table, name, table_names(), "", "table")
 
 
-@cache
 def load_backbones(name: str) -> Backbones:
     """Likewise, a map of roles, with what it has of its base."""
     own = _load(Backbones, name, backbones_names(), "backbones/", "map of backbones")
@@ -147,9 +152,8 @@ def _load(kind: type[Kind], name: str, known: list[str], folder: str, what: str)
     except yaml.YAMLError as error:
         raise UsageError(f"{name} is no YAML ({' '.join(str(error).split())})") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{name}: {where + ': ' if where else ''}{first['msg']}") from error
+        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}".removeprefix(": ") for each in error.errors()]
+        raise UsageError(f"{name}: {'; '.join(wrong)}") from error
 
 
 def _folder() -> Any:

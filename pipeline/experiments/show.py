@@ -44,10 +44,10 @@ def headings(result: Result) -> tuple[str, ...]:
     """The first line of the table."""
     names = " / ".join(_heading(name) for name in _published_measures(result))
     published = [f"published {names} ({result.published_on})"] if names else []
-    score = _heading(result.measures[0])
+    score, whose = _heading(result.measures[0]), "paper" if result.table.data else "table"
     more = [_heading(name) for name in result.measures[1:]]
     return (
-        "row", *published, f"{score} %, paper's settings", "tuned", "95 % interval", "seed sd", "difference",
+        "row", *published, f"{score} %, {whose}'s settings", "tuned", "95 % interval", "seed sd", "difference",
         "p (Holm)", *more, "parameters", "chosen", "flags",
     )  # fmt: skip
 
@@ -102,12 +102,12 @@ def _more_tables(result: Result) -> list[tuple[str, tuple[str, ...], list[tuple[
     rows = []
     for line in result.lines:
         ours = line.classes
-        rows.append((line.row.label, *(_pair(line.published.get(f"class:{n}"), ours.get(n)) for n in shown)))
-    return [(f"By class: published on {result.published_on}, and tuned here (%)", ("row", *shown), rows)]
-
-
-def _pair(published: float | None, ours: float | None) -> str:
-    return f"{_number(published)} | {'-' if ours is None else f'{100 * ours:.1f}'}"
+        own = {name: f"{100 * ours[name]:.1f}" if name in ours else "-" for name in shown}
+        if result.table.data:
+            own = {name: f"{_number(line.published.get(f'class:{name}'))} | {score}" for name, score in own.items()}
+        rows.append((line.row.label, *own.values()))
+    published = f"published on {result.published_on}, and " if result.table.data else ""
+    return [(f"By class: {published}tuned here (%)", ("row", *shown), rows)]
 
 
 def _plain_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

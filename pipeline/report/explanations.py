@@ -162,7 +162,7 @@ def _draw_scale(page: _Page, place: tuple[float, float], explanations: Sequence[
         none.set_horizontalalignment("left")
         most.set_horizontalalignment("right")
         bar.outline.set_visible(False)  # type: ignore[operator]
-        below += 42
+        below += 46
     page.text(left, below, "relevance: 1 is the mean over", SIDE, colour=_FAINT)
     page.text(left, below + 16, "the cells of a modality", SIDE, colour=_FAINT)
 

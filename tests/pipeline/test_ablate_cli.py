@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from commands import call, refused
 from made_up_sets import kitchen
 from pages import read_page
 
@@ -48,6 +49,16 @@ name: made-up
 summary: Numbers.
 roles: {picture: "imported:picture", sound: "imported:sound"}
 marks: {sound: Sound is made up.}
+"""
+
+
+OWN = """
+name: mine
+title: My table
+settings: {hidden: "16", epochs: 4}
+rows:
+  - {id: video, label: Video, head: video, video: [imported:picture], audio: [imported:sound]}
+  - {id: both, label: Both, head: mlp, video: [imported:picture], audio: [imported:sound], baseline: video}
 """
 
 
@@ -254,12 +265,37 @@ def test_what_cannot_be_is_said_in_one_line(place: Path, arguments: tuple[str, .
         (TABLE.replace("id: theirs", "id: both"), "two rows are called both"),
         (TABLE.replace("baseline: video}", "baseline: nobody}"), "has the baseline nobody, which is no row"),
         (TABLE.replace("title:", "titel: x\ntitle:"), "titel: Extra inputs are not permitted"),
+        ("{titel: x}", "name: Field required; title: Field required; rows: Field required; titel: Extra inputs"),
+        (OWN.replace(", audio: [imported:sound]}", "}"), "row video names no features of audio"),
+        (OWN.replace("baseline: video", "published: {ucf101: {top1: 1}}"), "so name the data sets of the table: data"),
     ],
 )
 def test_a_file_that_is_wrong_is_named(place: Path, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(UsageError, match=f"wrong.yaml.*{re.escape(message)}"):
         ablate(tmp_path, table="wrong.yaml")
+
+
+def test_a_table_of_ones_own_names_features_and_has_no_paper(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(OWN)
+    own = ["ablate", tmp_path / "mine.yaml", "--dataset", "kitchen", "--device", "cpu", "--seeds", 2, "--grid", "none"]
+    own += ["--cache", place / "cache"]
+    result = call(*own, "--runs", tmp_path, "--jobs", 1)
+    assert "table's settings" in result.output
+    assert "paper" not in result.output.replace("papers", "")
+    assert "published" not in result.output.lower()
+    table = pd.read_csv(tmp_path / "kitchen" / "mine-lite" / "table.csv", index_col="id", keep_default_na=False)
+    assert table["flags"].tolist() == ["", ""]
+    page = (tmp_path / "kitchen" / "mine-lite" / "table.html").read_text()
+    assert "My table" in page
+    described = json.loads((tmp_path / "kitchen" / "mine-lite" / "table.json").read_text())
+    assert described["rows"]["both"]["settings"]["hidden"] == "16"  # and not what the map of networks prefers
+    (tmp_path / "mine.yaml").write_text(OWN.replace("imported:sound", "sound"))
+    assert re.search(r"'lite' has nothing for sound.*by their names, such as lite:mfcc", refused(*own))
+    (tmp_path / "mine.yaml").write_text(OWN.replace("hidden", "hiden"))
+    assert re.search("no head of this table has a setting 'hiden'", refused(*own))
+    (tmp_path / "mine.yaml").write_text(OWN.replace("baseline: video", "settings: {dim: 8}"))
+    assert re.search("row both: head 'mlp' has no setting 'dim'", refused(*own))
 
 
 def test_without_a_table_they_are_listed() -> None:

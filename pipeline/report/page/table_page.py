@@ -105,10 +105,10 @@ def _results(page: Mapping[str, Any], name: str, colours: Mapping[str, str]) -> 
     for heading in headings:
         if heading.startswith("published"):
             meanings[heading] = "As the paper printed it, on its data set."
-        if heading.endswith("paper's settings"):
+        if heading.endswith("'s settings"):
             meanings[heading] = (
-                "With the paper's own settings, its 95 % interval in brackets; of a row without flags whether the "
-                "published number lies in that."
+                "With the settings that the table names, its 95 % interval in brackets; of a paper's row without flags "
+                "whether the published number lies in that."
             )
     return PageTable("results", page["title"], headings, rows, name, meanings, texts, colours)
 

@@ -34,7 +34,7 @@ MEANINGS = {
     "s/epoch": "Seconds for one pass over the training clips.",
     "s/seed": "Seconds to train one seed, with the choice of epochs and the refit.",
     "tuned": "The score with the settings that validation chose from one small grid.",
-    "difference": "Of the tuned heads, from the row that the paper compares with, in percentage points.",
+    "difference": "Of the tuned heads, from the row that they are compared with, in percentage points.",
     "p (Holm)": "Of no difference, by a paired t test over seeds and groups, adjusted for all tests of the table.",
     "chosen": "The settings that validation chose.",
     "flags": "U: untrained weights. S: other networks than the paper's. P: another data set or protocol.",
