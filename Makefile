@@ -30,6 +30,13 @@ SET_BY_USER := $(foreach each,$(.VARIABLES),$(if $(filter command line,$(origin 
 READ_HERE := $(sort $(shell grep -oE '[A-Z][A-Z_]+' $(firstword $(MAKEFILE_LIST))))
 $(foreach each,$(filter-out $(READ_HERE),$(SET_BY_USER)),$(error nothing reads the variable $(each): make help names those of each target))
 
+# SEED decides which clips a data set has; heads are trained from SEEDS seeds.
+ifneq ($(filter command line,$(origin SEED)),)
+ifneq ($(filter fuse ablate understand,$(MAKECMDGOALS)),)
+$(error SEED draws the clips of a data set (make manifest): name how many seeds to train from, SEEDS=N)
+endif
+endif
+
 needed = $(or $($(1)),$(error $(1) is missing: $(2)))
 
 .PHONY: help demo test manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images docs lint format clean

@@ -107,14 +107,18 @@ def warnings(manifest: Manifest) -> list[str]:
         absent = len(target.classes) - len(occurring(table[target.name], target))
         if absent:
             found.append(f"{absent} of {len(target.classes)} classes of '{target.name}' have no clip here")
-        unknown = sorted(asked - known)
-        if unknown and known:
-            of = "" if target.name == "label" else f" of '{target.name}'"
-            found.append(f"{len(unknown)} classes{of} in test have no clip in train, such as '{unknown[0]}'")
-        if untested := sorted(known - asked) if asked else []:
-            of = "" if target.name == "label" else f" of '{target.name}'"
-            found.append(f"{len(untested)} classes{of} in train have no clip in test, such as '{untested[0]}'")
+        of = "" if target.name == "label" else f" of '{target.name}'"
+        for here, there, lacking in (("test", "train", asked - known), ("train", "test", known - asked)):
+            if lacking and known and asked:
+                found.append(
+                    f"{_classes(len(lacking))}{of} in {here} without a clip in {there}, such as '{min(lacking)}': a "
+                    "column of splits (--split-column) or --folds divide otherwise"
+                )
     return found
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"
 
 
 def _counts(table: pd.DataFrame, why: pd.Series, probes: pd.DataFrame | None, listing: Listing) -> pd.DataFrame:

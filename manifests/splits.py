@@ -23,7 +23,8 @@ def held_out(labels: ArrayLike, groups: ArrayLike, fraction: float, seed: int) -
     """Mark about `fraction` of the clips as held out: whole groups, classes in proportion where the groups allow it.
 
     labels may be empty (None) for unlabelled clips; then only groups count. Returns bool (n,). Seeded. Source:
-    scikit-learn's StratifiedGroupKFold, of which one fold is taken.
+    scikit-learn's StratifiedGroupKFold, of which the folds with the most classes are taken, the first among equals:
+    where groups are few, some folds lack a class.
     """
     labels, groups = np.asarray(labels, dtype=object), np.asarray(groups, dtype=object)
     marked = np.zeros(len(labels), dtype=bool)
@@ -35,7 +36,9 @@ def held_out(labels: ArrayLike, groups: ArrayLike, fraction: float, seed: int) -
         _, chosen = next(GroupShuffleSplit(1, test_size=fraction, random_state=seed).split(labels, groups=groups))
         marked[chosen] = True
         return marked
-    return group_folds(labels, groups, folds, seed) < taken
+    fold = group_folds(labels, groups, folds, seed)
+    classes = pd.Series(labels).groupby(fold).nunique()
+    return np.isin(fold, classes.sort_values(ascending=False, kind="stable").index[:taken])
 
 
 def _as_folds(fraction: float) -> tuple[int, int]:

@@ -162,7 +162,10 @@ def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTE
         checkpoint.verify(target)
         return target
     if isinstance(source, Package | Local):
-        raise UsageError(f"the weights '{checkpoint.name}' come with {source}, which is not there")
+        raise UsageError(
+            f"the weights '{checkpoint.name}' come with {source}, which is not there: bring it, or name a file of "
+            "yours, --weights BACKBONE=FILE (WEIGHTS=BACKBONE=FILE)"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, attempts + 1):
         try:

@@ -9,7 +9,7 @@ import pandas as pd
 from features.archives import is_archive
 from features.errors import UsageError
 from manifests.annotations import Annotations
-from manifests.datasets.table import clip_ids, listed, read_table
+from manifests.datasets.table import clip_ids, listed, read_table, unread_note
 from manifests.files import MediaTree
 from manifests.listing import Listing
 
@@ -39,9 +39,10 @@ def describe_folder(
     """
     media = MediaTree(root)
     columns = {"label": label_column, "group": group_column, "split": split_column}
-    path = media.root / "labels.csv"
+    path, unread = media.root / "labels.csv", []
     if path.is_file():
         table = read_table(annotations.use(path), columns, [*targets, *several])
+        unread = unread_note(path, columns, [*targets, *several], table)
     else:
         given = [f"--{name}-column" for name, column in columns.items() if column is not None]
         given += [f"--{name}" for name, value in (("targets", targets), ("several", several)) if value]
@@ -59,7 +60,7 @@ def describe_folder(
         "options": {key: value for key, value in options.items() if value},
     }
     own = listed(media.root.name, media.root, table, provenance, targets, several, outside_root)
-    return replace(own, notes=(*media.problems, *_notes(own)))
+    return replace(own, notes=(*media.problems, *unread, *_notes(own)))
 
 
 def _notes(own: Listing) -> list[str]:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,10 @@ def describe_csv(
         raise UsageError(f"data set 'csv' needs its table: TABLE=FILE (--table FILE)\n\n{GUIDE}")
     columns = {"label": label_column, "group": group_column, "split": split_column}
     read = read_table(annotations.use(table), columns, [*targets, *several])
+    notes = unread_note(table, columns, [*targets, *several], read)
     provenance = {"builder": "csv", "revision": REVISION, "options": {**columns, **_named(targets, several)}}
-    return listed(table.stem, root, read, provenance, targets, several, outside_root)
+    own = listed(table.stem, root, read, provenance, targets, several, outside_root)
+    return replace(own, notes=tuple(notes))
 
 
 def listed(
@@ -77,6 +80,24 @@ def listed(
 
 def _named(targets: Sequence[str], several: Sequence[str]) -> dict[str, list[str]]:
     return {name: list(columns) for name, columns in (("targets", targets), ("several", several)) if columns}
+
+
+def unread_note(path: Path, columns: Mapping[str, str | None], more: Sequence[str], table: pd.DataFrame) -> list[str]:
+    """Which columns of a file nothing was read from, where labels, groups or splits are missing and may be in them."""
+    missing = [name for name, column in columns.items() if column is None and _is_missing(name, table, more)]
+    source = pd.read_csv(path, dtype=str, nrows=0, index_col=False, encoding="utf-8-sig").columns.str.strip()
+    known = {*COLUMNS, "path", "file", *more, *columns.values()}
+    unread = [name for name in source if name not in known]
+    if not missing or not unread:
+        return []
+    options = ", ".join(f"--{name}-column" for name in missing)
+    return [f"{path.name} has other columns, which are not read: {', '.join(unread)}; is one of them for {options}?"]
+
+
+def _is_missing(column: str, table: pd.DataFrame, targets: Sequence[str]) -> bool:
+    if column == "group":
+        return bool((table["group"] == table["path"]).all())
+    return bool(table[column].isna().all()) and not (column == "label" and targets)
 
 
 def read_table(path: Path, columns: Mapping[str, str | None], more: Sequence[str] = ()) -> pd.DataFrame:

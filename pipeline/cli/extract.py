@@ -264,8 +264,12 @@ def _print(summary: "ExtractSummary", clips: int) -> None:
         click.echo(f"without an audio stream ({len(summary.no_audio)}): {', '.join(summary.no_audio)}")
     if summary.notes:
         click.echo(f"used, but look ({len(summary.notes)}):")
+        by_notes: dict[str, list[str]] = {}
         for clip_id, notes in summary.notes.items():
-            click.echo(f"  {clip_id}: {'; '.join(notes)}")
+            by_notes.setdefault("; ".join(notes), []).append(clip_id)
+        for said, clip_ids in by_notes.items():
+            others = f" and {len(clip_ids) - 1} others" if len(clip_ids) > 1 else ""
+            click.echo(f"  {clip_ids[0]}{others}: {said}")
     if summary.problems:
         click.echo(f"could not be used ({len(summary.problems)}):")
         for clip_id, reasons in summary.problems.items():

@@ -231,8 +231,8 @@ def find_manifest(dataset: str, cache: Path, described: dict[str, Any]) -> tuple
             f"data set '{dataset}' was listed before: leave --{given[0].replace('_', '-')} out, or list it again "
             "(avfuse manifest)"
         )
-    before = f"; listed before: {', '.join(known)}" if known else ""
-    raise UsageError(f"unknown data set '{dataset}': choose from {', '.join(builders())} (folder needs ROOT){before}")
+    before = f"listed before in {cache}: {', '.join(known)}" if known else f"none was listed before in {cache}"
+    raise UsageError(f"unknown data set '{dataset}': choose from {', '.join(builders())} (folder needs ROOT); {before}")
 
 
 def account(built: "Built") -> str:

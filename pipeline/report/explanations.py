@@ -131,7 +131,7 @@ def _frames_shown(pictures: ClipPictures, shown: Sequence[Shown]) -> Pixels | No
 def zero_words(explanation: Explanation, modality: str, clip: int) -> str:
     """How many of the heads find no cell that speaks for the class, where some do and others do not."""
     zeros = explanation.zeros(modality, clip)
-    return f"zero for {100 * zeros:.0f} % of seeds" if 0.005 < zeros < 0.995 else ""
+    return f"zero for {zeros} of {explanation.heads} seeds" if 0 < zeros < explanation.heads else ""
 
 
 def _draw_title(page: _Page, place: tuple[float, float], shown: Shown, clip: int, methods: set[Method]) -> None:

@@ -38,9 +38,10 @@ def print_summary(found: Prediction) -> str:
         )
     seeds = "1 seed" if len(found.seeds) == 1 else f"{len(found.seeds)} seeds"
     told = sum(clip.problem is None for clip in found.clips)
+    what, one = ("clips", "clip") if all(clip.start is None for clip in found.clips) else ("windows", "window")
     return (
-        f"{found.run.folder}:{found.row}{chosen}, {seeds}; {told} of {len(found.clips)} clips predicted, "
-        f"{found.seconds_per_clip:.2f} s a clip"
+        f"{found.run.folder}:{found.row}{chosen}, {seeds}; {told} of {len(found.clips)} {what} predicted, "
+        f"{found.seconds_per_clip:.2f} s a {one}"
     )
 
 

@@ -127,7 +127,7 @@ def print_nearest(
             "file": shown["path"],
         }
     )
-    where = f"at rank {own['rank'].iloc[0]:g} of {len(nearest)}" if len(own) else "not among them"
+    where = f"at rank {own['rank'].iloc[0]:g} of {len(nearest)}" if len(own) else f"not among the {_CLIPS[split]}"
     return "\n".join(
         [
             f"{data.table['clip_id'].iloc[query]} ({label_of(data, query)}): the {there}s nearest to its {here}, of "

@@ -41,6 +41,7 @@ class Explanation:
         divided by its sum, and these shares are averaged over heads: of Grad-CAM they add up to less than one where
         some heads have a map of zeros. NaN for clips without the modality, and where no cell reaches the score.
     without_map: modalities that have none, and why.
+    heads: how many were taken together.
     """
 
     method: Method
@@ -49,6 +50,7 @@ class Explanation:
     parts: Mapping[str, Sequence[Part]]
     maps: Mapping[str, NDArray[np.float64]]
     without_map: Mapping[str, str]
+    heads: int = 1
 
     def map_of(self, modality: str, part: int, clip: int) -> NDArray[np.float64]:
         """The map of one feature of a modality, in the shape of its cells, times the number of the modality's cells: 1
@@ -59,9 +61,10 @@ class Explanation:
         own: NDArray[np.float64] = row[ends[part] - sizes[part] : ends[part]]
         return own.reshape(self.parts[modality][part].tokens.shape)
 
-    def zeros(self, modality: str, clip: int) -> float:
-        """The share of heads whose map of a modality is zero everywhere; NaN where there is none."""
-        return max(0.0, 1 - float(self.maps[modality][clip].sum()))
+    def zeros(self, modality: str, clip: int) -> int:
+        """How many heads have a map of a modality that is zero everywhere; 0 where there is none."""
+        total = float(self.maps[modality][clip].sum())
+        return 0 if np.isnan(total) else round(self.heads * (1 - total))
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ def explain(
         {name: parts for name, parts in every.items() if name in reached},
         {name: np.mean([_shares(maps[name]) for maps in found], axis=0) for name in every if name in reached},
         without,
+        len(heads),
     )
 
 

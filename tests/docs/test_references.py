@@ -93,6 +93,11 @@ def test_make_refuses_a_variable_that_nothing_reads() -> None:
     assert make("fuse", "FUSION=mlp", "NAME=a").returncode == 0
 
 
+def test_make_tells_one_seed_from_the_number_of_seeds() -> None:
+    assert "name how many seeds to train from, SEEDS=N" in make("fuse", "SEED=3").stderr
+    assert make("manifest", "SEED=3").returncode == 0
+
+
 def test_make_predict_says_what_is_missing() -> None:
     assert "CLIP is missing" in make("predict", "RUN=runs/clips/all").stderr
     assert "RUN is missing" in make("predict", "CLIP=a.mp4").stderr

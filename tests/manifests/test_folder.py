@@ -210,6 +210,25 @@ def test_a_row_with_more_cells_than_the_header_is_refused(tmp_path: Path) -> Non
         build_folder(tmp_path)
 
 
+@pytest.mark.parametrize("builder", ["folder", "csv"])
+def test_columns_that_may_hold_what_is_missing_are_named(tmp_path: Path, builder: str) -> None:
+    """Labels and groups under names of their own would be lost without a word."""
+    rows = [{"file": f"{i}.mp4", "action": "ab"[i % 2], "source": f"v{i // 4}"} for i in range(8)]
+    root = write_labels(tmp_path / "set", rows)
+
+    def notes(**options: Any) -> list[str]:
+        table = {"table": root / "labels.csv"} if builder == "csv" else {}
+        return [note for note in build(builder, root, tmp_path, **table, **options).notes if "not read" in note]
+
+    (said,) = notes()
+    assert "action, source; is one of them for --label-column, --group-column, --split-column?" in said
+    (said,) = notes(label_column="action")
+    assert "source; is one of them for --group-column, --split-column?" in said
+    assert notes(label_column="action", group_column="source") == []
+    (said,) = notes(targets=("action",))
+    assert "source; is one of them for --group-column" in said
+
+
 def test_folders_that_are_splits_are_pointed_out(tmp_path: Path) -> None:
     for part in ("train", "test"):
         (tmp_path / part / "run").mkdir(parents=True)

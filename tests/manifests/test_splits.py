@@ -39,6 +39,16 @@ def test_what_is_held_out_of_many_groups_is_the_asked_share_by_whole_groups() ->
     assert not set(groups[marked]) & set(groups[~marked])
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_where_groups_are_few_a_fold_with_every_class_is_held_out(seed: int) -> None:
+    """Four classes of four groups each: of five folds most have three groups, and lack a class."""
+    groups = np.repeat(np.arange(16), 2)
+    labels = np.array(["a", "b", "c", "d"])[groups % 4]
+    marked = held_out(labels, groups, 0.2, seed)
+    assert set(labels[marked]) == set("abcd")
+    assert marked.sum() == 8
+
+
 def test_more_folds_than_groups_are_refused() -> None:
     with pytest.raises(UsageError, match="5 folds need as many groups of clips, and there are 3"):
         group_folds(*clips(3), folds=5, seed=0)

@@ -292,10 +292,10 @@ class TestPage:
         (spec,) = resolve(["lite:frames"])
         video = Part(spec.name, np.arange(25), (spec,))
         maps = {"video": np.full((1, 25), 1 / 3 / 25)}
-        found = Explanation("grad-cam", np.zeros((1, 1), np.int64), np.ones((1, 1)), {"video": [video]}, maps, {})
-        assert found.zeros("video", 0) == pytest.approx(2 / 3)
+        found = Explanation("grad-cam", np.zeros((1, 1), np.int64), np.ones((1, 1)), {"video": [video]}, maps, {}, 3)
+        assert found.zeros("video", 0) == 2
         page = clip_page(ClipPictures(Clip("one", Path("one.mp4")), {}), "", [Shown("a", "b", 1, "", found)], 0)
-        assert "a: b, 100 %; video map zero for 67 % of seeds" in [text.get_text() for text in page.texts]
+        assert "a: b, 100 %; video map zero for 2 of 3 seeds" in [text.get_text() for text in page.texts]
 
     def test_frames_of_cells_have_a_map_each_and_vectors_a_bar_each(self) -> None:
         (cells,) = resolve(["lite:frames:tokens"])

@@ -21,7 +21,7 @@ from features.spec import FeatureSpec
 from manifests import Manifest, load_manifest, save_manifest
 from pipeline.predict import Prediction, predict
 from pipeline.provenance import describe_run
-from pipeline.report.predicted import as_frame, timeline
+from pipeline.report.predicted import as_frame, print_summary, timeline
 from stages.extract.run import extract
 from stages.fuse.data import load_data
 from stages.fuse.experiment import run_experiment
@@ -161,6 +161,7 @@ def windows(workplace: Path, run: Path) -> Prediction:
 
 def test_windows_are_clips_of_the_file(windows: Prediction, run: Path) -> None:
     np.testing.assert_allclose([(clip.start, clip.end) for clip in windows.clips], WINDOWS)
+    assert f"{len(WINDOWS)} of {len(WINDOWS)} windows predicted" in print_summary(windows)
     check_same(windows, run, "mlp", "unlabelled")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.report.page.shown import Shown
 from pipeline.report.table import class_words, score_words
-from stages.fuse.statistics import PairedTest, paired_test
+from stages.fuse.statistics import PairedTest, few_groups_warning, paired_test
 from stages.fuse.sweeps import winners
 from stages.fuse.table import Row, hits, notes
 
@@ -56,7 +56,14 @@ def summary(shown: Shown) -> list[str]:
         if several
         else "."
     )
-    return [said + more, *_gain(shown, best), *_rivals(shown, best), *_sweeps(shown)]
+    few = few_groups_warning(shown.runs[0].groups)
+    return [
+        said + more,
+        *([few] if few is not None else []),
+        *_gain(shown, best),
+        *_rivals(shown, best),
+        *_sweeps(shown),
+    ]
 
 
 def table_notes(shown: Shown) -> list[str]:
