@@ -74,12 +74,12 @@ class HubFolder:
 
 @dataclass(frozen=True)
 class Local:
-    """A file or folder of the user's."""
+    """A file or folder of the user's; a relative path is taken from where avfuse is run."""
 
     path: Path
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.path.absolute())
 
 
 @dataclass(frozen=True, kw_only=True)
