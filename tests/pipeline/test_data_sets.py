@@ -136,7 +136,7 @@ def test_groups_on_both_sides_are_refused_unless_allowed(listed: Path, avfuse: A
     said = avfuse("manifest", "check", "clips", cwd=listed, fails=True)
     assert "1 groups of 'clips' have clips in more than one split (g: train, test)" in said
     allowed = avfuse("manifest", "check", "clips", "--allow-shared-groups", cwd=listed)
-    assert "1 classes in test have no clip in train, such as 'y'" in allowed
+    assert "1 class in test without a clip in train, such as 'y'" in allowed
     avfuse(
         "manifest", "folder", "--root", "clips", "--no-probe", "--folds", 2, "--fold", 1, "--name", "clips-fold",
         "--collection", "clips", cwd=listed,
