@@ -100,10 +100,11 @@ def test_a_table_is_sorted_by_mouse_and_by_keyboard(seen: Seen) -> None:
     header = page.locator("#table-results thead th", has_text="parameters")
     numbers = [int(text.replace(",", "")) for text in seen.cells("table-results", 9)]
     header.click()
+    api.expect(header).to_have_attribute("aria-sort", "ascending")
     assert [int(text.replace(",", "")) for text in seen.cells("table-results", 9)] == sorted(numbers)
-    assert header.get_attribute("aria-sort") == "ascending"
     header.locator("[role=button]").focus()
     page.keyboard.press("Enter")
+    api.expect(header).to_have_attribute("aria-sort", "descending")
     assert [int(text.replace(",", "")) for text in seen.cells("table-results", 9)] == sorted(numbers)[::-1]
 
 
