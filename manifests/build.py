@@ -111,8 +111,8 @@ def warnings(manifest: Manifest) -> list[str]:
         for here, there, lacking in (("test", "train", asked - known), ("train", "test", known - asked)):
             if lacking and known and asked:
                 found.append(
-                    f"{_classes(len(lacking))}{of} in {here} without a clip in {there}, such as '{min(lacking)}': a "
-                    "column of splits (--split-column) or --folds divide otherwise"
+                    f"{_classes(len(lacking))}{of} in {here} without a clip in {there}, such as '{min(lacking)}' "
+                    "(--folds divides otherwise)"
                 )
     return found
 
