@@ -165,7 +165,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "installing avfuse into $(VENV) (PyTorch is large: a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --editable .
 	@echo "compiling librosa's kernels (once)"
-	@$(BIN)/python -c "from features.audio_images import render; import numpy; render(numpy.ones(4096), 44100)"
+	@$(BIN)/python -c "from avfuse.features.audio_images import render; import numpy; render(numpy.ones(4096), 44100)"
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/.installed pyproject.toml

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from features.audio_images import render
-from features.media import decode
-from manifests.demo import render_demo
-from pipeline.report.contact_sheet import INK, PAPER, draw_images
+from avfuse.features.audio_images import render
+from avfuse.features.media import decode
+from avfuse.manifests.demo import render_demo
+from avfuse.pipeline.report.contact_sheet import INK, PAPER, draw_images
 
 FOLDER = Path(__file__).parent / "images"
 SIZE = (240, 480)

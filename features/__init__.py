@@ -4,10 +4,15 @@ This layer knows a clip as (path, start, end) and nothing of labels. `features.l
 want the numbers.
 """
 
+if __name__ == "features":  # imported by its old name
+    from avfuse.old_names import redirect
+
+    redirect(__name__)
+
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from features.cache.loading import load
+    from avfuse.features.cache.loading import load
 
 __all__ = ["load"]
 
@@ -15,7 +20,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     """Import `load` when it is asked for: decode workers import this package and need neither h5py nor pandas."""
     if name == "load":
-        from features.cache.loading import load
+        from avfuse.features.cache.loading import load
 
         return load
-    raise AttributeError(f"module 'features' has no attribute '{name}'")
+    raise AttributeError(f"module 'avfuse.features' has no attribute '{name}'")

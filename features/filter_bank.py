@@ -11,8 +11,8 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from features.errors import UsageError
-from features.waveforms import checked_waveform
+from avfuse.features.errors import UsageError
+from avfuse.features.waveforms import checked_waveform
 
 RATE_HZ = 16_000
 MEL_BANDS, FRAMES = 128, 1024

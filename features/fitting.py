@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from features.spec import Preprocess
+from avfuse.features.spec import Preprocess
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,

@@ -8,14 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features import archives
-from features.audio_images import render
-from features.errors import ClipError
-from features.extracted_sound import extracted
-from features.filter_bank import filter_banks
-from features.fitting import fit_frame, fit_image
-from features.media import DEFAULT_READER, Media, MediaFile, Waveform
-from features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput, ImportedInput, Preprocess, SoundInput
+from avfuse.features import archives
+from avfuse.features.audio_images import render
+from avfuse.features.errors import ClipError
+from avfuse.features.extracted_sound import extracted
+from avfuse.features.filter_bank import filter_banks
+from avfuse.features.fitting import fit_frame, fit_image
+from avfuse.features.media import DEFAULT_READER, Media, MediaFile, Waveform
+from avfuse.features.spec import (
+    AnyInput,
+    FilterBankInput,
+    FramesInput,
+    ImageInput,
+    ImportedInput,
+    Preprocess,
+    SoundInput,
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Names that users give become names of folders: what may be one."""
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 _RESERVED = frozenset({"manifests", "media"})
 """What lies beside the collections in a cache."""

@@ -5,7 +5,7 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 
 def run_own_files(variable: str) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from features.backbones import WeightsChoice
-from features.errors import UsageError
-from features.media.reader import DEFAULT_READER
-from features.requests import PUBLISHED, resolve
-from features.spec import FeatureSpec, FramesInput, ImageInput
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.errors import UsageError
+from avfuse.features.media.reader import DEFAULT_READER
+from avfuse.features.requests import PUBLISHED, resolve
+from avfuse.features.spec import FeatureSpec, FramesInput, ImageInput
 
 _SHOWN = 24
 """Letters of a value that are shown where two differ."""

@@ -13,13 +13,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from features import backbones, filter_bank
-from features.audio_images import DEFAULT_SIZES, REPRESENTATION_REVISION, REPRESENTATIONS, STYLES, Size, Style
-from features.audio_images.render import check_style
-from features.backbones import Backbone, Grid, WeightsChoice
-from features.errors import UsageError
-from features.media.reader import DEFAULT_READER, READERS, check_reader
-from features.spec import (
+from avfuse.features import backbones, filter_bank
+from avfuse.features.audio_images import DEFAULT_SIZES, REPRESENTATION_REVISION, REPRESENTATIONS, STYLES, Size, Style
+from avfuse.features.audio_images.render import check_style
+from avfuse.features.backbones import Backbone, Grid, WeightsChoice
+from avfuse.features.errors import UsageError
+from avfuse.features.media.reader import DEFAULT_READER, READERS, check_reader
+from avfuse.features.spec import (
     IMPORTED,
     VIEWS,
     AnyInput,

@@ -1,9 +1,9 @@
 """Whether this version of avfuse can still make a feature that is in the cache."""
 
-from features import backbones, filter_bank
-from features.audio_images import REPRESENTATION_REVISION
-from features.media.reader import READERS
-from features.spec import AnyInput, FeatureSpec, FilterBankInput, ImageInput, ImportedInput, ModelSpec
+from avfuse.features import backbones, filter_bank
+from avfuse.features.audio_images import REPRESENTATION_REVISION
+from avfuse.features.media.reader import READERS
+from avfuse.features.spec import AnyInput, FeatureSpec, FilterBankInput, ImageInput, ImportedInput, ModelSpec
 
 
 def outdated(spec: FeatureSpec) -> str | None:

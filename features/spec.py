@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from features.media.sampling import frames_per_clip
+from avfuse.features.media.sampling import frames_per_clip
 
 KEY_DIGITS = 8
 IMPORTED = "imported"

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import ClipError, UsageError
+from avfuse.features.errors import ClipError, UsageError
 
 MAX_PEAK = 1e6
 """Sound lies in [-1, 1]; where samples are this large, they are something else, and their squares overflow."""

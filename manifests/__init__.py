@@ -1,12 +1,17 @@
 """WHICH clips: the table of a data set, and the builders that write it."""
 
-from manifests.annotations import Annotations, read_csv, read_lines
-from manifests.build import Built
-from manifests.builders import Builder, build, builders, register
-from manifests.files import MediaTree
-from manifests.listing import Listing, in_order, rows
-from manifests.manifest import Manifest, Target
-from manifests.store import list_manifests, load_manifest, save_manifest
+if __name__ == "manifests":  # imported by its old name
+    from avfuse.old_names import redirect
+
+    redirect(__name__)
+
+from avfuse.manifests.annotations import Annotations, read_csv, read_lines
+from avfuse.manifests.build import Built
+from avfuse.manifests.builders import Builder, build, builders, register
+from avfuse.manifests.files import MediaTree
+from avfuse.manifests.listing import Listing, in_order, rows
+from avfuse.manifests.manifest import Manifest, Target
+from avfuse.manifests.store import list_manifests, load_manifest, save_manifest
 
 __all__ = [
     "Annotations",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 
 class Annotations:

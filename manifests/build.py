@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from features.errors import UsageError
-from features.names import check_name
-from manifests.listing import Listing
-from manifests.manifest import SPLITS, Manifest, occurring
-from manifests.parts import Part, divide, take
-from manifests.probing import probe_media
-from manifests.splits import shared_groups
+from avfuse.features.errors import UsageError
+from avfuse.features.names import check_name
+from avfuse.manifests.listing import Listing
+from avfuse.manifests.manifest import SPLITS, Manifest, occurring
+from avfuse.manifests.parts import Part, divide, take
+from avfuse.manifests.probing import probe_media
+from avfuse.manifests.splits import shared_groups
 
 NOT_FOUND, EMPTY, NO_AUDIO = "not found", "empty (0 bytes)", "no audio stream"
 

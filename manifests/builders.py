@@ -7,15 +7,15 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from features.errors import UsageError
-from features.names import check_name
-from features.own_files import run_own_files
-from manifests.annotations import Annotations
-from manifests.build import Built, finish
-from manifests.datasets import epic_kitchens_100, folder, kinetics_sounds, table, ucf101, vggsound
-from manifests.demo.builder import describe_demo
-from manifests.listing import Listing
-from manifests.parts import Part
+from avfuse.features.errors import UsageError
+from avfuse.features.names import check_name
+from avfuse.features.own_files import run_own_files
+from avfuse.manifests.annotations import Annotations
+from avfuse.manifests.build import Built, finish
+from avfuse.manifests.datasets import epic_kitchens_100, folder, kinetics_sounds, table, ucf101, vggsound
+from avfuse.manifests.demo.builder import describe_demo
+from avfuse.manifests.listing import Listing
+from avfuse.manifests.parts import Part
 
 _OWN_COLUMNS = ("label_column", "group_column", "split_column", "targets", "several", "outside_root")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from features.archives import index, is_archive, read_through
-from features.errors import UsageError
-from features.media import MEDIA_SUFFIXES
+from avfuse.features.archives import index, is_archive, read_through
+from avfuse.features.errors import UsageError
+from avfuse.features.media import MEDIA_SUFFIXES
 
 SOUND_SUFFIXES = frozenset([".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"])
 

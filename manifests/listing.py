@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from manifests.manifest import Target
+from avfuse.manifests.manifest import Target
 
 
 @dataclass(frozen=True, kw_only=True)

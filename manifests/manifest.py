@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pandera.pandas as pa
 
-from features.clips import Clip
-from features.errors import UsageError
-from features.names import check_name
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.names import check_name
 
 SPLITS = ("train", "val", "test", "unlabelled")
 """`unlabelled` clips are only predicted on: a challenge keeps their labels."""

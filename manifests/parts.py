@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from features.errors import UsageError
-from manifests.listing import Listing
-from manifests.splits import group_folds, held_out, sample
+from avfuse.features.errors import UsageError
+from avfuse.manifests.listing import Listing
+from avfuse.manifests.splits import group_folds, held_out, sample
 
 
 @dataclass(frozen=True, kw_only=True)

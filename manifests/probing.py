@@ -1,7 +1,7 @@
 """What the headers of media files say: asked of many files side by side, and remembered.
 
-FFmpeg may hang or crash on any file, so only processes of their own open files; they import `features.media`, and
-neither pandas nor torch.
+FFmpeg may hang or crash on any file, so only processes of their own open files; they import `avfuse.features.media`,
+and neither pandas nor torch.
 """
 
 import errno
@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
-from features import archives
-from features.errors import ClipError
-from features.media import MediaInfo, probe
+from avfuse.features import archives
+from avfuse.features.errors import ClipError
+from avfuse.features.media import MediaInfo, probe
 
 BATCH_FILES = 16
 """Files a process is given at a time: handing over costs about as much as looking into a small AVI."""

@@ -9,8 +9,8 @@ import xxhash
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
-from features.errors import UsageError
-from manifests.manifest import SPLITS
+from avfuse.features.errors import UsageError
+from avfuse.manifests.manifest import SPLITS
 
 MANY_GROUPS = 5_000
 """Beyond so many groups, classes keep their proportions of groups, not clips: scikit-learn's search takes minutes."""

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.errors import UsageError
-from manifests.manifest import Manifest, Target
+from avfuse.features.errors import UsageError
+from avfuse.manifests.manifest import Manifest, Target
 
 FORMATS = ("parquet", "csv")
 _METADATA_KEY = b"avfuse"

@@ -11,22 +11,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.backbones import WeightsChoice
-from features.clips import Clip
-from features.errors import ClipError, UsageError
-from features.media.reader import MediaFile
-from features.remaking import check_remade
-from features.requests import PUBLISHED
-from features.spec import FeatureSpec
-from pipeline.report.comparison import read_side
-from pipeline.report.explained_predictions import Extracted, explain_predictions, pictures_of
-from stages.device import choose_device
-from stages.extract.engine import Local
-from stages.extract.run import extract
-from stages.fuse.predicting import ClassProbabilities, best_row, predict_clips
-from stages.fuse.runs import Run
-from stages.fuse.saved import layouts_of
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.clips import Clip
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.media.reader import MediaFile
+from avfuse.features.remaking import check_remade
+from avfuse.features.requests import PUBLISHED
+from avfuse.features.spec import FeatureSpec
+from avfuse.pipeline.report.comparison import read_side
+from avfuse.pipeline.report.explained_predictions import Extracted, explain_predictions, pictures_of
+from avfuse.stages.device import choose_device
+from avfuse.stages.extract.engine import Local
+from avfuse.stages.extract.run import extract
+from avfuse.stages.fuse.predicting import ClassProbabilities, best_row, predict_clips
+from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.saved import layouts_of
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 MAX_WINDOWS = 100_000
 """Of one file."""

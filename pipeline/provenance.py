@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from features.cache.shard import software_versions
-from manifests import Manifest
+from avfuse.features.cache.shard import software_versions
+from avfuse.manifests import Manifest
 
 
 def describe_run(manifest: Manifest, command: str, cache: Path) -> dict[str, Any]:

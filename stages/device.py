@@ -3,7 +3,7 @@
 import psutil
 import torch
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 
 def choose_device(name: str) -> str:

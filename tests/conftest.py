@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from features.media import write_video
+from avfuse.features.media import write_video
 
 torch.set_num_threads(1)  # tests run side by side: more threads than cores make each of them wait for the others
 

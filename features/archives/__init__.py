@@ -1,8 +1,8 @@
 """Clips in archives (.tar, .tar.gz, .tgz) are read in place, as if these were folders: `DIR/x.tar.gz/video/a.mp4`."""
 
-from features.archives.indexing import ArchiveIndex, index, list_members, read_through, unread
-from features.archives.members import Folder, Member, find, folder, look
-from features.archives.paths import is_archive
+from avfuse.features.archives.indexing import ArchiveIndex, index, list_members, read_through, unread
+from avfuse.features.archives.members import Folder, Member, find, folder, look
+from avfuse.features.archives.paths import is_archive
 
 __all__ = [
     "ArchiveIndex",

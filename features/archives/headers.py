@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from features.archives.cursor import Cursor, ReadAt
-from features.edges import edge_digest
+from avfuse.features.archives.cursor import Cursor, ReadAt
+from avfuse.features.edges import edge_digest
 
 MAX_HEADER_BYTES = 16 * 2**20
 """A header that claims to be larger is damage or a trap: it would be read into memory."""

@@ -13,13 +13,13 @@ from typing import BinaryIO, NoReturn
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from features.archives import keeping
-from features.archives.cursor import Chunks
-from features.archives.headers import Entry, find_members
-from features.archives.keeping import Contents
-from features.archives.paths import Place, split
-from features.archives.seek_points import DamagedIndex, SeekPoints, find_seek_points
-from features.errors import UsageError
+from avfuse.features.archives import keeping
+from avfuse.features.archives.cursor import Chunks
+from avfuse.features.archives.headers import Entry, find_members
+from avfuse.features.archives.keeping import Contents
+from avfuse.features.archives.paths import Place, split
+from avfuse.features.archives.seek_points import DamagedIndex, SeekPoints, find_seek_points
+from avfuse.features.errors import UsageError
 
 Passed = Callable[[int], object]
 """Gets how many bytes of an archive have been read so far."""

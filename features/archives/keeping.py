@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from features.archives.headers import Entry, Members
-from features.archives.seek_points import WINDOW, DamagedIndex, SeekPoints
+from avfuse.features.archives.headers import Entry, Members
+from avfuse.features.archives.seek_points import WINDOW, DamagedIndex, SeekPoints
 
 _MAGIC = b"avfuse archive 1\n"
 _START = struct.Struct(f"<{len(_MAGIC)}s16sQ")

@@ -5,11 +5,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from features.archives.cursor import Chunks, Cursor
-from features.archives.headers import digest_at
-from features.archives.indexing import ArchiveIndex, index_of
-from features.archives.paths import split
-from features.errors import ClipError, UsageError
+from avfuse.features.archives.cursor import Chunks, Cursor
+from avfuse.features.archives.headers import digest_at
+from avfuse.features.archives.indexing import ArchiveIndex, index_of
+from avfuse.features.archives.paths import split
+from avfuse.features.errors import ClipError, UsageError
 
 WHOLE_BYTES = 32 * 2**20
 """A member up to this size is read whole when it is opened; of a larger one the last few chunks are kept."""

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from features.audio_images.content import HOP_SAMPLES, AudioContent, Padding
-from features.audio_images.raster import (
+from avfuse.features.audio_images.content import HOP_SAMPLES, AudioContent, Padding
+from avfuse.features.audio_images.raster import (
     BLUE,
     RED,
     WHITE,

@@ -6,12 +6,12 @@ import difflib
 import math
 from typing import TYPE_CHECKING, Any
 
-from features.backbones.loading import first_line, read_state
-from features.backbones.probing import probe
-from features.backbones.registry import Backbone, Encoded, Grid
-from features.backbones.weights import Address, Checkpoint, Hub
-from features.errors import UsageError
-from features.spec import Preprocess
+from avfuse.features.backbones.loading import first_line, read_state
+from avfuse.features.backbones.probing import probe
+from avfuse.features.backbones.registry import Backbone, Encoded, Grid
+from avfuse.features.backbones.weights import Address, Checkpoint, Hub
+from avfuse.features.errors import UsageError
+from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
     from pathlib import Path

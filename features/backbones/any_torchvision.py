@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from features.backbones.picture_networks import without
-from features.backbones.probing import probe
-from features.backbones.registry import Backbone, Encoded
-from features.backbones.weights import Address, Checkpoint
-from features.errors import UsageError
-from features.spec import Preprocess
+from avfuse.features.backbones.picture_networks import without
+from avfuse.features.backbones.probing import probe
+from avfuse.features.backbones.registry import Backbone, Encoded
+from avfuse.features.backbones.weights import Address, Checkpoint
+from avfuse.features.errors import UsageError
+from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

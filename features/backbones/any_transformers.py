@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.backbones.from_transformers import quiet, refuse_what_is_left
-from features.backbones.loading import first_line
-from features.backbones.probing import probe
-from features.backbones.registry import Backbone, Encoded, Grid, InputKind, Sound
-from features.backbones.weights import Checkpoint, HubFolder, Local, fetch
-from features.errors import UsageError
-from features.extracted_sound import extracted
-from features.fitting import fit_frame
-from features.spec import Preprocess
+from avfuse.features.backbones.from_transformers import quiet, refuse_what_is_left
+from avfuse.features.backbones.loading import first_line
+from avfuse.features.backbones.probing import probe
+from avfuse.features.backbones.registry import Backbone, Encoded, Grid, InputKind, Sound
+from avfuse.features.backbones.weights import Checkpoint, HubFolder, Local, fetch
+from avfuse.features.errors import UsageError
+from avfuse.features.extracted_sound import extracted
+from avfuse.features.fitting import fit_frame
+from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

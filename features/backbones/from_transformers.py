@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.backbones.loading import read_state
-from features.errors import UsageError
+from avfuse.features.backbones.loading import read_state
+from avfuse.features.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor, nn
 
-    from features.backbones.registry import StateDict
+    from avfuse.features.backbones.registry import StateDict
 
 Rules = Mapping[str, str]
 """Regular expressions of authors' names -> the hub's; what `left_out` matches, a classifier, is dropped."""

@@ -6,14 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from features.backbones.registry import Backbone, Encoded, map_grid, of_map, register
-from features.backbones.weights import Checkpoint, Package
-from features.spec import Preprocess
+from avfuse.features.backbones.registry import Backbone, Encoded, map_grid, of_map, register
+from avfuse.features.backbones.weights import Checkpoint, Package
+from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from features.backbones.efficientnet_lite import EfficientNetLite0
+    from avfuse.features.backbones.efficientnet_lite import EfficientNetLite0
 
 _MEAN, _STD = 127.0, 128.0
 
@@ -25,13 +25,13 @@ def _locate() -> Path:
 
 
 def _make() -> nn.Module:
-    from features.backbones.efficientnet_lite import EfficientNetLite0
+    from avfuse.features.backbones.efficientnet_lite import EfficientNetLite0
 
     return EfficientNetLite0()
 
 
 def _finish(network: EfficientNetLite0) -> nn.Module:
-    from features.backbones.efficientnet_lite import fold_batch_norms
+    from avfuse.features.backbones.efficientnet_lite import fold_batch_norms
 
     return fold_batch_norms(network)
 

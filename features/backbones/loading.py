@@ -9,17 +9,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features import filter_bank
-from features.errors import UsageError
-from features.media.sampling import parse_sampling
-from features.memory import keep_large_buffers
+from avfuse.features import filter_bank
+from avfuse.features.errors import UsageError
+from avfuse.features.media.sampling import parse_sampling
+from avfuse.features.memory import keep_large_buffers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from features.backbones.registry import Backbone, Encoded, StateDict
-    from features.backbones.weights import Weights
-    from features.spec import Precision, Preprocess
+    from avfuse.features.backbones.registry import Backbone, Encoded, StateDict
+    from avfuse.features.backbones.weights import Weights
+    from avfuse.features.spec import Precision, Preprocess
 
 Encoder = Callable[["Tensor", "Preprocess | None"], "Encoded"]
 """A loaded network: uint8 (B, H, W, 3) or (B, T, H, W, 3), and how its values are to be normalised, or filter banks

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from features.backbones.registry import Backbone, Encoded, Grid, StateDict, of_map, register
-from features.backbones.weights import Address, Checkpoint, Hub
-from features.spec import Preprocess
+from avfuse.features.backbones.registry import Backbone, Encoded, Grid, StateDict, of_map, register
+from avfuse.features.backbones.weights import Address, Checkpoint, Hub
+from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

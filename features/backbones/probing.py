@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from features.backbones.registry import Encoded
+    from avfuse.features.backbones.registry import Encoded
 
 
 class Given(NamedTuple):

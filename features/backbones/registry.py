@@ -9,10 +9,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from features.backbones.weights import Checkpoint
-from features.errors import UsageError
-from features.own_files import run_own_files
-from features.spec import Preprocess
+from avfuse.features.backbones.weights import Checkpoint
+from avfuse.features.errors import UsageError
+from avfuse.features.own_files import run_own_files
+from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -144,7 +144,7 @@ def get(name: str) -> Backbone:
 @lru_cache
 def _adapt(name: str) -> Backbone:
     prefix, _, theirs = name.partition(":")
-    module = import_module(f"features.backbones.{ADAPTERS[prefix]}")
+    module = import_module(f"avfuse.features.backbones.{ADAPTERS[prefix]}")
     backbone: Backbone = module.adapt(theirs)
     return backbone
 

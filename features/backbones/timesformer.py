@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from features.backbones.from_transformers import VISION_RULES, maker, reader, renamed
-from features.backbones.registry import Backbone, Encoded, Grid, StateDict, register
-from features.backbones.weights import Address, Checkpoint, Hub
-from features.spec import Preprocess
+from avfuse.features.backbones.from_transformers import VISION_RULES, maker, reader, renamed
+from avfuse.features.backbones.registry import Backbone, Encoded, Grid, StateDict, register
+from avfuse.features.backbones.weights import Address, Checkpoint, Hub
+from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from features.backbones.registry import Backbone, StateDict, map_grid, of_map, register
-from features.backbones.weights import Address, Checkpoint
-from features.spec import Preprocess
+from avfuse.features.backbones.registry import Backbone, StateDict, map_grid, of_map, register
+from avfuse.features.backbones.weights import Address, Checkpoint
+from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +18,7 @@ _CLASSIFIERS = ("new_fc.", "fc.", "fc_action.", "last_linear.")
 
 
 def _make() -> nn.Module:
-    from features.backbones.bninception import BNInception
+    from avfuse.features.backbones.bninception import BNInception
 
     return BNInception()
 

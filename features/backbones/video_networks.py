@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from features.backbones.picture_networks import without
-from features.backbones.registry import Backbone, Encoded, Grid, register
-from features.backbones.weights import Address, Checkpoint
-from features.spec import Preprocess
+from avfuse.features.backbones.picture_networks import without
+from avfuse.features.backbones.registry import Backbone, Encoded, Grid, register
+from avfuse.features.backbones.weights import Address, Checkpoint
+from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

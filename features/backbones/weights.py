@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 ATTEMPTS, SECONDS_BETWEEN = 3, 2.0
 SHA256_DIGITS = 64

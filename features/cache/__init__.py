@@ -19,11 +19,11 @@ cache/<collection>/<feature-name>-<key>/shard-<clips>-<hash>.h5
     importing.py    features that were computed elsewhere
 """
 
-from features.cache.asked import AskedClips
-from features.cache.fingerprint import Fingerprint, fingerprint
-from features.cache.reading import DamagedShard
-from features.cache.shard import ChunkResult, Failure
-from features.cache.store import FeatureStore, Found, Loaded, find_specs
+from avfuse.features.cache.asked import AskedClips
+from avfuse.features.cache.fingerprint import Fingerprint, fingerprint
+from avfuse.features.cache.reading import DamagedShard
+from avfuse.features.cache.shard import ChunkResult, Failure
+from avfuse.features.cache.store import FeatureStore, Found, Loaded, find_specs
 
 __all__ = [
     "AskedClips",

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features import archives
-from features.cache.fingerprint import MISSING, digest
-from features.clips import Clip
+from avfuse.features import archives
+from avfuse.features.cache.fingerprint import MISSING, digest
+from avfuse.features.clips import Clip
 
 
 class AskedClips:

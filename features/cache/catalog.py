@@ -10,12 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from features.cache.claims import FOLDER as CLAIMS
-from features.cache.reading import Shard, read_shard
-from features.cache.store import FeatureStore, Rows, shard_names
-from features.errors import UsageError
-from features.names import check_name
-from features.spec import KEY_DIGITS, FeatureSpec
+from avfuse.features.cache.claims import FOLDER as CLAIMS
+from avfuse.features.cache.reading import Shard, read_shard
+from avfuse.features.cache.store import FeatureStore, Rows, shard_names
+from avfuse.features.errors import UsageError
+from avfuse.features.names import check_name
+from avfuse.features.spec import KEY_DIGITS, FeatureSpec
 
 _FEATURE_FOLDER = re.compile(rf"(.+)-([0-9a-f]{{{KEY_DIGITS}}})")
 

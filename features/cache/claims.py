@@ -14,8 +14,8 @@ import xxhash
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from features.clips import Clip
-from features.errors import UsageError
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
 
 FOLDER = ".claims"
 _BOARD, _UPKEEP = "board.lock", "upkeep.lock"

@@ -13,12 +13,12 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cache.asked import AskedClips
-from features.cache.reading import read_rows
-from features.cache.store import DONE, FeatureStore, Found, looking_again
-from features.clips import Clip
-from features.errors import UsageError
-from features.spec import FeatureSpec
+from avfuse.features.cache.asked import AskedClips
+from avfuse.features.cache.reading import read_rows
+from avfuse.features.cache.store import DONE, FeatureStore, Found, looking_again
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.spec import FeatureSpec
 
 SUFFIXES = (".npz", ".safetensors")
 _SAFETENSORS_TYPES = {"float16": "F16", "float32": "F32", "uint8": "U8"}

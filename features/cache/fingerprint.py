@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from features import archives
-from features.edges import edge_digest
-from features.errors import ClipError
+from avfuse.features import archives
+from avfuse.features.edges import edge_digest
+from avfuse.features.errors import ClipError
 
 
 @dataclass(frozen=True)

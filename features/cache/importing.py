@@ -13,17 +13,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cache.asked import AskedClips
-from features.cache.catalog import cached_features
-from features.cache.claims import Claims, mark
-from features.cache.fingerprint import fingerprint
-from features.cache.reading import read_rows
-from features.cache.shard import ChunkResult, software_versions
-from features.cache.store import DONE, FeatureStore
-from features.clips import Clip
-from features.errors import UsageError
-from features.media.sampling import segment_centres
-from features.spec import IMPORTED, FeatureSpec, ImportedInput
+from avfuse.features.cache.asked import AskedClips
+from avfuse.features.cache.catalog import cached_features
+from avfuse.features.cache.claims import Claims, mark
+from avfuse.features.cache.fingerprint import fingerprint
+from avfuse.features.cache.reading import read_rows
+from avfuse.features.cache.shard import ChunkResult, software_versions
+from avfuse.features.cache.store import DONE, FeatureStore
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.media.sampling import segment_centres
+from avfuse.features.spec import IMPORTED, FeatureSpec, ImportedInput
 
 CHUNK_CLIPS = 512
 CHUNK_BYTES = 128 * 2**20

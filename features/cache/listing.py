@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from features.cache.asked import AskedClips
-from features.cache.catalog import CachedFeature, ReadableStore, clip_codes, what_is_wrong
-from features.cache.reading import read_shard
-from features.cache.shard import Failure
-from features.cache.store import ABSENT, DONE, FAILED, NO_SOUND, Outcomes
-from features.errors import UsageError
+from avfuse.features.cache.asked import AskedClips
+from avfuse.features.cache.catalog import CachedFeature, ReadableStore, clip_codes, what_is_wrong
+from avfuse.features.cache.reading import read_shard
+from avfuse.features.cache.shard import Failure
+from avfuse.features.cache.store import ABSENT, DONE, FAILED, NO_SOUND, Outcomes
+from avfuse.features.errors import UsageError
 
 
 @dataclass(frozen=True)

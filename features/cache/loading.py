@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.cache.store import DONE, FeatureStore, Rows, equal, find_spec, gather, looking_again
-from features.clips import Clip
-from features.errors import UsageError
-from features.spec import FeatureSpec
+from avfuse.features.cache.store import DONE, FeatureStore, Rows, equal, find_spec, gather, looking_again
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.spec import FeatureSpec
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from features.cache.shard import FORMAT_VERSION, MAGIC, TABLES
-from features.errors import UsageError
-from features.spec import FeatureSpec
+from avfuse.features.cache.shard import FORMAT_VERSION, MAGIC, TABLES
+from avfuse.features.errors import UsageError
+from avfuse.features.spec import FeatureSpec
 
 _PREFIX_BYTES = 64 * 1024
 _BLOCK_BYTES = 256 * 1024

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cache.asked import AskedClips
-from features.cache.catalog import CachedFeature, ReadableStore, clip_codes
-from features.cache.claims import Claims
-from features.cache.reading import Shard, read_shard
-from features.cache.rewriting import SET_ASIDE, commit_part, rows_in
-from features.cache.store import Rows, equal
-from features.errors import UsageError
-from features.spec import FeatureSpec
+from avfuse.features.cache.asked import AskedClips
+from avfuse.features.cache.catalog import CachedFeature, ReadableStore, clip_codes
+from avfuse.features.cache.claims import Claims
+from avfuse.features.cache.reading import Shard, read_shard
+from avfuse.features.cache.rewriting import SET_ASIDE, commit_part, rows_in
+from avfuse.features.cache.store import Rows, equal
+from avfuse.features.errors import UsageError
+from avfuse.features.spec import FeatureSpec
 
 
 @dataclass(frozen=True)

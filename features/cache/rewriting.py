@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cache.fingerprint import Fingerprint
-from features.cache.reading import Shard, read_rows, read_software
-from features.cache.shard import ChunkResult, write_shard
-from features.cache.store import failure_of
-from features.clips import Clip
-from features.spec import FeatureSpec
+from avfuse.features.cache.fingerprint import Fingerprint
+from avfuse.features.cache.reading import Shard, read_rows, read_software
+from avfuse.features.cache.shard import ChunkResult, write_shard
+from avfuse.features.cache.store import failure_of
+from avfuse.features.clips import Clip
+from avfuse.features.spec import FeatureSpec
 
 SET_ASIDE = "set-aside"
 

@@ -25,9 +25,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from features.cache.fingerprint import Fingerprint
-from features.clips import Clip
-from features.spec import FeatureSpec
+from avfuse.features.cache.fingerprint import Fingerprint
+from avfuse.features.clips import Clip
+from avfuse.features.spec import FeatureSpec
 
 FORMAT_VERSION = 2
 """Raised only when a reader of the old format would misread the new one; what a reader does not know it ignores."""

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
-from features.cache.asked import AskedClips
-from features.cache.reading import Shard, read_rows, read_shard, read_spec
-from features.cache.shard import MEDIA_FIELDS, ChunkResult, Failure, write_shard, write_spec
-from features.clips import Clip
-from features.errors import UsageError
-from features.spec import IMPORTED, FeatureSpec, folder_stem
+from avfuse.features.cache.asked import AskedClips
+from avfuse.features.cache.reading import Shard, read_rows, read_shard, read_spec
+from avfuse.features.cache.shard import MEDIA_FIELDS, ChunkResult, Failure, write_shard, write_spec
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.spec import IMPORTED, FeatureSpec, folder_stem
 
 ABSENT, DONE, NO_SOUND, FAILED = range(4)
 """What is known of a clip: nothing, its feature, that it has no audio stream, that it could not be used."""

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cache.asked import AskedClips
-from features.cache.reading import Shard, read_rows
-from features.cache.store import DONE, FeatureStore
-from features.clips import Clip
-from features.errors import UsageError
-from features.spec import FeatureSpec
+from avfuse.features.cache.asked import AskedClips
+from avfuse.features.cache.reading import Shard, read_rows
+from avfuse.features.cache.store import DONE, FeatureStore
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.spec import FeatureSpec
 
 WINDOW_BYTES = 512 * 2**20
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from features.cache.catalog import CachedFeature, cached_features, is_feature_folder, media_codes, what_is_wrong
-from features.cache.claims import FOLDER as CLAIMS
-from features.cache.claims import Claims
-from features.cache.reading import (
+from avfuse.features.cache.catalog import CachedFeature, cached_features, is_feature_folder, media_codes, what_is_wrong
+from avfuse.features.cache.claims import FOLDER as CLAIMS
+from avfuse.features.cache.claims import Claims
+from avfuse.features.cache.reading import (
     DamagedShard,
     Part,
     Shard,
@@ -29,11 +29,11 @@ from features.cache.reading import (
     read_rows,
     read_shard,
 )
-from features.cache.rewriting import SET_ASIDE, commit_part, rows_in, set_aside
-from features.cache.shard import TABLES, write_spec
-from features.cache.store import FAILED, Rows
-from features.errors import UsageError
-from features.spec import KEY_DIGITS, FeatureSpec
+from avfuse.features.cache.rewriting import SET_ASIDE, commit_part, rows_in, set_aside
+from avfuse.features.cache.shard import TABLES, write_spec
+from avfuse.features.cache.store import FAILED, Rows
+from avfuse.features.errors import UsageError
+from avfuse.features.spec import KEY_DIGITS, FeatureSpec
 
 YOUNG_SECONDS = 3600.0
 """While a run is alive, a temporary file or an empty folder may be its own, unless it is older than this."""

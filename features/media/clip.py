@@ -9,8 +9,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from features.errors import ClipError, UsageError
-from features.media.timeline import TimeSource
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.media.timeline import TimeSource
 
 MIN_DECODED_FRACTION = 0.8
 """A damaged clip is used when at least this share of its frames, or of its sound, decodes before the damage."""

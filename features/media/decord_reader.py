@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.archives import Member
-from features.errors import ClipError, UsageError
-from features.media.probe import Medium
-from features.media.source import Source
-from features.media.timeline import Promise
+from avfuse.features.archives import Member
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.media.probe import Medium
+from avfuse.features.media.source import Source
+from avfuse.features.media.timeline import Promise
 
 REVISION = 1
 

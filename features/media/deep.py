@@ -11,11 +11,11 @@ from itertools import takewhile
 
 import av
 
-from features.errors import ClipError
-from features.media.packets import AnyPacket
-from features.media.sound import Signal, decode_sound
-from features.media.source import HELD_BYTES, Source
-from features.media.timeline import Clock, Interval, Timeline
+from avfuse.features.errors import ClipError
+from avfuse.features.media.packets import AnyPacket
+from avfuse.features.media.sound import Signal, decode_sound
+from avfuse.features.media.source import HELD_BYTES, Source
+from avfuse.features.media.timeline import Clock, Interval, Timeline
 
 LONG_SECONDS = 60
 """In a file that claims less, reading from the start costs little."""

@@ -8,8 +8,8 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from features.media.packets import AnyPacket, damage_of
-from features.media.timeline import rises
+from avfuse.features.media.packets import AnyPacket, damage_of
+from avfuse.features.media.timeline import rises
 
 _SKIPPING_CODECS = frozenset(["h264"])
 """Codecs whose decoder can be told to leave out pictures that no other refers to; measured to change no other pixel."""

@@ -6,10 +6,10 @@ from pathlib import Path
 import av
 from av.error import FFmpegError
 
-from features import archives
-from features.archives import Member
-from features.errors import ClipError
-from features.media.packets import damage_of
+from avfuse.features import archives
+from avfuse.features.archives import Member
+from avfuse.features.errors import ClipError
+from avfuse.features.media.packets import damage_of
 
 MEDIA_SUFFIXES = frozenset(
     [

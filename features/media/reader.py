@@ -15,16 +15,16 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import ClipError, UsageError
-from features.media import decord_reader
-from features.media.clip import MIN_DECODED_FRACTION, Frames, Media, Waveform
-from features.media.deep import Stretch, find_stretch, stretch_sound
-from features.media.pictures import decode_everything, decode_promised
-from features.media.probe import size_of
-from features.media.sampling import Choice, Sampling, choose, parse_sampling
-from features.media.sound import lay
-from features.media.source import HELD_BYTES, Source
-from features.media.timeline import Interval, Promise, Seconds, Timeline
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.media import decord_reader
+from avfuse.features.media.clip import MIN_DECODED_FRACTION, Frames, Media, Waveform
+from avfuse.features.media.deep import Stretch, find_stretch, stretch_sound
+from avfuse.features.media.pictures import decode_everything, decode_promised
+from avfuse.features.media.probe import size_of
+from avfuse.features.media.sampling import Choice, Sampling, choose, parse_sampling
+from avfuse.features.media.sound import lay
+from avfuse.features.media.source import HELD_BYTES, Source
+from avfuse.features.media.timeline import Interval, Promise, Seconds, Timeline
 
 READERS = {"pyav": 2, "decord": decord_reader.REVISION}
 """Who turns packets into frames, each with the revision of what it gives. Sound is always PyAV's."""

@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import ClipError, UsageError
-from features.media.timeline import Interval, Timeline
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.media.timeline import Interval, Timeline
 
 MAX_FRAMES_AT_RATE = 100_000
 """A fixed rate over a clip whose file claims months would fill any memory with repeats."""

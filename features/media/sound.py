@@ -9,9 +9,9 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from features.errors import ClipError
-from features.media.clip import MIN_DECODED_FRACTION, Waveform
-from features.media.packets import AnyPacket, damage_of
+from avfuse.features.errors import ClipError
+from avfuse.features.media.clip import MIN_DECODED_FRACTION, Waveform
+from avfuse.features.media.packets import AnyPacket, damage_of
 
 MAX_GAP_SECONDS = 3600
 """A longer hole in the timestamps is damage or a trap: filling it with silence would take any amount of memory."""

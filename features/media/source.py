@@ -9,12 +9,12 @@ from types import TracebackType
 import av
 from av.error import FFmpegError
 
-from features.errors import ClipError
-from features.media.packets import AnyPacket, damage_of
-from features.media.pictures import first_frame
-from features.media.probe import Medium, find_medium, open_container, picture_stream, size_of
-from features.media.sound import Signal, decode_sound
-from features.media.timeline import Promise
+from avfuse.features.errors import ClipError
+from avfuse.features.media.packets import AnyPacket, damage_of
+from avfuse.features.media.pictures import first_frame
+from avfuse.features.media.probe import Medium, find_medium, open_container, picture_stream, size_of
+from avfuse.features.media.sound import Signal, decode_sound
+from avfuse.features.media.timeline import Promise
 
 HELD_BYTES = 256 * 2**20
 """The packets of a file up to this size are kept in memory while it is read; a larger file is read anew each time."""

@@ -17,8 +17,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import UsageError
-from features.media.packets import AnyPacket
+from avfuse.features.errors import UsageError
+from avfuse.features.media.packets import AnyPacket
 
 TimeSource = Literal["timestamps", "index"]
 """Where frames' times come from: the decoder's timestamps, or a frame's index over the average rate."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from features.archives import is_archive
-from features.errors import UsageError
-from manifests.annotations import Annotations
-from manifests.datasets.table import clip_ids, listed, read_table, unread_note
-from manifests.files import MediaTree
-from manifests.listing import Listing
+from avfuse.features.archives import is_archive
+from avfuse.features.errors import UsageError
+from avfuse.manifests.annotations import Annotations
+from avfuse.manifests.datasets.table import clip_ids, listed, read_table, unread_note
+from avfuse.manifests.files import MediaTree
+from avfuse.manifests.listing import Listing
 
 REVISION = 2
 

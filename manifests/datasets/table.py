@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from features.errors import UsageError
-from manifests.annotations import Annotations
-from manifests.files import MediaTree
-from manifests.listing import Listing
-from manifests.manifest import COLUMNS, SEPARATOR, Target
-from manifests.splits import held_out
+from avfuse.features.errors import UsageError
+from avfuse.manifests.annotations import Annotations
+from avfuse.manifests.files import MediaTree
+from avfuse.manifests.listing import Listing
+from avfuse.manifests.manifest import COLUMNS, SEPARATOR, Target
+from avfuse.manifests.splits import held_out
 
 REVISION = 2
 TEST_FRACTION = 0.2

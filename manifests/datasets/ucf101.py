@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from features.errors import UsageError
-from manifests.annotations import Annotations, read_lines
-from manifests.files import MediaTree
-from manifests.listing import Listing, in_order, rows
-from manifests.manifest import Target
+from avfuse.features.errors import UsageError
+from avfuse.manifests.annotations import Annotations, read_lines
+from avfuse.manifests.files import MediaTree
+from avfuse.manifests.listing import Listing, in_order, rows
+from avfuse.manifests.manifest import Target
 
 REVISION = 1
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from features.errors import UsageError
-from manifests.annotations import Annotations, read_csv
-from manifests.files import MediaTree
-from manifests.listing import Listing, in_order, rows
-from manifests.manifest import SEPARATOR, Target
+from avfuse.features.errors import UsageError
+from avfuse.manifests.annotations import Annotations, read_csv
+from avfuse.manifests.files import MediaTree
+from avfuse.manifests.listing import Listing, in_order, rows
+from avfuse.manifests.manifest import SEPARATOR, Target
 
 REVISION = 1
 VALIDATION_FRACTION = 0.1

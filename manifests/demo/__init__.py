@@ -4,6 +4,6 @@ Six classes differ only in the picture and share one distribution of sound; the 
 share one distribution of picture. Neither modality alone can tell all twelve apart, so fusion has something to show.
 """
 
-from manifests.demo.render import CLASSES, REVISION, DemoClip, render_demo
+from avfuse.manifests.demo.render import CLASSES, REVISION, DemoClip, render_demo
 
 __all__ = ["CLASSES", "REVISION", "DemoClip", "render_demo"]

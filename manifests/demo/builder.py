@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from manifests.annotations import Annotations
-from manifests.demo.render import REVISION, render_demo
-from manifests.listing import Listing
+from avfuse.manifests.annotations import Annotations
+from avfuse.manifests.demo.render import REVISION, render_demo
+from avfuse.manifests.listing import Listing
 
 SEED = 0
 
@@ -14,8 +14,8 @@ SEED = 0
 def describe_demo(root: Path, annotations: Annotations, jobs: int = 2) -> Listing:
     """Render the demo clips under `root` (skipped where they are complete) and list them.
 
-    Twelve classes: six differ only in what is seen, six only in what is heard; see `manifests.demo`. Groups share a
-    scene and the split is by group, as UCF101's.
+    Twelve classes: six differ only in what is seen, six only in what is heard; see `avfuse.manifests.demo`. Groups
+    share a scene and the split is by group, as UCF101's.
     """
     root = root.resolve()
     clips = render_demo(root, seed=SEED, n_jobs=jobs)

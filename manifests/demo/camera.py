@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from manifests.demo.canvas import Canvas, Floats, Pixels, blend, rgb_of
+from avfuse.manifests.demo.canvas import Canvas, Floats, Pixels, blend, rgb_of
 
 WIDTH_PIXELS = 320
 HEIGHT_PIXELS = 240

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from features.media.writer import write_video
-from manifests.demo import scenes, sounds
-from manifests.demo.camera import FRAMES_PER_SECOND
-from manifests.demo.canvas import Pixels
+from avfuse.features.media.writer import write_video
+from avfuse.manifests.demo import scenes, sounds
+from avfuse.manifests.demo.camera import FRAMES_PER_SECOND
+from avfuse.manifests.demo.canvas import Pixels
 
 # Raise when a change to the drawing, the sounds or the layout changes any file's bytes.
 REVISION = 1

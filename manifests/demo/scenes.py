@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from manifests.demo.camera import (
+from avfuse.manifests.demo.camera import (
     FRAMES_PER_SECOND,
     HEIGHT_PIXELS,
     MARGIN_PIXELS,
@@ -24,7 +24,7 @@ from manifests.demo.camera import (
     film,
     wander,
 )
-from manifests.demo.canvas import (
+from avfuse.manifests.demo.canvas import (
     SHAPES,
     Canvas,
     Floats,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import assignments, cache_option, device_option, require_folder, runs_option
+from avfuse.pipeline.cli.options import assignments, cache_option, device_option, require_folder, runs_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from manifests import Manifest
-    from pipeline.experiments.roles import Wanted
-    from pipeline.experiments.schema import Table
+    from avfuse.manifests import Manifest
+    from avfuse.pipeline.experiments.roles import Wanted
+    from avfuse.pipeline.experiments.schema import Table
 
 
 @click.command(short_help="A paper's table: every row trained, tested, and beside what was published.")
@@ -85,22 +85,22 @@ def ablate(
       avfuse ablate avt-table4 --dataset vggsound --backbones paper --extract
       avfuse ablate mmt --seeds 2 --epochs 3 --grid none                (a quick look)
     """
-    from pipeline.experiments.schema import load_backbones, load_table
+    from avfuse.pipeline.experiments.schema import load_backbones, load_table
 
     if table is None:
         _list()
         return
     chosen, map_of_roles = load_table(table), load_backbones(backbones)
-    from features.errors import UsageError
-    from features.names import check_name
-    from manifests import load_manifest
-    from pipeline.experiments.results import result_of
-    from pipeline.experiments.roles import all_wanted, commands, features_of, names_in_cache, require_some
-    from pipeline.experiments.rows import GRID, How
-    from pipeline.experiments.running import train_rows
-    from pipeline.experiments.show import as_text, write_files
-    from pipeline.provenance import describe_run
-    from stages.device import choose_device, memory_of
+    from avfuse.features.errors import UsageError
+    from avfuse.features.names import check_name
+    from avfuse.manifests import load_manifest
+    from avfuse.pipeline.experiments.results import result_of
+    from avfuse.pipeline.experiments.roles import all_wanted, commands, features_of, names_in_cache, require_some
+    from avfuse.pipeline.experiments.rows import GRID, How
+    from avfuse.pipeline.experiments.running import train_rows
+    from avfuse.pipeline.experiments.show import as_text, write_files
+    from avfuse.pipeline.provenance import describe_run
+    from avfuse.stages.device import choose_device, memory_of
 
     given: dict[str, Any] = {**assignments("--set", settings), **({} if epochs is None else {"epochs": str(epochs)})}
     if epochs is not None:
@@ -149,7 +149,7 @@ def ablate(
 
 
 def _list() -> None:
-    from pipeline.experiments.schema import backbones_names, load_backbones, load_table, table_names
+    from avfuse.pipeline.experiments.schema import backbones_names, load_backbones, load_table, table_names
 
     tables = [load_table(name) for name in table_names()]
     width = max(len(table.name) for table in tables)
@@ -162,7 +162,7 @@ def _list() -> None:
 
 def _published_data_set(manifest: "Manifest") -> str | None:
     """The data set of the papers that a manifest is a listing of; None for others."""
-    from pipeline.experiments.schema import DATA_SETS
+    from avfuse.pipeline.experiments.schema import DATA_SETS
 
     builder = manifest.provenance.get("builder")
     return builder if builder in DATA_SETS else None
@@ -176,8 +176,8 @@ def _changed(table: "Table", data_set: str | None, dataset: str, given: dict[str
 
 
 def _extract(context: click.Context, dataset: str, missing: "Sequence[Wanted]", device: str, cache: Path) -> None:
-    from pipeline.cli.extract import extract
-    from pipeline.experiments.roles import by_sampling
+    from avfuse.pipeline.cli.extract import extract
+    from avfuse.pipeline.experiments.roles import by_sampling
 
     for sampling, names in by_sampling(missing).items():
         context.invoke(extract, dataset=dataset, features=",".join(names), frames=sampling, device=device, cache=cache)

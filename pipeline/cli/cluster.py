@@ -6,7 +6,7 @@ import threading
 
 import click
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 
 @click.command(short_help="A Dask scheduler and workers on this machine.")
@@ -28,7 +28,7 @@ def cluster(workers: int, gpus: bool, host: str, port: int) -> None:
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # of the workers too, which inherit it
     import torch
 
-    from pipeline.cluster.local import local_cluster
+    from avfuse.pipeline.cluster.local import local_cluster
 
     count = torch.cuda.device_count() if gpus else 0
     if gpus and not count:

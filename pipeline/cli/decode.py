@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import about, reader_option, require_file, require_picture, seconds
+from avfuse.pipeline.cli.options import about, reader_option, require_file, require_picture, seconds
 
 if TYPE_CHECKING:
-    from features.media import Media
+    from avfuse.features.media import Media
 
 
 @click.command(short_help="Write the frames and the sound of a media file as arrays (.npz).")
@@ -52,8 +52,8 @@ def decode(
       avfuse decode clip.mp4 -o clip.npz
       avfuse decode clip.mp4 --frames strided:8x32 --start 2 --end 7.5 -o part.npz --contact-sheet part.png
     """
-    from features.errors import UsageError
-    from features.media import MediaFile
+    from avfuse.features.errors import UsageError
+    from avfuse.features.media import MediaFile
 
     if output is None and contact_sheet is None:
         raise UsageError("nothing to write: name -o out.npz, or --contact-sheet out.png")
@@ -76,7 +76,7 @@ def decode(
     if output is not None:
         _save(output, media)
     if contact_sheet is not None:
-        from pipeline.report.contact_sheet import draw
+        from avfuse.pipeline.report.contact_sheet import draw
 
         draw(media).save(contact_sheet)
     for line in _description(media):
@@ -88,7 +88,7 @@ def decode(
 
 def _require_something(clip: Path, media: "Media") -> None:
     """A picture that fails leaves the sound, and the other way round; with neither, the command fails."""
-    from features.errors import UsageError
+    from avfuse.features.errors import UsageError
 
     if media.frames is None and media.waveform is None:
         problems = [str(error) for error in (media.frames_error, media.waveform_error) if error is not None]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.manifest import builder_options, find_manifest
-from pipeline.cli.options import (
+from avfuse.pipeline.cli.manifest import builder_options, find_manifest
+from avfuse.pipeline.cli.options import (
     cache_option,
     device_option,
     names,
@@ -21,11 +21,11 @@ from pipeline.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from features.audio_images import Style
-    from features.backbones import WeightsChoice
-    from features.spec import Dtype, FeatureSpec, Precision
-    from stages.extract.engine import Engine
-    from stages.extract.run import ExtractSummary
+    from avfuse.features.audio_images import Style
+    from avfuse.features.backbones import WeightsChoice
+    from avfuse.features.spec import Dtype, FeatureSpec, Precision
+    from avfuse.stages.extract.engine import Engine
+    from avfuse.stages.extract.run import ExtractSummary
 
 
 PRECISIONS: "dict[str, Precision]" = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -144,17 +144,17 @@ def extract(
     """
     require_folder(cache, "--cache")
     part, resources = _chunk_range(chunk_range), _check_engine(engine, scheduler, worker_resources)
-    from features.backbones import WeightsChoice
-    from features.requests import resolve
+    from avfuse.features.backbones import WeightsChoice
+    from avfuse.features.requests import resolve
 
     choice = WeightsChoice.parse(weights)
     specs = resolve(names(features), frames, reader, style, size, choice, PRECISIONS[precision], DTYPES[dtype])
     say_licences(specs, choice)
     listed, said = find_manifest(dataset, cache, described)
     click.echo(said)
-    from stages.extract.plan import part_of
-    from stages.extract.pool import DEFAULT_LIMITS
-    from stages.extract.run import extract as run_extract
+    from avfuse.stages.extract.plan import part_of
+    from avfuse.stages.extract.pool import DEFAULT_LIMITS
+    from avfuse.stages.extract.run import extract as run_extract
 
     limits = DEFAULT_LIMITS
     if clip_seconds is not None:
@@ -184,7 +184,7 @@ def extract(
 
 def _chunk_range(text: str | None) -> tuple[int, int]:
     """`3/8` as (3, 8). Raises UsageError for what is no such thing."""
-    from features.errors import UsageError
+    from avfuse.features.errors import UsageError
 
     if text is None:
         return 1, 1
@@ -196,8 +196,8 @@ def _chunk_range(text: str | None) -> tuple[int, int]:
 
 def _check_engine(name: str, scheduler: str | None, resources: str | None) -> dict[str, float] | None:
     """What a cluster's workers must have declared. Raises UsageError for options that do not go together."""
-    from features.errors import UsageError
-    from pipeline.cli.cluster import require_distributed
+    from avfuse.features.errors import UsageError
+    from avfuse.pipeline.cli.cluster import require_distributed
 
     if name == "local":
         for flag, value in (("--scheduler", scheduler), ("--worker-resources", resources)):
@@ -223,7 +223,7 @@ def _engine(
     if scheduler is None:
         yield None
         return
-    from pipeline.cluster.engine import Dask
+    from avfuse.pipeline.cluster.engine import Dask
 
     with Dask(scheduler, device, workers, resources, click.echo) as engine:
         yield engine
@@ -231,7 +231,7 @@ def _engine(
 
 def say_licences(specs: "Sequence[FeatureSpec]", choice: "WeightsChoice") -> None:
     """Weights that are not for every use say so whenever they are used."""
-    from features import backbones
+    from avfuse.features import backbones
 
     for name in dict.fromkeys(spec.model.backbone for spec in specs if spec.model is not None):
         used = choice.of(name, backbones.get(name).checkpoints).checkpoint

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from pipeline.cli.options import cache_option, require_file
+from avfuse.pipeline.cli.options import cache_option, require_file
 
 if TYPE_CHECKING:
-    from features.cache.catalog import CachedFeature
-    from features.cache.importing import Stored
-    from features.cache.listing import Listed
-    from features.spec import FeatureSpec
-    from manifests import Manifest
+    from avfuse.features.cache.catalog import CachedFeature
+    from avfuse.features.cache.importing import Stored
+    from avfuse.features.cache.listing import Listed
+    from avfuse.features.spec import FeatureSpec
+    from avfuse.manifests import Manifest
 
 DTYPES: "dict[str, Stored]" = {"fp16": "float16", "fp32": "float32"}
 HASH_DIGITS = 12
@@ -50,10 +50,10 @@ def list_them(dataset: str | None, missing: bool, as_json: bool, cache: Path) ->
     Without --dataset every clip with a row is counted, and for each data set of the collection how many of its clips
     have none.
     """
-    from features.cache.asked import AskedClips
-    from features.cache.catalog import cached_features, collections
-    from features.cache.listing import describe
-    from features.errors import UsageError
+    from avfuse.features.cache.asked import AskedClips
+    from avfuse.features.cache.catalog import cached_features, collections
+    from avfuse.features.cache.listing import describe
+    from avfuse.features.errors import UsageError
 
     if missing and dataset is None:
         raise UsageError("--missing needs to know of which data set: add --dataset")
@@ -90,8 +90,8 @@ def verify(names: tuple[str, ...], dataset: str | None, repair: bool, cache: Pat
     """
     from tqdm import tqdm
 
-    from features.cache import verify as verifying
-    from features.cache.catalog import cached_features
+    from avfuse.features.cache import verify as verifying
+    from avfuse.features.cache.catalog import cached_features
 
     chosen = _chosen(cache, names, dataset)
     shards = [
@@ -134,11 +134,11 @@ def remove(names: tuple[str, ...], unreachable: bool, dataset: str, yes: bool, c
       avfuse features remove lite:frames@d5438abd --dataset demo
       avfuse features remove --unreachable --dataset demo --yes
     """
-    from features.cache import removal
-    from features.cache.asked import AskedClips
-    from features.cache.catalog import cached_features, choose_one
-    from features.errors import UsageError
-    from manifests import load_manifest
+    from avfuse.features.cache import removal
+    from avfuse.features.cache.asked import AskedClips
+    from avfuse.features.cache.catalog import cached_features, choose_one
+    from avfuse.features.errors import UsageError
+    from avfuse.manifests import load_manifest
 
     if bool(names) == unreachable:
         raise UsageError("name the features to remove, or say --unreachable")
@@ -183,10 +183,10 @@ def export(name: str, dataset: str, target: Path, cache: Path) -> None:
       avfuse features export lite:frames --dataset demo -o frames.npz
       avfuse features export lite:mfcc@286a923b --dataset demo -o mfcc.safetensors
     """
-    from features.cache import FeatureStore, exporting
-    from features.cache.catalog import cached_features, choose_one
-    from features.errors import UsageError
-    from manifests import load_manifest
+    from avfuse.features.cache import FeatureStore, exporting
+    from avfuse.features.cache.catalog import cached_features, choose_one
+    from avfuse.features.errors import UsageError
+    from avfuse.manifests import load_manifest
 
     require_file(exporting.check_suffix(target), "-o")
     manifest = load_manifest(cache, dataset)
@@ -232,8 +232,8 @@ def import_them(
     """
     from tqdm import tqdm
 
-    from features.cache.importing import Description, find_files, import_files
-    from manifests import load_manifest
+    from avfuse.features.cache.importing import Description, find_files, import_files
+    from avfuse.manifests import load_manifest
 
     described = Description(name, modality, description, reduce, DTYPES[dtype])
     manifest = load_manifest(cache, dataset)
@@ -253,14 +253,14 @@ def import_them(
 
 def _manifests(cache: Path, dataset: str | None) -> "list[Manifest]":
     """A data set's manifest alone, or all there are."""
-    from manifests import list_manifests, load_manifest
+    from avfuse.manifests import list_manifests, load_manifest
 
     return [load_manifest(cache, name) for name in (list_manifests(cache) if dataset is None else [dataset])]
 
 
 def _chosen(cache: Path, names: Sequence[str], dataset: str | None) -> "dict[str, list[CachedFeature] | None]":
     """The named features by collection; None for all of one."""
-    from features.cache.catalog import cached_features, choose, collections
+    from avfuse.features.cache.catalog import cached_features, choose, collections
 
     where = collections(cache) if dataset is None else [_manifests(cache, dataset)[0].collection]
     if not names:
@@ -275,8 +275,8 @@ def _chosen(cache: Path, names: Sequence[str], dataset: str | None) -> "dict[str
 
 
 def _unreachable(here: "Sequence[CachedFeature]", listed: "Sequence[Any]") -> "list[Any]":
-    from features.cache.removal import plan_unlisted, plan_whole
-    from features.revisions import outdated
+    from avfuse.features.cache.removal import plan_unlisted, plan_whole
+    from avfuse.features.revisions import outdated
 
     removals = []
     for feature in here:
@@ -314,7 +314,7 @@ def _print_listed(listed: "Sequence[Listed]", missing: bool) -> None:
 
 
 def _as_json(listed: "Listed", dataset: str | None) -> dict[str, Any]:
-    from features.revisions import outdated
+    from avfuse.features.revisions import outdated
 
     spec = listed.feature.spec
     entry: dict[str, Any] = {
@@ -352,7 +352,7 @@ def _kind(spec: "FeatureSpec") -> str:
 
 def _source(spec: "FeatureSpec") -> str:
     """Where a feature comes from."""
-    from features.spec import ImportedInput
+    from avfuse.features.spec import ImportedInput
 
     if isinstance(spec.input, ImportedInput):
         return f"imported ({spec.input.description})"
@@ -363,7 +363,7 @@ def _source(spec: "FeatureSpec") -> str:
 
 def _mark(spec: "FeatureSpec") -> str:
     """What to know of a feature before one uses it."""
-    from features.revisions import is_here, outdated
+    from avfuse.features.revisions import is_here, outdated
 
     marks = ["untrained weights"] if spec.untrained else []
     if reason := outdated(spec):

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import assignments, cache_option, device_option, distinct, names, require_folder, runs_option
+from avfuse.pipeline.cli.options import (
+    assignments,
+    cache_option,
+    device_option,
+    distinct,
+    names,
+    require_folder,
+    runs_option,
+)
 
 
 @click.command(short_help="Stage two: train fusion heads on cached features.")
@@ -81,19 +89,19 @@ def fuse(
       avfuse fuse --dataset clips --fusion mlp --set video=flatten --sweep lr=1e-4,3e-4 --sweep l1=0,1e-5
       avfuse fuse --dataset clips --fusion audio,mlp --sweep audio=lite:mfcc,lite:chromagram
     """
-    from features.errors import UsageError
-    from features.names import check_name
-    from features.requests import expand_names
-    from manifests import load_manifest
-    from pipeline.provenance import describe_run
-    from pipeline.report import print_table, write_results
-    from stages.device import choose_device, memory_of
-    from stages.fuse.data import load_data
-    from stages.fuse.experiment import reads_banks, run_experiment
-    from stages.fuse.heads import get_head
-    from stages.fuse.heads.base import STANDARD
-    from stages.fuse.table import summarise
-    from stages.fuse.training import Training
+    from avfuse.features.errors import UsageError
+    from avfuse.features.names import check_name
+    from avfuse.features.requests import expand_names
+    from avfuse.manifests import load_manifest
+    from avfuse.pipeline.provenance import describe_run
+    from avfuse.pipeline.report import print_table, write_results
+    from avfuse.stages.device import choose_device, memory_of
+    from avfuse.stages.fuse.data import load_data
+    from avfuse.stages.fuse.experiment import reads_banks, run_experiment
+    from avfuse.stages.fuse.heads import get_head
+    from avfuse.stages.fuse.heads.base import STANDARD
+    from avfuse.stages.fuse.table import summarise
+    from avfuse.stages.fuse.training import Training
 
     heads = list(STANDARD) if fusion == "all" else distinct(f"--fusion {fusion}", fusion)
     for head in heads:

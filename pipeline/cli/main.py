@@ -5,21 +5,21 @@ import sys
 
 import click
 
-from features.errors import ClipError, UsageError
-from pipeline.cli.ablate import ablate
-from pipeline.cli.cluster import cluster
-from pipeline.cli.decode import decode
-from pipeline.cli.extract import extract
-from pipeline.cli.features import features
-from pipeline.cli.fuse import fuse
-from pipeline.cli.manifest import manifest
-from pipeline.cli.predict import predict
-from pipeline.cli.render import render
-from pipeline.cli.report import report
-from pipeline.cli.retrieve import retrieve
-from pipeline.cli.runs import runs
-from pipeline.cli.understand import understand
-from pipeline.cli.weights import weights
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.pipeline.cli.ablate import ablate
+from avfuse.pipeline.cli.cluster import cluster
+from avfuse.pipeline.cli.decode import decode
+from avfuse.pipeline.cli.extract import extract
+from avfuse.pipeline.cli.features import features
+from avfuse.pipeline.cli.fuse import fuse
+from avfuse.pipeline.cli.manifest import manifest
+from avfuse.pipeline.cli.predict import predict
+from avfuse.pipeline.cli.render import render
+from avfuse.pipeline.cli.report import report
+from avfuse.pipeline.cli.retrieve import retrieve
+from avfuse.pipeline.cli.runs import runs
+from avfuse.pipeline.cli.understand import understand
+from avfuse.pipeline.cli.weights import weights
 
 USAGE_EXIT_CODE = 2
 _FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)

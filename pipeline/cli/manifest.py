@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import cache_option, names, require_folder
+from avfuse.pipeline.cli.options import cache_option, names, require_folder
 
 if TYPE_CHECKING:
-    from manifests import Built, Manifest
-    from manifests.parts import Part
+    from avfuse.manifests import Built, Manifest
+    from avfuse.manifests.parts import Part
 
 
 def _comma_separated(context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...]:
@@ -18,8 +18,8 @@ def _comma_separated(context: click.Context, option: click.Parameter, text: str 
 
 
 def _numbers_of_clips(context: click.Context, option: click.Parameter, text: str | None) -> dict[str, int] | None:
-    from features.errors import UsageError
-    from manifests.manifest import SPLITS
+    from avfuse.features.errors import UsageError
+    from avfuse.manifests.manifest import SPLITS
 
     if text is None:
         return None
@@ -119,13 +119,13 @@ class _DataSets(click.Group):
     """A command for each data set, with its own options."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        from manifests import builders
+        from avfuse.manifests import builders
 
         return [*builders(), *super().list_commands(context)]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        from features.errors import UsageError
-        from manifests import builders
+        from avfuse.features.errors import UsageError
+        from avfuse.manifests import builders
 
         if name in self.commands:
             return self.commands[name]
@@ -165,10 +165,10 @@ def manifest() -> None:
 def check(dataset: str, allow_shared_groups: bool, cache: Path) -> None:
     """Look over the data set DATASET, listed before: do clips of one group (one source video, one scene) stay in one
     split, does each clip stand there once, has every class of test a clip in train?"""
-    from features.errors import UsageError
-    from manifests import load_manifest
-    from manifests.build import warnings
-    from manifests.splits import shared_groups
+    from avfuse.features.errors import UsageError
+    from avfuse.manifests import load_manifest
+    from avfuse.manifests.build import warnings
+    from avfuse.manifests.splits import shared_groups
 
     listed = load_manifest(cache, dataset)
     crossing = shared_groups(listed.table)
@@ -191,8 +191,8 @@ def _list(dataset: str, cache: Path, probe: bool, described: dict[str, Any]) -> 
 
 def build_manifest(dataset: str, cache: Path, probe: bool, described: dict[str, Any]) -> "Built":
     """Build and save a data set's manifest, and beside it what was left out."""
-    from manifests import build, save_manifest
-    from manifests.store import save_left_out
+    from avfuse.manifests import build, save_manifest
+    from avfuse.manifests.store import save_left_out
 
     require_folder(cache, "--cache")
     replace, format = described.pop("replace", None), described.pop("format", None)
@@ -205,7 +205,7 @@ def build_manifest(dataset: str, cache: Path, probe: bool, described: dict[str, 
 
 def _part(described: dict[str, Any]) -> "Part":
     """Takes the options of a part out of the others."""
-    from manifests.parts import Part
+    from avfuse.manifests.parts import Part
 
     taken = {name: described.pop(name, None) for name in ("fraction", "clips", "folds", "fold", "validation", "seed")}
     sampling = described.pop("sampling", None)
@@ -215,8 +215,8 @@ def _part(described: dict[str, Any]) -> "Part":
 def find_manifest(dataset: str, cache: Path, described: dict[str, Any]) -> tuple["Manifest", str]:
     """The data set of that name that was listed before, or, where something new is said of it, the builder's of that
     name; and what to say of it."""
-    from features.errors import UsageError
-    from manifests import builders, list_manifests, load_manifest
+    from avfuse.features.errors import UsageError
+    from avfuse.manifests import builders, list_manifests, load_manifest
 
     known, is_kind = list_manifests(cache), dataset in builders()
     given = [name for name, value in described.items() if value not in (None, ())]

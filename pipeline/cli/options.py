@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from features.errors import ClipError, UsageError
+from avfuse.features.errors import ClipError, UsageError
 
 cache_option = click.option(
     "--cache",
@@ -69,7 +69,7 @@ size_option = click.option(
 
 def memory_bytes(device: str, gib: float | None) -> int:
     """What --memory says in bytes, by default half of what the device has."""
-    from stages.device import memory_of
+    from avfuse.stages.device import memory_of
 
     return memory_of(device) // 2 if gib is None else int(gib * 2**30)
 

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from features.errors import UsageError
-from pipeline.cli.options import device_option, require_file, require_folder, seconds
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.cli.options import device_option, require_file, require_folder, seconds
 
 if TYPE_CHECKING:
-    from pipeline.predict import Prediction
+    from avfuse.pipeline.predict import Prediction
 
 NOTHING_EXIT_CODE = 1
 
@@ -74,11 +74,11 @@ def predict(
         require_file(output, "-o")
     if explain is not None:
         require_folder(explain, "--explain")
-    from features.backbones import WeightsChoice
-    from pipeline.cli.extract import say_licences
-    from pipeline.predict import predict as predicted
-    from pipeline.report.predicted import print_pictures, print_summary
-    from pipeline.report.understanding import warnings_of
+    from avfuse.features.backbones import WeightsChoice
+    from avfuse.pipeline.cli.extract import say_licences
+    from avfuse.pipeline.predict import predict as predicted
+    from avfuse.pipeline.report.predicted import print_pictures, print_summary
+    from avfuse.pipeline.report.understanding import warnings_of
 
     choice = WeightsChoice.parse(weights)
     found = predicted(
@@ -118,7 +118,7 @@ def _form(as_json: bool, output: Path | None, window: str | None) -> str:
 
 def _give(found: "Prediction", form: str, top: int, output: Path | None) -> None:
     """To the terminal, or to a file; then only what could not be predicted is said."""
-    from pipeline.report import predicted as report
+    from avfuse.pipeline.report import predicted as report
 
     lines = [report.print_clip(clip, found.targets, top) for clip in found.clips]
     if output is None:

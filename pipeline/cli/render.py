@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.options import about, require_folder, require_picture, seconds, size_option, style_option
+from avfuse.pipeline.cli.options import about, require_folder, require_picture, seconds, size_option, style_option
 
 if TYPE_CHECKING:
-    from features.audio_images import Style
+    from avfuse.features.audio_images import Style
 
 _STRIP_FRAMES = "uniform:8"
 
@@ -41,9 +41,9 @@ def render(
     """
     from PIL import Image
 
-    from features.audio_images import render as draw
-    from features.errors import UsageError
-    from features.media import decode
+    from avfuse.features.audio_images import render as draw
+    from avfuse.features.errors import UsageError
+    from avfuse.features.media import decode
 
     if output is None and contact_sheet is None:
         raise UsageError("nothing to write: name -o FOLDER, or --contact-sheet out.png")
@@ -64,7 +64,7 @@ def render(
             Image.fromarray(pixels).save(target)
             click.echo(target)
     if contact_sheet is not None:
-        from pipeline.report.contact_sheet import draw_images
+        from avfuse.pipeline.report.contact_sheet import draw_images
 
         draw_images(pictures, media).save(contact_sheet)
         click.echo(contact_sheet)

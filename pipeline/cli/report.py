@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import cache_option, require_file
+from avfuse.pipeline.cli.options import cache_option, require_file
 
 
 @click.command(short_help="Write the page of a run, of several, or of a table.")
@@ -52,15 +52,15 @@ def report(
       avfuse report runs/demo/demo --clips 60 --no-sound --limit 20
       avfuse report runs/demo/maivar-table2-lite
     """
-    from features.errors import UsageError
-    from manifests import load_manifest
-    from pipeline.report import print_table
-    from pipeline.report.comparison import Side, read_side
-    from pipeline.report.page import merge, write_page, write_table_page
-    from pipeline.report.page.clips import Wanted
-    from pipeline.report.tables import is_table
-    from stages.fuse.reloading import load_rows
-    from stages.fuse.table import summarise
+    from avfuse.features.errors import UsageError
+    from avfuse.manifests import load_manifest
+    from avfuse.pipeline.report import print_table
+    from avfuse.pipeline.report.comparison import Side, read_side
+    from avfuse.pipeline.report.page import merge, write_page, write_table_page
+    from avfuse.pipeline.report.page.clips import Wanted
+    from avfuse.pipeline.report.tables import is_table
+    from avfuse.stages.fuse.reloading import load_rows
+    from avfuse.stages.fuse.table import summarise
 
     if tables := [run for run in runs if is_table(Path(run))]:
         if len(runs) > 1:

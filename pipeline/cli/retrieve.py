@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import cache_option, device_option, memory_bytes, require_file
+from avfuse.pipeline.cli.options import cache_option, device_option, memory_bytes, require_file
 
 
 @click.command(short_help="Find pictures by sound and sounds by picture, and measure how well.")
@@ -62,10 +62,10 @@ def retrieve(
     import pandas as pd
     import torch
 
-    from features.errors import UsageError
-    from manifests import load_manifest
-    from pipeline.report.comparison import read_side
-    from pipeline.report.retrieval import (
+    from avfuse.features.errors import UsageError
+    from avfuse.manifests import load_manifest
+    from avfuse.pipeline.report.comparison import read_side
+    from avfuse.pipeline.report.retrieval import (
         find_query,
         measures_notes,
         measures_table,
@@ -73,10 +73,10 @@ def retrieve(
         print_measures,
         print_nearest,
     )
-    from stages.device import choose_device
-    from stages.fuse.embedding import clips_of, embed_with, rows_with_contrast
-    from stages.fuse.reloading import data_of
-    from stages.fuse.retrieval import OTHER, nearest, retrieval
+    from avfuse.stages.device import choose_device
+    from avfuse.stages.fuse.embedding import clips_of, embed_with, rows_with_contrast
+    from avfuse.stages.fuse.reloading import data_of
+    from avfuse.stages.fuse.retrieval import OTHER, nearest, retrieval
 
     if top is not None and query is None:
         raise UsageError("--top is how many clips are listed for a --query: name one, --query CLIP_ID")

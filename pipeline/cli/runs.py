@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import require_file, runs_option
+from avfuse.pipeline.cli.options import require_file, runs_option
 
 
 @click.group(short_help="List and compare runs, export their predictions.")
@@ -24,7 +24,7 @@ def runs() -> None:
 @runs_option
 def list_them(runs: Path) -> None:
     """Every run and table under the folder of runs, with heads or rows, seeds and the best of them."""
-    from pipeline.report.listing import list_runs
+    from avfuse.pipeline.report.listing import list_runs
 
     found = list_runs(runs)
     if not found:
@@ -49,8 +49,8 @@ def compare(a: str, b: str) -> None:
       avfuse runs compare runs/clips/all:mlp runs/clips/all:crossattn
       avfuse runs compare runs/clips/maivar-table2-lite:mfcc-fusion runs/clips/maivar-table2-lite:video
     """
-    from pipeline.report.comparison import compare as compared
-    from pipeline.report.comparison import print_comparison, read_side
+    from avfuse.pipeline.report.comparison import compare as compared
+    from avfuse.pipeline.report.comparison import print_comparison, read_side
 
     click.echo(print_comparison(compared(read_side(a), read_side(b))))
 
@@ -108,8 +108,8 @@ def export(
       avfuse runs export runs/clips/all --head crossattn --seed 0 -o predictions.csv
       avfuse runs export runs/epic_kitchens_100/all --head average --split unlabelled --format epic -o test.json
     """
-    from pipeline.report.exports import write_csv, write_epic
-    from stages.fuse.predictions import load_predictions
+    from avfuse.pipeline.report.exports import write_csv, write_epic
+    from avfuse.stages.fuse.predictions import load_predictions
 
     predictions = load_predictions(run, head, split, seed)
     require_file(output, "-o")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import (
+from avfuse.pipeline.cli.options import (
     assignments,
     cache_option,
     device_option,
@@ -85,18 +85,18 @@ def contribution(
       avfuse understand contribution --dataset clips --fusion mlp --split audio --seeds 3 --name images
       avfuse understand contribution --dataset clips --fusion crossattn --audio lite:chromagram --set lr=3e-4
     """
-    from features.errors import UsageError
-    from features.names import check_name
-    from features.requests import expand_names
-    from manifests import load_manifest
-    from pipeline.provenance import describe_run
-    from pipeline.report.understanding import print_contribution
-    from stages.device import choose_device
-    from stages.fuse.contribution_run import run_contribution
-    from stages.fuse.data import load_data
-    from stages.fuse.experiment import reads_banks
-    from stages.fuse.heads import get_head
-    from stages.fuse.training import Training
+    from avfuse.features.errors import UsageError
+    from avfuse.features.names import check_name
+    from avfuse.features.requests import expand_names
+    from avfuse.manifests import load_manifest
+    from avfuse.pipeline.provenance import describe_run
+    from avfuse.pipeline.report.understanding import print_contribution
+    from avfuse.stages.device import choose_device
+    from avfuse.stages.fuse.contribution_run import run_contribution
+    from avfuse.stages.fuse.data import load_data
+    from avfuse.stages.fuse.experiment import reads_banks
+    from avfuse.stages.fuse.heads import get_head
+    from avfuse.stages.fuse.training import Training
 
     get_head(fusion)
     parts = distinct(f"--split {split}", split) if split is not None else []
@@ -144,12 +144,12 @@ def robustness(
     """
     import pandas as pd
 
-    from manifests import load_manifest
-    from pipeline.report.understanding import print_robustness, robustness_notes
-    from stages.device import choose_device
-    from stages.fuse.reloading import data_of, load_rows, load_rows_of_both
-    from stages.fuse.robustness import robustness as measure
-    from stages.fuse.saved import load_head, plan_of
+    from avfuse.manifests import load_manifest
+    from avfuse.pipeline.report.understanding import print_robustness, robustness_notes
+    from avfuse.stages.device import choose_device
+    from avfuse.stages.fuse.reloading import data_of, load_rows, load_rows_of_both
+    from avfuse.stages.fuse.robustness import robustness as measure
+    from avfuse.stages.fuse.saved import load_head, plan_of
 
     chosen = choose_device(device)
     memory = memory_bytes(chosen, memory_gib)
@@ -182,10 +182,10 @@ def gains(run: Path, before: str, after: str, run_before: Path | None, output: P
       avfuse understand gains runs/clips/all --before video --after mlp
       avfuse understand gains runs/clips/chroma --before mlp --after mlp --run-before runs/clips/all
     """
-    from features.errors import UsageError
-    from pipeline.report.understanding import print_gains, warnings_of
-    from stages.fuse.gains import gains as measure
-    from stages.fuse.reloading import load_rows, same_test
+    from avfuse.features.errors import UsageError
+    from avfuse.pipeline.report.understanding import print_gains, warnings_of
+    from avfuse.stages.fuse.gains import gains as measure
+    from avfuse.stages.fuse.reloading import load_rows, same_test
 
     other = run_before or run
     if other.resolve() == run.resolve() and before == after:
@@ -260,8 +260,8 @@ def explain(
     """
     from typing import cast
 
-    from manifests import load_manifest
-    from pipeline.report.explained import (
+    from avfuse.manifests import load_manifest
+    from avfuse.pipeline.report.explained import (
         NUMBERS,
         Explained,
         choose_clips,
@@ -271,10 +271,10 @@ def explain(
         write_pages,
         write_segments,
     )
-    from pipeline.report.understanding import warnings_of
-    from stages.device import choose_device
-    from stages.fuse.explaining import Method
-    from stages.fuse.reloading import load_rows
+    from avfuse.pipeline.report.understanding import warnings_of
+    from avfuse.stages.device import choose_device
+    from avfuse.stages.fuse.explaining import Method
+    from avfuse.stages.fuse.reloading import load_rows
 
     chosen_device = choose_device(device)
     loaded = load_rows(run, rows)

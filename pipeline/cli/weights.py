@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from features.backbones import Checkpoint
+    from avfuse.features.backbones import Checkpoint
 
 
 @click.group(short_help="List, fetch and verify the weights of backbones.")
@@ -25,8 +25,8 @@ def weights() -> None:
 @weights.command(name="list", short_help="Every checkpoint: licence, where from, whether it is here.")
 def list_them() -> None:
     """Every backbone's published checkpoints, the default first."""
-    from features import backbones
-    from features.backbones.weights import weights_folder
+    from avfuse.features import backbones
+    from avfuse.features.backbones.weights import weights_folder
 
     click.echo(f"folder: {weights_folder()}")
     for name in backbones.names():
@@ -41,7 +41,7 @@ def list_them() -> None:
 def fetch(names: tuple[str, ...]) -> None:
     """Download the checkpoints NAMES, as `avfuse weights list` calls them; a backbone's name means its default, and so
     do `timm:NAME`, `torchvision:NAME` and `hf:OWNER/NAME`."""
-    from features.backbones.weights import fetch as fetch_one
+    from avfuse.features.backbones.weights import fetch as fetch_one
 
     for checkpoint in map(_checkpoint, names):
         if checkpoint.non_commercial:
@@ -53,8 +53,8 @@ def fetch(names: tuple[str, ...]) -> None:
 @click.argument("names", nargs=-1)
 def verify(names: tuple[str, ...]) -> None:
     """Hash the checkpoints NAMES, or all that are here, and hold each against what is known of it."""
-    from features import backbones
-    from features.backbones.weights import find
+    from avfuse.features import backbones
+    from avfuse.features.backbones.weights import find
 
     known = [each for backbone in backbones.names() for each in backbones.get(backbone).checkpoints]
     chosen = [_checkpoint(name) for name in names] or [each for each in known if each.is_here]
@@ -67,8 +67,8 @@ def verify(names: tuple[str, ...]) -> None:
 
 
 def _checkpoint(name: str) -> "Checkpoint":
-    from features import backbones
-    from features.errors import UsageError
+    from avfuse.features import backbones
+    from avfuse.features.errors import UsageError
 
     if backbones.is_adapted(name):
         return backbones.get(name).checkpoint

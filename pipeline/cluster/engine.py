@@ -11,12 +11,12 @@ from distributed import Client, Future, wait
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
-from features.errors import UsageError
-from pipeline.cluster.identity import cores_per_worker, difference, identity
-from stages.extract import remote
-from stages.extract.engine import TRIES, Suspects, Tried
-from stages.extract.extractor import Progress, Work
-from stages.extract.plan import Chunk
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.cluster.identity import cores_per_worker, difference, identity
+from avfuse.stages.extract import remote
+from avfuse.stages.extract.engine import TRIES, Suspects, Tried
+from avfuse.stages.extract.extractor import Progress, Work
+from avfuse.stages.extract.plan import Chunk
 
 AHEAD = 2
 """Chunks given out per worker: one in work, one waiting there."""

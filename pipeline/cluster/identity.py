@@ -10,9 +10,8 @@ from socket import gethostname
 import joblib
 import xxhash
 
-import features
-import stages
-from features.cache.shard import software_versions
+from avfuse import features, stages
+from avfuse.features.cache.shard import software_versions
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ def code_hash() -> str:
     """A hash of the source of what features are computed by."""
     state = xxhash.xxh3_64()
     for package in (features, stages):
-        root = Path(next(iter(package.__path__)))
+        root = Path(next(iter(package.__path__))).resolve()
         for path in sorted(root.rglob("*.py")):
             state.update(path.relative_to(root).as_posix().encode())
             state.update(path.read_bytes())

@@ -7,8 +7,8 @@ from typing import Any
 import dask
 from distributed import Nanny, Scheduler, SpecCluster
 
-from features.errors import UsageError
-from pipeline.cluster.engine import GPU
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.cluster.engine import GPU
 
 
 @contextmanager

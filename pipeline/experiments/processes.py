@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from pebble import ProcessExpired, ProcessPool
 
-from features.errors import UsageError
-from pipeline.experiments.rows import RowTrainer, TrainedRow, Work
-from stages.fuse.data import bytes_in_memory
-from stages.fuse.experiment import Bar
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.experiments.rows import RowTrainer, TrainedRow, Work
+from avfuse.stages.fuse.data import bytes_in_memory
+from avfuse.stages.fuse.experiment import Bar
 
 EPOCHS_WORTH_PROCESSES = 5_000
 """A process takes some seconds to start."""

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.cache.store import find_spec, find_specs
-from features.errors import UsageError
-from features.requests import DEFAULT_SAMPLING, expand_names
-from features.spec import FeatureSpec, FramesInput
-from manifests import Manifest
-from pipeline.experiments.schema import Backbones, Table, TableRow
-from stages.fuse.data import FILTER_BANK
+from avfuse.features.cache.store import find_spec, find_specs
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import DEFAULT_SAMPLING, expand_names
+from avfuse.features.spec import FeatureSpec, FramesInput
+from avfuse.manifests import Manifest
+from avfuse.pipeline.experiments.schema import Backbones, Table, TableRow
+from avfuse.stages.fuse.data import FILTER_BANK
 
 MODALITIES = ("video", "audio")
 

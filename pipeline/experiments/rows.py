@@ -14,15 +14,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from manifests import Manifest
-from pipeline.experiments.roles import needs_banks
-from pipeline.experiments.schema import Table, TableRow
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import Bar, Pick, run_experiment
-from stages.fuse.heads import get_head
-from stages.fuse.runs import HeadRun, Run
-from stages.fuse.trainer import Parents
-from stages.fuse.training import Training
+from avfuse.manifests import Manifest
+from avfuse.pipeline.experiments.roles import needs_banks
+from avfuse.pipeline.experiments.schema import Table, TableRow
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.experiment import Bar, Pick, run_experiment
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.runs import HeadRun, Run
+from avfuse.stages.fuse.trainer import Parents
+from avfuse.stages.fuse.training import Training
 
 GRID: Mapping[str, tuple[str, ...]] = {"lr": ("1e-4", "3e-4", "1e-3"), "weight_decay": ("0", "0.05")}
 """Every row's, so that none is compared at settings that suit another."""

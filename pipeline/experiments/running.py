@@ -8,13 +8,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from features.errors import UsageError
-from manifests import Manifest
-from pipeline.experiments.processes import processes_for, train_in_processes
-from pipeline.experiments.rows import How, Inputs, RowTrainer, TrainedRow, Work
-from pipeline.experiments.schema import Backbones, Table, TableRow
-from stages.fuse.data import usable_clips
-from stages.fuse.training import knows
+from avfuse.features.errors import UsageError
+from avfuse.manifests import Manifest
+from avfuse.pipeline.experiments.processes import processes_for, train_in_processes
+from avfuse.pipeline.experiments.rows import How, Inputs, RowTrainer, TrainedRow, Work
+from avfuse.pipeline.experiments.schema import Backbones, Table, TableRow
+from avfuse.stages.fuse.data import usable_clips
+from avfuse.stages.fuse.training import knows
 
 
 def train_rows(

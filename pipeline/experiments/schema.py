@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 DataSet = Literal["ucf101", "kinetics_sounds", "vggsound", "epic_kitchens_100"]
 DATA_SETS: tuple[DataSet, ...] = get_args(DataSet)
@@ -157,4 +157,4 @@ def _load(kind: type[Kind], name: str, known: list[str], folder: str, what: str)
 
 
 def _folder() -> Any:
-    return files("pipeline.experiments")
+    return files("avfuse.pipeline.experiments")

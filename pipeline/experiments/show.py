@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.experiments.results import Line, Result, Score, as_frame
-from pipeline.report.page import write_table_page
-from pipeline.report.page.table_page import CSV, CURVES, JSON
-from pipeline.report.table import class_words, measure_words
-from stages.fuse.statistics import PairedTest
-from stages.fuse.table import chance
+from avfuse.pipeline.experiments.results import Line, Result, Score, as_frame
+from avfuse.pipeline.report.page import write_table_page
+from avfuse.pipeline.report.page.table_page import CSV, CURVES, JSON
+from avfuse.pipeline.report.table import class_words, measure_words
+from avfuse.stages.fuse.statistics import PairedTest
+from avfuse.stages.fuse.table import chance
 
 _PLAIN = {"nll": 2, "gmacs": 1, "peak_memory_mib": 0, "seconds_per_epoch": 2}
 """Measures that are no shares, with their digits."""

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from features.clips import Clip
-from features.errors import ClipError
-from features.filter_bank import FRAMES, MEL_BANDS
-from features.inputs import Outcome, prepare
-from features.media import DEFAULT_READER
-from features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput
-from stages.fuse.masking import AUDIO_GRIDS, count_valid_frames
-from stages.fuse.places import Part
+from avfuse.features.clips import Clip
+from avfuse.features.errors import ClipError
+from avfuse.features.filter_bank import FRAMES, MEL_BANDS
+from avfuse.features.inputs import Outcome, prepare
+from avfuse.features.media import DEFAULT_READER
+from avfuse.features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput
+from avfuse.stages.fuse.masking import AUDIO_GRIDS, count_valid_frames
+from avfuse.stages.fuse.places import Part
 
 SHOWN_FRAMES = 8
 SIDE = 224

@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.errors import UsageError
-from pipeline.report.frames import aligned, p_value, percent, points, points_span
-from pipeline.report.table import measure_words
-from pipeline.report.tables import is_table, tuned_heads
-from pipeline.report.understanding import ONE_SEED, warnings_of
-from stages.fuse.experiment import FEATURES
-from stages.fuse.reloading import load_rows, same_test
-from stages.fuse.runs import HeadRun, Run
-from stages.fuse.statistics import few_groups_warning, holm, interval, paired_test
-from stages.fuse.table import hits
-from stages.fuse.targets import Targets
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.report.frames import aligned, p_value, percent, points, points_span
+from avfuse.pipeline.report.table import measure_words
+from avfuse.pipeline.report.tables import is_table, tuned_heads
+from avfuse.pipeline.report.understanding import ONE_SEED, warnings_of
+from avfuse.stages.fuse.experiment import FEATURES
+from avfuse.stages.fuse.reloading import load_rows, same_test
+from avfuse.stages.fuse.runs import HeadRun, Run
+from avfuse.stages.fuse.statistics import few_groups_warning, holm, interval, paired_test
+from avfuse.stages.fuse.table import hits
+from avfuse.stages.fuse.targets import Targets
 
 _ABSENT = "-"
 _Difference = tuple[str, str, str]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from features.media import Frames, Media
+from avfuse.features.media import Frames, Media
 
 TILE_WIDTH = 240
 MARGIN, GAP, LABEL_HEIGHT, SOUND_HEIGHT = 16, 8, 18, 96

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.fuse.metrics import Truth
-from stages.fuse.runs import HeadRun, Run
-from stages.fuse.targets import Targets
+from avfuse.stages.fuse.metrics import Truth
+from avfuse.stages.fuse.runs import HeadRun, Run
+from avfuse.stages.fuse.targets import Targets
 
 
 def most_disputed(run: Run, count: int) -> list[int]:

@@ -11,21 +11,21 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from features.clips import Clip
-from features.errors import UsageError
-from features.inputs import prepare
-from features.requests import resolve
-from manifests import Manifest
-from pipeline.report.clip_pictures import ClipPictures
-from pipeline.report.examples import most_disputed, true_label
-from pipeline.report.explanations import Shown, clip_page
-from pipeline.report.segments import segments_page
-from stages.fuse.data import FILTER_BANK
-from stages.fuse.explaining import Explanation, Method
-from stages.fuse.explaining_clips import explain_clips
-from stages.fuse.places import Part
-from stages.fuse.runs import HeadRun, Run
-from stages.fuse.targets import Targets
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.inputs import prepare
+from avfuse.features.requests import resolve
+from avfuse.manifests import Manifest
+from avfuse.pipeline.report.clip_pictures import ClipPictures
+from avfuse.pipeline.report.examples import most_disputed, true_label
+from avfuse.pipeline.report.explanations import Shown, clip_page
+from avfuse.pipeline.report.segments import segments_page
+from avfuse.stages.fuse.data import FILTER_BANK
+from avfuse.stages.fuse.explaining import Explanation, Method
+from avfuse.stages.fuse.explaining_clips import explain_clips
+from avfuse.stages.fuse.places import Part
+from avfuse.stages.fuse.runs import HeadRun, Run
+from avfuse.stages.fuse.targets import Targets
 
 Explained = Literal["predicted", "true"]
 NUMBERS = "explanations.csv"

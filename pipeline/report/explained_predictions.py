@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from features.cache import FeatureStore
-from features.clips import Clip
-from features.errors import ClipError, UsageError
-from features.inputs import Outcome
-from features.spec import AnyInput, FeatureSpec, FilterBankInput, FramesInput
-from pipeline.report.clip_pictures import ClipPictures, is_drawn
-from pipeline.report.explained import NUMBERS, file_name, named_classes, parts_of, table_of
-from pipeline.report.explanations import Shown, clip_page
-from stages.fuse.explaining import Explanation
-from stages.fuse.explaining_clips import explain_clips
-from stages.fuse.runs import Run
+from avfuse.features.cache import FeatureStore
+from avfuse.features.clips import Clip
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.inputs import Outcome
+from avfuse.features.spec import AnyInput, FeatureSpec, FilterBankInput, FramesInput
+from avfuse.pipeline.report.clip_pictures import ClipPictures, is_drawn
+from avfuse.pipeline.report.explained import NUMBERS, file_name, named_classes, parts_of, table_of
+from avfuse.pipeline.report.explanations import Shown, clip_page
+from avfuse.stages.fuse.explaining import Explanation
+from avfuse.stages.fuse.explaining_clips import explain_clips
+from avfuse.stages.fuse.runs import Run
 
 if TYPE_CHECKING:
-    from pipeline.predict import ClipPrediction
+    from avfuse.pipeline.predict import ClipPrediction
 
 _AT_A_TIME = 64
 """Clips whose features are in memory."""

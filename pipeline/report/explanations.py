@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.report.clip_pictures import (
+from avfuse.pipeline.report.clip_pictures import (
     COLOURS,
     SHOWN_FRAMES,
     SIDE,
@@ -23,8 +23,8 @@ from pipeline.report.clip_pictures import (
     overlay,
     shown_of,
 )
-from stages.fuse.explaining import Explanation, Method
-from stages.fuse.places import Part
+from avfuse.stages.fuse.explaining import Explanation, Method
+from avfuse.stages.fuse.places import Part
 
 _DPI = 100
 _TILE, _GAP, _MARGIN, _TITLE, _LABEL = 128, 4, 24, 30, 40

@@ -11,11 +11,11 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import UsageError
-from manifests.manifest import SEPARATOR
-from stages.fuse.metrics import Truth
-from stages.fuse.predictions import Predictions, probabilities
-from stages.fuse.targets import LearnedTarget
+from avfuse.features.errors import UsageError
+from avfuse.manifests.manifest import SEPARATOR
+from avfuse.stages.fuse.metrics import Truth
+from avfuse.stages.fuse.predictions import Predictions, probabilities
+from avfuse.stages.fuse.targets import LearnedTarget
 
 TOP_ACTIONS = 100
 """How many actions of each clip EPIC-KITCHENS' servers take."""

@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from features.errors import UsageError
-from pipeline.report.table import measure_words
-from pipeline.report.tables import described_in_a_line, is_table
-from stages.fuse.runs import read_description, seeds_of_heads
-from stages.fuse.targets import Targets
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.report.table import measure_words
+from avfuse.pipeline.report.tables import described_in_a_line, is_table
+from avfuse.stages.fuse.runs import read_description, seeds_of_heads
+from avfuse.stages.fuse.targets import Targets
 
 
 def list_runs(folder: Path) -> list[str]:

@@ -4,9 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.report.table import measure_words
-from stages.fuse.metrics import confusion
-from stages.fuse.runs import HeadRun, Run
+from avfuse.pipeline.report.table import measure_words
+from avfuse.stages.fuse.metrics import confusion
+from avfuse.stages.fuse.runs import HeadRun, Run
 
 ALL_SHOWN = 40
 """Up to so many classes a confusion matrix shows all of them, of more the `MOST_ERRORS` with the most errors."""

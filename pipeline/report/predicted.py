@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.predict import ClipPrediction, Prediction
-from pipeline.report.frames import percent
-from pipeline.report.table import measure_words
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.pipeline.predict import ClipPrediction, Prediction
+from avfuse.pipeline.report.frames import percent
+from avfuse.pipeline.report.table import measure_words
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 
 def print_clip(clip: ClipPrediction, targets: Targets, count: int) -> str:

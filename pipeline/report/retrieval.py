@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.errors import UsageError
-from manifests import Manifest
-from pipeline.predict import WORDS
-from pipeline.report.frames import aligned, percent
-from pipeline.report.understanding import warnings_of
-from stages.fuse.data import FusionData
-from stages.fuse.retrieval import OTHER, Retrieval
-from stages.fuse.runs import Run
-from stages.fuse.statistics import few_groups_warning
+from avfuse.features.errors import UsageError
+from avfuse.manifests import Manifest
+from avfuse.pipeline.predict import WORDS
+from avfuse.pipeline.report.frames import aligned, percent
+from avfuse.pipeline.report.understanding import warnings_of
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.retrieval import OTHER, Retrieval
+from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.statistics import few_groups_warning
 
 _CLIPS = {"test": "test clips", "train": "clips that heads were trained on", "all": "clips, trained on and test"}
 _TRAINED_ON = "Heads were trained on clips of this split: only --split test says what they find of new ones."

@@ -5,8 +5,8 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from features.filter_bank import MEL_BANDS
-from stages.fuse.masking import (
+from avfuse.features.filter_bank import MEL_BANDS
+from avfuse.stages.fuse.masking import (
     SEGMENTS,
     change_of,
     count_valid_frames,

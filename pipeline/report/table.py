@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from stages.fuse.runs import Run
-from stages.fuse.sweeps import winners
-from stages.fuse.table import Row, chance, notes
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.sweeps import winners
+from avfuse.stages.fuse.table import Row, chance, notes
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 _COSTS = ("parameters", "GMACs", "backbone GMACs", "s/epoch", "s/seed")
 _LISTED = 20

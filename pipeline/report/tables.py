@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 TABLE = "table.json"
 

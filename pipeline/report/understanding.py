@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.report.frames import aligned, percent, points, points_span
-from pipeline.report.table import measure_words
-from stages.fuse.contribution_run import ContributionRun
-from stages.fuse.gains import Gains
-from stages.fuse.robustness import Robustness
-from stages.fuse.runs import Run
-from stages.fuse.statistics import few_groups_warning
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.pipeline.report.frames import aligned, percent, points, points_span
+from avfuse.pipeline.report.table import measure_words
+from avfuse.stages.fuse.contribution_run import ContributionRun
+from avfuse.stages.fuse.gains import Gains
+from avfuse.stages.fuse.robustness import Robustness
+from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.statistics import few_groups_warning
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 COALITIONS_SHOWN = 32
 LARGEST = 10

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from manifests import Manifest
-from pipeline.report import plots
-from pipeline.report.comparison import Side
-from pipeline.report.page import merge, write_page
-from pipeline.report.page.clips import Wanted
-from pipeline.report.table import measure_words
-from stages.fuse.runs import Run
-from stages.fuse.table import Row, chance
-from stages.fuse.targets import LearnedTarget
+from avfuse.manifests import Manifest
+from avfuse.pipeline.report import plots
+from avfuse.pipeline.report.comparison import Side
+from avfuse.pipeline.report.page import merge, write_page
+from avfuse.pipeline.report.page.clips import Wanted
+from avfuse.pipeline.report.table import measure_words
+from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.table import Row, chance
+from avfuse.stages.fuse.targets import LearnedTarget
 
 _CONFUSION_HEADS = 3
 

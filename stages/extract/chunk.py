@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features import backbones
-from features.backbones.loading import Encoder
-from features.cache import ChunkResult, Failure, FeatureStore
-from features.cache.fingerprint import Fingerprint
-from features.errors import ClipError
-from features.inputs import NoAudio, Outcome, dtype_of
-from features.requests import token_grid
-from features.spec import AnyInput, FeatureSpec, ImageInput, Precision, Preprocess, View, preprocess_of
-from stages.extract.drawn import DrawnImages, Pictures, turned
-from stages.extract.encode import (
+from avfuse.features import backbones
+from avfuse.features.backbones.loading import Encoder
+from avfuse.features.cache import ChunkResult, Failure, FeatureStore
+from avfuse.features.cache.fingerprint import Fingerprint
+from avfuse.features.errors import ClipError
+from avfuse.features.inputs import NoAudio, Outcome, dtype_of
+from avfuse.features.requests import token_grid
+from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput, Precision, Preprocess, View, preprocess_of
+from avfuse.stages.extract.drawn import DrawnImages, Pictures, turned
+from avfuse.stages.extract.encode import (
     CPU_BATCH_CLIPS,
     CPU_BATCH_IMAGES,
     GPU_BATCH_CLIPS,
@@ -26,8 +26,8 @@ from stages.extract.encode import (
     Layout,
     Target,
 )
-from stages.extract.plan import Job
-from stages.extract.pool import Prepared
+from avfuse.stages.extract.plan import Job
+from avfuse.stages.extract.pool import Prepared
 
 COMMIT_SECONDS = 300.0
 

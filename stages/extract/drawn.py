@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.cache import AskedClips, FeatureStore
-from features.cache.store import DONE, NO_AUDIO, NO_SOUND, Loaded
-from features.clips import Clip
-from features.errors import ClipError
-from features.fitting import fit_image
-from features.inputs import NoAudio
-from features.requests import drawn_image
-from features.spec import AnyInput, FeatureSpec, ImageInput, View
+from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache.store import DONE, NO_AUDIO, NO_SOUND, Loaded
+from avfuse.features.clips import Clip
+from avfuse.features.errors import ClipError
+from avfuse.features.fitting import fit_image
+from avfuse.features.inputs import NoAudio
+from avfuse.features.requests import drawn_image
+from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput, View
 
 
 class DrawnImages:

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.backbones import Encoded, Grid
-from features.backbones.loading import Encoder
-from features.spec import Preprocess
+from avfuse.features.backbones import Encoded, Grid
+from avfuse.features.backbones.loading import Encoder
+from avfuse.features.spec import Preprocess
 
 CPU_BATCH_IMAGES, GPU_BATCH_IMAGES = 8, 128
 """On a CPU small batches are the faster ones: their activations stay in the cache."""

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import torch
 
-from features.cache import ChunkResult, Failure, fingerprint
-from features.errors import UsageError
-from stages.extract.extractor import Extractor, Progress, Seen, Work
-from stages.extract.plan import Chunk, Job
+from avfuse.features.cache import ChunkResult, Failure, fingerprint
+from avfuse.features.errors import UsageError
+from avfuse.stages.extract.extractor import Extractor, Progress, Seen, Work
+from avfuse.stages.extract.plan import Chunk, Job
 
 TRIES = 2
 """A chunk whose process died is tried so often, then its halves are, until the clip that kills is alone."""

@@ -10,21 +10,21 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from features import backbones
-from features.backbones import WeightsChoice
-from features.backbones.loading import Encoder, load
-from features.cache import FeatureStore, fingerprint
-from features.cache.claims import Claim, Claims, mark
-from features.cache.fingerprint import Fingerprint
-from features.clips import Clip
-from features.errors import UsageError
-from features.requests import PUBLISHED
-from features.spec import AnyInput, FeatureSpec, ImageInput
-from stages.extract import chunk as one_chunk
-from stages.extract.chunk import Network
-from stages.extract.drawn import DrawnImages
-from stages.extract.plan import Chunk, Job, still_lacking
-from stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits
+from avfuse.features import backbones
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.backbones.loading import Encoder, load
+from avfuse.features.cache import FeatureStore, fingerprint
+from avfuse.features.cache.claims import Claim, Claims, mark
+from avfuse.features.cache.fingerprint import Fingerprint
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import PUBLISHED
+from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput
+from avfuse.stages.extract import chunk as one_chunk
+from avfuse.stages.extract.chunk import Network
+from avfuse.stages.extract.drawn import DrawnImages
+from avfuse.stages.extract.plan import Chunk, Job, still_lacking
+from avfuse.stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.cache import AskedClips, FeatureStore
-from features.cache.store import ABSENT, FAILED
-from features.clips import Clip
+from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache.store import ABSENT, FAILED
+from avfuse.features.clips import Clip
 
 CHUNK_CLIPS = 1024
 CHUNK_BYTES = 128 * 2**20

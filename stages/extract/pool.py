@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from features.clips import Clip
-from features.errors import ClipError, UsageError
-from features.inputs import Outcome
-from features.spec import AnyInput
-from stages.extract import slots, worker
+from avfuse.features.clips import Clip
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.inputs import Outcome
+from avfuse.features.spec import AnyInput
+from avfuse.stages.extract import slots, worker
 
 TASKS_PER_PROCESS = 500
 """Native libraries leak a little; a fresh process every so often keeps memory flat."""

@@ -3,10 +3,10 @@
 import multiprocessing
 import threading
 
-from features.errors import UsageError
-from stages.device import choose_device
-from stages.extract.extractor import Extractor, Progress, Work
-from stages.extract.plan import Chunk
+from avfuse.features.errors import UsageError
+from avfuse.stages.device import choose_device
+from avfuse.stages.extract.extractor import Extractor, Progress, Work
+from avfuse.stages.extract.plan import Chunk
 
 _one_at_a_time = threading.Lock()
 _kept: dict[tuple[Work, str, int], Extractor] = {}

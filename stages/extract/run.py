@@ -11,19 +11,19 @@ from typing import Never
 import numpy as np
 from tqdm import tqdm
 
-from features.backbones import WeightsChoice
-from features.cache import AskedClips, FeatureStore
-from features.cache.claims import Claims, mark
-from features.cache.store import DONE, FAILED, NO_SOUND, Found
-from features.clips import Clip
-from features.requests import PUBLISHED
-from features.spec import FeatureSpec
-from stages.device import choose_devices
-from stages.extract.drawn import DrawnImages
-from stages.extract.engine import Engine, Local
-from stages.extract.extractor import Work
-from stages.extract.plan import Job, Plan, chunk_size, cut, make_plan, still_lacking
-from stages.extract.pool import DEFAULT_LIMITS, Limits
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache.claims import Claims, mark
+from avfuse.features.cache.store import DONE, FAILED, NO_SOUND, Found
+from avfuse.features.clips import Clip
+from avfuse.features.requests import PUBLISHED
+from avfuse.features.spec import FeatureSpec
+from avfuse.stages.device import choose_devices
+from avfuse.stages.extract.drawn import DrawnImages
+from avfuse.stages.extract.engine import Engine, Local
+from avfuse.stages.extract.extractor import Work
+from avfuse.stages.extract.plan import Job, Plan, chunk_size, cut, make_plan, still_lacking
+from avfuse.stages.extract.pool import DEFAULT_LIMITS, Limits
 
 POLL_SECONDS = 2.0
 """How often a run that waits for another one looks."""

@@ -13,10 +13,10 @@ import threadpoolctl
 from librosa.feature import mfcc  # noqa: F401  (librosa loads its parts on first use: once, before workers fork)
 from numpy.typing import NDArray
 
-from features.clips import Clip
-from features.errors import ClipError
-from features.inputs import NoAudio, Outcome, SharedFile, dtype_of, prepare
-from features.spec import AnyInput
+from avfuse.features.clips import Clip
+from avfuse.features.errors import ClipError
+from avfuse.features.inputs import NoAudio, Outcome, SharedFile, dtype_of, prepare
+from avfuse.features.spec import AnyInput
 
 Status = NoAudio | ClipError | None
 """What is told of one input through the pipe; None: its array lies in the slot."""

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from features.errors import UsageError
-from stages.fuse.heads import Head
-from stages.fuse.heads.base import Masks
-from stages.fuse.heads.bottleneck import AVBottleneck, Bottleneck
-from stages.fuse.heads.crossattn import CrossAttention
-from stages.fuse.heads.mat import MATOnly
-from stages.fuse.heads.mat_lite import MATLiteOnly
-from stages.fuse.heads.mmt import MMT
-from stages.fuse.heads.multiscale import (
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.heads import Head
+from avfuse.stages.fuse.heads.base import Masks
+from avfuse.stages.fuse.heads.bottleneck import AVBottleneck, Bottleneck
+from avfuse.stages.fuse.heads.crossattn import CrossAttention
+from avfuse.stages.fuse.heads.mat import MATOnly
+from avfuse.stages.fuse.heads.mat_lite import MATLiteOnly
+from avfuse.stages.fuse.heads.mmt import MMT
+from avfuse.stages.fuse.heads.multiscale import (
     MAT,
     ConvolutionalPool,
     MaxPool,

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.cache import AskedClips
-from features.spec import FeatureSpec
-from stages.fuse.data import FusionData
-from stages.fuse.heads.inputs import ModalityInput
-from stages.fuse.modality import Modality, Streamed
-from stages.fuse.plan import Plan
-from stages.fuse.prepared import Views
+from avfuse.features.cache import AskedClips
+from avfuse.features.spec import FeatureSpec
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.heads.inputs import ModalityInput
+from avfuse.stages.fuse.modality import Modality, Streamed
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.prepared import Views
 
 SNR_DB = (10.0, 0.0, -10.0)
 """Signal-to-noise ratios, 10 log10 of the ratio of variances."""

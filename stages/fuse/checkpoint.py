@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 SECONDS = 30.0
 """What is lost at most when training is killed, and how often a checkpoint is written."""

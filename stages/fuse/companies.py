@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from stages.fuse.plan import Plan
-from stages.fuse.together import SIDE_BY_SIDE, trains_together
-from stages.fuse.training import PER_HEAD
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.together import SIDE_BY_SIDE, trains_together
+from avfuse.stages.fuse.training import PER_HEAD
 
 Item = TypeVar("Item")
 

@@ -17,18 +17,18 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from features.errors import UsageError
-from stages.fuse.checkpoint import Checkpoint
-from stages.fuse.companies import companies, kind_of
-from stages.fuse.data import FusionData
-from stages.fuse.heads import get_head
-from stages.fuse.metrics import all_correct
-from stages.fuse.modality import Modality, base_of
-from stages.fuse.plan import Plan
-from stages.fuse.statistics import difference_interval
-from stages.fuse.together import SIDE_BY_SIDE
-from stages.fuse.trainer import train_company
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.checkpoint import Checkpoint
+from avfuse.stages.fuse.companies import companies, kind_of
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.metrics import all_correct
+from avfuse.stages.fuse.modality import Modality, base_of
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.statistics import difference_interval
+from avfuse.stages.fuse.together import SIDE_BY_SIDE
+from avfuse.stages.fuse.trainer import train_company
+from avfuse.stages.fuse.training import Training
 
 MAX_PLAYERS = 10
 """n players are 2^n - 1 trainings for each seed."""

@@ -20,11 +20,11 @@ from typing import Any
 
 import pandas as pd
 
-from features.errors import UsageError
-from stages.fuse.contribution import Contribution, contribution, contribution_key
-from stages.fuse.data import FusionData
-from stages.fuse.heads import get_head
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.contribution import Contribution, contribution, contribution_key
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.training import Training
 
 FORMAT_VERSION = 1
 

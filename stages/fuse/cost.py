@@ -19,22 +19,22 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from features import backbones
-from features.errors import UsageError
-from features.memory import release_buffers
-from features.spec import AnyInput, FeatureSpec, FramesInput, ImageInput
-from stages.fuse.data import FusionData
-from stages.fuse.draws import Own, using
-from stages.fuse.fitting import Fit
-from stages.fuse.heads import Head, get_head
-from stages.fuse.modality import Modality, Streamed
-from stages.fuse.plan import Plan
-from stages.fuse.prepared import Inputs, Views
-from stages.fuse.recipe import Recipe
-from stages.fuse.trainer import Trained
+from avfuse.features import backbones
+from avfuse.features.errors import UsageError
+from avfuse.features.memory import release_buffers
+from avfuse.features.spec import AnyInput, FeatureSpec, FramesInput, ImageInput
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.draws import Own, using
+from avfuse.stages.fuse.fitting import Fit
+from avfuse.stages.fuse.heads import Head, get_head
+from avfuse.stages.fuse.modality import Modality, Streamed
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.prepared import Inputs, Views
+from avfuse.stages.fuse.recipe import Recipe
+from avfuse.stages.fuse.trainer import Trained
 
 if TYPE_CHECKING:
-    from features.backbones import Backbone
+    from avfuse.features.backbones import Backbone
 
 _MEBIBYTE = 2**20
 
@@ -238,7 +238,7 @@ def _here(name: str) -> "Backbone | None":
     """The backbone of that name, unless it would have to be downloaded. Raises UsageError where there is none."""
     prefix, _, theirs = name.partition(":")
     if prefix == "hf":
-        from features.backbones import any_transformers
+        from avfuse.features.backbones import any_transformers
 
         if not any_transformers.checkpoint_of(theirs).is_here:
             return None

@@ -13,19 +13,19 @@ import torch
 import xxhash
 from torch import Tensor
 
-from features.cache import AskedClips, FeatureStore
-from features.cache.store import DONE, NOT_EXTRACTED, find_spec, find_specs, way_in
-from features.clips import Clip
-from features.errors import UsageError
-from features.requests import takes_no_backbone
-from features.spec import IMPORTED, FeatureSpec
-from manifests import Manifest, Target
-from manifests.manifest import classes_of
-from manifests.splits import held_out
-from stages.fuse.heads.inputs import ModalityShape
-from stages.fuse.hidden import BYTES_PER_CLIP, Banks
-from stages.fuse.modality import Layout, Modality, Streamed
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache.store import DONE, NOT_EXTRACTED, find_spec, find_specs, way_in
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import takes_no_backbone
+from avfuse.features.spec import IMPORTED, FeatureSpec
+from avfuse.manifests import Manifest, Target
+from avfuse.manifests.manifest import classes_of
+from avfuse.manifests.splits import held_out
+from avfuse.stages.fuse.heads.inputs import ModalityShape
+from avfuse.stages.fuse.hidden import BYTES_PER_CLIP, Banks
+from avfuse.stages.fuse.modality import Layout, Modality, Streamed
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 FILTER_BANK = "audio:fbank"
 UNLABELLED = "unlabelled"

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.errors import UsageError
-from stages.fuse.data import FusionData
-from stages.fuse.heads import Head
-from stages.fuse.objective import Objective
-from stages.fuse.prepared import Inputs
-from stages.fuse.runs import HeadRun, Run
-from stages.fuse.saved import load_head, load_objective, plan_of
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.heads import Head
+from avfuse.stages.fuse.objective import Objective
+from avfuse.stages.fuse.prepared import Inputs
+from avfuse.stages.fuse.runs import HeadRun, Run
+from avfuse.stages.fuse.saved import load_head, load_objective, plan_of
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from features.errors import UsageError
-from manifests.splits import held_out
-from stages.device import choose_device
-from stages.fuse.data import FusionData
-from stages.fuse.heads import Head, get_head, head_names
-from stages.fuse.modality import Modality
-from stages.fuse.plan import Plan
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.trainer import train_company
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.manifests.splits import held_out
+from avfuse.stages.device import choose_device
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.heads import Head, get_head, head_names
+from avfuse.stages.fuse.modality import Modality
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.trainer import train_company
+from avfuse.stages.fuse.training import Training
 
 _ONLY = "video"
 """What all columns are where no modalities are named: this head is an MLP on features as they are."""
@@ -88,7 +88,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Examples
     --------
     >>> import numpy as np
-    >>> from stages.fuse.estimator import FusionClassifier
+    >>> from avfuse.stages.fuse.estimator import FusionClassifier
     >>> generator = np.random.default_rng(0)
     >>> y = np.repeat(["sing", "dance"], 50)
     >>> X = generator.standard_normal((100, 12)) + 3 * (y == "sing")[:, None]

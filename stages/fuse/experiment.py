@@ -20,18 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from features.errors import UsageError
-from features.requests import expand_names
-from stages.fuse.checkpoint import Checkpoint
-from stages.fuse.companies import companies, kind_of
-from stages.fuse.cost import Cost, measured, training_macs
-from stages.fuse.data import FusionData
-from stages.fuse.heads import get_head, head_names
-from stages.fuse.metrics import evaluate
-from stages.fuse.plan import Plan
-from stages.fuse.runs import FORMAT_VERSION, Run, head_of, load_run, read_json, results_table
-from stages.fuse.trainer import Epoch, Parents, Trained, best_epoch, choose_epochs, refit_company, train_company
-from stages.fuse.training import Training, knows
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import expand_names
+from avfuse.stages.fuse.checkpoint import Checkpoint
+from avfuse.stages.fuse.companies import companies, kind_of
+from avfuse.stages.fuse.cost import Cost, measured, training_macs
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.heads import get_head, head_names
+from avfuse.stages.fuse.metrics import evaluate
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.runs import FORMAT_VERSION, Run, head_of, load_run, read_json, results_table
+from avfuse.stages.fuse.trainer import Epoch, Parents, Trained, best_epoch, choose_epochs, refit_company, train_company
+from avfuse.stages.fuse.training import Training, knows
 
 FEATURES = ("video", "audio")
 """What can be swept besides settings: the features of a modality."""

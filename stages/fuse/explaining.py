@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.errors import UsageError
-from stages.fuse.attention import attention
-from stages.fuse.changes import Seen
-from stages.fuse.heads import Head
-from stages.fuse.heads.base import Masks
-from stages.fuse.places import Part, parts_of
-from stages.fuse.plan import Plan
-from stages.fuse.targets import Targets
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.attention import attention
+from avfuse.stages.fuse.changes import Seen
+from avfuse.stages.fuse.heads import Head
+from avfuse.stages.fuse.heads.base import Masks
+from avfuse.stages.fuse.places import Part, parts_of
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.targets import Targets
 
 Method = Literal["grad-cam", "attention"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -108,7 +108,7 @@ def explain(
     `grad-cam` (Selvaraju et al., ICCV 2017) over the standardised tokens of each modality: relu(sum_d w_d x_td), where
     w_d is the mean over cells t of the gradient of the class's logit with respect to x_td; of several targets it is the
     sum of their classes' logits. Heads that average tokens, or lay them side by side, are differentiated through that.
-    `attention`: see `stages.fuse.attention.attention`; it is the same whatever the class.
+    `attention`: see `avfuse.stages.fuse.attention.attention`; it is the same whatever the class.
 
     Args:
         plan: of any of the seeds.

@@ -8,17 +8,17 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from features.cache import FeatureStore
-from features.cache.store import NOT_EXTRACTED, way_in
-from features.clips import Clip
-from features.errors import UsageError
-from stages.fuse.attention import why_no_attention
-from stages.fuse.data import FusionData
-from stages.fuse.explaining import Explanation, Method, explain
-from stages.fuse.plan import Plan
-from stages.fuse.predicting import load_clips
-from stages.fuse.runs import Run
-from stages.fuse.saved import layouts_of, options_of, recipe_of, restore
+from avfuse.features.cache import FeatureStore
+from avfuse.features.cache.store import NOT_EXTRACTED, way_in
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.attention import why_no_attention
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.explaining import Explanation, Method, explain
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.predicting import load_clips
+from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.saved import layouts_of, options_of, recipe_of, restore
 
 
 def explain_clips(

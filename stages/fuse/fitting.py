@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from features.errors import UsageError
-from stages.fuse.checkpoint import under
-from stages.fuse.draws import Own, using
-from stages.fuse.heads import Head
-from stages.fuse.hidden import Banks
-from stages.fuse.losses.penalty import l1
-from stages.fuse.objective import Objective
-from stages.fuse.prepared import Batch, Inputs, forked
-from stages.fuse.recipe import Recipe
-from stages.fuse.sampling import balanced_batches
-from stages.fuse.targets import Targets
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.checkpoint import under
+from avfuse.stages.fuse.draws import Own, using
+from avfuse.stages.fuse.heads import Head
+from avfuse.stages.fuse.hidden import Banks
+from avfuse.stages.fuse.losses.penalty import l1
+from avfuse.stages.fuse.objective import Objective
+from avfuse.stages.fuse.prepared import Batch, Inputs, forked
+from avfuse.stages.fuse.recipe import Recipe
+from avfuse.stages.fuse.sampling import balanced_batches
+from avfuse.stages.fuse.targets import Targets
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from features.errors import UsageError
-from stages.fuse.metrics import Logits, Truth, confusion, correct
-from stages.fuse.runs import HeadRun
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.metrics import Logits, Truth, confusion, correct
+from avfuse.stages.fuse.runs import HeadRun
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,20 @@ import torch.nn.functional as F
 from joblib import Parallel, delayed
 from torch import Tensor, nn
 
-from features.cache import FeatureStore
-from features.cache.streaming import FeatureStream
-from features.clips import Clip
-from features.errors import UsageError
-from features.filter_bank import FRAMES, MEL_BANDS
-from stages.fuse.heads.inputs import ModalityShape
-from stages.fuse.losses.reconstruction import (
+from avfuse.features.cache import FeatureStore
+from avfuse.features.cache.streaming import FeatureStream
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.filter_bank import FRAMES, MEL_BANDS
+from avfuse.stages.fuse.heads.inputs import ModalityShape
+from avfuse.stages.fuse.losses.reconstruction import (
     AudioDecoder,
     VideoDecoder,
     layer_normalised,
     masked_error,
     masked_pixels,
 )
-from stages.fuse.masking import (
+from avfuse.stages.fuse.masking import (
     audio_grid,
     count_valid_frames,
     draw_mask,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.signal import find_peaks, savgol_filter
 from torch import Tensor
 
-from features.errors import UsageError
-from features.filter_bank import HALF_RANGE, MEAN
+from avfuse.features.errors import UsageError
+from avfuse.features.filter_bank import HALF_RANGE, MEAN
 
 SEGMENTS = 50
 MASKED_SHARE = 0.04

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, label_ranking_average_precision_score
 
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 Logits = NDArray[np.floating]
 Truth = NDArray[Any]

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.cache import FeatureStore
-from features.errors import UsageError
-from features.spec import VIEWS, FeatureSpec, View
-from stages.fuse.heads.inputs import ModalityShape
+from avfuse.features.cache import FeatureStore
+from avfuse.features.errors import UsageError
+from avfuse.features.spec import VIEWS, FeatureSpec, View
+from avfuse.stages.fuse.heads.inputs import ModalityShape
 
 _WINDOW = re.compile(r":(\d+)of(\d+)")
 

@@ -7,11 +7,11 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from features.errors import UsageError
-from stages.fuse.heads import Head, ModalityShape, build_head, head_names
-from stages.fuse.heads.base import Masks
-from stages.fuse.hidden import Banks, Reconstruction
-from stages.fuse.losses.contrast import (
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, head_names
+from avfuse.stages.fuse.heads.base import Masks
+from avfuse.stages.fuse.hidden import Banks, Reconstruction
+from avfuse.stages.fuse.losses.contrast import (
     CommonSpace,
     Embedded,
     audio_video_contrast,
@@ -19,10 +19,10 @@ from stages.fuse.losses.contrast import (
     recall_at_1,
     similarity,
 )
-from stages.fuse.losses.matching import Matching, draw_pairs, matching_loss
-from stages.fuse.prepared import Batch
-from stages.fuse.recipe import Recipe, Settings
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.losses.matching import Matching, draw_pairs, matching_loss
+from avfuse.stages.fuse.prepared import Batch
+from avfuse.stages.fuse.recipe import Recipe, Settings
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 _NEEDS = {
     "avc": ("before", "vector of each modality before fusion"),

@@ -8,9 +8,9 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from features.spec import FeatureSpec
-from stages.fuse.changes import time_axis
-from stages.fuse.modality import Modality, Streamed
+from avfuse.features.spec import FeatureSpec
+from avfuse.stages.fuse.changes import time_axis
+from avfuse.stages.fuse.modality import Modality, Streamed
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from hashlib import sha256
 
 import torch
 
-from stages.fuse.data import FusionData
-from stages.fuse.fitting import balanced_labels
-from stages.fuse.heads import get_head
-from stages.fuse.objective import check_objective
-from stages.fuse.recipe import Recipe, Settings
-from stages.fuse.sampling import balanced_batches
-from stages.fuse.training import Training
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.fitting import balanced_labels
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.objective import check_objective
+from avfuse.stages.fuse.recipe import Recipe, Settings
+from avfuse.stages.fuse.sampling import balanced_batches
+from avfuse.stages.fuse.training import Training
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from features.cache import AskedClips, FeatureStore
-from features.cache.store import FAILED
-from features.clips import Clip
-from stages.fuse.fitting import predict
-from stages.fuse.heads import Head
-from stages.fuse.modality import Layout, Modality
-from stages.fuse.predictions import mean_scores, probabilities
-from stages.fuse.prepared import Inputs
-from stages.fuse.runs import HeadRun, Run
-from stages.fuse.saved import layouts_of, options_of, recipe_of, restore
+from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache.store import FAILED
+from avfuse.features.clips import Clip
+from avfuse.stages.fuse.fitting import predict
+from avfuse.stages.fuse.heads import Head
+from avfuse.stages.fuse.modality import Layout, Modality
+from avfuse.stages.fuse.predictions import mean_scores, probabilities
+from avfuse.stages.fuse.prepared import Inputs
+from avfuse.stages.fuse.runs import HeadRun, Run
+from avfuse.stages.fuse.saved import layouts_of, options_of, recipe_of, restore
 
 _CLIPS, _BYTES = 1024, 2**28
 """Predicted at a time, at most."""

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import UsageError
-from stages.fuse.metrics import Logits, Truth, log_softmax
-from stages.fuse.runs import HeadRun, Run, load_run, seeds_of_heads
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.metrics import Logits, Truth, log_softmax
+from avfuse.stages.fuse.runs import HeadRun, Run, load_run, seeds_of_heads
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from features.cache.streaming import FeatureStream
-from features.clips import Clip
-from stages.fuse.data import FusionData
-from stages.fuse.heads import Head, ModalityShape, build_head
-from stages.fuse.heads.base import Masks
-from stages.fuse.heads.inputs import ModalityInput
-from stages.fuse.modality import Modality, Streamed
-from stages.fuse.recipe import Recipe, Settings
-from stages.fuse.streaming import stream_loader
-from stages.fuse.targets import Targets
+from avfuse.features.cache.streaming import FeatureStream
+from avfuse.features.clips import Clip
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.heads import Head, ModalityShape, build_head
+from avfuse.stages.fuse.heads.base import Masks
+from avfuse.stages.fuse.heads.inputs import ModalityInput
+from avfuse.stages.fuse.modality import Modality, Streamed
+from avfuse.stages.fuse.recipe import Recipe, Settings
+from avfuse.stages.fuse.streaming import stream_loader
+from avfuse.stages.fuse.targets import Targets
 
 _EVALUATION_BATCH, _EVALUATION_BYTES = 1024, 2**28
 

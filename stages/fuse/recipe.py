@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 
 class Settings(BaseModel):

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import UsageError
-from manifests import Manifest
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import reads_banks
-from stages.fuse.heads import get_head
-from stages.fuse.runs import Run, head_of, load_run, seeds_of_heads
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.manifests import Manifest
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.experiment import reads_banks
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.runs import Run, head_of, load_run, seeds_of_heads
+from avfuse.stages.fuse.training import Training
 
 
 def load_rows(folder: Path, rows: Sequence[str] = ()) -> Run:

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.errors import UsageError
-from stages.fuse.embedding import Embeddings
-from stages.fuse.metrics import Truth
-from stages.fuse.statistics import Interval, interval
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.embedding import Embeddings
+from avfuse.stages.fuse.metrics import Truth
+from avfuse.stages.fuse.statistics import Interval, interval
 
 OTHER: Mapping[str, str] = {"audio": "video", "video": "audio"}
 """By the modality of a query, that of what is found."""

@@ -9,14 +9,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from stages.fuse.changes import Change, Seen, changes
-from stages.fuse.data import FusionData
-from stages.fuse.fitting import predict
-from stages.fuse.heads import Head
-from stages.fuse.metrics import all_correct
-from stages.fuse.plan import Plan
-from stages.fuse.prepared import Inputs
-from stages.fuse.statistics import difference_interval
+from avfuse.stages.fuse.changes import Change, Seen, changes
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.fitting import predict
+from avfuse.stages.fuse.heads import Head
+from avfuse.stages.fuse.metrics import all_correct
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.prepared import Inputs
+from avfuse.stages.fuse.statistics import difference_interval
 
 _CLIPS, _BYTES = 1024, 2**27
 """Changed at a time, at most."""

@@ -26,9 +26,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.errors import UsageError
-from stages.fuse.metrics import Truth
-from stages.fuse.targets import Targets
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.metrics import Truth
+from avfuse.stages.fuse.targets import Targets
 
 FORMAT_VERSION = 4
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 
 def balanced_batches(

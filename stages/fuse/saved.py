@@ -10,19 +10,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from features.errors import UsageError
-from features.requests import expand_names
-from features.spec import FeatureSpec
-from stages.fuse.data import FusionData
-from stages.fuse.experiment import FEATURES
-from stages.fuse.heads import Head, ModalityShape, build_head, get_head
-from stages.fuse.modality import Layout
-from stages.fuse.objective import Objective
-from stages.fuse.plan import Plan
-from stages.fuse.prepared import forked
-from stages.fuse.recipe import Recipe, Settings
-from stages.fuse.runs import HeadRun, Run
-from stages.fuse.targets import Targets
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import expand_names
+from avfuse.features.spec import FeatureSpec
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.experiment import FEATURES
+from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
+from avfuse.stages.fuse.modality import Layout
+from avfuse.stages.fuse.objective import Objective
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.prepared import forked
+from avfuse.stages.fuse.recipe import Recipe, Settings
+from avfuse.stages.fuse.runs import HeadRun, Run
+from avfuse.stages.fuse.targets import Targets
 
 
 def plan_of(one: HeadRun, data: FusionData) -> Plan:

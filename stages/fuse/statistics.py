@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit, logit
 
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 FEW_GROUPS = 30
 """With fewer groups of test clips than this intervals and tests are rough, and tables say so."""

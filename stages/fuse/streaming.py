@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from features.cache.streaming import FeatureStream
-from features.errors import UsageError
+from avfuse.features.cache.streaming import FeatureStream
+from avfuse.features.errors import UsageError
 
 
 @dataclass(frozen=True)

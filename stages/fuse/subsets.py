@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.errors import UsageError
-from stages.fuse.metrics import Logits, Truth, all_correct, correct
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.metrics import Logits, Truth, all_correct, correct
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 TAIL_SHARE = 0.2
 _KITCHEN_VIDEO = r"(P\d{2,})_\d+"

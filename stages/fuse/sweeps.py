@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.fuse.runs import HeadRun, Run, head_of
+from avfuse.stages.fuse.runs import HeadRun, Run, head_of
 
 
 @dataclass(frozen=True)

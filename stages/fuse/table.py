@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.fuse.metrics import all_correct
-from stages.fuse.runs import HeadRun, Run
-from stages.fuse.statistics import few_groups_warning, interval
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.metrics import all_correct
+from avfuse.stages.fuse.runs import HeadRun, Run
+from avfuse.stages.fuse.statistics import few_groups_warning, interval
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 _COST = (
     "GMACs: 10^9 multiply-adds for one clip at test; of backbones every frame, audio image and window, each pass once "

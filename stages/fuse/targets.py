@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.errors import UsageError
-from manifests import Target
+from avfuse.features.errors import UsageError
+from avfuse.manifests import Target
 
 Logits = TypeVar("Logits", Tensor, NDArray[np.floating])
 

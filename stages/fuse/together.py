@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from stages.fuse.data import FusionData
-from stages.fuse.draws import Given, Recorder, drawn_together, using
-from stages.fuse.fitting import Fit, Losses, Stack, alone, predict, products
-from stages.fuse.heads import Head, build_head, get_head
-from stages.fuse.losses.penalty import l1_of, l1_weights
-from stages.fuse.objective import asked
-from stages.fuse.prepared import Batch
-from stages.fuse.recipe import Recipe, Settings
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.draws import Given, Recorder, drawn_together, using
+from avfuse.stages.fuse.fitting import Fit, Losses, Stack, alone, predict, products
+from avfuse.stages.fuse.heads import Head, build_head, get_head
+from avfuse.stages.fuse.losses.penalty import l1_of, l1_weights
+from avfuse.stages.fuse.objective import asked
+from avfuse.stages.fuse.prepared import Batch
+from avfuse.stages.fuse.recipe import Recipe, Settings
 
 TOGETHER_PARAMETERS = 6_000_000
 """On a CPU, five heads with fewer parameters than this are faster side by side, as one head's products do not fill the

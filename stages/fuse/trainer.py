@@ -9,21 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from features.memory import keep_large_buffers
-from stages.fuse.checkpoint import Checkpoint, under
-from stages.fuse.companies import companies, kind_of
-from stages.fuse.data import FusionData
-from stages.fuse.fitting import Fit, Losses, predict
-from stages.fuse.heads import Head
-from stages.fuse.losses import loss_of_targets
-from stages.fuse.losses.contrast import CommonSpace
-from stages.fuse.metrics import mean_average_precision
-from stages.fuse.plan import Plan
-from stages.fuse.prepared import Inputs
-from stages.fuse.recipe import Recipe
-from stages.fuse.targets import Targets
-from stages.fuse.together import predict_each, train_epoch
-from stages.fuse.training import Training
+from avfuse.features.memory import keep_large_buffers
+from avfuse.stages.fuse.checkpoint import Checkpoint, under
+from avfuse.stages.fuse.companies import companies, kind_of
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.fitting import Fit, Losses, predict
+from avfuse.stages.fuse.heads import Head
+from avfuse.stages.fuse.losses import loss_of_targets
+from avfuse.stages.fuse.losses.contrast import CommonSpace
+from avfuse.stages.fuse.metrics import mean_average_precision
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.prepared import Inputs
+from avfuse.stages.fuse.recipe import Recipe
+from avfuse.stages.fuse.targets import Targets
+from avfuse.stages.fuse.together import predict_each, train_epoch
+from avfuse.stages.fuse.training import Training
 
 
 @dataclass(frozen=True)

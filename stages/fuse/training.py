@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from features.errors import UsageError
-from stages.fuse.heads import get_head
-from stages.fuse.recipe import Recipe, Settings, settings
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.recipe import Recipe, Settings, settings
 
 PER_HEAD = ("lr", "weight_decay", "l1")
 """Settings in which heads that share a pass may differ."""

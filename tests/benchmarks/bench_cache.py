@@ -20,15 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pairs import Figure, compare, write
 
-import features
-from features.cache import AskedClips, ChunkResult, FeatureStore, fingerprint
-from features.cache.catalog import cached_features
-from features.cache.listing import describe
-from features.cache.verify import verify
-from features.clips import Clip
-from features.requests import resolve
-from features.spec import FeatureSpec
-from stages.extract.plan import CHUNK_CLIPS, make_plan
+from avfuse import features
+from avfuse.features.cache import AskedClips, ChunkResult, FeatureStore, fingerprint
+from avfuse.features.cache.catalog import cached_features
+from avfuse.features.cache.listing import describe
+from avfuse.features.cache.verify import verify
+from avfuse.features.clips import Clip
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec
+from avfuse.stages.extract.plan import CHUNK_CLIPS, make_plan
 
 CLIPS = 20_000
 PLANNED_CLIPS, MISSING_CLIPS, TIMES = 200_000, 1_000, 7

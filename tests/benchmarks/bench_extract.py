@@ -16,16 +16,16 @@ import torch
 from bench_media import render_clip
 from pairs import Figure, compare, write
 
-from features import backbones
-from features.backbones import WeightsChoice
-from features.backbones.loading import load
-from features.clips import Clip
-from features.requests import resolve
-from features.spec import FeatureSpec, Precision
-from stages.extract.chunk import batch_size
-from stages.extract.extractor import Extractor, distinct_inputs
-from stages.extract.plan import Job
-from stages.extract.pool import DecodePool
+from avfuse.features import backbones
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.backbones.loading import load
+from avfuse.features.clips import Clip
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec, Precision
+from avfuse.stages.extract.chunk import batch_size
+from avfuse.stages.extract.extractor import Extractor, distinct_inputs
+from avfuse.stages.extract.plan import Job
+from avfuse.stages.extract.pool import DecodePool
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda:0" if ON_GPU else "cpu"

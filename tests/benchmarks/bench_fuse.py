@@ -55,22 +55,22 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from features.backbones import WeightsChoice
-from features.cache import ChunkResult, FeatureStore
-from features.cache.fingerprint import MISSING
-from features.memory import keep_large_buffers
-from features.requests import resolve
-from manifests import Manifest, Target
-from stages.fuse import fitting
-from stages.fuse import together as together_module
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.fitting import Fit, predict
-from stages.fuse.heads import get_head
-from stages.fuse.modality import Modality
-from stages.fuse.prepared import Inputs
-from stages.fuse.recipe import Recipe, Settings
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.together import train_epoch
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.cache import ChunkResult, FeatureStore
+from avfuse.features.cache.fingerprint import MISSING
+from avfuse.features.memory import keep_large_buffers
+from avfuse.features.requests import resolve
+from avfuse.manifests import Manifest, Target
+from avfuse.stages.fuse import fitting
+from avfuse.stages.fuse import together as together_module
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.fitting import Fit, predict
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.modality import Modality
+from avfuse.stages.fuse.prepared import Inputs
+from avfuse.stages.fuse.recipe import Recipe, Settings
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.together import train_epoch
 
 
 def setting(name: str, default: object) -> str:

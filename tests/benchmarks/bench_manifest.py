@@ -30,8 +30,8 @@ import numpy as np
 import pandas as pd
 from pairs import Figure, compare, write
 
-from features.media import probe, write_video
-from manifests.probing import probe_media
+from avfuse.features.media import probe, write_video
+from avfuse.manifests.probing import probe_media
 
 ROWS, FEW_ROWS, CLASSES, FOLDERS, TIMES = 200_000, 200, 309, 200, 7
 FILES, FEW_FILES, KNOWN_FILES = 3_000, 600, 13_000

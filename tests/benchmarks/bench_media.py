@@ -23,11 +23,11 @@ from pairs import Figure, compare, write
 from scipy.ndimage import gaussian_filter
 from scipy.stats import linregress
 
-from features.clips import Clip as ClipToPrepare
-from features.errors import ClipError
-from features.media import MEDIA_SUFFIXES, MediaFile, decode, write_video
-from features.requests import resolve
-from stages.extract.pool import DecodePool
+from avfuse.features.clips import Clip as ClipToPrepare
+from avfuse.features.errors import ClipError
+from avfuse.features.media import MEDIA_SUFFIXES, MediaFile, decode, write_video
+from avfuse.features.requests import resolve
+from avfuse.stages.extract.pool import DecodePool
 
 try:
     import decord

@@ -21,13 +21,13 @@ from pairs import Figure, compare, write
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from features.cache import ChunkResult, FeatureStore, fingerprint
-from features.cache.streaming import FeatureStream
-from features.clips import Clip
-from features.memory import keep_large_buffers
-from features.requests import resolve
-from features.spec import FeatureSpec
-from stages.fuse.streaming import stream_loader
+from avfuse.features.cache import ChunkResult, FeatureStore, fingerprint
+from avfuse.features.cache.streaming import FeatureStream
+from avfuse.features.clips import Clip
+from avfuse.features.memory import keep_large_buffers
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec
+from avfuse.stages.fuse.streaming import stream_loader
 
 CLIPS = 1200
 CLIPS_PER_SHARD = 64

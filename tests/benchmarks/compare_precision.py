@@ -4,9 +4,9 @@ of the pooled vectors of two structured pictures (clips, sounds). `lite` has its
 
 import torch
 
-from features import backbones
-from features.backbones import WeightsChoice
-from features.backbones.loading import load, noise
+from avfuse.features import backbones
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.backbones.loading import load, noise
 
 ITEMS = 2
 PRECISIONS = ("bfloat16", "float16") if torch.cuda.is_available() else ("bfloat16",)  # CPUs crawl in float16

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from plain_decode import Plain
 from tqdm import tqdm
 
-from features.errors import ClipError
-from features.media import MEDIA_SUFFIXES, decode
-from features.media.sampling import segment_centres
+from avfuse.features.errors import ClipError
+from avfuse.features.media import MEDIA_SUFFIXES, decode
+from avfuse.features.media.sampling import segment_centres
 
 try:
     from torchcodec.decoders import VideoDecoder

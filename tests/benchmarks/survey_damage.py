@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from features.errors import ClipError
-from features.media import MEDIA_SUFFIXES, Frames, decode
+from avfuse.features.errors import ClipError
+from avfuse.features.media import MEDIA_SUFFIXES, Frames, decode
 
 TRIES = 25
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from features.cache import ChunkResult, FeatureStore
-from features.cache.fingerprint import MISSING
-from features.requests import resolve
-from manifests import Manifest, save_manifest
+from avfuse.features.cache import ChunkResult, FeatureStore
+from avfuse.features.cache.fingerprint import MISSING
+from avfuse.features.requests import resolve
+from avfuse.manifests import Manifest, save_manifest
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "ablation.ipynb"
 CLIPS, DIM = 240, 8

@@ -9,7 +9,7 @@ import pytest
 from documented import ROOT, anchors, links, pages, words_in_code
 from documented_shell import MAKEFILE, VARIABLES
 
-from pipeline.cli.main import avfuse
+from avfuse.pipeline.cli.main import avfuse
 
 EVERY_PAGE = [*pages(), "CHANGELOG.md"]
 

@@ -52,17 +52,17 @@ def test_the_contents_lead_to_every_page(site: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "name"),
     [
-        ("media", "features.media.decode"),
-        ("audio-images", "features.audio_images.render"),
-        ("features", "features.load"),
-        ("features", "features.cache.FeatureStore"),
-        ("features", "features.cache.streaming.FeatureStream"),
-        ("manifests", "manifests.load_manifest"),
-        ("fusion", "stages.fuse.estimator.FusionClassifier"),
-        ("heads", "stages.fuse.heads.register_head"),
-        ("results", "stages.fuse.contribution.contribution"),
-        ("pipeline", "pipeline.predict.predict"),
-        ("pipeline", "pipeline.report.comparison.compare"),
+        ("media", "avfuse.features.media.decode"),
+        ("audio-images", "avfuse.features.audio_images.render"),
+        ("features", "avfuse.load"),
+        ("features", "avfuse.features.cache.FeatureStore"),
+        ("features", "avfuse.features.cache.streaming.FeatureStream"),
+        ("manifests", "avfuse.manifests.load_manifest"),
+        ("fusion", "avfuse.stages.fuse.estimator.FusionClassifier"),
+        ("heads", "avfuse.stages.fuse.heads.register_head"),
+        ("results", "avfuse.stages.fuse.contribution.contribution"),
+        ("pipeline", "avfuse.pipeline.predict.predict"),
+        ("pipeline", "avfuse.pipeline.report.comparison.compare"),
     ],
 )
 def test_the_api_names_its_public_doors_with_their_types(site: Path, page: str, name: str) -> None:

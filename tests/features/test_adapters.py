@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 
-from features import backbones
-from features.backbones import Encoded, WeightsChoice
-from features.backbones.loading import enliven, load
-from features.errors import UsageError
-from features.extracted_sound import extracted
-from features.fitting import fit_frame
-from features.requests import expand_names, resolve
+from avfuse.features import backbones
+from avfuse.features.backbones import Encoded, WeightsChoice
+from avfuse.features.backbones.loading import enliven, load
+from avfuse.features.errors import UsageError
+from avfuse.features.extracted_sound import extracted
+from avfuse.features.fitting import fit_frame
+from avfuse.features.requests import expand_names, resolve
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (120, 171, 3), dtype=np.uint8)
 SAMPLES = np.random.default_rng(1).normal(scale=0.1, size=48_000 * 3).astype(np.float32)

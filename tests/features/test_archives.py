@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from packing import BOTH, PACKED, PLAIN, pack
 
-from features import archives
-from features.archives import indexing, keeping, seek_points
-from features.errors import ClipError, UsageError
+from avfuse.features import archives
+from avfuse.features.archives import indexing, keeping, seek_points
+from avfuse.features.errors import ClipError, UsageError
 
 NOISE = random.Random(0)
 FILES = {f"video/{number}.mp4": NOISE.randbytes(20_000 + 7 * number) for number in range(40)}
@@ -67,7 +67,7 @@ def test_every_member_is_there_in_order_and_whole(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("name", BOTH)
 def test_any_stretch_of_a_large_member_can_be_read(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("features.archives.members.WHOLE_BYTES", 0)
+    monkeypatch.setattr("avfuse.features.archives.members.WHOLE_BYTES", 0)
     monkeypatch.setattr(indexing, "_PLAIN_CHUNK", 30_000)
     content = NOISE.randbytes(1_000_000)
     archive = pack(tmp_path / name, {"before.mp4": NOISE.randbytes(333), "long.mp4": content, "after.mp4": b"."})
@@ -86,7 +86,7 @@ def test_any_stretch_of_a_large_member_can_be_read(tmp_path: Path, name: str, mo
 
 
 def test_reading_a_large_packed_member_through_unpacks_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("features.archives.members.WHOLE_BYTES", 0)
+    monkeypatch.setattr("avfuse.features.archives.members.WHOLE_BYTES", 0)
     archive = pack(tmp_path / PACKED, {"before.mp4": NOISE.randbytes(333), "long.mp4": NOISE.randbytes(1_000_000)})
     member = archives.find(archive / "long.mp4")
     assert member is not None
@@ -120,7 +120,7 @@ def test_the_index_is_made_once_for_all_processes(tmp_path: Path, made: list[int
 
 AT_ONCE = """
 import sys, time
-from features.archives import index, indexing
+from avfuse.features.archives import index, indexing
 make, made = indexing._make, []
 def slow(*arguments):
     made.append(1)

@@ -11,12 +11,12 @@ import reference_drawings
 from sklearn.preprocessing import scale
 from threadpoolctl import threadpool_limits
 
-from features.audio_images import DEFAULT_SIZES, REPRESENTATIONS, STYLES, Style, render
-from features.audio_images.content import AudioContent, Padding
-from features.audio_images.raster import WHITE, Strip, colour_cells, paint, widen
-from features.audio_images.styles import Aligned
-from features.errors import ClipError, UsageError
-from features.media import MediaFile
+from avfuse.features.audio_images import DEFAULT_SIZES, REPRESENTATIONS, STYLES, Style, render
+from avfuse.features.audio_images.content import AudioContent, Padding
+from avfuse.features.audio_images.raster import WHITE, Strip, colour_cells, paint, widen
+from avfuse.features.audio_images.styles import Aligned
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.media import MediaFile
 
 RATE_HZ = 22050
 REFERENCE_SIZES = {name: (500, 1000) if name == "spectral_rolloff" else (500, 1400) for name in REPRESENTATIONS}

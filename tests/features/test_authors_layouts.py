@@ -11,10 +11,10 @@ import torch
 from timm.layers import Attention, Mlp
 from torch import Tensor, nn
 
-from features import backbones
-from features.backbones.loading import load
-from features.backbones.weights import Weights, file_sha256
-from features.errors import UsageError
+from avfuse.features import backbones
+from avfuse.features.backbones.loading import load
+from avfuse.features.backbones.weights import Weights, file_sha256
+from avfuse.features.errors import UsageError
 
 
 class AuthorsAst(nn.Module):

@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from features import backbones
-from features.backbones import Backbone, Encoded, Grid
-from features.backbones.bninception import BNInception
-from features.backbones.loading import enliven, load, make, noise
-from features.backbones.weights import RANDOM, Weights, file_sha256, find
-from features.errors import UsageError
-from features.filter_bank import filter_banks
-from features.fitting import fit_frame
-from features.spec import Precision
-from stages.extract.encode import pool_tokens
+from avfuse.features import backbones
+from avfuse.features.backbones import Backbone, Encoded, Grid
+from avfuse.features.backbones.bninception import BNInception
+from avfuse.features.backbones.loading import enliven, load, make, noise
+from avfuse.features.backbones.weights import RANDOM, Weights, file_sha256, find
+from avfuse.features.errors import UsageError
+from avfuse.features.filter_bank import filter_banks
+from avfuse.features.fitting import fit_frame
+from avfuse.features.spec import Precision
+from avfuse.stages.extract.encode import pool_tokens
 
 SMALL = ("lite", "tsn", "resnet18", "efficientnet_b0")
 PICTURES = (*SMALL, "resnet101", "inception_resnet_v2", "vit")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soxr
 
-from features.errors import ClipError, UsageError
-from features.filter_bank import FRAMES, HALF_RANGE, MEAN, MEL_BANDS, RATE_HZ, filter_banks
-from features.media import Waveform, decode
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.filter_bank import FRAMES, HALF_RANGE, MEAN, MEL_BANDS, RATE_HZ, filter_banks
+from avfuse.features.media import Waveform, decode
 
 Extractor = Callable[[np.ndarray], np.ndarray]
 

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from features import backbones
-from features.backbones import Backbone
-from features.fitting import fit_frame
-from features.spec import Preprocess
+from avfuse.features import backbones
+from avfuse.features.backbones import Backbone
+from avfuse.features.fitting import fit_frame
+from avfuse.features.spec import Preprocess
 
 SIZES = [(240, 320), (568, 320), (256, 256), (50, 50), (360, 480), (1080, 1920), (239, 321), (97, 301)]
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from features.backbones import get
-from features.backbones.efficientnet_lite import EfficientNetLite0, SamePadConv2d, fold_batch_norms
-from features.backbones.loading import load
-from features.backbones.weights import find
-from features.fitting import fit_frame
+from avfuse.features.backbones import get
+from avfuse.features.backbones.efficientnet_lite import EfficientNetLite0, SamePadConv2d, fold_batch_norms
+from avfuse.features.backbones.loading import load
+from avfuse.features.backbones.weights import find
+from avfuse.features.fitting import fit_frame
 
 LITE = get("lite")
 ESPRESSO, TABBY_TIGER_EGYPTIAN_CATS = 967, {281, 282, 285}

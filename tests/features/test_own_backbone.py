@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from features.backbones import Preprocess
-from features.media import write_video
+from avfuse.features.backbones import Preprocess
+from avfuse.features.media import write_video
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "add-a-backbone.md").read_text()
 OWN = DOCUMENTED.partition("```python\n")[2].partition("```")[0]
 
 PROGRAM = """
-import sys, features
+import sys
+from avfuse import features
 from pathlib import Path
-from features.clips import Clip
-from features.requests import resolve
-from stages.extract.run import extract
+from avfuse.features.clips import Clip
+from avfuse.features.requests import resolve
+from avfuse.stages.extract.run import extract
 extract([Clip("a", Path("a.avi"))], resolve(["mean_colours:frames"], "uniform:2"), Path("cache"), "set", device="cpu",
         workers=1, progress=False)
 table = features.load("set", "mean_colours:frames")
@@ -59,14 +60,16 @@ def test_a_scale_from_0_to_1_is_refused() -> None:
 
 def test_cached_features_outlive_their_network(folder: Path) -> None:
     assert run(folder, PROGRAM, "own.py").returncode == 0
-    told = run(folder, "from features.requests import expand_names; print(*expand_names(['mean_colours:frames']))", "")
+    told = run(
+        folder, "from avfuse.features.requests import expand_names; print(*expand_names(['mean_colours:frames']))", ""
+    )
     assert told.stdout.strip() == "mean_colours:frames"
 
 
 @pytest.mark.parametrize(("own", "said"), [("nowhere.py", "is no Python file"), ("own.py:own.py", "name is taken")])
 def test_a_file_that_cannot_be_used_is_named(folder: Path, own: str, said: str) -> None:
     program = (
-        "from features.backbones import names\nfrom features.errors import UsageError\n"
+        "from avfuse.features.backbones import names\nfrom features.errors import UsageError\n"
         "try: names()\nexcept UsageError as error: print(error)"
     )
     told = run(folder, program, own).stdout

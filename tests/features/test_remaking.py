@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from features.backbones import WeightsChoice
-from features.cache.importing import Description
-from features.errors import UsageError
-from features.remaking import check_remade, remade
-from features.requests import resolve
-from features.spec import FeatureSpec
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.cache.importing import Description
+from avfuse.features.errors import UsageError
+from avfuse.features.remaking import check_remade, remade
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec
 
 RANDOM = WeightsChoice("random")
 

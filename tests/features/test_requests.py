@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from features.audio_images import REPRESENTATIONS
-from features.errors import UsageError
-from features.requests import drawn_image, expand_names, resolve
+from avfuse.features.audio_images import REPRESENTATIONS
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import drawn_image, expand_names, resolve
 
 
 def test_a_backbone_means_all_it_takes() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from features.backbones.weights import (
+from avfuse.features.backbones.weights import (
     RANDOM,
     Address,
     Checkpoint,
@@ -25,7 +25,7 @@ from features.backbones.weights import (
     find,
     weights_folder,
 )
-from features.errors import UsageError
+from avfuse.features.errors import UsageError
 
 CONTENT = b"so many numbers" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -161,7 +161,7 @@ class _FlakyHandler(SimpleHTTPRequestHandler):
 
 
 def test_a_busy_server_is_asked_again(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("features.backbones.weights.SECONDS_BETWEEN", 0.01)
+    monkeypatch.setattr("avfuse.features.backbones.weights.SECONDS_BETWEEN", 0.01)
     (tmp_path / "net.pth").write_bytes(CONTENT)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_FlakyHandler, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -217,8 +217,8 @@ def hub() -> Iterator[str]:
 def fetched_from_hub(hub: str, source: str, folder: Path, sha256: str = "") -> subprocess.CompletedProcess[str]:
     """In a process of its own: the hub's address is read when its library is imported."""
     program = (
-        "from features.backbones.weights import *\n"
-        "from features.errors import UsageError\n"
+        "from avfuse.features.backbones.weights import *\n"
+        "from avfuse.features.errors import UsageError\n"
         f"one = Checkpoint(name='net', file='net.safetensors', licence='MIT', source={source}, sha256='{sha256}')\n"
         "try: fetch(one, progress=False, attempts=1); print(find(one).sha256)\n"
         "except UsageError as error: print(error)"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from features.cache import ChunkResult, Failure, fingerprint
-from features.clips import Clip
-from features.spec import FeatureSpec
+from avfuse.features.cache import ChunkResult, Failure, fingerprint
+from avfuse.features.clips import Clip
+from avfuse.features.spec import FeatureSpec
 
 
 def make_clips(folder: Path, count: int = 5) -> list[Clip]:

@@ -3,8 +3,8 @@
 import pytest
 from click.testing import CliRunner, Result
 
-from features.errors import UsageError
-from pipeline.cli.main import avfuse
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.cli.main import avfuse
 
 
 def call(*arguments: object) -> Result:

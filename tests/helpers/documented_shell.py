@@ -22,17 +22,17 @@ import click
 import pytest
 from documented import ROOT
 
-from features.errors import UsageError
-from pipeline.cli import main
-from pipeline.cli.main import avfuse
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.cli import main
+from avfuse.pipeline.cli.main import avfuse
 
 ONLY_PARSED = "AVFUSE_DOCS_ONLY_PARSED"
 """Where it is set, commands are held against their options and not run."""
 
 REGISTRIES = (
-    (import_module("features.backbones.registry"), "_BACKBONES"),
-    (import_module("manifests.builders"), "_BUILDERS"),
-    (import_module("stages.fuse.heads.base"), "_HEADS"),
+    (import_module("avfuse.features.backbones.registry"), "_BACKBONES"),
+    (import_module("avfuse.manifests.builders"), "_BUILDERS"),
+    (import_module("avfuse.stages.fuse.heads.base"), "_HEADS"),
 )
 """Where a user's own files register what they add, once in a process: each command here begins anew."""
 

@@ -13,7 +13,7 @@ from documented_shell import Shell
 from official_trees import RATE_HZ, epic_kitchens_100, pack, tone_of, ucf101, write_clip
 from scipy.io import wavfile
 
-from manifests.demo import builder, render_demo
+from avfuse.manifests.demo import builder, render_demo
 
 DEMO = {
     "groups": 3,

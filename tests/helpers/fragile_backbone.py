@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from features.backbones import Backbone, Checkpoint, Encoded, Local, Preprocess, register
+from avfuse.features.backbones import Backbone, Checkpoint, Encoded, Local, Preprocess, register
 
 DEADLY = 250.0
 

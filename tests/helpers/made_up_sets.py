@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from features.cache import ChunkResult, FeatureStore
-from features.cache.fingerprint import MISSING
-from features.cache.importing import Description
-from manifests import Manifest, Target, save_manifest
+from avfuse.features.cache import ChunkResult, FeatureStore
+from avfuse.features.cache.fingerprint import MISSING
+from avfuse.features.cache.importing import Description
+from avfuse.manifests import Manifest, Target, save_manifest
 
 DIM, FRAMES = 16, 3
 INPUTS = {"video": ["imported:picture"], "audio": ["imported:sound"]}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from features.media import write_video
+from avfuse.features.media import write_video
 
 FPS, RATE_HZ, HEIGHT, WIDTH = 10, 16000, 48, 64
 

@@ -31,7 +31,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def manifest(place: Path, own: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "manifest", *arguments]
+    command = [sys.executable, "-c", "from avfuse.pipeline.cli import main; main()", "manifest", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AVFUSE_DATASETS": own}
     return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=environment)
 

@@ -9,8 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from manifests.demo import CLASSES, DemoClip, canvas, render, render_demo, scenes, sounds
-from manifests.demo.render import HEARD_CLASSES, NO_AUDIO, NOT_A_VIDEO, SEEN_CLASSES, SILENT, TRUNCATED
+from avfuse.manifests.demo import CLASSES, DemoClip, canvas, render, render_demo, scenes, sounds
+from avfuse.manifests.demo.render import HEARD_CLASSES, NO_AUDIO, NOT_A_VIDEO, SEEN_CLASSES, SILENT, TRUNCATED
 
 PROBED_CLASSES = ["BouncingStar", "FluteGallop"]
 

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from features.errors import UsageError
-from manifests import Manifest, Target, build, list_manifests, load_manifest, save_manifest
+from avfuse.features.errors import UsageError
+from avfuse.manifests import Manifest, Target, build, list_manifests, load_manifest, save_manifest
 
 
 def build_folder(root: Path, **options: Any) -> Manifest:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from manifests.annotations import Annotations
-from manifests.datasets.epic_kitchens_100 import describe_epic_kitchens_100
-from manifests.datasets.kinetics_sounds import CLASSES_31, describe_kinetics_sounds
-from manifests.datasets.ucf101 import describe_ucf101
-from manifests.datasets.vggsound import describe_vggsound
-from manifests.splits import shared_groups
+from avfuse.manifests.annotations import Annotations
+from avfuse.manifests.datasets.epic_kitchens_100 import describe_epic_kitchens_100
+from avfuse.manifests.datasets.kinetics_sounds import CLASSES_31, describe_kinetics_sounds
+from avfuse.manifests.datasets.ucf101 import describe_ucf101
+from avfuse.manifests.datasets.vggsound import describe_vggsound
+from avfuse.manifests.splits import shared_groups
 
 
 @pytest.fixture

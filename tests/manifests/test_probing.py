@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.media import write_video
-from manifests import probing
-from manifests.probing import COLUMNS, probe_media
+from avfuse.features.media import write_video
+from avfuse.manifests import probing
+from avfuse.manifests.probing import COLUMNS, probe_media
 
 
 def ask(paths: list[Path], store: Path, **options: Any) -> pd.DataFrame:
@@ -184,8 +184,8 @@ def test_files_in_an_archive_are_asked_until_the_archive_changes(
 TROUBLE = """
 import ctypes, os, signal, time
 from pathlib import Path
-from features.errors import ClipError
-from features.media import probe as real_probe
+from avfuse.features.errors import ClipError
+from avfuse.features.media import probe as real_probe
 
 def probe(path):
     with open(os.environ["AVFUSE_OPENED"], "a") as opened:
@@ -246,7 +246,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     import avfuse_probe_trouble
-    from manifests import probing
+    from avfuse.manifests import probing
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
     probing.probe, probing.SAVE_SECONDS = avfuse_probe_trouble.probe, float(sys.argv[1])
@@ -347,5 +347,5 @@ def test_a_store_is_whole_whenever_it_is_read(tmp_path: Path, caplog: pytest.Log
 
 
 def test_probing_processes_import_neither_pandas_nor_torch() -> None:
-    code = "import sys, features.media; sys.exit(bool({'pandas', 'torch', 'manifests'} & set(sys.modules)))"
+    code = "import sys, avfuse.features.media; sys.exit(bool({'pandas', 'torch', 'avfuse.manifests'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.errors import UsageError
-from manifests.splits import MANY_GROUPS, group_folds, held_out, sample, shared_groups
+from avfuse.features.errors import UsageError
+from avfuse.manifests.splits import MANY_GROUPS, group_folds, held_out, sample, shared_groups
 
 
 def clips(n_groups: int, per_group: int = 3, n_classes: int = 5) -> tuple[np.ndarray, np.ndarray]:

@@ -15,16 +15,16 @@ from commands import call, refused
 from made_up_sets import kitchen
 from pages import read_page
 
-from features.errors import UsageError
-from manifests import load_manifest
-from pipeline.cli.main import avfuse
-from pipeline.experiments import processes, show
-from pipeline.experiments.rows import How, Work
-from pipeline.experiments.schema import load_backbones, load_table
-from stages.fuse import experiment
-from stages.fuse.runs import load_run
-from stages.fuse.statistics import interval, paired_test
-from stages.fuse.table import hits
+from avfuse.features.errors import UsageError
+from avfuse.manifests import load_manifest
+from avfuse.pipeline.cli.main import avfuse
+from avfuse.pipeline.experiments import processes, show
+from avfuse.pipeline.experiments.rows import How, Work
+from avfuse.pipeline.experiments.schema import load_backbones, load_table
+from avfuse.stages.fuse import experiment
+from avfuse.stages.fuse.runs import load_run
+from avfuse.stages.fuse.statistics import interval, paired_test
+from avfuse.stages.fuse.table import hits
 
 TABLE = """
 name: own

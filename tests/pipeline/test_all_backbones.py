@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import features
-from features import backbones
-from features.cache.store import find_specs
-from manifests.demo import render_demo
+from avfuse import features
+from avfuse.features import backbones
+from avfuse.features.cache.store import find_specs
+from avfuse.manifests.demo import render_demo
 
 ROOT = Path(__file__).parents[2]
 
 
 def avfuse(*arguments: str, cwd: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from avfuse.pipeline.cli import main; main()", *arguments]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

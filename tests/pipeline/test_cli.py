@@ -13,12 +13,12 @@ import pytest
 from pages import read_page
 from PIL import Image
 
-from features.audio_images import REPRESENTATIONS
-from features.media import decode
-from manifests.demo import render_demo
-from pipeline.cli import main
+from avfuse.features.audio_images import REPRESENTATIONS
+from avfuse.features.media import decode
+from avfuse.manifests.demo import render_demo
+from avfuse.pipeline.cli import main
 
-AVFUSE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+AVFUSE = [sys.executable, "-c", "from avfuse.pipeline.cli import main; main()"]
 
 
 def avfuse(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
-import features
-from features.errors import UsageError
-from features.media import write_video
-from pipeline.cli.main import avfuse
-from pipeline.cluster.engine import Dask
-from pipeline.cluster.identity import Identity, cores_per_worker, difference
-from pipeline.cluster.local import local_cluster
+from avfuse import features
+from avfuse.features.errors import UsageError
+from avfuse.features.media import write_video
+from avfuse.pipeline.cli.main import avfuse
+from avfuse.pipeline.cluster.engine import Dask
+from avfuse.pipeline.cluster.identity import Identity, cores_per_worker, difference
+from avfuse.pipeline.cluster.local import local_cluster
 
 ROOT = Path(__file__).parents[2]
 AVFUSE = str(Path(sys.executable).with_name("avfuse"))
@@ -104,7 +104,7 @@ def test_workers_with_a_gpu_are_given_the_work_where_there_are_any() -> None:
 def test_no_scheduler_and_daemonic_workers_are_named(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.cluster.engine.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("avfuse.pipeline.cluster.engine.CONNECT_SECONDS", 1)
     with pytest.raises(UsageError, match="no Dask scheduler answers at"):
         Dask("tcp://127.0.0.1:9")
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:

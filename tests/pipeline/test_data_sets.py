@@ -7,11 +7,11 @@ import official_trees
 import pandas as pd
 import pytest
 
-from features.cache import FeatureStore
-from features.cache.store import find_spec
-from features.errors import UsageError
-from manifests import load_manifest
-from pipeline.cli.main import avfuse as commands
+from avfuse.features.cache import FeatureStore
+from avfuse.features.cache.store import find_spec
+from avfuse.features.errors import UsageError
+from avfuse.manifests import load_manifest
+from avfuse.pipeline.cli.main import avfuse as commands
 
 FEATURES = "lite:frames,lite:mfcc"
 Avfuse = Callable[..., str]

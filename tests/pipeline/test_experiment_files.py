@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from features.backbones import WeightsChoice
-from features.requests import resolve
-from pipeline.experiments.roles import is_substitute
-from pipeline.experiments.schema import (
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.requests import resolve
+from avfuse.pipeline.experiments.roles import is_substitute
+from avfuse.pipeline.experiments.schema import (
     DATA_SETS,
     Table,
     TableRow,
@@ -22,13 +22,13 @@ from pipeline.experiments.schema import (
     load_table,
     table_names,
 )
-from stages.fuse.heads import ModalityShape, build_head
-from stages.fuse.hidden import Banks
-from stages.fuse.modality import Layout
-from stages.fuse.objective import Objective, asked
-from stages.fuse.recipe import Recipe, Settings
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.training import Training, knows
+from avfuse.stages.fuse.heads import ModalityShape, build_head
+from avfuse.stages.fuse.hidden import Banks
+from avfuse.stages.fuse.modality import Layout
+from avfuse.stages.fuse.objective import Objective, asked
+from avfuse.stages.fuse.recipe import Recipe, Settings
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.training import Training, knows
 
 PAPERS = Path(os.environ.get("AVFUSE_PAPERS", Path(__file__).resolve().parents[3] / "shared" / "papers"))
 """Texts of the papers are used in addition where they are."""

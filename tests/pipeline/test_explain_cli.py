@@ -14,22 +14,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from features.cache import ChunkResult, FeatureStore, fingerprint
-from features.clips import Clip
-from features.filter_bank import FRAMES, MEL_BANDS
-from features.requests import resolve
-from manifests import Manifest, Target, load_manifest, save_manifest
-from pipeline.provenance import describe_run
-from pipeline.report.clip_pictures import SIDE, ClipPictures, enlarged, overlay
-from pipeline.report.explained import table_of
-from pipeline.report.explanations import Shown, clip_page
-from pipeline.report.segments import segments_page
-from stages.fuse.data import load_data
-from stages.fuse.experiment import run_experiment
-from stages.fuse.explaining import Explanation
-from stages.fuse.places import Part
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.training import Training
+from avfuse.features.cache import ChunkResult, FeatureStore, fingerprint
+from avfuse.features.clips import Clip
+from avfuse.features.filter_bank import FRAMES, MEL_BANDS
+from avfuse.features.requests import resolve
+from avfuse.manifests import Manifest, Target, load_manifest, save_manifest
+from avfuse.pipeline.provenance import describe_run
+from avfuse.pipeline.report.clip_pictures import SIDE, ClipPictures, enlarged, overlay
+from avfuse.pipeline.report.explained import table_of
+from avfuse.pipeline.report.explanations import Shown, clip_page
+from avfuse.pipeline.report.segments import segments_page
+from avfuse.stages.fuse.data import load_data
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.explaining import Explanation
+from avfuse.stages.fuse.places import Part
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.training import Training
 
 CLIPS, DIM = 32, 16
 HEADER, BAND = 180, 294

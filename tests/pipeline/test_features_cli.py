@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 from cached import make_clips, result_of
 
-from features.backbones import WeightsChoice
-from features.cache import FeatureStore
-from features.cache.claims import Claims
-from features.clips import Clip
-from features.requests import resolve
-from features.spec import FeatureSpec
-from manifests import Manifest, save_manifest
-from pipeline.cli import main
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.cache import FeatureStore
+from avfuse.features.cache.claims import Claims
+from avfuse.features.clips import Clip
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec
+from avfuse.manifests import Manifest, save_manifest
+from avfuse.pipeline.cli import main
 
 
 @dataclass(frozen=True)

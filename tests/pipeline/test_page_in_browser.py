@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from looked_at import CLASSES, GONE, HARMFUL_CLIP, looked_at_set, trained
 from pages import read_page
 
-from pipeline.cli.main import avfuse
+from avfuse.pipeline.cli.main import avfuse
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")

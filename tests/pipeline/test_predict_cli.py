@@ -14,19 +14,19 @@ from click.testing import Result
 from made_up_sets import INPUTS, kitchen
 from PIL import Image
 
-from features.clips import Clip
-from features.media import write_video
-from features.requests import resolve
-from features.spec import FeatureSpec
-from manifests import Manifest, load_manifest, save_manifest
-from pipeline.predict import Prediction, predict
-from pipeline.provenance import describe_run
-from pipeline.report.predicted import as_frame, print_summary, timeline
-from stages.extract.run import extract
-from stages.fuse.data import load_data
-from stages.fuse.experiment import run_experiment
-from stages.fuse.predictions import load_predictions, probabilities
-from stages.fuse.training import Training
+from avfuse.features.clips import Clip
+from avfuse.features.media import write_video
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec
+from avfuse.manifests import Manifest, load_manifest, save_manifest
+from avfuse.pipeline.predict import Prediction, predict
+from avfuse.pipeline.provenance import describe_run
+from avfuse.pipeline.report.predicted import as_frame, print_summary, timeline
+from avfuse.stages.extract.run import extract
+from avfuse.stages.fuse.data import load_data
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.predictions import load_predictions, probabilities
+from avfuse.stages.fuse.training import Training
 
 CLASSES, GROUPS, RATE_HZ, FPS = ("low", "high"), 6, 16000, 10
 VIEWS = ["lite:frames:1of2", "lite:frames:2of2", "lite:mfcc", "lite:mfcc:h"]
@@ -234,7 +234,7 @@ def test_json_holds_all_that_is_known(
 ) -> None:
     lost = replace(predicted.clips[0], probabilities={}, used=(), problem="file is empty (0 bytes)")
     monkeypatch.setattr(
-        "pipeline.predict.predict", lambda *_, **__: replace(predicted, clips=[lost, predicted.clips[1]])
+        "avfuse.pipeline.predict.predict", lambda *_, **__: replace(predicted, clips=[lost, predicted.clips[1]])
     )
     found = json.loads(call("x.avi", "--run", run, "--json", "--top", 1).stdout)
     assert (found["run"], found["row"], found["seeds"]) == (str(run), "mlp", [0, 1])
@@ -254,7 +254,7 @@ def test_json_holds_all_that_is_known(
 def test_files_hold_what_is_printed(
     windows: Prediction, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.predict.predict", lambda *_, **__: windows)
+    monkeypatch.setattr("avfuse.pipeline.predict.predict", lambda *_, **__: windows)
     given = ["x.avi", "--run", run, "--window", WINDOW, "--hop", HOP]
     said = call(*given, "-o", tmp_path / "x.png")
     assert said.stdout.split() == [str(tmp_path / "x.png")]
@@ -301,7 +301,7 @@ def test_every_predicted_clip_has_a_picture_of_its_own_name_and_its_numbers(
 def test_files_are_decoded_once_for_features_and_pictures(
     workplace: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.report.clip_pictures.prepare", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("avfuse.pipeline.report.clip_pictures.prepare", lambda *_: pytest.fail("decoded again"))
     clip = workplace / "clips" / "high4.avi"
     (found,) = predict([clip], run, "video", device="cpu", workers=1, explain=tmp_path).clips
     assert found.picture == tmp_path / "1-high4.png"

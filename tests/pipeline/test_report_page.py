@@ -17,17 +17,17 @@ from looked_at import CLASSES, GONE, HARMFUL_CLIP, looked_at_set, trained
 from made_up_sets import INPUTS, kitchen
 from pages import ReadPage, read_page
 
-from features.errors import UsageError
-from features.media import Waveform
-from manifests import load_manifest, save_manifest
-from pipeline.cli.main import avfuse
-from pipeline.report.page.charts import plain
-from pipeline.report.page.colours import looks
-from pipeline.report.page.document import json_island
-from pipeline.report.page.media import encode_sound
-from pipeline.report.page.tables import cell
-from stages.fuse.gains import gains
-from stages.fuse.runs import load_run
+from avfuse.features.errors import UsageError
+from avfuse.features.media import Waveform
+from avfuse.manifests import load_manifest, save_manifest
+from avfuse.pipeline.cli.main import avfuse
+from avfuse.pipeline.report.page.charts import plain
+from avfuse.pipeline.report.page.colours import looks
+from avfuse.pipeline.report.page.document import json_island
+from avfuse.pipeline.report.page.media import encode_sound
+from avfuse.pipeline.report.page.tables import cell
+from avfuse.stages.fuse.gains import gains
+from avfuse.stages.fuse.runs import load_run
 
 HEADS = ["audio", "video", "average", "crossattn"]
 

@@ -10,16 +10,16 @@ import pytest
 from click.testing import CliRunner, Result
 from made_up_sets import INPUTS, kitchen, pairs
 
-from features.errors import UsageError
-from manifests import load_manifest
-from pipeline.cli.main import avfuse
-from pipeline.provenance import describe_run
-from stages.fuse.data import load_data
-from stages.fuse.embedding import clips_of, embed_with
-from stages.fuse.experiment import run_experiment
-from stages.fuse.retrieval import retrieval
-from stages.fuse.runs import load_run
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.manifests import load_manifest
+from avfuse.pipeline.cli.main import avfuse
+from avfuse.pipeline.provenance import describe_run
+from avfuse.stages.fuse.data import load_data
+from avfuse.stages.fuse.embedding import clips_of, embed_with
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.retrieval import retrieval
+from avfuse.stages.fuse.runs import load_run
+from avfuse.stages.fuse.training import Training
 
 ROW = "crossattn,avc=1"
 QUICK = Training(dim=32, heads=2, epochs=6, lr=3e-3)

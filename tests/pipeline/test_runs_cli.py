@@ -14,11 +14,11 @@ from pages import read_page
 from PIL import Image
 from scipy.special import log_softmax
 
-from features.errors import UsageError
-from manifests import save_manifest
-from pipeline.cli.main import avfuse
-from stages.fuse.heads import head_names
-from stages.fuse.runs import load_run
+from avfuse.features.errors import UsageError
+from avfuse.manifests import save_manifest
+from avfuse.pipeline.cli.main import avfuse
+from avfuse.stages.fuse.heads import head_names
+from avfuse.stages.fuse.runs import load_run
 
 FEATURES = ["--video", INPUTS["video"][0], "--audio", INPUTS["audio"][0], "--device", "cpu"]
 

@@ -15,25 +15,25 @@ from click.testing import Result
 from commands import call, refused
 from made_up_sets import DIM, INPUTS, kitchen, sounds
 
-from features.cache import ChunkResult, FeatureStore
-from features.cache.fingerprint import MISSING
-from features.cache.importing import Description
-from features.errors import UsageError
-from manifests import Manifest, load_manifest, save_manifest
-from pipeline.provenance import describe_run
-from pipeline.report.comparison import compare, read_side
-from pipeline.report.frames import aligned, p_value, percent, points, points_span
-from stages.fuse import contribution as contribution_module
-from stages.fuse.contribution import contribution
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import run_experiment
-from stages.fuse.gains import gains
-from stages.fuse.robustness import robustness
-from stages.fuse.runs import Run, load_run
-from stages.fuse.saved import load_head, plan_of
-from stages.fuse.statistics import holm, interval, paired_test
-from stages.fuse.table import hits
-from stages.fuse.training import Training
+from avfuse.features.cache import ChunkResult, FeatureStore
+from avfuse.features.cache.fingerprint import MISSING
+from avfuse.features.cache.importing import Description
+from avfuse.features.errors import UsageError
+from avfuse.manifests import Manifest, load_manifest, save_manifest
+from avfuse.pipeline.provenance import describe_run
+from avfuse.pipeline.report.comparison import compare, read_side
+from avfuse.pipeline.report.frames import aligned, p_value, percent, points, points_span
+from avfuse.stages.fuse import contribution as contribution_module
+from avfuse.stages.fuse.contribution import contribution
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.gains import gains
+from avfuse.stages.fuse.robustness import robustness
+from avfuse.stages.fuse.runs import Run, load_run
+from avfuse.stages.fuse.saved import load_head, plan_of
+from avfuse.stages.fuse.statistics import holm, interval, paired_test
+from avfuse.stages.fuse.table import hits
+from avfuse.stages.fuse.training import Training
 
 QUICK = Training(epochs=3, hidden="16")
 SOUNDS = ["imported:sound", "imported:hiss"]

@@ -5,10 +5,10 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from features.clips import Clip
-from features.requests import resolve
-from stages.extract import plan
-from stages.extract.run import extract
+from avfuse.features.clips import Clip
+from avfuse.features.requests import resolve
+from avfuse.stages.extract import plan
+from avfuse.stages.extract.run import extract
 
 FEATURES = ["lite:frames", "image:mfcc", "audio:fbank"]
 
@@ -19,7 +19,7 @@ def main(media: str, cache: str, scheduler: str | None = None) -> None:
     with ExitStack() as stack:
         engine = None
         if scheduler is not None:
-            from pipeline.cluster.engine import Dask
+            from avfuse.pipeline.cluster.engine import Dask
 
             engine = stack.enter_context(Dask(scheduler, "cpu", 1))
         summary = extract(

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import psutil
 
-from features.cache import AskedClips, FeatureStore
-from features.cache.reading import check_hash, read_shard
-from features.cache.store import DONE, FAILED
-from features.clips import Clip
-from features.media import write_video
-from features.requests import resolve
+from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache.reading import check_hash, read_shard
+from avfuse.features.cache.store import DONE, FAILED
+from avfuse.features.clips import Clip
+from avfuse.features.media import write_video
+from avfuse.features.requests import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "torture"

@@ -9,15 +9,15 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from features.clips import Clip
-from features.errors import UsageError
-from pipeline.report.clip_pictures import COLOURS, SIDE, ClipPictures, enlarged, shown_of
-from pipeline.report.explained import explain_rows, named_classes
-from pipeline.report.explanations import zero_words
-from pipeline.report.page.media import heat, picture
-from stages.fuse.explaining import METHODS, Explanation, Method
-from stages.fuse.places import Part
-from stages.fuse.runs import Run
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.report.clip_pictures import COLOURS, SIDE, ClipPictures, enlarged, shown_of
+from avfuse.pipeline.report.explained import explain_rows, named_classes
+from avfuse.pipeline.report.explanations import zero_words
+from avfuse.pipeline.report.page.media import heat, picture
+from avfuse.stages.fuse.explaining import METHODS, Explanation, Method
+from avfuse.stages.fuse.places import Part
+from avfuse.stages.fuse.runs import Run
 
 _HEAT = 56
 """Pixels of a map's side; the browser draws it larger."""

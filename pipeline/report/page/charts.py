@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from pipeline.report.page.colours import Look
+from avfuse.pipeline.report.page.colours import Look
 
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 _LOSSES = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]

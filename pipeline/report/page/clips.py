@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifests import Manifest
-from pipeline.report.examples import all_right, mean_probabilities, most_disputed, true_label
-from pipeline.report.page.attended import Attended, Drawer, explain_row
-from pipeline.report.page.media import cached_images, look
-from pipeline.report.page.shown import Shown
-from stages.fuse.runs import Run
-from stages.fuse.table import hits
+from avfuse.manifests import Manifest
+from avfuse.pipeline.report.examples import all_right, mean_probabilities, most_disputed, true_label
+from avfuse.pipeline.report.page.attended import Attended, Drawer, explain_row
+from avfuse.pipeline.report.page.media import cached_images, look
+from avfuse.pipeline.report.page.shown import Shown
+from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.table import hits
 
 TOP = 5
 

@@ -24,7 +24,7 @@ def render(template: str, context: Mapping[str, Any], data: Mapping[str, Any]) -
     security policy lets a browser run the three scripts of known hash and load nothing.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.report.page", "."),
+        loader=jinja2.PackageLoader("avfuse.pipeline.report.page", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -102,4 +102,4 @@ def _tables_bundle(suffix: str) -> str:
 
 @cache
 def _own(name: str) -> str:
-    return files("pipeline.report.page").joinpath(name).read_text(encoding="utf-8")
+    return files("avfuse.pipeline.report.page").joinpath(name).read_text(encoding="utf-8")

@@ -15,13 +15,13 @@ from av.codec.context import Flags
 from numpy.typing import NDArray
 from PIL import Image
 
-from features.audio_images import REPRESENTATIONS, render
-from features.cache import FeatureStore
-from features.cache.store import find_specs
-from features.clips import Clip
-from features.errors import ClipError
-from features.media import Waveform, decode
-from pipeline.report.page.document import data_address
+from avfuse.features.audio_images import REPRESENTATIONS, render
+from avfuse.features.cache import FeatureStore
+from avfuse.features.cache.store import find_specs
+from avfuse.features.clips import Clip
+from avfuse.features.errors import ClipError
+from avfuse.features.media import Waveform, decode
+from avfuse.pipeline.report.page.document import data_address
 
 FRAMES = 8
 _WIDTH = 208

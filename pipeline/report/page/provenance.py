@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from features import backbones
-from features.backbones.weights import Checkpoint
-from features.errors import UsageError
-from pipeline.report.page.tables import Cell, PageTable, cell
-from stages.fuse.runs import Run
+from avfuse.features import backbones
+from avfuse.features.backbones.weights import Checkpoint
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.report.page.tables import Cell, PageTable, cell
+from avfuse.stages.fuse.runs import Run
 
 _HEADINGS = ("feature", "key", "made of", "network", "checkpoint (SHA-256)", "licence", "shape", "type")
 _MEANINGS = {

@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from manifests import Manifest
-from pipeline.report import plots
-from pipeline.report.page import charts, clips, provenance, words
-from pipeline.report.page.clips import Wanted
-from pipeline.report.page.colours import looks
-from pipeline.report.page.document import json_island, render
-from pipeline.report.page.shown import Shown
-from pipeline.report.page.tables import Cell, PageTable, cell
-from pipeline.report.table import cells, chance_words, class_words, headings, measure_words
-from stages.fuse.gains import gains
-from stages.fuse.heads import get_head
-from stages.fuse.runs import results_table
-from stages.fuse.table import chance
+from avfuse.manifests import Manifest
+from avfuse.pipeline.report import plots
+from avfuse.pipeline.report.page import charts, clips, provenance, words
+from avfuse.pipeline.report.page.clips import Wanted
+from avfuse.pipeline.report.page.colours import looks
+from avfuse.pipeline.report.page.document import json_island, render
+from avfuse.pipeline.report.page.shown import Shown
+from avfuse.pipeline.report.page.tables import Cell, PageTable, cell
+from avfuse.pipeline.report.table import cells, chance_words, class_words, headings, measure_words
+from avfuse.stages.fuse.gains import gains
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.runs import results_table
+from avfuse.stages.fuse.table import chance
 
 MOST_ROWS = 12
 """Gains of classes are told between so many rows; of more, between the best."""

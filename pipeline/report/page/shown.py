@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.report.comparison import Side
-from stages.fuse.reloading import same_test
-from stages.fuse.runs import HeadRun, Run
-from stages.fuse.table import Row, summarise
-from stages.fuse.targets import Targets
+from avfuse.pipeline.report.comparison import Side
+from avfuse.stages.fuse.reloading import same_test
+from avfuse.stages.fuse.runs import HeadRun, Run
+from avfuse.stages.fuse.table import Row, summarise
+from avfuse.stages.fuse.targets import Targets
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from features.errors import UsageError
-from pipeline.report.page import charts, provenance, words
-from pipeline.report.page.colours import looks
-from pipeline.report.page.document import render
-from pipeline.report.page.tables import Cell, PageTable, cell
-from pipeline.report.tables import read_table
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.report.page import charts, provenance, words
+from avfuse.pipeline.report.page.colours import looks
+from avfuse.pipeline.report.page.document import render
+from avfuse.pipeline.report.page.tables import Cell, PageTable, cell
+from avfuse.pipeline.report.tables import read_table
 
 CSV, CURVES, JSON = "table.csv", "curves.csv", "table.json"
 _TEXTS = ("published", "chosen", "flags")

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.page.shown import Shown
-from pipeline.report.table import class_words, score_words
-from stages.fuse.statistics import PairedTest, few_groups_warning, paired_test
-from stages.fuse.sweeps import winners
-from stages.fuse.table import Row, hits, notes
+from avfuse.pipeline.report.page.shown import Shown
+from avfuse.pipeline.report.table import class_words, score_words
+from avfuse.stages.fuse.statistics import PairedTest, few_groups_warning, paired_test
+from avfuse.stages.fuse.sweeps import winners
+from avfuse.stages.fuse.table import Row, hits, notes
 
 SINGLE = ("audio", "video")
 

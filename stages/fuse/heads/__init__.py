@@ -1,6 +1,6 @@
 """Fusion heads. One head, one file; importing this package registers them all."""
 
-from stages.fuse.heads import (  # noqa: F401  (each registers itself)
+from avfuse.stages.fuse.heads import (  # noqa: F401  (each registers itself)
     alpha,
     audio,
     average,
@@ -14,7 +14,7 @@ from stages.fuse.heads import (  # noqa: F401  (each registers itself)
     svc,
     video,
 )
-from stages.fuse.heads.base import Head, build_head, get_head, head_names, register_head
-from stages.fuse.heads.inputs import ModalityShape
+from avfuse.stages.fuse.heads.base import Head, build_head, get_head, head_names, register_head
+from avfuse.stages.fuse.heads.inputs import ModalityShape
 
 __all__ = ["Head", "ModalityShape", "build_head", "get_head", "head_names", "register_head"]

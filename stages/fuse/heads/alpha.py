@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stages.fuse.heads.base import Head, Masks, register_head
-from stages.fuse.heads.blocks import MlpOptions, mlp
-from stages.fuse.heads.inputs import ModalityShape
-from stages.fuse.recipe import Recipe
-from stages.fuse.targets import Targets
+from avfuse.stages.fuse.heads.base import Head, Masks, register_head
+from avfuse.stages.fuse.heads.blocks import MlpOptions, mlp
+from avfuse.stages.fuse.heads.inputs import ModalityShape
+from avfuse.stages.fuse.recipe import Recipe
+from avfuse.stages.fuse.targets import Targets
 
 Transform = Literal["none", "sqrt", "sqrt_relu", "scalar"]
 

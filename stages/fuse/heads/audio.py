@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from stages.fuse.heads.base import Head, Masks, register_head
-from stages.fuse.heads.blocks import MlpOptions, mlp
-from stages.fuse.heads.inputs import ModalityShape
-from stages.fuse.targets import Targets
+from avfuse.stages.fuse.heads.base import Head, Masks, register_head
+from avfuse.stages.fuse.heads.blocks import MlpOptions, mlp
+from avfuse.stages.fuse.heads.inputs import ModalityShape
+from avfuse.stages.fuse.targets import Targets
 
 
 @register_head("audio", modalities=("audio",), summary="audio images alone, side by side, MLP")

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.fuse.heads.audio import AudioOnly
-from stages.fuse.heads.base import Head, Masks, register_head
-from stages.fuse.heads.inputs import ModalityInput, ModalityShape
-from stages.fuse.heads.video import VideoOnly, VideoOptions
-from stages.fuse.targets import Targets
+from avfuse.stages.fuse.heads.audio import AudioOnly
+from avfuse.stages.fuse.heads.base import Head, Masks, register_head
+from avfuse.stages.fuse.heads.inputs import ModalityInput, ModalityShape
+from avfuse.stages.fuse.heads.video import VideoOnly, VideoOptions
+from avfuse.stages.fuse.targets import Targets
 
 
 @register_head(

@@ -7,10 +7,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from features.errors import UsageError
-from stages.fuse.draws import Dropout
-from stages.fuse.heads.inputs import ModalityShape
-from stages.fuse.recipe import Settings
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.draws import Dropout
+from avfuse.stages.fuse.heads.inputs import ModalityShape
+from avfuse.stages.fuse.recipe import Settings
 
 
 class Linear(nn.Linear):

@@ -4,8 +4,8 @@ from typing import Any
 
 from sklearn.linear_model import LogisticRegression
 
-from stages.fuse.heads.base import register_head
-from stages.fuse.heads.linear import LinearHead, LinearOptions
+from avfuse.stages.fuse.heads.base import register_head
+from avfuse.stages.fuse.heads.linear import LinearHead, LinearOptions
 
 
 @register_head(

@@ -7,14 +7,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from features.errors import UsageError
-from stages.fuse.heads.audio import AudioOnly
-from stages.fuse.heads.base import Head, Masks, register_head
-from stages.fuse.heads.blocks import mlp
-from stages.fuse.heads.inputs import ModalityShape
-from stages.fuse.heads.video import VideoOnly, VideoOptions
-from stages.fuse.recipe import Settings
-from stages.fuse.targets import Targets
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.heads.audio import AudioOnly
+from avfuse.stages.fuse.heads.base import Head, Masks, register_head
+from avfuse.stages.fuse.heads.blocks import mlp
+from avfuse.stages.fuse.heads.inputs import ModalityShape
+from avfuse.stages.fuse.heads.video import VideoOnly, VideoOptions
+from avfuse.stages.fuse.recipe import Settings
+from avfuse.stages.fuse.targets import Targets
 
 _SMALL = 0.01
 

@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from features.errors import UsageError
-from features.filter_bank import FRAMES, MEL_BANDS
-from stages.fuse.draws import Dropout
-from stages.fuse.heads.blocks import FeedForward
-from stages.fuse.recipe import Recipe, Settings
+from avfuse.features.errors import UsageError
+from avfuse.features.filter_bank import FRAMES, MEL_BANDS
+from avfuse.stages.fuse.draws import Dropout
+from avfuse.stages.fuse.heads.blocks import FeedForward
+from avfuse.stages.fuse.recipe import Recipe, Settings
 
 Pair = tuple[int, int]
 Pooling = Literal["2d", "1d", "none"]

@@ -1,7 +1,7 @@
 """Losses. One loss, one file."""
 
-from stages.fuse.losses.binary_cross_entropy import binary_cross_entropy
-from stages.fuse.losses.cross_entropy import cross_entropy
-from stages.fuse.losses.of_targets import loss_of_targets
+from avfuse.stages.fuse.losses.binary_cross_entropy import binary_cross_entropy
+from avfuse.stages.fuse.losses.cross_entropy import cross_entropy
+from avfuse.stages.fuse.losses.of_targets import loss_of_targets
 
 __all__ = ["binary_cross_entropy", "cross_entropy", "loss_of_targets"]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from stages.fuse.losses.binary_cross_entropy import binary_cross_entropy
-from stages.fuse.losses.cross_entropy import cross_entropy
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.losses.binary_cross_entropy import binary_cross_entropy
+from avfuse.stages.fuse.losses.cross_entropy import cross_entropy
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 
 def loss_of_targets(targets: Targets, logits: Tensor, truth: Sequence[Tensor], smoothing: float = 0.0) -> Tensor:

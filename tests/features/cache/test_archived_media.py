@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from packing import BOTH, PACKED, PLAIN, pack
 
-from features import archives
-from features.archives import members
-from features.cache import AskedClips, fingerprint
-from features.cache.fingerprint import MISSING, UNREADABLE
-from features.clips import Clip
+from avfuse.features import archives
+from avfuse.features.archives import members
+from avfuse.features.cache import AskedClips, fingerprint
+from avfuse.features.cache.fingerprint import MISSING, UNREADABLE
+from avfuse.features.clips import Clip
 
 KIB = 1024
 SIZES = (0, 1, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 128 * KIB - 1, 128 * KIB, 128 * KIB + 1, 300 * KIB)

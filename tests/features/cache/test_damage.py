@@ -9,15 +9,15 @@ import h5py
 import numpy as np
 import pytest
 
-import features
-from features.cache import AskedClips, ChunkResult, DamagedShard, Failure, FeatureStore, fingerprint
-from features.cache.reading import NewerFormat, read_shard
-from features.cache.shard import TABLES
-from features.cache.store import ABSENT, DONE, FAILED, NO_SOUND
-from features.clips import Clip
-from features.errors import UsageError
-from features.requests import resolve
-from features.spec import FeatureSpec
+from avfuse import features
+from avfuse.features.cache import AskedClips, ChunkResult, DamagedShard, Failure, FeatureStore, fingerprint
+from avfuse.features.cache.reading import NewerFormat, read_shard
+from avfuse.features.cache.shard import TABLES
+from avfuse.features.cache.store import ABSENT, DONE, FAILED, NO_SOUND
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec
 
 FORMATS = Path(__file__).parent / "formats"
 

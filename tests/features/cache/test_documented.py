@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from features.cache import ChunkResult, Failure, FeatureStore, fingerprint
-from features.clips import Clip
-from features.requests import resolve
+from avfuse.features.cache import ChunkResult, Failure, FeatureStore, fingerprint
+from avfuse.features.clips import Clip
+from avfuse.features.requests import resolve
 
 PAGE = (Path(__file__).parents[3] / "docs" / "cache-format.md").read_text()
 PROGRAM = PAGE.partition("```python\n")[2].partition("```")[0]

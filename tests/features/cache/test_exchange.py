@@ -9,17 +9,17 @@ import pytest
 from cached import make_clips, result_of
 from safetensors import safe_open
 
-from features.cache import FeatureStore, exporting
-from features.cache.claims import Claims, mark
-from features.cache.exporting import export
-from features.cache.importing import Description, Imported, find_files, import_files
-from features.cache.reading import DamagedShard, read_software
-from features.cache.store import ABSENT, DONE
-from features.cache.verify import verify
-from features.clips import Clip
-from features.errors import UsageError
-from features.requests import expand_names, resolve, takes_no_backbone
-from features.spec import FeatureSpec, ImportedInput
+from avfuse.features.cache import FeatureStore, exporting
+from avfuse.features.cache.claims import Claims, mark
+from avfuse.features.cache.exporting import export
+from avfuse.features.cache.importing import Description, Imported, find_files, import_files
+from avfuse.features.cache.reading import DamagedShard, read_software
+from avfuse.features.cache.store import ABSENT, DONE
+from avfuse.features.cache.verify import verify
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import expand_names, resolve, takes_no_backbone
+from avfuse.features.spec import FeatureSpec, ImportedInput
 
 
 @pytest.fixture
@@ -379,7 +379,7 @@ def test_two_imports_at_once_do_not_mix(tmp_path: Path, clips: list[Clip]) -> No
 
 
 def test_many_clips_come_in_several_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("features.cache.importing.CHUNK_CLIPS", 4)
+    monkeypatch.setattr("avfuse.features.cache.importing.CHUNK_CLIPS", 4)
     clips = make_clips(tmp_path / "media", 10)
     steps: list[int] = []
     folder = fill(tmp_path / "npy", {clip.clip_id: [float(index)] for index, clip in enumerate(clips)})

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 from cached import make_clips, result_of
 
-from features.cache import AskedClips, FeatureStore
-from features.cache.catalog import CachedFeature, cached_features, choose, choose_one, collections
-from features.cache.claims import Claims
-from features.cache.listing import describe
-from features.cache.removal import plan_unlisted, plan_whole, remove
-from features.cache.store import ABSENT, DONE
-from features.clips import Clip
-from features.errors import UsageError
-from features.requests import resolve
-from features.revisions import outdated
-from features.spec import FeatureSpec, ImageInput
+from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache.catalog import CachedFeature, cached_features, choose, choose_one, collections
+from avfuse.features.cache.claims import Claims
+from avfuse.features.cache.listing import describe
+from avfuse.features.cache.removal import plan_unlisted, plan_whole, remove
+from avfuse.features.cache.store import ABSENT, DONE
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import resolve
+from avfuse.features.revisions import outdated
+from avfuse.features.spec import FeatureSpec, ImageInput
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import h5py
 import numpy as np
 import pytest
 
-import features
-from features.cache import ChunkResult, Failure, FeatureStore, fingerprint
-from features.cache.store import ABSENT, DONE, FAILED, find_spec
-from features.clips import Clip
-from features.errors import UsageError
-from features.requests import resolve
-from features.spec import FeatureSpec
+from avfuse import features
+from avfuse.features.cache import ChunkResult, Failure, FeatureStore, fingerprint
+from avfuse.features.cache.store import ABSENT, DONE, FAILED, find_spec
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec
 
 
 @pytest.fixture

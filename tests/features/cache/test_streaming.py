@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.cache import ChunkResult, DamagedShard, FeatureStore, fingerprint, streaming
-from features.cache.reading import read_rows
-from features.cache.streaming import Batch, FeatureStream
-from features.clips import Clip
-from features.errors import UsageError
-from features.requests import resolve
-from features.spec import FeatureSpec
+from avfuse.features.cache import ChunkResult, DamagedShard, FeatureStore, fingerprint, streaming
+from avfuse.features.cache.reading import read_rows
+from avfuse.features.cache.streaming import Batch, FeatureStream
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec
 
 CLIPS = 60
 SHARD = 8

@@ -12,19 +12,19 @@ import pytest
 import xxhash
 from cached import make_clips, result_of, touch
 
-import features.cache.store
-from features.cache import DamagedShard, FeatureStore
-from features.cache.catalog import cached_features
-from features.cache.claims import Claims
-from features.cache.reading import read_software
-from features.cache.shard import shard_content
-from features.cache.store import ABSENT, DONE, FAILED, NO_SOUND
-from features.cache.verify import Finding, prove, verify
-from features.clips import Clip
-from features.errors import UsageError
-from features.requests import resolve
-from features.spec import FeatureSpec
-from stages.extract.plan import make_plan
+import avfuse.features.cache.store
+from avfuse.features.cache import DamagedShard, FeatureStore
+from avfuse.features.cache.catalog import cached_features
+from avfuse.features.cache.claims import Claims
+from avfuse.features.cache.reading import read_software
+from avfuse.features.cache.shard import shard_content
+from avfuse.features.cache.store import ABSENT, DONE, FAILED, NO_SOUND
+from avfuse.features.cache.verify import Finding, prove, verify
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec
+from avfuse.stages.extract.plan import make_plan
 
 FORMAT_1 = Path(__file__).parent / "formats" / "1"
 
@@ -527,7 +527,7 @@ def test_a_store_that_looks_while_shards_are_rewritten_misses_nothing(
     """It has listed the old shards when they go, and the new ones have come after that."""
     store.commit(result_of(spec, clips[:3], value=1))
     store.commit(result_of(spec, clips[2:], value=3))
-    read, repaired = features.cache.store.read_shard, False
+    read, repaired = avfuse.features.cache.store.read_shard, False
 
     def repair_then_read(path: Path) -> object:
         nonlocal repaired
@@ -536,6 +536,6 @@ def test_a_store_that_looks_while_shards_are_rewritten_misses_nothing(
             assert found(tmp_path, repair=True)
         return read(path)
 
-    monkeypatch.setattr(features.cache.store, "read_shard", repair_then_read)
+    monkeypatch.setattr(avfuse.features.cache.store, "read_shard", repair_then_read)
     assert (FeatureStore(tmp_path, "set", spec).find(clips).outcome == DONE).all()
     assert repaired

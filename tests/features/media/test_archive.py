@@ -11,14 +11,14 @@ import pytest
 from media_zoo import READABLE, click, encode, pictures
 from packing import BOTH, PLAIN, pack
 
-from features import archives
-from features.archives import indexing, seek_points
-from features.errors import ClipError
-from features.inputs import SharedFile
-from features.media import Media, MediaFile, decode, probe
-from features.media.deep import find_stretch
-from features.media.source import Source
-from features.media.timeline import Interval
+from avfuse.features import archives
+from avfuse.features.archives import indexing, seek_points
+from avfuse.features.errors import ClipError
+from avfuse.features.inputs import SharedFile
+from avfuse.features.media import Media, MediaFile, decode, probe
+from avfuse.features.media.deep import find_stretch
+from avfuse.features.media.source import Source
+from avfuse.features.media.timeline import Interval
 
 BROKEN = ("half.avi", "most.avi", "text.mp4", "empty.mp4", "one_frame.mp4", "sound_only.m4a")
 
@@ -39,7 +39,7 @@ def packed(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Members as they are read when they are small, and when they are large."""
     if request.param == "in chunks":
-        monkeypatch.setattr("features.archives.members.WHOLE_BYTES", 0)
+        monkeypatch.setattr("avfuse.features.archives.members.WHOLE_BYTES", 0)
         monkeypatch.setattr(indexing, "_PLAIN_CHUNK", 50_000)
         monkeypatch.setattr(seek_points, "SPACING", 100_000)
 

@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from features.errors import ClipError
-from features.media import decode
-from features.media import sound as sounding
+from avfuse.features.errors import ClipError
+from avfuse.features.media import decode
+from avfuse.features.media import sound as sounding
 
 
 def plain_frames(path: Path) -> list[np.ndarray]:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from media_zoo import READABLE
 
-from features.errors import UsageError
-from features.media import decode
-from features.media import decord_reader as reading
+from avfuse.features.errors import UsageError
+from avfuse.features.media import decode
+from avfuse.features.media import decord_reader as reading
 
 pytest.importorskip("decord")
 

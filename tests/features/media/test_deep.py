@@ -8,9 +8,9 @@ import pytest
 from media_zoo import click, encode, pictures
 from plain_decode import Plain, click_seconds, expected
 
-from features.errors import ClipError
-from features.media import MediaFile
-from features.media.source import Source
+from avfuse.features.errors import ClipError
+from avfuse.features.media import MediaFile
+from avfuse.features.media.source import Source
 
 SECONDS, CLICK_AT = 100, 83.4
 FILES = {
@@ -131,7 +131,7 @@ def test_where_seeking_shows_other_frames_the_file_is_read_from_its_start(
 ) -> None:
     with MediaFile(long_files / "closed.mp4") as file:
         sought = file.read(["uniform:5"], start=71.3, end=73.9)
-    monkeypatch.setattr("features.media.reader.MediaFile._stretch_picture", lambda *_: None)
+    monkeypatch.setattr("avfuse.features.media.reader.MediaFile._stretch_picture", lambda *_: None)
     with MediaFile(long_files / "closed.mp4") as file:
         read = file.read(["uniform:5"], start=71.3, end=73.9)
     assert sought.frames is not None

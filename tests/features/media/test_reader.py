@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from features.errors import ClipError, UsageError
-from features.media import MediaFile, decode, probe, write_video
-from features.media.sampling import segment_centres
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.media import MediaFile, decode, probe, write_video
+from avfuse.features.media.sampling import segment_centres
 
 
 def sequential_frames(path: Path) -> list[np.ndarray]:
@@ -138,7 +138,7 @@ def test_a_file_says_how_long_its_picture_or_else_its_sound_is(
     write_video(tmp_path / "deep.mp4", np.zeros((50, 48, 64, 3), np.uint8), fps=25, video_codec="libx264")
     wavfile.write(tmp_path / "sound.wav", 16000, np.zeros(24000, np.int16))
     if not held:
-        monkeypatch.setattr("features.media.reader.HELD_BYTES", 0)
+        monkeypatch.setattr("avfuse.features.media.reader.HELD_BYTES", 0)
     with MediaFile(next(path for path in (media / name, tmp_path / name) if path.exists())) as file:
         assert float(file.duration) == pytest.approx(seconds, abs=1e-3 if held else 0.05)  # sound may go on
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.errors import ClipError, UsageError
-from features.media.sampling import frames_per_clip, parse_sampling, segment_centres
-from features.media.timeline import Interval, Timeline
+from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.media.sampling import frames_per_clip, parse_sampling, segment_centres
+from avfuse.features.media.timeline import Interval, Timeline
 
 
 @given(available=st.integers(1, 5000), wanted=st.integers(1, 64))

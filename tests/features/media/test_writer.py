@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from features.media.writer import write_video
+from avfuse.features.media.writer import write_video
 
 RATE_HZ = 44_100
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from packing import PACKED, PLAIN, pack
 
-import features
-from features.cache import FeatureStore
-from features.clips import Clip
-from features.requests import resolve
-from stages.extract.run import ExtractSummary, extract
+from avfuse import features
+from avfuse.features.cache import FeatureStore
+from avfuse.features.clips import Clip
+from avfuse.features.requests import resolve
+from avfuse.stages.extract.run import ExtractSummary, extract
 
 ASKED = resolve(["lite:frames", "lite:mfcc"], sampling="uniform:3")
 

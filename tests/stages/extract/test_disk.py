@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import features
-from features.cache import FeatureStore
-from features.cache.reading import check_hash
-from features.clips import Clip
-from features.media import write_video
-from features.requests import resolve
-from stages.extract import plan as planning
-from stages.extract.run import extract
+from avfuse import features
+from avfuse.features.cache import FeatureStore
+from avfuse.features.cache.reading import check_hash
+from avfuse.features.clips import Clip
+from avfuse.features.media import write_video
+from avfuse.features.requests import resolve
+from avfuse.stages.extract import plan as planning
+from avfuse.stages.extract.run import extract
 
 (PICTURE,) = resolve(["audio:fbank"])
 AVFUSE = str(Path(sys.executable).with_name("avfuse"))

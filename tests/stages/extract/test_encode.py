@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from features.backbones import Encoded, Grid
-from features.spec import Preprocess
-from stages.extract.encode import Batcher, Layout, Target
+from avfuse.features.backbones import Encoded, Grid
+from avfuse.features.spec import Preprocess
+from avfuse.stages.extract.encode import Batcher, Layout, Target
 
 POOLED = Layout(None, None)
 TOKENS = Layout(Grid((2,)), (2,))

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import features
-from features.cache import ChunkResult, FeatureStore, fingerprint
-from features.cache.claims import Claims, mark
-from features.clips import Clip
-from features.errors import UsageError
-from features.media import write_video
-from features.requests import resolve
-from features.spec import FeatureSpec
-from stages.extract import plan as planning
-from stages.extract import run as running
-from stages.extract.engine import MAX_LOST_IN_A_ROW, Suspects, Tried
-from stages.extract.extractor import Work
-from stages.extract.plan import Job, chunk_size, cut, make_plan, part_of, still_lacking
-from stages.extract.run import ExtractSummary, extract
+from avfuse import features
+from avfuse.features.cache import ChunkResult, FeatureStore, fingerprint
+from avfuse.features.cache.claims import Claims, mark
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.media import write_video
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec
+from avfuse.stages.extract import plan as planning
+from avfuse.stages.extract import run as running
+from avfuse.stages.extract.engine import MAX_LOST_IN_A_ROW, Suspects, Tried
+from avfuse.stages.extract.extractor import Work
+from avfuse.stages.extract.plan import Job, chunk_size, cut, make_plan, part_of, still_lacking
+from avfuse.stages.extract.run import ExtractSummary, extract
 
 ROOT = Path(__file__).parents[3]
 (FRAMES,) = resolve(["lite:frames"], sampling="uniform:2")
@@ -31,11 +31,11 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys
 from pathlib import Path
-from features.backbones import WeightsChoice
-from features.clips import Clip
-from features.requests import resolve
-from stages.extract import plan
-from stages.extract.run import extract
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.clips import Clip
+from avfuse.features.requests import resolve
+from avfuse.stages.extract import plan
+from avfuse.stages.extract.run import extract
 
 if __name__ == "__main__":
     media, cache, feature, device, chunk = sys.argv[1:]
@@ -159,7 +159,7 @@ def test_what_another_run_commits_meanwhile_is_not_done_again(
 def test_long_chunks_are_committed_in_parts(
     sounding: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stages.extract import chunk
+    from avfuse.stages.extract import chunk
 
     monkeypatch.setattr(chunk, "COMMIT_SECONDS", 0.0)
     run(sounding, tmp_path / "parts", FRAMES)
@@ -222,7 +222,7 @@ def test_claims_are_exclusive_and_end_with_their_process(sounding: list[Clip], t
     code = f"""
 import sys
 from pathlib import Path
-from features.cache.claims import Claims
+from avfuse.features.cache.claims import Claims
 free, claim = Claims(Path({str(tmp_path)!r}), "set").take({marks[:4]})
 print(free.tolist(), flush=True)
 sys.stdin.read()

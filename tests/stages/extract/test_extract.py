@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-import features
-from features import inputs as preparing
-from features.backbones import get
-from features.backbones.loading import load
-from features.backbones.weights import find
-from features.cache import FeatureStore
-from features.clips import Clip
-from features.errors import UsageError
-from features.fitting import fit_frame as real_fit
-from features.inputs import prepare
-from features.media import write_video
-from features.requests import resolve
-from stages.device import choose_device, choose_devices
-from stages.extract import plan as planning
-from stages.extract import worker
-from stages.extract.encode import Layout
-from stages.extract.pool import DecodePool, Limits
-from stages.extract.run import ExtractSummary, extract
+from avfuse import features
+from avfuse.features import inputs as preparing
+from avfuse.features.backbones import get
+from avfuse.features.backbones.loading import load
+from avfuse.features.backbones.weights import find
+from avfuse.features.cache import FeatureStore
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.fitting import fit_frame as real_fit
+from avfuse.features.inputs import prepare
+from avfuse.features.media import write_video
+from avfuse.features.requests import resolve
+from avfuse.stages.device import choose_device, choose_devices
+from avfuse.stages.extract import plan as planning
+from avfuse.stages.extract import worker
+from avfuse.stages.extract.encode import Layout
+from avfuse.stages.extract.pool import DecodePool, Limits
+from avfuse.stages.extract.run import ExtractSummary, extract
 
 ASKED = resolve(["lite:frames", "lite:mfcc"], sampling="uniform:3")
 USABLE = {"good", "other", "no_sound", "silent"}
@@ -133,8 +133,8 @@ def test_failures_are_tried_again_once_and_then_only_when_asked(
 TROUBLE = """
 import ctypes, os, signal
 import numpy as np
-from stages.extract import worker
-from stages.extract.worker import work as real_work
+from avfuse.stages.extract import worker
+from avfuse.stages.extract.worker import work as real_work
 
 real_prepare = worker.prepare
 
@@ -210,7 +210,7 @@ def test_a_frame_wanted_at_one_size_by_several_features_is_resized_once(
 
 
 def test_decode_workers_import_no_torch() -> None:
-    code = "import sys, stages.extract.worker; sys.exit('torch' in sys.modules)"
+    code = "import sys, avfuse.stages.extract.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-import features
-from features.audio_images import REPRESENTATIONS, render
-from features.backbones import get
-from features.backbones.loading import load
-from features.backbones.weights import find
-from features.clips import Clip
-from features.errors import UsageError
-from features.filter_bank import filter_banks
-from features.media import decode, write_video
-from features.requests import resolve
-from features.spec import FeatureSpec
-from stages.extract import plan as planning
-from stages.extract.run import ExtractSummary, extract
+from avfuse import features
+from avfuse.features.audio_images import REPRESENTATIONS, render
+from avfuse.features.backbones import get
+from avfuse.features.backbones.loading import load
+from avfuse.features.backbones.weights import find
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.filter_bank import filter_banks
+from avfuse.features.media import decode, write_video
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec
+from avfuse.stages.extract import plan as planning
+from avfuse.stages.extract.run import ExtractSummary, extract
 
 CLIPS = ("one", "two", "three")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.extract import remote
-from stages.extract.extractor import Progress, Work
-from stages.extract.plan import Chunk
+from avfuse.stages.extract import remote
+from avfuse.stages.extract.extractor import Progress, Work
+from avfuse.stages.extract.plan import Chunk
 
 WORK = Work((), Path("cache"), "set", ())
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from stages.extract import slots
+from avfuse.stages.extract import slots
 
 ROOT = Path(__file__).parents[3]
 HOLD = """
 import sys, time
-from stages.extract import slots
+from avfuse.stages.extract import slots
 slot = slots.create(4096)
 print(slot.name, flush=True)
 time.sleep(600)

@@ -23,7 +23,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def fuse(place: Path, own: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "fuse", "--dataset", "sounds"]
+    command = [sys.executable, "-c", "from avfuse.pipeline.cli import main; main()", "fuse", "--dataset", "sounds"]
     command += ["--video", "imported:picture", "--audio", "imported:sound", "--seeds", "2", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AVFUSE_HEADS": own}
     return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=environment)

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from features.errors import UsageError
-from stages.fuse import trainer
-from stages.fuse.data import FusionData
-from stages.fuse.experiment import run_experiment
-from stages.fuse.fitting import Fit, predict
-from stages.fuse.heads import Head
-from stages.fuse.plan import Plan
-from stages.fuse.prepared import Inputs
-from stages.fuse.together import train_epoch
-from stages.fuse.trainer import Parents, Trained, train_company, train_head
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse import trainer
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.fitting import Fit, predict
+from avfuse.stages.fuse.heads import Head
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.prepared import Inputs
+from avfuse.stages.fuse.together import train_epoch
+from avfuse.stages.fuse.trainer import Parents, Trained, train_company, train_head
+from avfuse.stages.fuse.training import Training
 
 SIZES = {"hidden": "24x12"}
 

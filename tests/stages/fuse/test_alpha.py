@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from features.errors import UsageError
-from stages.fuse.data import FusionData
-from stages.fuse.heads import Head, ModalityShape, build_head
-from stages.fuse.heads.alpha import AlphaTransformer, transform
-from stages.fuse.metrics import correct
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.trainer import train_head
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.heads import Head, ModalityShape, build_head
+from avfuse.stages.fuse.heads.alpha import AlphaTransformer, transform
+from avfuse.stages.fuse.metrics import correct
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.trainer import train_head
+from avfuse.stages.fuse.training import Training
 
 SHAPES = {"video": ModalityShape(3, 8), "audio": ModalityShape(2, 8)}
 TARGETS = Targets((LearnedTarget("label", ("a", "b", "c")),))

@@ -13,15 +13,15 @@ import pytest
 import torch
 from made_up_sets import INPUTS, kitchen
 
-from features.errors import UsageError
-from stages.fuse import checkpoint
-from stages.fuse import together as together_module
-from stages.fuse.checkpoint import Checkpoint
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import run_experiment
-from stages.fuse.plan import Plan
-from stages.fuse.trainer import Trained, train_company
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse import checkpoint
+from avfuse.stages.fuse import together as together_module
+from avfuse.stages.fuse.checkpoint import Checkpoint
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.trainer import Trained, train_company
+from avfuse.stages.fuse.training import Training
 
 SETTINGS: dict[str, dict[str, object]] = {
     "mlp": {"hidden": "16x8", "schedule": "cosine", "warmup": 0.2, "modality_dropout": 0.3, "l1": 1e-4},
@@ -77,7 +77,9 @@ def test_what_was_trained_before_is_not_trained_again(
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     epochs = []
     original = together_module.train_epoch
-    monkeypatch.setattr("stages.fuse.trainer.train_epoch", lambda fits: epochs.append(len(fits)) or original(fits))
+    monkeypatch.setattr(
+        "avfuse.stages.fuse.trainer.train_epoch", lambda fits: epochs.append(len(fits)) or original(fits)
+    )
     with pytest.raises(Killed):
         train(data, "mlp", Checkpoint(tmp_path / "kept", "key"), kill_after=13)
     before = len(epochs)
@@ -114,12 +116,12 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from made_up_sets import INPUTS
-from manifests import load_manifest
-from stages.fuse import checkpoint
-from stages.fuse import together as together_module
-from stages.fuse.data import load_data
-from stages.fuse.experiment import run_experiment
-from stages.fuse.training import Training
+from avfuse.manifests import load_manifest
+from avfuse.stages.fuse import checkpoint
+from avfuse.stages.fuse import together as together_module
+from avfuse.stages.fuse.data import load_data
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.training import Training
 checkpoint.SECONDS = 0.0
 cache, folder = Path(sys.argv[1]), Path(sys.argv[2])
 data = load_data(load_manifest(cache, "kitchen"), cache, INPUTS)

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from stages.fuse.companies import companies, kind_of
-from stages.fuse.data import FusionData
-from stages.fuse.plan import Plan
-from stages.fuse.training import Training
+from avfuse.stages.fuse.companies import companies, kind_of
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.training import Training
 
 
 def test_companies_are_of_one_kind_and_no_larger_than_allowed() -> None:

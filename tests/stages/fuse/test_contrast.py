@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.fuse.losses.contrast import (
+from avfuse.stages.fuse.losses.contrast import (
     TEMPERATURE,
     CommonSpace,
     Embedded,

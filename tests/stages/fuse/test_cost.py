@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from features.backbones import WeightsChoice
-from features.memory import keep_large_buffers
-from features.requests import resolve
-from features.spec import FeatureSpec, ImportedInput
-from pipeline.report import print_table
-from stages.fuse.cost import (
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.memory import keep_large_buffers
+from avfuse.features.requests import resolve
+from avfuse.features.spec import FeatureSpec, ImportedInput
+from avfuse.pipeline.report import print_table
+from avfuse.stages.fuse.cost import (
     Spent,
     backbone_macs,
     head_macs,
@@ -26,16 +26,16 @@ from stages.fuse.cost import (
     passes_at_test,
     training_macs,
 )
-from stages.fuse.data import FusionData
-from stages.fuse.experiment import run_experiment
-from stages.fuse.heads import ModalityShape, build_head
-from stages.fuse.hidden import Banks
-from stages.fuse.modality import Layout, Modality, Streamed
-from stages.fuse.plan import Plan
-from stages.fuse.runs import Run
-from stages.fuse.table import notes, summarise
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.training import Training
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.heads import ModalityShape, build_head
+from avfuse.stages.fuse.hidden import Banks
+from avfuse.stages.fuse.modality import Layout, Modality, Streamed
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.table import notes, summarise
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.training import Training
 
 CPU = torch.device("cpu")
 IMPORTED = FeatureSpec(
@@ -125,7 +125,9 @@ def test_a_library_s_network_that_is_not_here_is_not_fetched(tmp_path: Path, mon
     (known,) = specs("lite:mfcc")
     assert known.model is not None
     far = known.model_copy(update={"model": known.model.model_copy(update={"backbone": "hf:owner/far-away"})})
-    monkeypatch.setattr("features.backbones.any_transformers.fetch", lambda checkpoint: pytest.fail("was fetched"))
+    monkeypatch.setattr(
+        "avfuse.features.backbones.any_transformers.fetch", lambda checkpoint: pytest.fail("was fetched")
+    )
     assert backbone_macs([far]) is None
 
 
@@ -144,7 +146,7 @@ def test_a_network_of_a_user_s_own_is_run_where_it_has_to_be(
 ) -> None:
     own = SimpleNamespace(revision=1, make=lambda: nn.Linear(224, 5), encode=encode)
     (known,) = specs("lite:mfcc")
-    monkeypatch.setattr("stages.fuse.cost.backbones.get", lambda name: own)
+    monkeypatch.setattr("avfuse.stages.fuse.cost.backbones.get", lambda name: own)
     assert known.model is not None
     ours = known.model_copy(update={"model": known.model.model_copy(update={"backbone": encode.__name__})})
     assert backbone_macs([ours]) == expected
@@ -282,7 +284,7 @@ def test_where_a_peak_cannot_be_reset_an_old_one_is_not_taken_for_new(monkeypatc
 
     monkeypatch.setattr(Path, "write_text", refuse)
     ever = [100, 100, 100, 700]
-    monkeypatch.setattr("stages.fuse.cost._largest_ever", lambda: ever.pop(0))
+    monkeypatch.setattr("avfuse.stages.fuse.cost._largest_ever", lambda: ever.pop(0))
     with measured(CPU) as low:
         pass
     with measured(CPU) as high:

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from features.cache.store import NO_AUDIO, NOT_EXTRACTED, Loaded
-from features.errors import UsageError
-from features.requests import resolve
-from stages.fuse.data import _check_same_clips
+from avfuse.features.cache.store import NO_AUDIO, NOT_EXTRACTED, Loaded
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import resolve
+from avfuse.stages.fuse.data import _check_same_clips
 
 FRAMES, MFCC = resolve(["lite:frames", "lite:mfcc"])
 MANIFEST = SimpleNamespace(name="clips")

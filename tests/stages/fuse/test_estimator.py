@@ -19,14 +19,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
-from features.errors import UsageError
-from manifests.splits import held_out
-from stages.fuse import estimator
-from stages.fuse.data import FusionData
-from stages.fuse.estimator import FusionClassifier
-from stages.fuse.heads import get_head, head_names
-from stages.fuse.trainer import train_head
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.manifests.splits import held_out
+from avfuse.stages.fuse import estimator
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.estimator import FusionClassifier
+from avfuse.stages.fuse.heads import get_head, head_names
+from avfuse.stages.fuse.trainer import train_head
+from avfuse.stages.fuse.training import Training
 
 MakeData = Callable[..., FusionData]
 Rows = tuple[NDArray[np.float32], NDArray[Any]]

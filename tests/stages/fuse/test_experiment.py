@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 from made_up_sets import INPUTS, kitchen, sounds
 
-from features.errors import UsageError
-from stages.fuse import experiment
-from stages.fuse import together as together_module
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import run_experiment
-from stages.fuse.plan import Plan
-from stages.fuse.runs import Run, load_run, results_table
-from stages.fuse.table import chance, notes, summarise
-from stages.fuse.trainer import Trained
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse import experiment
+from avfuse.stages.fuse import together as together_module
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.runs import Run, load_run, results_table
+from avfuse.stages.fuse.table import chance, notes, summarise
+from avfuse.stages.fuse.trainer import Trained
+from avfuse.stages.fuse.training import Training
 
 QUICK = Training(epochs=2)
 DESCRIBED = {"dataset": "made-up"}

@@ -10,20 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from features.backbones import WeightsChoice
-from features.errors import UsageError
-from features.requests import resolve
-from stages.fuse.attention import attention, noted, why_no_attention
-from stages.fuse.data import FusionData, Modality
-from stages.fuse.explaining import Explanation, explain
-from stages.fuse.heads import Head, ModalityShape, build_head, get_head
-from stages.fuse.modality import Layout
-from stages.fuse.places import parts_of
-from stages.fuse.plan import Plan
-from stages.fuse.recipe import Recipe
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.trainer import train_company
-from stages.fuse.training import Training
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import resolve
+from avfuse.stages.fuse.attention import attention, noted, why_no_attention
+from avfuse.stages.fuse.data import FusionData, Modality
+from avfuse.stages.fuse.explaining import Explanation, explain
+from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
+from avfuse.stages.fuse.modality import Layout
+from avfuse.stages.fuse.places import parts_of
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.recipe import Recipe
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.trainer import train_company
+from avfuse.stages.fuse.training import Training
 
 TARGETS = Targets((LearnedTarget("label", ("a", "b", "c")),))
 SHAPES = {"video": ModalityShape(5, 16), "audio": ModalityShape(8, 16)}

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from features.errors import UsageError
-from stages.fuse.heads import ModalityShape, build_head, get_head, head_names
-from stages.fuse.heads.base import STANDARD
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.heads import ModalityShape, build_head, get_head, head_names
+from avfuse.stages.fuse.heads.base import STANDARD
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 SHAPES = {"video": ModalityShape(25, 1280), "audio": ModalityShape(6, 1280)}
 BATCH, CLASSES = 4, 12

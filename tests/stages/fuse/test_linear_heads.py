@@ -13,12 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
-from stages.fuse.data import FusionData
-from stages.fuse.heads import Head, ModalityShape, build_head, get_head
-from stages.fuse.metrics import correct
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.trainer import train_head
-from stages.fuse.training import Training
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
+from avfuse.stages.fuse.metrics import correct
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.trainer import train_head
+from avfuse.stages.fuse.training import Training
 
 MakeData = Callable[..., FusionData]
 

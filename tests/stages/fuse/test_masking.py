@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.errors import UsageError
-from features.filter_bank import MEL_BANDS, RATE_HZ, filter_banks
-from stages.fuse.masking import (
+from avfuse.features.errors import UsageError
+from avfuse.features.filter_bank import MEL_BANDS, RATE_HZ, filter_banks
+from avfuse.stages.fuse.masking import (
     AUDIO_GRIDS,
     SEGMENTS,
     AudioGrid,

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
-from features.errors import UsageError
-from stages.fuse.draws import Given, Own, Recorder, drawn, using
-from stages.fuse.heads import Head, ModalityShape, build_head, get_head
-from stages.fuse.heads.multiscale import DropPath
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.draws import Given, Own, Recorder, drawn, using
+from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
+from avfuse.stages.fuse.heads.multiscale import DropPath
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 BATCH, CLASSES = 4, 12
 TARGETS = Targets((LearnedTarget("label", tuple(f"class{number}" for number in range(CLASSES))),))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from stages.fuse.losses.matching import Matching, Pairs, draw_pairs, matching_loss
+from avfuse.stages.fuse.losses.matching import Matching, Pairs, draw_pairs, matching_loss
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.fuse.metrics import (
+from avfuse.stages.fuse.metrics import (
     all_correct,
     calibration_error,
     confusion,
@@ -15,7 +15,7 @@ from stages.fuse.metrics import (
     of_several,
     per_class,
 )
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 VERBS, NOUNS = tuple("abcdefg"), tuple("stuvwxyz")
 ACTION = Targets((LearnedTarget("verb", VERBS), LearnedTarget("noun", NOUNS)))

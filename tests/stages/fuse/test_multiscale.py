@@ -8,8 +8,8 @@ from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from features.errors import UsageError
-from stages.fuse.heads.multiscale import (
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.heads.multiscale import (
     MAT,
     ConvolutionalPool,
     MATLite,

@@ -14,30 +14,30 @@ from click.testing import CliRunner
 from made_up_sets import INPUTS, kitchen
 from torch import Tensor
 
-from features.cache import ChunkResult, FeatureStore
-from features.cache.fingerprint import MISSING
-from features.errors import UsageError
-from features.filter_bank import HALF_RANGE, MEAN
-from features.requests import resolve
-from manifests import Manifest
-from pipeline.cli.main import avfuse
-from stages.fuse import objective as module
-from stages.fuse.checkpoint import Checkpoint
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.draws import Own, using
-from stages.fuse.experiment import reads_banks, run_experiment
-from stages.fuse.fitting import Fit
-from stages.fuse.heads import ModalityShape, head_names
-from stages.fuse.hidden import Banks, Reconstruction
-from stages.fuse.losses.contrast import audio_video_contrast, intra_modality_contrast
-from stages.fuse.losses.matching import Pairs
-from stages.fuse.masking import AUDIO_GRIDS
-from stages.fuse.modality import Layout, Modality
-from stages.fuse.prepared import Batch, Inputs
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.together import train_epoch, trains_together
-from stages.fuse.trainer import train_head
-from stages.fuse.training import Training
+from avfuse.features.cache import ChunkResult, FeatureStore
+from avfuse.features.cache.fingerprint import MISSING
+from avfuse.features.errors import UsageError
+from avfuse.features.filter_bank import HALF_RANGE, MEAN
+from avfuse.features.requests import resolve
+from avfuse.manifests import Manifest
+from avfuse.pipeline.cli.main import avfuse
+from avfuse.stages.fuse import objective as module
+from avfuse.stages.fuse.checkpoint import Checkpoint
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.draws import Own, using
+from avfuse.stages.fuse.experiment import reads_banks, run_experiment
+from avfuse.stages.fuse.fitting import Fit
+from avfuse.stages.fuse.heads import ModalityShape, head_names
+from avfuse.stages.fuse.hidden import Banks, Reconstruction
+from avfuse.stages.fuse.losses.contrast import audio_video_contrast, intra_modality_contrast
+from avfuse.stages.fuse.losses.matching import Pairs
+from avfuse.stages.fuse.masking import AUDIO_GRIDS
+from avfuse.stages.fuse.modality import Layout, Modality
+from avfuse.stages.fuse.prepared import Batch, Inputs
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.together import train_epoch, trains_together
+from avfuse.stages.fuse.trainer import train_head
+from avfuse.stages.fuse.training import Training
 
 DIM, FRAMES, FACTORS, CLASSES, CLS = 16, 5, 6, 3, 2
 GRID = AUDIO_GRIDS[2]
@@ -230,7 +230,7 @@ def test_what_was_broken_off_goes_on_with_the_same_bytes(
 
 def test_heads_with_an_objective_train_one_by_one(data: FusionData, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(**SMALL)
-    monkeypatch.setattr("stages.fuse.together.is_faster_together", lambda head, device: True)
+    monkeypatch.setattr("avfuse.stages.fuse.together.is_faster_together", lambda head, device: True)
     options = training.options("crossattn")
     assert trains_together("crossattn", data, options, training.recipe("crossattn"))
     assert not trains_together("crossattn", data, options, training.plus({"imc": 0.1}).recipe("crossattn"))

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from stages.fuse.losses.penalty import l1
+from avfuse.stages.fuse.losses.penalty import l1
 
 
 def test_it_is_the_sum_of_the_weights_of_linear_layers_alone() -> None:

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from made_up_sets import INPUTS, kitchen, sounds
 
-from features.clips import Clip
-from features.errors import UsageError
-from manifests import Manifest
-from stages.fuse.data import load_data
-from stages.fuse.experiment import run_experiment
-from stages.fuse.predicting import best_row, predict_clips
-from stages.fuse.predictions import load_predictions, probabilities
-from stages.fuse.runs import Run, load_run
-from stages.fuse.saved import layouts_of
-from stages.fuse.training import Training
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.manifests import Manifest
+from avfuse.stages.fuse.data import load_data
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.predicting import best_row, predict_clips
+from avfuse.stages.fuse.predictions import load_predictions, probabilities
+from avfuse.stages.fuse.runs import Run, load_run
+from avfuse.stages.fuse.saved import layouts_of
+from avfuse.stages.fuse.training import Training
 
 QUICK = Training(epochs=3, hidden="16")
 HEADS = ["audio", "video", "average", "mlp", "crossattn"]
@@ -105,7 +105,7 @@ def test_many_clips_are_predicted_in_parts(
     folder, manifest, run = kitchen_run
     clips = manifest.clips()[:20]
     whole = predict_clips(run, "crossattn", clips, folder, "kitchen")
-    monkeypatch.setattr("stages.fuse.predicting._CLIPS", 7)
+    monkeypatch.setattr("avfuse.stages.fuse.predicting._CLIPS", 7)
     parts = predict_clips(run, "crossattn", clips, folder, "kitchen")
     for one, other in zip(whole.probabilities, parts.probabilities, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)

@@ -7,12 +7,12 @@ import pytest
 from made_up_sets import INPUTS, kitchen, sounds
 from scipy.special import expit, log_softmax
 
-from features.errors import UsageError
-from stages.fuse.data import load_data
-from stages.fuse.experiment import run_experiment
-from stages.fuse.predictions import load_predictions
-from stages.fuse.runs import Run
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.data import load_data
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.predictions import load_predictions
+from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.training import Training
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pytest
 import torch
 from made_up_sets import INPUTS, kitchen
 
-from features.errors import UsageError
-from features.requests import resolve
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.fitting import Fit, predict
-from stages.fuse.modality import Layout, Modality, Streamed
-from stages.fuse.prepared import Batch, Inputs
-from stages.fuse.trainer import train_head
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import resolve
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.fitting import Fit, predict
+from avfuse.stages.fuse.modality import Layout, Modality, Streamed
+from avfuse.stages.fuse.prepared import Batch, Inputs
+from avfuse.stages.fuse.trainer import train_head
+from avfuse.stages.fuse.training import Training
 
 IMAGES = ["lite:mfcc", "lite:mfcc:h", "lite:chromagram", "lite:chromagram:h"]
 CLIPS, DIM = 40, 1280

@@ -5,16 +5,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from features.errors import UsageError
-from features.filter_bank import RATE_HZ, filter_banks
-from stages.fuse.losses.reconstruction import (
+from avfuse.features.errors import UsageError
+from avfuse.features.filter_bank import RATE_HZ, filter_banks
+from avfuse.stages.fuse.losses.reconstruction import (
     AudioDecoder,
     VideoDecoder,
     layer_normalised,
     masked_error,
     masked_pixels,
 )
-from stages.fuse.masking import (
+from avfuse.stages.fuse.masking import (
     AUDIO_GRIDS,
     AudioGrid,
     draw_segment_mask,

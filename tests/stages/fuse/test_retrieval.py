@@ -12,19 +12,19 @@ import torch.nn.functional as F
 from made_up_sets import INPUTS, pairs
 from safetensors.torch import load_file, save_file
 
-from features.errors import UsageError
-from stages.fuse import experiment
-from stages.fuse import retrieval as module
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.embedding import Embeddings, clips_of, embed, embed_with, rows_with_contrast
-from stages.fuse.experiment import run_experiment
-from stages.fuse.fitting import Fit
-from stages.fuse.prepared import Inputs
-from stages.fuse.retrieval import OTHER, nearest, retrieval, similarity
-from stages.fuse.runs import Run
-from stages.fuse.saved import load_head, load_objective
-from stages.fuse.trainer import Trained
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse import experiment
+from avfuse.stages.fuse import retrieval as module
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.embedding import Embeddings, clips_of, embed, embed_with, rows_with_contrast
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.fitting import Fit
+from avfuse.stages.fuse.prepared import Inputs
+from avfuse.stages.fuse.retrieval import OTHER, nearest, retrieval, similarity
+from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.saved import load_head, load_objective
+from avfuse.stages.fuse.trainer import Trained
+from avfuse.stages.fuse.training import Training
 
 CONTRAST = Training(avc=1, dim=32, heads=2, epochs=12, patience=12, lr=3e-3)
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from features.errors import UsageError
-from stages.fuse.sampling import balanced_batches
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.sampling import balanced_batches
 
 
 def epoch(labels: Tensor, classes: int, clips: int, seed: int = 0) -> Tensor:

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
-from features.errors import UsageError
-from stages.fuse.statistics import (
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.statistics import (
     FEW_GROUPS,
     difference_interval,
     few_groups_warning,

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from features.cache import ChunkResult, FeatureStore, fingerprint
-from features.cache.streaming import FeatureStream
-from features.clips import Clip
-from features.errors import UsageError
-from features.requests import resolve
-from stages.fuse.streaming import StreamLoader, TensorBatch, stream_loader
+from avfuse.features.cache import ChunkResult, FeatureStore, fingerprint
+from avfuse.features.cache.streaming import FeatureStream
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import resolve
+from avfuse.stages.fuse.streaming import StreamLoader, TensorBatch, stream_loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.errors import UsageError
-from stages.fuse.subsets import participants, subset_accuracies, subsets, tail_classes
-from stages.fuse.targets import LearnedTarget, Targets
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.subsets import participants, subset_accuracies, subsets, tail_classes
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 VERB, NOUN = LearnedTarget("verb", ("take", "wash", "peel")), LearnedTarget("noun", ("pan", "onion", "whisk", "egg"))
 ACTION = Targets((VERB, NOUN))

@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 from made_up_sets import INPUTS, kitchen
 
-from features.errors import UsageError
-from pipeline.report import print_table
-from stages.fuse import experiment
-from stages.fuse import together as together_module
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import run_experiment
-from stages.fuse.modality import Layout, Modality
-from stages.fuse.runs import Run
-from stages.fuse.sweeps import validation_score, winners
-from stages.fuse.table import summarise
-from stages.fuse.trainer import train_head
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.report import print_table
+from avfuse.stages.fuse import experiment
+from avfuse.stages.fuse import together as together_module
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.modality import Layout, Modality
+from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.sweeps import validation_score, winners
+from avfuse.stages.fuse.table import summarise
+from avfuse.stages.fuse.trainer import train_head
+from avfuse.stages.fuse.training import Training
 
 QUICK = Training(epochs=3, hidden="16")
 DESCRIBED = {"dataset": "made-up"}

@@ -9,16 +9,16 @@ import pytest
 import torch
 from made_up_sets import INPUTS, kitchen, sounds
 
-from features.errors import UsageError
-from manifests import Manifest, Target
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.heads import ModalityShape, build_head
-from stages.fuse.heads.base import STANDARD
-from stages.fuse.losses import loss_of_targets
-from stages.fuse.metrics import evaluate
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.trainer import _shuffled, train_head
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.manifests import Manifest, Target
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.heads import ModalityShape, build_head
+from avfuse.stages.fuse.heads.base import STANDARD
+from avfuse.stages.fuse.losses import loss_of_targets
+from avfuse.stages.fuse.metrics import evaluate
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.trainer import _shuffled, train_head
+from avfuse.stages.fuse.training import Training
 
 QUICK = Training(epochs=6, lr=3e-3)
 JOINT = ("average", "mlp", "crossattn", "bottleneck")

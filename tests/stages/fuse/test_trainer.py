@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from stages.fuse import together as together_module
-from stages.fuse.data import FusionData
-from stages.fuse.fitting import Fit, predict
-from stages.fuse.heads import get_head
-from stages.fuse.heads.base import STANDARD
-from stages.fuse.metrics import correct
-from stages.fuse.plan import Plan
-from stages.fuse.prepared import Inputs
-from stages.fuse.together import train_epoch
-from stages.fuse.trainer import train_company, train_head
-from stages.fuse.training import Training
+from avfuse.stages.fuse import together as together_module
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.fitting import Fit, predict
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.heads.base import STANDARD
+from avfuse.stages.fuse.metrics import correct
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.prepared import Inputs
+from avfuse.stages.fuse.together import train_epoch
+from avfuse.stages.fuse.trainer import train_company, train_head
+from avfuse.stages.fuse.training import Training
 
 MakeData = Callable[..., FusionData]
 QUICK = Training(epochs=12)

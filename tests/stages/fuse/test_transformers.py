@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from features.errors import UsageError
-from stages.fuse.heads import Head, ModalityShape, build_head
-from stages.fuse.heads.bottleneck import AVBottleneck, BottleneckOptions
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.training import Training
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.heads import Head, ModalityShape, build_head
+from avfuse.stages.fuse.heads.bottleneck import AVBottleneck, BottleneckOptions
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.training import Training
 
 SHAPES = {"video": ModalityShape(5, 12), "audio": ModalityShape(7, 10, prefix=1, grid=(2, 3))}
 TARGETS = Targets((LearnedTarget("label", ("a", "b", "c")),))

@@ -11,29 +11,29 @@ import pytest
 import torch
 from made_up_sets import INPUTS, kitchen, sounds
 
-from features.backbones import WeightsChoice
-from features.errors import UsageError
-from features.requests import resolve
-from stages.fuse.changes import Change, Seen, changes
-from stages.fuse.contribution import MAX_PLAYERS, contribution, contribution_key, shapley
-from stages.fuse.data import FusionData, load_data
-from stages.fuse.experiment import run_experiment
-from stages.fuse.fitting import predict
-from stages.fuse.gains import gains
-from stages.fuse.heads.inputs import ModalityInput
-from stages.fuse.heads.mlp import MlpFusion
-from stages.fuse.metrics import all_correct
-from stages.fuse.modality import Layout, Modality
-from stages.fuse.plan import Plan
-from stages.fuse.prepared import Inputs
-from stages.fuse.recipe import Recipe
-from stages.fuse.robustness import Robustness, robustness
-from stages.fuse.runs import HeadRun, Run, load_run
-from stages.fuse.saved import load_head, plan_of
-from stages.fuse.statistics import difference_interval
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.trainer import Trained, train_company
-from stages.fuse.training import Training
+from avfuse.features.backbones import WeightsChoice
+from avfuse.features.errors import UsageError
+from avfuse.features.requests import resolve
+from avfuse.stages.fuse.changes import Change, Seen, changes
+from avfuse.stages.fuse.contribution import MAX_PLAYERS, contribution, contribution_key, shapley
+from avfuse.stages.fuse.data import FusionData, load_data
+from avfuse.stages.fuse.experiment import run_experiment
+from avfuse.stages.fuse.fitting import predict
+from avfuse.stages.fuse.gains import gains
+from avfuse.stages.fuse.heads.inputs import ModalityInput
+from avfuse.stages.fuse.heads.mlp import MlpFusion
+from avfuse.stages.fuse.metrics import all_correct
+from avfuse.stages.fuse.modality import Layout, Modality
+from avfuse.stages.fuse.plan import Plan
+from avfuse.stages.fuse.prepared import Inputs
+from avfuse.stages.fuse.recipe import Recipe
+from avfuse.stages.fuse.robustness import Robustness, robustness
+from avfuse.stages.fuse.runs import HeadRun, Run, load_run
+from avfuse.stages.fuse.saved import load_head, plan_of
+from avfuse.stages.fuse.statistics import difference_interval
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.trainer import Trained, train_company
+from avfuse.stages.fuse.training import Training
 
 DIM = 8
 QUICK = Training(epochs=25, lr=3e-3, hidden="32", dropout=0)
@@ -151,11 +151,11 @@ class TestContribution:
             together.append(len(plans))
             return train_company(plans, **rest)
 
-        monkeypatch.setattr("stages.fuse.contribution.train_company", counting)
+        monkeypatch.setattr("avfuse.stages.fuse.contribution.train_company", counting)
         found = contribution(data, "mlp", QUICK.plus({"epochs": 4}), 2, split=("audio",), progress=False)
         # picture alone; one, two and three audio images, alone and with the picture
         assert sorted(together) == [2, 2, 2, 6, 6, 6, 6]
-        monkeypatch.setattr("stages.fuse.contribution._COPIED_BYTES", 0)
+        monkeypatch.setattr("avfuse.stages.fuse.contribution._COPIED_BYTES", 0)
         together.clear()
         apart = contribution(data, "mlp", QUICK.plus({"epochs": 4}), 2, split=("audio",), progress=False)
         assert together == [2] * 15
@@ -172,7 +172,7 @@ class TestContribution:
             trained.append(plans)
             return train_company(plans, **rest)
 
-        monkeypatch.setattr("stages.fuse.contribution.train_company", breaking_off)
+        monkeypatch.setattr("avfuse.stages.fuse.contribution.train_company", breaking_off)
         training = QUICK.plus({"epochs": 4})
         with pytest.raises(KeyboardInterrupt):
             contribution(data, "mlp", training, 2, keep=tmp_path, progress=False)
@@ -200,7 +200,9 @@ class TestContribution:
         }
         assert len(keys) == 7
         contribution(data, "logreg", Training(), 1, keep=tmp_path, progress=False)
-        monkeypatch.setattr("stages.fuse.contribution.train_company", lambda *_, **__: pytest.fail("trained again"))
+        monkeypatch.setattr(
+            "avfuse.stages.fuse.contribution.train_company", lambda *_, **__: pytest.fail("trained again")
+        )
         contribution(data, "logreg", Training(), 1, keep=tmp_path, progress=False)
         (folder,) = tmp_path.iterdir()
         for file in folder.iterdir():

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from features.requests import resolve
-from stages.fuse.data import FusionData
-from stages.fuse.modality import Layout, Modality
-from stages.fuse.targets import LearnedTarget, Targets
-from stages.fuse.trainer import train_head
-from stages.fuse.training import Training
+from avfuse.features.requests import resolve
+from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.modality import Layout, Modality
+from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.trainer import train_head
+from avfuse.stages.fuse.training import Training
 
 CLIPS, FRAMES, DIM = 320, 3, 12
 SMALL = {"dim": 24, "heads": 2, "blocks": 2}

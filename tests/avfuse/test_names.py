@@ -1,0 +1,70 @@
+"""`import avfuse` is the door, and the names that the packages had before lead to the same modules."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import avfuse
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(code: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *flags, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("name", avfuse.__all__)
+def test_the_public_names_are_those_of_the_packages(name: str) -> None:
+    assert getattr(avfuse, name).__module__.startswith("avfuse.")
+    assert name in dir(avfuse)
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        _ = avfuse.lod
+
+
+def test_importing_avfuse_imports_no_heavy_library(tmp_path: Path) -> None:
+    heavy = "{'numpy', 'torch', 'pandas', 'h5py', 'av', 'librosa'}"
+    assert run(f"import sys, avfuse; sys.exit(bool({heavy} & set(sys.modules)))", tmp_path).returncode == 0
+
+
+def test_the_packages_are_attributes_without_being_imported_by_name(tmp_path: Path) -> None:
+    code = "import avfuse; print(avfuse.features.load is avfuse.load, avfuse.__version__)"
+    assert run(code, tmp_path).stdout.startswith("True 0.")
+
+
+def test_old_names_are_the_same_modules_and_say_so(tmp_path: Path) -> None:
+    code = (
+        "from features.cache import FeatureStore as old\n"
+        "import features.media.clip, stages.fuse.heads, manifests, pipeline\n"
+        "import avfuse.features.media.clip\n"
+        "from avfuse.features.cache import FeatureStore as new\n"
+        "assert old is new and features is avfuse.features and features.media.clip is avfuse.features.media.clip\n"
+        "assert stages.fuse.heads.__spec__.name == stages.fuse.heads.__name__ == 'avfuse.stages.fuse.heads'\n"
+    )
+    result = run(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+    for name in ("features", "stages", "manifests", "pipeline"):
+        assert f"'{name}' is 'avfuse.{name}' now" in result.stderr
+
+
+def test_a_folder_called_features_in_the_working_directory_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "__init__.py").write_text("mine = True")
+    code = "import features, avfuse; print(features.mine, avfuse.load.__name__)"
+    assert run(code, tmp_path).stdout.split() == ["True", "load"]
+
+
+def test_the_command_line_runs_as_a_module(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "avfuse", "--help"]
+    shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert shown.returncode == 0
+    assert "Usage: " in shown.stdout
