@@ -347,5 +347,6 @@ def test_a_store_is_whole_whenever_it_is_read(tmp_path: Path, caplog: pytest.Log
 
 
 def test_probing_processes_import_neither_pandas_nor_torch() -> None:
-    code = "import sys, avfuse.features.media; sys.exit(bool({'pandas', 'torch', 'avfuse.manifests'} & set(sys.modules)))"
+    others = "{'pandas', 'torch', 'avfuse.manifests'}"
+    code = f"import sys, avfuse.features.media; sys.exit(bool({others} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
