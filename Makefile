@@ -39,7 +39,7 @@ endif
 
 needed = $(or $($(1)),$(error $(1) is missing: $(2)))
 
-.PHONY: help demo test manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images docs lint format clean
+.PHONY: help demo test manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images docs lint format clean lock test-lowest test-newest wheel
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -154,21 +154,71 @@ format: $(VENV)/.installed-lint ## let ruff format and fix the code
 	@$(BIN)/ruff check --fix .
 
 clean: ## remove what tools leave behind; the cache and the runs stay
-	@rm -rf build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	@rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 
-# One virtual environment, with the extras asked for so far. It is brought up to date when pyproject.toml changes.
+# One virtual environment, with the extras asked for so far. It holds the versions of requirements/, which CI ran, and is
+# brought up to date when those or pyproject.toml change. LOCK=none installs the newest versions that pyproject.toml
+# allows; TORCH=cpu takes PyTorch without CUDA from PyTorch's own index.
+INSTALLED := $(shell cat $(VENV)/.installed 2>/dev/null)
+as_installed = $(or $(patsubst $(1)=%,%,$(filter $(1)=%,$(INSTALLED))),$(2))
+LOCK ?= $(call as_installed,LOCK,requirements)
+TORCH ?= $(call as_installed,TORCH,default)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+KIND := LOCK=$(LOCK) TORCH=$(TORCH)
+ifneq ($(INSTALLED),)
+ifneq ($(INSTALLED),$(KIND))
+$(error $(VENV) was installed with $(INSTALLED): name another folder (VENV=.venv-other), or remove it to install with $(KIND))
+endif
+endif
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+EXACTLY := --no-deps --no-build-isolation --require-hashes
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avfuse needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
-	@echo "installing avfuse into $(VENV) (PyTorch is large: a few minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --editable .
+$(VENV)/.installed: pyproject.toml $(addprefix requirements/,torch.txt core.txt) | $(BIN)/python
+	@echo "installing avfuse into $(VENV), $(KIND) (PyTorch is large: a few minutes the first time)"
+ifeq ($(TORCH),cpu)
+	@echo "taking PyTorch without CUDA: about 4.5 GB less on disk than the build that is installed otherwise"
+	@$(PIP) --index-url "$(TORCH_INDEX)" --no-deps -r requirements/pair.in || \
+		{ echo "make: no PyTorch for the CPU from $(TORCH_INDEX): leave out TORCH=cpu, or name a mirror with TORCH_INDEX=URL" >&2; exit 2; }
+endif
+ifeq ($(LOCK),none)
+	@$(PIP) --upgrade --upgrade-strategy eager --editable .
+else
+	@$(PIP) $(EXACTLY) $(if $(filter-out cpu,$(TORCH)),-r requirements/torch.txt) -r requirements/core.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+endif
 	@echo "compiling librosa's kernels (once)"
-	@$(BIN)/python -c "from avfuse.features.audio_images import render; import numpy; render(numpy.ones(4096), 44100)"
+	@$(BIN)/python -c "import avfuse, numpy; avfuse.render(numpy.ones(4096), 44100)"
+	@echo "$(KIND)" > $@
+
+$(VENV)/.installed-%: $(VENV)/.installed pyproject.toml requirements/%.txt
+	@echo "installing what '$*' needs"
+	@$(PIP) $(if $(filter none,$(LOCK)),--upgrade --editable ".[$*]",$(EXACTLY) -r requirements/$*.txt)
 	@touch $@
 
-$(VENV)/.installed-%: $(VENV)/.installed pyproject.toml
-	@echo "installing what '$*' needs"
-	@$(BIN)/python -m pip install --quiet --editable ".[$*]"
-	@touch $@
+# uv resolves; users need pip alone.
+TOOLS := build/tools
+$(TOOLS)/bin/uv:
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip --disable-pip-version-check install --quiet uv
+
+lock: $(TOOLS)/bin/uv ## renew requirements/: the newest versions that pyproject.toml and requirements/pair.in allow, with hashes
+	@PATH="$(abspath $(TOOLS)/bin):$$PATH" $(PYTHON) requirements/lock.py
+
+RESOLUTION_lowest := lowest-direct
+RESOLUTION_newest := highest
+test-lowest test-newest: test-%: $(TOOLS)/bin/uv ## run the fast tests with the lowest, or the newest, versions that pyproject.toml allows: PYTHON=python3.13
+	@$(TOOLS)/bin/uv venv --quiet --clear --python "$(PYTHON)" build/venv-$*
+	@$(TOOLS)/bin/uv pip install --quiet --python build/venv-$*/bin/python --resolution $(RESOLUTION_$*) --editable ".[test]"
+	@$(TOOLS)/bin/uv pip list --python build/venv-$*/bin/python | grep -E '^(av|h5py|librosa|numpy|pandas|scikit-learn|scipy|torch|torchvision|transformers) '
+	@touch build/venv-$*/.installed build/venv-$*/.installed-test
+	@$(MAKE) --no-print-directory VENV=build/venv-$* test
+
+wheel: $(VENV)/.installed ## build dist/avfuse-VERSION-py3-none-any.whl
+	@rm -rf build/lib build/bdist.*
+	@$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/avfuse-*.whl
