@@ -39,7 +39,7 @@ endif
 
 needed = $(or $($(1)),$(error $(1) is missing: $(2)))
 
-.PHONY: help demo test manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images docs lint format clean lock test-lowest test-newest wheel
+.PHONY: help demo test manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images docs lint format clean lock test-lowest test-newest wheel install install-cluster
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -199,6 +199,9 @@ $(VENV)/.installed-%: $(VENV)/.installed pyproject.toml requirements/%.txt
 	@echo "installing what '$*' needs"
 	@$(PIP) $(if $(filter none,$(LOCK)),--upgrade --editable ".[$*]",$(EXACTLY) -r requirements/$*.txt)
 	@touch $@
+
+install: $(VENV)/.installed ## install avfuse into .venv; install-cluster adds what a cluster needs
+install-cluster: $(VENV)/.installed-cluster
 
 # uv resolves; users need pip alone.
 TOOLS := build/tools

@@ -1,6 +1,6 @@
 """WHAT is extracted: media reading, audio images, frozen backbones, and the cache that keeps their features.
 
-This layer knows a clip as (path, start, end) and nothing of labels. `features.load` is the door for people who only
+This layer knows a clip as (path, start, end) and nothing of labels. `avfuse.load` is the door for people who only
 want the numbers.
 """
 

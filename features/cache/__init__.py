@@ -8,7 +8,7 @@ cache/<collection>/<feature-name>-<key>/shard-<clips>-<hash>.h5
     asked.py        clips as columns, and how their files stand
     store.py        all shards of a feature as one table
     claims.py       which clips other runs have in work
-    loading.py      `features.load`
+    loading.py      `avfuse.load`
     streaming.py    features larger than memory, in batches
     catalog.py      what lies in a cache, whatever state it is in
     listing.py      how every feature stands

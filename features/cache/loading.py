@@ -81,6 +81,6 @@ def _check_one_interval(rows: Rows, code: NDArray[np.int64], dataset: str, featu
             clip_id = rows.clip_id[counted[differs][0]].decode()
             raise UsageError(
                 f"'{feature_name}' of {dataset} is cached for several intervals under one id, '{clip_id}' for one: "
-                "name the clips that are meant (features.load(..., clips=[...])), or remove what no data set uses "
+                "name the clips that are meant (avfuse.load(..., clips=[...])), or remove what no data set uses "
                 f"(avfuse features remove --dataset {dataset} --unreachable)"
             )

@@ -1,4 +1,4 @@
-"""A wheel in an environment, and a working directory, that have packages called `features` and `stages` of their own."""
+"""A wheel in an environment, and a working directory, that have packages called `features` of their own."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in PACKAGES:
         (site / name).mkdir()
         (site / name / "__init__.py").write_text(FOREIGN)
-    # A line of a .pth file adds this environment's requirements, and not the checkout that it has installed for editing.
+    # A .pth file adds the requirements installed here, but not the checkout: nested .pth files are not followed.
     (site / "requirements.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python.parent
 
