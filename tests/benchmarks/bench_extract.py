@@ -6,7 +6,6 @@ for all backbones. On a machine with a GPU everything runs there, in bfloat16, w
 once as a further figure; elsewhere on the CPU, in float32.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from avfuse.stages.extract.chunk import batch_size
 from avfuse.stages.extract.extractor import Extractor, distinct_inputs
 from avfuse.stages.extract.plan import Job
 from avfuse.stages.extract.pool import DecodePool
+from avfuse.threads import available_cores
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda:0" if ON_GPU else "cpu"
@@ -36,7 +36,7 @@ FRAMES = {"lite": "uniform:26", "vit": "uniform:26"}  # with six images 32 items
 WEIGHTS = WeightsChoice("random", (("lite", "auto"),))
 FIVE = ("tsn:frames", "inception_resnet_v2:images", "vit:images", "ast", "timesformer")
 UCF101_CLIPS_WITH_SOUND = 6837
-WORKERS = os.cpu_count() or 1
+WORKERS = available_cores()
 
 
 def main() -> None:
