@@ -6,9 +6,10 @@ epoch of the `bottleneck` head on as many clips as the demo data set has for tra
 * {extract,fuse}_slowdown_in_company: the time in company over that on a machine left alone. 2 is a fair share of it.
 * {extract,fuse}_slowdown_in_company_before: the same where threads that wait spin as OpenMP has them do by default.
 * {extract,fuse}_quiet_speed_over_before: what is lost on a machine left alone where waiting threads sleep (1: nothing).
+* extract_speed_of_half_the_workers, ..._in_company: with half as many decode workers as cores, over as many.
 
 How threads wait is settled as a process loads PyTorch, so there is a process for either way, and one works at a time.
-Environment: ONLY (of extract,fuse), CLIPS, PAIRS, SECONDS; BEFORE_PAIRS of what takes long.
+Environment: ONLY (of extract,fuse,workers), CLIPS, PAIRS, SECONDS; BEFORE_PAIRS of what takes long.
 """
 
 import multiprocessing
@@ -44,7 +45,7 @@ def setting(name: str, default: object) -> str:
     return os.environ.get(name) or str(default)
 
 
-ONLY = setting("ONLY", "extract,fuse").split(",")
+ONLY = setting("ONLY", "extract,fuse,workers").split(",")
 CLIPS = int(setting("CLIPS", 8))
 PAIRS, SECONDS = int(setting("PAIRS", MIN_PAIRS)), float(setting("SECONDS", MIN_SECONDS))
 BEFORE_PAIRS = int(setting("BEFORE_PAIRS", 3))
@@ -74,7 +75,7 @@ def with_quartiles(figures: Iterator[Figure]) -> Iterator[Figure]:
 def figures() -> Iterator[Figure]:
     timed = partial(compare, min_pairs=PAIRS, min_seconds=SECONDS)
     with Company(available_cores()) as company, Process("PASSIVE") as now, Process(None) as before:
-        for kind in ONLY:
+        for kind in [each for each in ONLY if each != "workers"]:
             name = f"{kind}_slowdown_in_company"
             yield timed(name, partial(company.during, now, kind), partial(now.work, kind))
             yield compare(
@@ -87,6 +88,10 @@ def figures() -> Iterator[Figure]:
             yield timed(
                 f"{kind}_quiet_speed_over_before", partial(now.work, kind), partial(before.work, kind), speedup=True
             )
+        if "workers" in ONLY:
+            kinds, name = ("extract_half", "extract"), "extract_speed_of_half_the_workers"
+            yield timed(name, *(partial(now.work, kind) for kind in kinds), speedup=True)
+            yield timed(f"{name}_in_company", *(partial(company.during, now, kind) for kind in kinds), speedup=True)
 
 
 class Company:
@@ -161,7 +166,12 @@ def environment(name: str, value: str | None) -> Iterator[None]:
 def serve(questions: Connection, wait_policy: str | None) -> None:
     """Do what is asked for, until nobody is there to ask."""
     warnings.simplefilter("ignore", RuntimeWarning)  # says that threads spin, which is wanted here
-    makers = {"extract": extraction, "fuse": training}
+    cores = available_cores()
+    makers = {
+        "extract": partial(extraction, cores),
+        "extract_half": partial(extraction, max(1, cores // 2)),
+        "fuse": training,
+    }
     works: dict[str, Callable[[], None]] = {}
     with ExitStack() as stack, suppress(EOFError):
         while True:
@@ -177,12 +187,12 @@ def serve(questions: Connection, wait_policy: str | None) -> None:
                 questions.send(error)
 
 
-def extraction(stack: ExitStack) -> Callable[[], None]:
+def extraction(workers: int, stack: ExitStack) -> Callable[[], None]:
     """CLIPS clips, from files to a committed chunk."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     content = render_clip(folder / "clip.avi", "mpeg4")
     specs = resolve(["lite"], weights=bench_extract.WEIGHTS)
-    return stack.enter_context(bench_extract.extraction(specs, content, CLIPS, folder / "cache"))
+    return stack.enter_context(bench_extract.extraction(specs, content, CLIPS, folder / "cache", workers))
 
 
 def training(stack: ExitStack) -> Callable[[], None]:

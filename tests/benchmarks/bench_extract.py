@@ -73,13 +73,15 @@ def efficiency(name: str, clip: Path, clips: int, folder: Path) -> Figure:
 
 
 @contextmanager
-def extraction(specs: Sequence[FeatureSpec], clip: Path, clips: int, cache: Path) -> Iterator[Callable[[], None]]:
+def extraction(
+    specs: Sequence[FeatureSpec], clip: Path, clips: int, cache: Path, workers: int = WORKERS
+) -> Iterator[Callable[[], None]]:
     """Called: so many clips that the cache has not seen, from files to a committed chunk. Networks and decode processes
     are kept from call to call."""
     every = tuple(range(len(specs)))
     work = Work(tuple(specs), cache, "bench", (frozenset(),) * len(specs), WEIGHTS)
     first = itertools.count(step=clips)
-    with Extractor(work, DEVICE, WORKERS) as extractor:
+    with Extractor(work, DEVICE, workers) as extractor:
 
         def run() -> None:
             start = next(first)
