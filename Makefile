@@ -140,6 +140,9 @@ docs: $(VENV)/.installed-docs ## the site of these pages and of the Python API: 
 docs-images: $(VENV)/.installed ## draw the pictures of docs/audio-images.md again
 	@$(BIN)/python docs/draw_audio_images.py
 
+# Waiting threads sleep as they do for users, though scripts import torch before avfuse.
+bench bench-%: export OMP_WAIT_POLICY ?= PASSIVE
+
 bench-%: $(VENV)/.installed-test
 	@PYTHONPATH=tests/helpers $(BIN)/python tests/benchmarks/bench_$(subst -,_,$*).py
 

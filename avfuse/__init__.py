@@ -13,6 +13,8 @@ Everything else is in the four packages `avfuse.features`, `avfuse.manifests`, `
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from avfuse.threads import let_waiting_threads_sleep
+
 if TYPE_CHECKING:
     from avfuse.features.audio_images import render
     from avfuse.features.cache.loading import load
@@ -27,6 +29,9 @@ _MODULES = {
     "load": "avfuse.features.cache.loading",
     "render": "avfuse.features.audio_images",
 }
+
+
+let_waiting_threads_sleep()
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -30,6 +29,7 @@ from tqdm import tqdm
 from avfuse.features import archives
 from avfuse.features.errors import ClipError
 from avfuse.features.media import MediaInfo, probe
+from avfuse.threads import available_cores
 
 BATCH_FILES = 16
 """Files a process is given at a time: handing over costs about as much as looking into a small AVI."""
@@ -101,7 +101,7 @@ def probe_media(
     table = _joined(asked, known)
     missing = asked[table["has_video"].isna() & (asked["size"] >= 0)]
     if len(missing):
-        found = _ask(missing, files, store, jobs or joblib.cpu_count(), progress, seconds)
+        found = _ask(missing, files, store, jobs or available_cores(), progress, seconds)
         table = _joined(asked, pa.concat_tables([known, found]))
     for column in _STREAMS:
         table[column] = table[column].eq(True)

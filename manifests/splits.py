@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import xxhash
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
 from avfuse.features.errors import UsageError
 from avfuse.manifests.manifest import SPLITS
@@ -33,6 +32,8 @@ def held_out(labels: ArrayLike, groups: ArrayLike, fraction: float, seed: int) -
     if n_groups < 2:
         return marked
     if n_groups <= MANY_GROUPS and (pd.isna(labels).any() or n_groups < folds or _commonest(labels) < folds):
+        from sklearn.model_selection import GroupShuffleSplit  # takes over a second to import
+
         _, chosen = next(GroupShuffleSplit(1, test_size=fraction, random_state=seed).split(labels, groups=groups))
         marked[chosen] = True
         return marked
@@ -84,6 +85,8 @@ def group_folds(labels: ArrayLike, groups: ArrayLike, folds: int, seed: int) -> 
 def _stratified(
     labels: NDArray[np.object_], groups: NDArray[np.object_], folds: int, seed: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A class with fewer clips than folds cannot be in proportion everywhere; its groups are still kept whole.

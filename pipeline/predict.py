@@ -1,6 +1,5 @@
 """From media files and a finished run to probabilities: both stages, over a cache that lasts as long as that takes."""
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from avfuse.stages.fuse.predicting import ClassProbabilities, best_row, predict_
 from avfuse.stages.fuse.runs import Run
 from avfuse.stages.fuse.saved import layouts_of
 from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.threads import available_cores
 
 MAX_WINDOWS = 100_000
 """Of one file."""
@@ -157,7 +157,7 @@ def predict(
     clips = _clips([Path(path) for path in paths], window, hop)
     with tempfile.TemporaryDirectory(prefix="avfuse-predict-") as folder:
         cache = Path(folder)
-        engine = Local([chosen], min(workers or os.cpu_count() or 1, len(clips)))
+        engine = Local([chosen], min(workers or available_cores(), len(clips)))
         absolute = [Clip(clip.clip_id, clip.path.absolute(), clip.start, clip.end) for clip in clips]
         kept = pictures_of(specs) if explain is not None and window is None else []
         every = [*specs, *kept]

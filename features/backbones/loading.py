@@ -13,6 +13,7 @@ from avfuse.features import filter_bank
 from avfuse.features.errors import UsageError
 from avfuse.features.media.sampling import parse_sampling
 from avfuse.features.memory import keep_large_buffers
+from avfuse.threads import limit_torch_threads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,6 +50,7 @@ def load(backbone: Backbone, weights: Weights, device: str, precision: Precision
         _fill(network, backbone, weights.path)
     if device == "cpu":
         keep_large_buffers()
+        limit_torch_threads()
     number = getattr(torch, precision)
     network = backbone.finish(network.eval().requires_grad_(False)).to(device, number)
     if "image" in backbone.inputs or "frames" in backbone.inputs:

@@ -7,18 +7,19 @@ import pandas as pd
 from avfuse.manifests.annotations import Annotations
 from avfuse.manifests.demo.render import REVISION, render_demo
 from avfuse.manifests.listing import Listing
+from avfuse.threads import available_cores
 
 SEED = 0
 
 
-def describe_demo(root: Path, annotations: Annotations, jobs: int = 2) -> Listing:
+def describe_demo(root: Path, annotations: Annotations, jobs: int | None = None) -> Listing:
     """Render the demo clips under `root` (skipped where they are complete) and list them.
 
     Twelve classes: six differ only in what is seen, six only in what is heard; see `avfuse.manifests.demo`. Groups
     share a scene and the split is by group, as UCF101's.
     """
     root = root.resolve()
-    clips = render_demo(root, seed=SEED, n_jobs=jobs)
+    clips = render_demo(root, seed=SEED, n_jobs=jobs or available_cores())
     nowhere = float("nan")
     table = pd.DataFrame(
         [

@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from socket import gethostname
 
-import joblib
 import xxhash
 
 from avfuse import features, stages
 from avfuse.features.cache.shard import software_versions
+from avfuse.threads import available_cores
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def identity(token: Path) -> Identity:
         {**software_versions(), "avfuse's code": code_hash()},
         token.is_file(),
         gethostname(),
-        joblib.cpu_count(),
+        available_cores(),
     )
 
 

@@ -2,7 +2,6 @@
 cores busy."""
 
 import multiprocessing
-import os
 import signal
 import threading
 from multiprocessing.queues import SimpleQueue
@@ -15,6 +14,7 @@ from avfuse.features.errors import UsageError
 from avfuse.pipeline.experiments.rows import RowTrainer, TrainedRow, Work
 from avfuse.stages.fuse.data import bytes_in_memory
 from avfuse.stages.fuse.experiment import Bar
+from avfuse.threads import available_cores, share_of_cores
 
 EPOCHS_WORTH_PROCESSES = 5_000
 """A process takes some seconds to start."""
@@ -24,12 +24,12 @@ PROCESS_BYTES = 4 * 2**30
 
 
 def processes_for(work: Work) -> int:
-    """How many rows train at a time: one on a GPU and where little is to be done, otherwise as many as there are cores,
-    but no more than features fit in memory for."""
+    """How many rows train at a time: one on a GPU and where little is to be done, otherwise as many as there are
+    cores for this process, but no more than features fit in memory for."""
     how = work.how
     if how.device != "cpu" or (how.jobs is None and work.epochs < EPOCHS_WORTH_PROCESSES):
         return 1
-    wanted = how.jobs or os.cpu_count() or 1
+    wanted = how.jobs or available_cores()
     if how.jobs is None and how.memory_bytes is not None:
         largest = max(bytes_in_memory(work.manifest, work.cache, inputs) for inputs in work.features.values())
         wanted = min(wanted, how.memory_bytes // (largest + PROCESS_BYTES))
@@ -46,7 +46,7 @@ def train_in_processes(work: Work, count: int, bar: Bar) -> dict[str, TrainedRow
         max_workers=count,
         context=context,
         initializer=_begin,
-        initargs=(work, told, max(1, (os.cpu_count() or 1) // count)),
+        initargs=(work, told, share_of_cores(count)),
     )
     try:
         futures = {row.id: pool.schedule(_train_here, args=[row.id]) for row in work.rows}

@@ -16,6 +16,7 @@ from avfuse.features.cache import ChunkResult, Failure, fingerprint
 from avfuse.features.errors import UsageError
 from avfuse.stages.extract.extractor import Extractor, Progress, Seen, Work
 from avfuse.stages.extract.plan import Chunk, Job
+from avfuse.threads import share_of_cores
 
 TRIES = 2
 """A chunk whose process died is tried so often, then its halves are, until the clip that kills is alone."""
@@ -120,7 +121,7 @@ class _Devices:
     def __init__(self, work: Work, names: Sequence[str], workers: int) -> None:
         self._work = work
         self._workers = workers
-        self._threads = max(1, torch.get_num_threads() // len(names))
+        self._threads = max(1, min(torch.get_num_threads() // len(names), share_of_cores(len(names))))
         self._context = multiprocessing.get_context("spawn")
         self._devices = [self._start(name) for name in names]
 

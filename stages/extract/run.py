@@ -1,6 +1,5 @@
 """From a manifest's clips to committed shards."""
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from avfuse.stages.extract.engine import Engine, Local
 from avfuse.stages.extract.extractor import Work
 from avfuse.stages.extract.plan import Job, Plan, chunk_size, cut, make_plan, still_lacking
 from avfuse.stages.extract.pool import DEFAULT_LIMITS, Limits
+from avfuse.threads import available_cores
 
 POLL_SECONDS = 2.0
 """How often a run that waits for another one looks."""
@@ -86,7 +86,7 @@ def extract(
     if plan.jobs:
         tell(_forecast(plan, specs, cache))
         work = Work(tuple(specs), cache.resolve(), collection, plan.shards, weights, limits)
-        engine = engine or Local(choose_devices(device), workers or os.cpu_count() or 1)
+        engine = engine or Local(choose_devices(device), workers or available_cores())
         with tqdm(total=len(plan.jobs), unit="clip", desc="extract", disable=not progress) as bar:
             _work_off(plan.jobs, work, engine, summary, bar, tell)
     summary.retried = plan.retried

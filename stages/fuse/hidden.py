@@ -36,6 +36,7 @@ from avfuse.stages.fuse.masking import (
     valid_columns,
     whole_columns,
 )
+from avfuse.threads import available_cores
 
 BYTES_PER_CLIP = 2 * FRAMES * MEL_BANDS
 _PART = 64  # clips at a time
@@ -68,7 +69,7 @@ class Banks:
     def boundaries(self) -> Tensor:
         """Where each clip's segments begin and end, int64 (n, 51), see `segments`: some milliseconds a clip."""
         parts = zip(self.rows.cpu().split(_PART), self.valid_frames.cpu().split(_PART), strict=True)
-        found = Parallel(n_jobs=-1, prefer="threads")(delayed(_boundaries)(*part) for part in parts)
+        found = Parallel(n_jobs=available_cores(), prefer="threads")(delayed(_boundaries)(*part) for part in parts)
         return torch.cat(found).to(self.rows.device)
 
 

@@ -23,6 +23,7 @@ from avfuse.stages.fuse.prepared import forked
 from avfuse.stages.fuse.recipe import Recipe, Settings
 from avfuse.stages.fuse.runs import HeadRun, Run
 from avfuse.stages.fuse.targets import Targets
+from avfuse.threads import limit_torch_threads
 
 
 def plan_of(one: HeadRun, data: FusionData) -> Plan:
@@ -77,6 +78,8 @@ def load_head(one: HeadRun, data: FusionData) -> Head:
 def restore(one: HeadRun, shapes: Mapping[str, ModalityShape], targets: Targets, device: torch.device) -> Head:
     """A saved head without its data. shapes: of the modalities that it sees. Raises UsageError as `load_head` does
     over its weights."""
+    if device.type == "cpu":
+        limit_torch_threads()
     with torch.random.fork_rng(devices=forked(device)):
         head = build_head(one.head, shapes, targets, options_of(one)).to(device)
     file = one.file.with_suffix(".safetensors")

@@ -24,6 +24,7 @@ from avfuse.stages.fuse.recipe import Recipe
 from avfuse.stages.fuse.targets import Targets
 from avfuse.stages.fuse.together import predict_each, train_epoch
 from avfuse.stages.fuse.training import Training
+from avfuse.threads import limit_torch_threads
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,7 @@ def _fits(plans: Sequence[Plan], clips: Literal["train", "all"], parents: Sequen
     """Freshly initialised heads on train, or on train and validation. Inputs are shared where data are."""
     if plans[0].data.train.device.type == "cpu":
         keep_large_buffers()
+        limit_torch_threads()
     inputs: dict[int, Inputs] = {}
     fits = []
     for plan, its_parents in zip(plans, parents, strict=True):

@@ -62,6 +62,37 @@ def test_a_folder_called_features_in_the_working_directory_is_left_alone(tmp_pat
     assert run(code, tmp_path).stdout.split() == ["True", "load"]
 
 
+HELP = """
+import click, sys
+from avfuse.pipeline.cli.main import avfuse
+
+HEAVY = {"distributed", "itables", "librosa", "matplotlib", "plotly", "sklearn", "statsmodels", "torch", "transformers"}
+
+def imported():
+    return {name.partition(".")[0] for name in sys.modules}
+
+def show_help(command, *names):
+    avfuse.main([*names, "--help"], standalone_mode=False)
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            show_help(each, *names, name)
+
+manifest = avfuse.commands.pop("manifest")
+show_help(avfuse)
+print("IMPORTED", *imported() & (HEAVY | {"numpy", "pandas"}))
+avfuse.add_command(manifest)
+avfuse.main(["manifest", "--help"], standalone_mode=False)
+print("IMPORTED", *imported() & HEAVY)
+"""
+
+
+def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
+    """`avfuse manifest --help` lists data sets, a user's own among them, for which it imports the builders of all."""
+    result = run(HELP, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert [line for line in result.stdout.splitlines() if "IMPORTED" in line] == ["IMPORTED", "IMPORTED"]
+
+
 def test_the_command_line_runs_as_a_module(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "avfuse", "--help"]

@@ -6,10 +6,11 @@ for all backbones. On a machine with a GPU everything runs there, in bfloat16, w
 once as a further figure; elsewhere on the CPU, in float32.
 """
 
-import os
+import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,9 +24,10 @@ from avfuse.features.clips import Clip
 from avfuse.features.requests import resolve
 from avfuse.features.spec import FeatureSpec, Precision
 from avfuse.stages.extract.chunk import batch_size
-from avfuse.stages.extract.extractor import Extractor, distinct_inputs
+from avfuse.stages.extract.extractor import Extractor, Work, distinct_inputs
 from avfuse.stages.extract.plan import Job
 from avfuse.stages.extract.pool import DecodePool
+from avfuse.threads import available_cores
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda:0" if ON_GPU else "cpu"
@@ -36,7 +38,7 @@ FRAMES = {"lite": "uniform:26", "vit": "uniform:26"}  # with six images 32 items
 WEIGHTS = WeightsChoice("random", (("lite", "auto"),))
 FIVE = ("tsn:frames", "inception_resnet_v2:images", "vit:images", "ast", "timesformer")
 UCF101_CLIPS_WITH_SOUND = 6837
-WORKERS = os.cpu_count() or 1
+WORKERS = available_cores()
 
 
 def main() -> None:
@@ -47,40 +49,48 @@ def main() -> None:
 
 def figures(folder: Path) -> Iterator[Figure]:
     clip = render_clip(folder / "clip.avi", "mpeg4")
-    for name, count in CLIPS.items():
-        yield efficiency(name, copies(clip, GPU_CLIPS if ON_GPU else count), folder)
-    yield shared_decode_saving(copies(clip, 4))
+    for name, clips in CLIPS.items():
+        yield efficiency(name, clip, GPU_CLIPS if ON_GPU else clips, folder)
+    yield shared_decode_saving(copies(clip, range(4)))
     if ON_GPU:
-        yield from all_five(copies(clip, GPU_CLIPS), folder)
+        yield from all_five(clip, GPU_CLIPS, folder)
 
 
-def copies(clip: Path, count: int) -> list[Clip]:
+def copies(clip: Path, numbers: Iterable[int]) -> list[Clip]:
     """The same content in files of their own."""
-    paths = [clip.with_name(f"clip-{number:03}.avi") for number in range(count)]
+    paths = [clip.with_name(f"clip-{number:03}.avi") for number in numbers]
     for path in paths:
         if not path.exists():
             path.hardlink_to(clip)
     return [Clip(path.stem, path) for path in paths]
 
 
-def efficiency(name: str, clips: Sequence[Clip], folder: Path) -> Figure:
+def efficiency(name: str, clip: Path, clips: int, folder: Path) -> Figure:
     """How much of the bare networks' speed is left when decoding, drawing and storing are added."""
     specs = resolve([name], FRAMES.get(name), weights=WEIGHTS, precision=PRECISION)
-    with Extractor(specs, folder / "cache", "bench", DEVICE, WORKERS, WEIGHTS) as extractor:
-        whole = pipeline(extractor, clips, specs)
-        return compare(f"extract_efficiency_{name}", whole, bare(name, specs, len(clips)), speedup=True)
+    with extraction(specs, clip, clips, folder / f"cache-{name}") as whole:
+        return compare(f"extract_efficiency_{name}", whole, bare(name, specs, clips), speedup=True)
 
 
-def pipeline(extractor: Extractor, clips: Sequence[Clip], specs: Sequence[FeatureSpec]) -> Callable[[], None]:
+@contextmanager
+def extraction(
+    specs: Sequence[FeatureSpec], clip: Path, clips: int, cache: Path, workers: int = WORKERS
+) -> Iterator[Callable[[], None]]:
+    """Called: so many clips that the cache has not seen, from files to a committed chunk. Networks and decode processes
+    are kept from call to call."""
     every = tuple(range(len(specs)))
-    chunk = [Job(clip, every, (0,) * len(specs)) for clip in clips]
+    work = Work(tuple(specs), cache, "bench", (frozenset(),) * len(specs), WEIGHTS)
+    first = itertools.count(step=clips)
+    with Extractor(work, DEVICE, workers) as extractor:
 
-    def run() -> None:
-        for prepared, failed in extractor.run([chunk]):
-            if failed:
-                raise SystemExit(f"{prepared.clip.clip_id} failed")
+        def run() -> None:
+            start = next(first)
+            chunk = [Job(each, every, (0,) * len(specs)) for each in copies(clip, range(start, start + clips))]
+            seen = [each for progress in extractor.run([tuple(chunk)]) for each in progress.seen]
+            if len(seen) != clips or any(each.failed for each in seen):
+                raise RuntimeError(f"not all clips were extracted: {seen}")
 
-    return run
+        yield run
 
 
 def bare(name: str, specs: Sequence[FeatureSpec], clips: int) -> Callable[[], None]:
@@ -127,11 +137,10 @@ def shared_decode_saving(clips: Sequence[Clip]) -> Figure:
         )
 
 
-def all_five(clips: Sequence[Clip], folder: Path) -> Iterator[Figure]:
+def all_five(clip: Path, clips: int, folder: Path) -> Iterator[Figure]:
     """The papers' five backbones in one run on a GPU."""
     specs = resolve(FIVE, weights=WEIGHTS, precision=PRECISION)
-    with Extractor(specs, folder / "cache", "five", DEVICE, WORKERS, WEIGHTS) as extractor:
-        run = pipeline(extractor, clips, specs)
+    with extraction(specs, clip, clips, folder / "cache-five") as run:
         run()
         torch.cuda.reset_peak_memory_stats()
         seconds = []
@@ -139,7 +148,7 @@ def all_five(clips: Sequence[Clip], folder: Path) -> Iterator[Figure]:
             start = time.perf_counter()
             run()
             seconds.append(time.perf_counter() - start)
-    rates = sorted(len(clips) / each for each in seconds)
+    rates = sorted(clips / each for each in seconds)
     yield Figure("extract_rate_all_five", rates[1], "clips/s", rates[0], rates[2], 3)
     whole = sorted(UCF101_CLIPS_WITH_SOUND / rate for rate in rates)
     yield Figure("extract_seconds_for_6837_clips", whole[1], "s", whole[0], whole[2], 3)

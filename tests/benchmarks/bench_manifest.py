@@ -25,17 +25,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 from pairs import Figure, compare, write
 
 from avfuse.features.media import probe, write_video
 from avfuse.manifests.probing import probe_media
+from avfuse.threads import available_cores
 
 ROWS, FEW_ROWS, CLASSES, FOLDERS, TIMES = 200_000, 200, 309, 200, 7
 FILES, FEW_FILES, KNOWN_FILES = 3_000, 600, 13_000
-CORES = joblib.cpu_count()
+CORES = available_cores()
 
 RATE_HZ = 48_000
 KINDS = (

@@ -18,6 +18,9 @@ OTHERS_OPTIONS = {"--import-mode": "pytest", "--resources": "dask worker", "--nt
 
 NO_VARIABLES = {
     "CUDA_VISIBLE_DEVICES": "read by CUDA",
+    "OMP_WAIT_POLICY": "read by OpenMP",
+    "OMP_NUM_THREADS": "read by OpenMP",
+    "LOKY_MAX_CPU_COUNT": "read by joblib",
     "GPU": "a resource of dask worker",
     "FUSON": "a slip, shown as one",
 }

@@ -1,7 +1,6 @@
 """A table by one command: rows trained, tested, and beside what was published."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -324,7 +323,7 @@ def test_rows_share_the_cores_where_there_is_enough_to_do(place: Path, monkeypat
     manifest = load_manifest(place / "cache", "kitchen")
     rows = load_table(str(place / "own.yaml")).trained[:2]
     inputs = {"video": ("imported:picture",), "audio": ("imported:sound",)}
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(processes, "available_cores", lambda: 16)
 
     def count(epochs: int = 1000, **how: Any) -> int:
         table = load_table(str(place / "own.yaml")).model_copy(update={"rows": rows})
