@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import click
+import clean_environment
 import pytest
+from clean_environment import MAKEFILE
 from documented import ROOT
 
 from avfuse.features.errors import UsageError
@@ -36,8 +38,7 @@ REGISTRIES = (
 )
 """Where a user's own files register what they add, once in a process: each command here begins anew."""
 
-MAKEFILE = (ROOT / "Makefile").read_text()
-VARIABLES = set(re.findall(r"\$\((?:call (?:flag|switch),)?([A-Z_]+)", MAKEFILE))
+VARIABLES = set(clean_environment.VARIABLES)
 for _script in (*ROOT.glob("tests/torture/*.py"), *ROOT.glob("tests/benchmarks/*.py")):
     if "os.environ.get(" in _script.read_text():  # make hands its variables to what it starts
         VARIABLES |= set(re.findall(r"\"([A-Z_]+)\"", _script.read_text()))
@@ -59,7 +60,6 @@ sys.exit(answer["code"])
 # Recipes are expanded by make and carried out in the folder where make was called, as in a checkout.
 _MAKE = """
 '{ask}' make "$@" || exit
-unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 recipe=$('{make}' --no-print-directory -n "$@") || exit
 exec sh -e -c "$recipe"
 """
