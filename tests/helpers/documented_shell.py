@@ -18,8 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-import click
 import clean_environment
+import click
 import pytest
 from clean_environment import MAKEFILE
 from documented import ROOT
