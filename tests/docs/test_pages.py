@@ -277,7 +277,8 @@ def shell(prepared: Shell) -> Shell:
     return prepared
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", pages())
 def test_what_a_page_says_works(page: str, shell: Shell) -> None:
     session = Session(page, shell)
