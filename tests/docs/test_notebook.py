@@ -54,7 +54,9 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(checkout / "ipython"))
         patch.setenv("OMP_NUM_THREADS", "1")
-        NotebookClient(notebook, startup_timeout=600, resources={"metadata": {"path": str(checkout / "docs")}}).execute()
+        NotebookClient(
+            notebook, startup_timeout=600, resources={"metadata": {"path": str(checkout / "docs")}}
+        ).execute()
     assert (checkout / "runs" / "demo" / "notebook" / "results.csv").is_file()
     return notebook
 

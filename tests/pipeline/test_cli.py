@@ -37,7 +37,7 @@ def avfuse_alone(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[s
     """In a process of its own, as a user's shell starts it."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     command = [*AVFUSE, *(str(argument) for argument in arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment, timeout=280)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
