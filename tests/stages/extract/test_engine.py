@@ -76,6 +76,7 @@ def make_media(folder: Path, count: int, white: int | None = None) -> list[Clip]
     return clips
 
 
+@pytest.mark.slow
 def test_a_clip_that_kills_its_device_costs_that_clip(tmp_path: Path) -> None:
     make_media(tmp_path / "media", 6, white=3)
     process = start(tmp_path, str(tmp_path / "media"), str(tmp_path / "cache"), "fragile:frames", "cpu,cpu", "3")
@@ -97,6 +98,7 @@ def run(clips: list[Clip], cache: Path, *specs: FeatureSpec, **options: object) 
     return extract(clips, specs or [PICTURE], cache, "set", device="cpu", workers=1, progress=False, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_share_the_clips(sounding: list[Clip], tmp_path: Path) -> None:
     arguments = (str(sounding[0].path.parent), str(tmp_path / "cache"), "image:mfcc", "cpu", "1")
     runs = [start(tmp_path, *arguments) for _ in range(3)]

@@ -227,6 +227,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
         choose_device("cuda:99")
 
 
+@pytest.mark.slow
 def test_several_devices_share_the_clips_and_change_no_byte(
     media: Path, done: tuple[Path, ExtractSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

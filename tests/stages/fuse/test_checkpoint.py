@@ -129,6 +129,7 @@ run_experiment(data, folder, ["mlp"], 2, Training(epochs=30, patience=30), {}, p
 """
 
 
+@pytest.mark.slow
 def test_kill_9_in_mid_training_and_the_same_bytes_after(tmp_path: Path) -> None:
     data = load_data(kitchen(tmp_path), tmp_path, INPUTS)
     helpers = Path(sys.modules["made_up_sets"].__file__ or "").parent
