@@ -39,7 +39,7 @@ endif
 
 needed = $(or $($(1)),$(error $(1) is missing: $(2)))
 
-.PHONY: help demo test manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images docs lint format clean lock test-lowest test-newest wheel install install-cluster
+.PHONY: help demo test test-all manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images docs lint format clean lock test-lowest test-newest wheel install install-cluster
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -115,8 +115,15 @@ report: $(VENV)/.installed ## one page of a run, of several, or of a table: DATA
 	@$(AVFUSE) report $(or $(RUN),$(RUN_FOLDER)) $(call flag,OUT,--output) $(call flag,MAX_CLIPS,--clips) \
 		$(call flag,LIMIT,--limit) $(call flag,CACHE,--cache) $(ARGS)
 
-test: $(VENV)/.installed-test ## run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(VENV)/.installed-test ## run the tests of every module, in minutes: ARGS="tests/features -x" runs a part
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+# pytest ends with 5 where ARGS names tests of one kind alone.
+test-all: $(VENV)/.installed-test ## run all tests: also those of the site, the notebook, pages in a browser, commands of the documentation, every backbone, a cluster
+	@$(PYTEST) -m "not slow" $(ARGS) || [ $$? -eq 5 ]
+	@$(PYTEST) -m slow $(ARGS) || [ $$? -eq 5 ]
 
 bench: $(VENV)/.installed-test ## run every benchmark; make bench-NAME runs one
 	@for script in tests/benchmarks/bench_*.py; do PYTHONPATH=tests/helpers $(BIN)/python "$$script" || exit 1; done

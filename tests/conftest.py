@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import clean_environment  # noqa: F401 - what it cleans, libraries read when they are imported
 import numpy as np
 import pytest
 import torch

@@ -10,18 +10,26 @@ from distributed import Nanny, Scheduler, SpecCluster
 from avfuse.features.errors import UsageError
 from avfuse.pipeline.cluster.engine import GPU
 
+_SETTINGS = {
+    "distributed.worker.daemon": False,
+    # A worker that died is started again by its nanny. The cluster closes the nanny for good where that takes longer
+    # than this, by default 15 s, which a busy machine exceeds.
+    "distributed.deploy.lost-worker-timeout": "365 days",
+}
+
 
 @contextmanager
 def local_cluster(workers: int, host: str, port: int, gpus: int = 0) -> Iterator[str]:
     """A running cluster; gives the scheduler's address.
 
     Workers have one thread each, because one chunk at a time keeps a worker busy, and are no daemons, because decode
-    processes are their children. With `gpus`, so many workers see one GPU each and declare the resource GPU.
+    processes are their children. One that dies is started again, however long that takes. With `gpus`, so many workers
+    see one GPU each and declare the resource GPU.
 
     Raises UsageError when the port is taken.
     """
     options = [_gpu_worker(number) for number in range(gpus)] if gpus else [_worker() for _ in range(workers)]
-    with dask.config.set({"distributed.worker.daemon": False}):
+    with dask.config.set(_SETTINGS):
         try:
             cluster = SpecCluster(
                 scheduler={"cls": Scheduler, "options": {"host": host, "port": port, "dashboard": False}},

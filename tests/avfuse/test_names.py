@@ -40,6 +40,7 @@ def test_the_packages_are_attributes_without_being_imported_by_name(tmp_path: Pa
     assert run(code, tmp_path).stdout.startswith("True 0.")
 
 
+@pytest.mark.slow
 def test_old_names_are_the_same_modules_and_say_so(tmp_path: Path) -> None:
     code = (
         "from features.cache import FeatureStore as old\n"

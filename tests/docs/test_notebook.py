@@ -15,7 +15,6 @@ from avfuse.manifests import Manifest, save_manifest
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "ablation.ipynb"
 CLIPS, DIM = 240, 8
-pytestmark = pytest.mark.timeout(900)
 
 
 def save_demo(cache: Path) -> None:
@@ -55,7 +54,9 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(checkout / "ipython"))
         patch.setenv("OMP_NUM_THREADS", "1")
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(checkout / "docs")}}).execute()
+        NotebookClient(
+            notebook, startup_timeout=600, resources={"metadata": {"path": str(checkout / "docs")}}
+        ).execute()
     assert (checkout / "runs" / "demo" / "notebook" / "results.csv").is_file()
     return notebook
 
@@ -72,6 +73,7 @@ def test_the_notebook_is_committed_without_outputs() -> None:
     assert not [cell for cell in cells if cell.outputs or cell.execution_count is not None]
 
 
+@pytest.mark.slow
 def test_it_finds_that_hearing_helps_where_classes_are_heard(executed: nbformat.NotebookNode) -> None:
     text = printed(executed)
     assert "lite:frames      (240, 25, 8) float16" in text
@@ -80,6 +82,7 @@ def test_it_finds_that_hearing_helps_where_classes_are_heard(executed: nbformat.
     assert float(line.split()[-1]) < 0.05
 
 
+@pytest.mark.slow
 def test_it_shows_a_plot_and_the_classes_that_gain(executed: nbformat.NotebookNode) -> None:
     shown = [output.data for cell in executed.cells for output in cell.get("outputs", []) if "data" in output]
     assert [data for data in shown if "image/png" in data]

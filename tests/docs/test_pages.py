@@ -8,7 +8,6 @@ tables below are all that is done differently from what is printed.
 import contextlib
 import io
 import json
-import os
 import re
 import shutil
 import sys
@@ -262,10 +261,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """The shell, and beside its folder a copy of what is in it at the beginning of each page."""
     base = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch, world.small_demo():
-        for name in [name for name in os.environ if name.startswith("AVFUSE_") and name != "AVFUSE_ARCHIVES"]:
-            patch.delenv(name)
-        for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
-            patch.delenv(name, raising=False)
         patch.setenv("AVFUSE_WEIGHTS", str(base / "weights"))
         patch.setenv("SLURM_ARRAY_TASK_ID", "3")
         (base / "checkout").mkdir()
@@ -282,7 +277,8 @@ def shell(prepared: Shell) -> Shell:
     return prepared
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", pages())
 def test_what_a_page_says_works(page: str, shell: Shell) -> None:
     session = Session(page, shell)

@@ -13,7 +13,7 @@ pytest.importorskip("sphinx", reason="the site is built with the extra `docs`: p
 pytest.importorskip("myst_nb", reason="the site is built with the extra `docs`: pip install -e '.[docs]'")
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.timeout(1200)  # half a minute of one core, which may have much else to do
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def test_timms_networks_are_timms(name: str, grid: tuple[int, ...], tmp_path: Pa
     assert spec.shape == (25, *encoded.tokens.shape[1:])
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "googlenet", "r3d_18"])
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "googlenet", pytest.param("r3d_18", marks=pytest.mark.slow)])
 @torch.inference_mode()
 def test_torchvisions_networks_are_torchvisions(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -82,6 +82,7 @@ class AuthorsTimeSformer(nn.Module):
         return self.norm(tokens)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_asts_authors_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -101,6 +102,7 @@ def test_asts_authors_file(tmp_path: Path) -> None:
     torch.testing.assert_close(encoded.pooled, expected[:, :2].mean(dim=1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_timesformers_authors_file(tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -3,6 +3,7 @@
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,18 @@ from avfuse.features.fitting import fit_frame
 from avfuse.features.spec import Precision
 from avfuse.stages.extract.encode import pool_tokens
 
+LARGE = {"resnet101", "inception_resnet_v2", "vit", "timesformer", "swin3d", "mvit_v2_s", "ast"}
 SMALL = ("lite", "tsn", "resnet18", "efficientnet_b0")
 PICTURES = (*SMALL, "resnet101", "inception_resnet_v2", "vit")
 CLIPS = ("timesformer", "swin3d", "mvit_v2_s")
+
+
+def large_ones_are_slow(*cases: Any) -> list[Any]:
+    """Cases whose name of a backbone, alone or first, tells whether they take long."""
+    names = [case if isinstance(case, str) else case[0] for case in cases]
+    given = [(case,) if isinstance(case, str) else case for case in cases]
+    slow = {True: pytest.mark.slow, False: ()}
+    return [pytest.param(*case, marks=slow[name in LARGE]) for name, case in zip(names, given, strict=True)]
 
 
 def batch(backbone: Backbone, count: int = 2, seed: int = 0) -> torch.Tensor:
@@ -98,7 +108,7 @@ def test_tsn_loads_the_layout_of_its_authors(their_bninception: torch.nn.Module,
     torch.testing.assert_close(theirs, ours)
 
 
-@pytest.mark.parametrize("name", ["inception_resnet_v2", "vit"])
+@pytest.mark.parametrize("name", large_ones_are_slow("inception_resnet_v2", "vit"))
 @torch.inference_mode()
 def test_timms_networks_are_timms(name: str, tmp_path: Path) -> None:
     import timm
@@ -119,13 +129,13 @@ def test_timms_networks_are_timms(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "architecture", "classifier"),
-    [
+    large_ones_are_slow(
         ("resnet18", "resnet18", "fc"),
         ("resnet101", "resnet101", "fc"),
         ("efficientnet_b0", "efficientnet_b0", "classifier"),
         ("mvit_v2_s", "mvit_v2_s", "head"),
         ("swin3d", "swin3d_b", "head"),
-    ],
+    ),
 )
 @torch.inference_mode()
 def test_torchvisions_networks_are_torchvisions(name: str, architecture: str, classifier: str, tmp_path: Path) -> None:
@@ -146,7 +156,7 @@ def test_torchvisions_networks_are_torchvisions(name: str, architecture: str, cl
     assert (encoded.pooled - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", ["ast", "timesformer"])
+@pytest.mark.parametrize("name", large_ones_are_slow("ast", "timesformer"))
 @torch.inference_mode()
 def test_transformers_networks_are_transformers(name: str, tmp_path: Path) -> None:
     """A hub checkpoint holds the encoder under its own name beside a classifier."""
@@ -185,16 +195,20 @@ def moved_most(name: str, items: torch.Tensor, changed: torch.Tensor) -> tuple[i
     return tuple(int(each) for each in np.unravel_index(int(change.argmax()), grid.cells))
 
 
-def test_an_impulse_in_a_patch_moves_that_patchs_token() -> None:
-    for name, size, spread in (("vit", 16, 0), ("lite", 32, 1), ("tsn", 32, 1)):  # a convolution sees its neighbours
-        pixels = batch(backbones.get(name), 1)
-        changed = pixels.clone()
-        changed[:, 4 * size : 5 * size, 2 * size : 3 * size] ^= 255
-        row, column = moved_most(name, pixels, changed)
-        assert abs(row - 4) <= spread, name
-        assert abs(column - 2) <= spread, name
+# A convolution sees its neighbours.
+@pytest.mark.parametrize(
+    ("name", "size", "spread"), large_ones_are_slow(("vit", 16, 0), ("lite", 32, 1), ("tsn", 32, 1))
+)
+def test_an_impulse_in_a_patch_moves_that_patchs_token(name: str, size: int, spread: int) -> None:
+    pixels = batch(backbones.get(name), 1)
+    changed = pixels.clone()
+    changed[:, 4 * size : 5 * size, 2 * size : 3 * size] ^= 255
+    row, column = moved_most(name, pixels, changed)
+    assert abs(row - 4) <= spread
+    assert abs(column - 2) <= spread
 
 
+@pytest.mark.slow
 def test_an_impulse_in_time_and_frequency_moves_asts_token() -> None:
     banks = torch.zeros(1, 1024, 128)
     changed = banks.clone()
@@ -202,6 +216,7 @@ def test_an_impulse_in_time_and_frequency_moves_asts_token() -> None:
     assert moved_most("ast", banks, changed) == (7, 40)
 
 
+@pytest.mark.slow
 def test_an_impulse_in_one_frame_moves_timesformers_token_of_it() -> None:
     pixels = torch.full((1, 8, 224, 224, 3), 128, dtype=torch.uint8)
     changed = pixels.clone()
@@ -209,6 +224,7 @@ def test_an_impulse_in_one_frame_moves_timesformers_token_of_it() -> None:
     assert moved_most("timesformer", pixels, changed) == (3, 10, 5)  # row, column, frame
 
 
+@pytest.mark.slow
 def test_an_impulse_in_two_frames_moves_swins_token_of_them() -> None:
     pixels = torch.full((1, 16, 224, 224, 3), 128, dtype=torch.uint8)
     changed = pixels.clone()
@@ -236,7 +252,7 @@ def test_random_weights_are_the_same_every_time(name: str) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", [*PICTURES, *CLIPS, "ast"])
+@pytest.mark.parametrize("name", large_ones_are_slow(*PICTURES, *CLIPS, "ast"))
 def test_shapes_are_as_declared_and_neighbours_and_batch_size_do_not_matter(name: str) -> None:
     """At most 1e-5 of a feature's largest number, alone or beside others."""
     backbone = backbones.get(name)
@@ -255,6 +271,7 @@ def test_shapes_are_as_declared_and_neighbours_and_batch_size_do_not_matter(name
         assert among.tokens.shape == (len(items), grid.prefix + math.prod(grid.cells), backbone.feature_dim)
 
 
+@pytest.mark.slow
 def test_ast_is_transformers_from_the_samples_on() -> None:
     """Their extractor and their network, and ours, from the same sound."""
     import transformers
@@ -268,6 +285,7 @@ def test_ast_is_transformers_from_the_samples_on() -> None:
     torch.testing.assert_close(ours.tokens, expected.tokens, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_timesformer_is_transformers_from_the_frames_on() -> None:
     import transformers
 

@@ -1,37 +1,35 @@
 """A user's own network is a backbone without a change to avfuse."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from terminal import own_files
 
-from avfuse.features.backbones import Preprocess
+from avfuse import features
+from avfuse.features.backbones import Preprocess, names
+from avfuse.features.cache.loading import Table
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
 from avfuse.features.media import write_video
+from avfuse.features.requests import expand_names, resolve
+from avfuse.stages.extract.run import extract
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "add-a-backbone.md").read_text()
 OWN = DOCUMENTED.partition("```python\n")[2].partition("```")[0]
 
-PROGRAM = """
-import sys
-from avfuse import features
-from pathlib import Path
-from avfuse.features.clips import Clip
-from avfuse.features.requests import resolve
-from avfuse.stages.extract.run import extract
-extract([Clip("a", Path("a.avi"))], resolve(["mean_colours:frames"], "uniform:2"), Path("cache"), "set", device="cpu",
-        workers=1, progress=False)
-table = features.load("set", "mean_colours:frames")
-print(table.spec.model.checkpoint, *table.data[0].ravel().tolist())
-"""
+
+@pytest.fixture(autouse=True)
+def _in_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the files lie that the network's file names."""
+    monkeypatch.chdir(folder)
 
 
-def run(folder: Path, program: str, own: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "AVFUSE_BACKBONES": own}
-    return subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True)
+def extracted(folder: Path) -> Table:
+    specs = resolve(["mean_colours:frames"], "uniform:2")
+    extract([Clip("a", folder / "a.avi")], specs, folder / "cache", "set", device="cpu", workers=1, progress=False)
+    return features.load("set", "mean_colours:frames", folder / "cache")
 
 
 @pytest.fixture
@@ -45,11 +43,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_file_with_a_network_is_all_it_takes(folder: Path) -> None:
-    done = run(folder, PROGRAM, "own.py")
-    assert done.returncode == 0, done.stderr
-    sha256, *values = done.stdout.split()
-    assert len(sha256) == 64
-    np.testing.assert_allclose([float(each) for each in values], 2 * [200, 200, 200], atol=8)
+    with own_files({"AVFUSE_BACKBONES": "own.py"}):
+        table = extracted(folder)
+    assert table.spec.model is not None
+    assert len(table.spec.model.checkpoint) == 64
+    np.testing.assert_allclose(table.data[0], 2 * [[200, 200, 200]], atol=8)
 
 
 def test_a_scale_from_0_to_1_is_refused() -> None:
@@ -59,19 +57,15 @@ def test_a_scale_from_0_to_1_is_refused() -> None:
 
 
 def test_cached_features_outlive_their_network(folder: Path) -> None:
-    assert run(folder, PROGRAM, "own.py").returncode == 0
-    told = run(
-        folder, "from avfuse.features.requests import expand_names; print(*expand_names(['mean_colours:frames']))", ""
-    )
-    assert told.stdout.strip() == "mean_colours:frames"
+    with own_files({"AVFUSE_BACKBONES": "own.py"}):
+        extracted(folder)
+    with own_files({"AVFUSE_BACKBONES": ""}):
+        assert "mean_colours" not in names()
+        assert expand_names(["mean_colours:frames"]) == ["mean_colours:frames"]
 
 
 @pytest.mark.parametrize(("own", "said"), [("nowhere.py", "is no Python file"), ("own.py:own.py", "name is taken")])
-def test_a_file_that_cannot_be_used_is_named(folder: Path, own: str, said: str) -> None:
-    program = (
-        "from avfuse.features.backbones import names\nfrom features.errors import UsageError\n"
-        "try: names()\nexcept UsageError as error: print(error)"
-    )
-    told = run(folder, program, own).stdout
-    assert said in told
-    assert len(told.strip().splitlines()) == 1
+def test_a_file_that_cannot_be_used_is_named(own: str, said: str) -> None:
+    with own_files({"AVFUSE_BACKBONES": own}), pytest.raises(UsageError, match=said) as told:
+        names()
+    assert "\n" not in str(told.value)

@@ -237,6 +237,7 @@ def test_a_file_of_the_hub_is_fetched_at_its_commit(hub: str, folder: Path) -> N
     assert len(list(folder.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_hold_or_holds_otherwise_is_refused_in_a_line(hub: str, folder: Path) -> None:
     for source, said in (
         (f"Hub('us/net', '{'f' * 40}')", "cannot fetch"),
@@ -248,6 +249,7 @@ def test_what_the_hub_does_not_hold_or_holds_otherwise_is_refused_in_a_line(hub:
     assert not list(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_whole_repository_is_fetched_with_one_kind_of_weights(hub: str, folder: Path) -> None:
     told = fetched_from_hub(hub, "HubFolder('us/net')", folder).stdout
     assert sorted(each.name for each in (folder / "net.safetensors").iterdir()) == ["config.json", "model.safetensors"]

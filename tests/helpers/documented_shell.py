@@ -10,34 +10,25 @@ import socket
 import subprocess
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
+import clean_environment
 import click
-import pytest
+from clean_environment import MAKEFILE
 from documented import ROOT
+from terminal import Answer, run_here
 
 from avfuse.features.errors import UsageError
-from avfuse.pipeline.cli import main
 from avfuse.pipeline.cli.main import avfuse
 
 ONLY_PARSED = "AVFUSE_DOCS_ONLY_PARSED"
 """Where it is set, commands are held against their options and not run."""
 
-REGISTRIES = (
-    (import_module("avfuse.features.backbones.registry"), "_BACKBONES"),
-    (import_module("avfuse.manifests.builders"), "_BUILDERS"),
-    (import_module("avfuse.stages.fuse.heads.base"), "_HEADS"),
-)
-"""Where a user's own files register what they add, once in a process: each command here begins anew."""
-
-MAKEFILE = (ROOT / "Makefile").read_text()
-VARIABLES = set(re.findall(r"\$\((?:call (?:flag|switch),)?([A-Z_]+)", MAKEFILE))
+VARIABLES = set(clean_environment.VARIABLES)
 for _script in (*ROOT.glob("tests/torture/*.py"), *ROOT.glob("tests/benchmarks/*.py")):
     if "os.environ.get(" in _script.read_text():  # make hands its variables to what it starts
         VARIABLES |= set(re.findall(r"\"([A-Z_]+)\"", _script.read_text()))
@@ -59,17 +50,9 @@ sys.exit(answer["code"])
 # Recipes are expanded by make and carried out in the folder where make was called, as in a checkout.
 _MAKE = """
 '{ask}' make "$@" || exit
-unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 recipe=$('{make}' --no-print-directory -n "$@") || exit
 exec sh -e -c "$recipe"
 """
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str = ""
-    err: str = ""
 
 
 @dataclass
@@ -157,7 +140,7 @@ class Shell:
         if ONLY_PARSED in environment:
             return parse(avfuse, arguments)
         arguments = self._shortened(arguments)
-        return _here(arguments, folder, environment)
+        return run_here(arguments, folder, environment)
 
     def _shortened(self, arguments: list[str]) -> list[str]:
         for name, options in self.short.items():
@@ -197,40 +180,6 @@ def _known_to_make(arguments: list[str]) -> Answer:
     given = {word.partition("=")[0] for word in arguments if "=" in word}
     unknown = ", ".join(sorted(given - VARIABLES))
     return Answer(2, err=f"the Makefile reads no variable {unknown}") if unknown else Answer(0)
-
-
-@contextmanager
-def _own_files(environment: Mapping[str, str]) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            if name.startswith("AVFUSE_"):
-                patch.setenv(name, value)
-        for module, registry in REGISTRIES:
-            patch.setattr(module, registry, dict(getattr(module, registry)))
-            module._register_users_own.cache_clear()
-        yield
-    for module, _ in REGISTRIES:
-        module._register_users_own.cache_clear()
-
-
-def _here(arguments: list[str], folder: Path, environment: Mapping[str, str]) -> Answer:
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        chdir(folder),
-        redirect_stdout(out),
-        redirect_stderr(err),
-        _own_files(environment),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(sys, "argv", ["avfuse", *arguments])
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        except Exception:  # noqa: BLE001 - a bug is shown with its command, and the page goes on
-            traceback.print_exc()
-            code = 1
-    return Answer(code, out.getvalue(), err.getvalue())
 
 
 def _program(path: Path, text: str) -> None:

@@ -1,12 +1,10 @@
 """The data set that docs/add-a-dataset.md adds, where something is wrong; tests/docs follows the page."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from terminal import Answer, run_here
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,18 +28,16 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def manifest(place: Path, own: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from avfuse.pipeline.cli import main; main()", "manifest", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "AVFUSE_DATASETS": own}
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=environment)
+def manifest(place: Path, own: str, *arguments: str) -> Answer:
+    return run_here(["manifest", *arguments], place, {"AVFUSE_DATASETS": own})
 
 
 def test_its_official_files_are_asked_for(place: Path) -> None:
     (place / "AVE_Dataset" / "valSet.txt").unlink()
     done = manifest(place, "ave.py", "ave", "--root", "AVE_Dataset")
-    assert done.returncode == 2
-    assert "valSet.txt not found in AVE_Dataset" in done.stderr
-    assert "github.com/YapengTian/AVE-ECCV18" in done.stderr
+    assert done.code == 2
+    assert "valSet.txt not found in AVE_Dataset" in done.err
+    assert "github.com/YapengTian/AVE-ECCV18" in done.err
 
 
 @pytest.mark.parametrize(
@@ -49,6 +45,6 @@ def test_its_official_files_are_asked_for(place: Path) -> None:
 )
 def test_files_that_cannot_be_used_are_named(place: Path, own: str, message: str) -> None:
     done = manifest(place, own, "ave", "--root", "AVE_Dataset")
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.code == 2
+    assert message in done.err
+    assert done.err.count("\n") == 1

@@ -303,6 +303,7 @@ def test_without_a_table_they_are_listed() -> None:
     assert "--backbones lite: " in listed
 
 
+@pytest.mark.slow
 def test_rows_in_processes_of_their_own_come_out_the_same(place: Path, table: pd.DataFrame, tmp_path: Path) -> None:
     ablate(place, "--jobs", 2, "--runs", tmp_path)
     other = pd.read_csv(tmp_path / "kitchen" / "own-made-up" / "table.csv", index_col="id")
@@ -310,6 +311,7 @@ def test_rows_in_processes_of_their_own_come_out_the_same(place: Path, table: pd
     pd.testing.assert_frame_equal(other[columns], table[columns], check_exact=False, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_ended_from_outside_is_told_of(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from avfuse.features.cache.store import find_specs
 from avfuse.manifests.demo import render_demo
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 def avfuse(*arguments: str, cwd: Path) -> str:
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(1800)
 def test_every_backbone_runs_from_end_to_end(folder: Path) -> None:
     said = avfuse(
         "extract", "--dataset", "folder", "--root", "clips", "--features", "all", "--weights", "random", "--limit", "3",

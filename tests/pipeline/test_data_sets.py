@@ -70,6 +70,7 @@ def test_ucf101_from_nothing_to_a_table(tmp_path: Path, avfuse: Avfuse) -> None:
     assert left_out["why"].tolist() == ["empty (0 bytes)", "not found"]
 
 
+@pytest.mark.slow
 def test_kinetics_sounds(tmp_path: Path, avfuse: Avfuse) -> None:
     root = official_trees.kinetics_sounds(tmp_path / "k400")
     listed = avfuse("manifest", "kinetics_sounds", "--root", root, "--validation", 0.2, "--name", "ks", cwd=tmp_path)
@@ -81,6 +82,7 @@ def test_kinetics_sounds(tmp_path: Path, avfuse: Avfuse) -> None:
     assert not [path for path in root.rglob("*") if path.suffix == ".mp4" and "val" in path.parts]
 
 
+@pytest.mark.slow
 def test_vggsound_from_an_archive_with_several_labels_in_test(tmp_path: Path, avfuse: Avfuse) -> None:
     root = official_trees.vggsound(tmp_path / "vggsound")
     more = ("--vggsounder", root / "vggsounder.csv", "--validation", 0.2, "--name", "vggsound-vggsounder")
@@ -93,6 +95,7 @@ def test_vggsound_from_an_archive_with_several_labels_in_test(tmp_path: Path, av
     assert loaded.present.all()
 
 
+@pytest.mark.slow
 def test_epic_kitchens_100_with_two_targets(tmp_path: Path, avfuse: Avfuse) -> None:
     root = official_trees.epic_kitchens_100(tmp_path / "epic")
     listed = avfuse(

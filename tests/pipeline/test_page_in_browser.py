@@ -18,7 +18,7 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-p
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome is installed"),
-    pytest.mark.timeout(600),
+    pytest.mark.slow,
 ]
 SECONDS = 240
 

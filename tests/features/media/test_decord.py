@@ -69,6 +69,7 @@ def test_a_failure_inside_decord_is_the_clips(zoo: Path, monkeypatch: pytest.Mon
     assert "decord counts 90 frames, the file has 55" in str(media.frames_error)
 
 
+@pytest.mark.slow
 def test_on_real_clips_it_is_never_wrong(real_data: Path) -> None:
     refused = 0
     for path in sorted((real_data / "vggsound-clips").glob("*.mp4"))[::6]:

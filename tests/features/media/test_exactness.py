@@ -149,6 +149,7 @@ def test_the_real_clips_are_a_plain_decode(real_data: Path) -> None:
             assert_sound_is_a_plain_decode(path, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
 def test_the_real_clips_of_vggsound_are_a_plain_decode(real_data: Path, part: int) -> None:
     for path in sorted((real_data / "vggsound-clips").glob("*.mp4"))[part::8]:

@@ -163,20 +163,28 @@ def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("trouble")
-def test_a_hang_a_crash_and_a_glutton_cost_only_their_clips(
-    media: Path, tmp_path: Path, done: tuple[Path, ExtractSummary]
+@pytest.mark.parametrize(
+    ("troubles", "limits"),
+    [
+        (
+            {
+                "crashes": "the decode process died (exit code -11)",
+                "eats": "took more memory than a clip may (--clip-memory)",
+                "eats_again": "took more memory than a clip may (--clip-memory)",
+            },
+            Limits(memory_bytes=2**29),
+        ),
+        pytest.param({"hangs": "took longer than 30 s"}, Limits(seconds=30), marks=pytest.mark.slow),
+    ],
+)
+def test_a_crash_a_glutton_and_a_hang_cost_only_their_clips(
+    media: Path, tmp_path: Path, done: tuple[Path, ExtractSummary], troubles: dict[str, str], limits: Limits
 ) -> None:
-    names = ["good", "hangs", "other", "crashes", "eats", "eats_again", "no_sound", "silent"]
+    names = ["good", *troubles, "other", "no_sound", "silent"]
     known = {path.stem: path for path in media.glob("*.avi")}
     clips = [Clip(name, known.get(name, known["good"])) for name in names]
-    limits = Limits(seconds=8, memory_bytes=2**29)
     summary = run(clips, tmp_path / "cache", workers=2, limits=limits)
-    assert summary.problems == {
-        "hangs": ["worker: took longer than 8 s"],
-        "crashes": ["worker: the decode process died (exit code -11)"],
-        "eats": ["worker: took more memory than a clip may (--clip-memory)"],
-        "eats_again": ["worker: took more memory than a clip may (--clip-memory)"],
-    }
+    assert summary.problems == {name: [f"worker: {why}"] for name, why in troubles.items()}
     assert row_bytes(tmp_path / "cache") == row_bytes(done[0])
 
 
@@ -219,6 +227,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
         choose_device("cuda:99")
 
 
+@pytest.mark.slow
 def test_several_devices_share_the_clips_and_change_no_byte(
     media: Path, done: tuple[Path, ExtractSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,14 +1,12 @@
 """The head that docs/add-a-head.md adds, by the code that is printed there."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from made_up_sets import sounds
+from terminal import Answer, run_here
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -22,17 +20,15 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def fuse(place: Path, own: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from avfuse.pipeline.cli import main; main()", "fuse", "--dataset", "sounds"]
-    command += ["--video", "imported:picture", "--audio", "imported:sound", "--seeds", "2", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "AVFUSE_HEADS": own}
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=environment)
+def fuse(place: Path, own: str, *arguments: str) -> Answer:
+    command = ["fuse", "--dataset", "sounds", "--video", "imported:picture", "--audio", "imported:sound"]
+    return run_here([*command, "--seeds", "2", *arguments], place, {"AVFUSE_HEADS": own})
 
 
 def test_the_head_on_the_page_learns(place: Path) -> None:
     done = fuse(place, "gated.py", "--fusion", "video,gated", "--sweep", "width=8,32", "--epochs", "15")
-    assert done.returncode == 0, done.stderr
-    assert "validation prefers width=" in done.stdout
+    assert done.code == 0, done.err
+    assert "validation prefers width=" in done.out
     results = pd.read_csv(place / "runs" / "sounds" / "video+gated" / "results.csv")
     assert sorted(results["head"].unique()) == ["gated", "video"]
     scores = results.groupby("head").mean(numeric_only=True)["hit1"]
@@ -51,6 +47,6 @@ def test_the_head_on_the_page_learns(place: Path) -> None:
 )
 def test_what_cannot_be_is_said_in_one_line(place: Path, own: str, arguments: tuple[str, ...], message: str) -> None:
     done = fuse(place, own, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.code == 2
+    assert message in done.err
+    assert done.err.count("\n") == 1

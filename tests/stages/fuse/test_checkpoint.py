@@ -129,20 +129,20 @@ run_experiment(data, folder, ["mlp"], 2, Training(epochs=30, patience=30), {}, p
 """
 
 
+@pytest.mark.slow
 def test_kill_9_in_mid_training_and_the_same_bytes_after(tmp_path: Path) -> None:
     data = load_data(kitchen(tmp_path), tmp_path, INPUTS)
     helpers = Path(sys.modules["made_up_sets"].__file__ or "").parent
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(tmp_path / "killed"), str(helpers)]
     environment = {**os.environ, "PYTHONPATH": str(helpers.parent.parent), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob(".training/*.safetensors")) and time.monotonic() < deadline:
+    while not list((tmp_path / "killed").glob(".training/*.safetensors")):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list((tmp_path / "killed").glob("mlp/*.json"))
-    subprocess.run(command, env=environment, check=True, timeout=120)
+    subprocess.run(command, env=environment, check=True)
     run_experiment(data, tmp_path / "whole", ["mlp"], 2, Training(epochs=30, patience=30), {}, progress=False)
     for seed in range(2):
         one, other = (

@@ -1,6 +1,5 @@
 """What results are said to cost: against published figures, sums by hand, and what a process really used."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -292,15 +291,17 @@ def test_where_a_peak_cannot_be_reset_an_old_one_is_not_taken_for_new(monkeypatc
     assert (low.peak_bytes, high.peak_bytes) == (None, 700)
 
 
-def test_seconds_of_an_epoch_are_without_what_comes_before_the_first() -> None:
+def test_seconds_of_an_epoch_are_without_what_comes_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("avfuse.stages.fuse.cost.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     with measured(CPU, heads=2) as spent:
-        time.sleep(0.3)
+        clock[0] += 30
         for _ in range(3):
-            time.sleep(0.02)
+            clock[0] += 2
             spent.epoch()
             spent.epoch()
-    assert spent.seconds > 0.36
-    assert 0.01 <= spent.seconds_per_epoch < 0.05  # type: ignore[operator]
+    assert spent.seconds == 36
+    assert spent.seconds_per_epoch == 1
 
 
 def test_without_epochs_none_takes_any_time() -> None:
