@@ -28,8 +28,8 @@ test: gpu_table2_seconds, gpu_table2_speedup over the plain loop, one net after 
 the arithmetic of all training steps over the time that it would take at the rate of one large product.
 
 Environment: ONLY (of flatten,mean,sklearn,tokens,gpu), CLIPS, STEPS and EPOCHS of a measurement, BATCHES (16,128),
-PAIRS, SECONDS, THREADS, KEPT, TOKEN_CLIPS; DEVICE, TABLE_EPOCHS, PRECISION (auto, float32 or bfloat16: avfuse's on the
-GPU), FULL=1 to train the plain loop's whole table instead of three epochs of one net of each kind.
+PAIRS, SECONDS, THREADS, KEPT, TOKEN_CLIPS, SEEDS, FRAMES; DEVICE, TABLE_EPOCHS, PRECISION (auto, float32 or bfloat16:
+avfuse's on the GPU), FULL=1 to train the plain loop's whole table instead of three epochs of one net of each kind.
 """
 
 import math
@@ -90,8 +90,8 @@ DEVICE = setting("DEVICE", "cuda" if torch.cuda.is_available() else "none")
 TABLE_EPOCHS, PLAIN_EPOCHS, FULL = int(setting("TABLE_EPOCHS", 100)), 3, setting("FULL", 0) != "0"
 PRECISION = setting("PRECISION", "auto")
 
-CLASSES, FRAMES, FRAME_DIM, IMAGES, IMAGE_DIM = 51, 25, 1024, 6, 1536
-SEEDS = 5
+CLASSES, FRAMES, FRAME_DIM, IMAGES, IMAGE_DIM = 51, int(setting("FRAMES", 25)), 1024, 6, 1536
+SEEDS = int(setting("SEEDS", 5))
 LOSS_TOLERANCE = 0.25
 TOKENS = {"video": "timesformer:clip:tokens7x7", "audio": "ast:fbank:tokens"}
 TOKEN_CLIPS, TOKEN_CLASSES, TOKEN_BATCH, CLIPS_PER_SHARD = int(setting("TOKEN_CLIPS", 40)), 4, 16, 16

@@ -29,6 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if OUTCOMES and (report.when == "call" or report.outcome != "passed"):
         line = {"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 2)}
+        line |= dict(report.user_properties)
         if report.outcome != "passed":
             line["reason"] = str(report.longrepr)[-2000:]
         with Path(OUTCOMES).open("a") as file:

@@ -4,6 +4,7 @@
 """
 
 import copy
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -28,11 +29,13 @@ SINGLE = 2e-4
 """Relative error of float32: ten times what the order of sums moves in the deepest networks, and a fifth of what TF32's
 rounding would."""
 
-HALF = {"tsn": 0.2, "resnet101": 0.4, "efficientnet_b0": 0.2, "inception_resnet_v2": 0.06}
-"""Of bfloat16 in deep convolutional networks, twice what a CPU's is (docs/benchmarks.md, half precision)."""
+HALF = {"lite": 0.2, "tsn": 0.2, "resnet101": 0.4, "efficientnet_b0": 0.2, "inception_resnet_v2": 0.06}
+"""Of bfloat16 in deep convolutional networks: twice what a CPU's is (docs/benchmarks.md, half precision)."""
 HALF_ELSEWHERE = 0.05
 FLOAT16_IS_FINER = 4
 """float16 has eight times bfloat16's digits; its kernels may round where a CPU's do not."""
+TOKENS_ARE_ROUGHER = 3
+"""Pooling averages errors away."""
 
 REAL_MAKE = loading.make
 
@@ -87,14 +90,19 @@ def case(name: str, precision: str) -> Any:
 
 
 @pytest.mark.parametrize(("name", "precision"), [case(*each) for each in product(backbones.names(), PRECISIONS)])
-def test_features_on_the_device_are_those_of_the_cpu(name: str, precision: Precision, device: str) -> None:
+def test_features_on_the_device_are_those_of_the_cpu(
+    name: str, precision: Precision, device: str, record_property: Callable[[str, object], None]
+) -> None:
     found, expected = encoded(name, device, precision), reference(name)
     assert found.pooled.device == torch.device(device)
     assert torch.isfinite(found.pooled).all()
-    assert relative_error(found.pooled, expected.pooled) < tolerance(name, precision)
+    error = relative_error(found.pooled, expected.pooled)
+    record_property("relative_error", error)
+    assert error < tolerance(name, precision)
     assert (found.tokens is None) == (expected.tokens is None)
     if found.tokens is not None and expected.tokens is not None:
-        assert relative_error(found.tokens, expected.tokens) < tolerance(name, precision)
+        rougher = 1 if precision == "float32" else TOKENS_ARE_ROUGHER
+        assert relative_error(found.tokens, expected.tokens) < rougher * tolerance(name, precision)
 
 
 def test_pictures_are_normalised_on_the_device_as_on_the_cpu(device: str) -> None:
