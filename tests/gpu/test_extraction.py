@@ -133,7 +133,7 @@ def assert_alike(found: np.ndarray, expected: np.ndarray) -> None:
 def test_a_batch_too_large_for_the_device_is_halved(device: str) -> None:
     pictures, network = made_up_pictures(8), TooLarge(lite_on(device), most=2)
     found = through_batches(network, pictures, 8, device)
-    assert network.sizes == [8, 4, 2, 2, 4, 2, 2]
+    assert network.sizes == [8, 4, 2, 2, 2, 2]
     assert_alike(found, at_once(network.encoder, pictures, 2))
 
 
