@@ -64,8 +64,9 @@ def sound_of(head: str) -> tuple[str, tuple[int, ...]]:
     return BANKS if head in ON_BANKS else GRID if head in ON_GRID else IMAGES
 
 
-def made_up(audio: tuple[str, tuple[int, ...]] = IMAGES, clips: int = CLIPS, lacking: float = 0.1) -> FusionData:
+def made_up(audio: tuple[str, tuple[int, ...]] = IMAGES, lacking: float = 0.1) -> FusionData:
     """Classes that both modalities tell, with some clips that lack one of them, on the CPU."""
+    clips = CLIPS if audio == IMAGES else CLIPS // 4
     generator = np.random.default_rng(0)
     labels = np.arange(clips) % CLASSES
     modalities = {}
