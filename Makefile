@@ -235,3 +235,24 @@ wheel: $(VENV)/.installed ## build dist/avfuse-VERSION-py3-none-any.whl
 	@rm -rf build/lib build/bdist.*
 	@$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/avfuse-*.whl
+
+# ---- The GPU in one call (docs/gpu.md) ----
+
+# SYSTEM_TORCH=1: PYTHON's own PyTorch, the rest from build/wheels/ where PYTHON lacks it, and no package index.
+SITE := build/site
+GPU_NEEDS = $(if $(filter-out 0,$(SYSTEM_TORCH)),$(SITE)/.installed,$(VENV)/.installed-test)
+GPU_PYTHON = $(if $(filter-out 0,$(SYSTEM_TORCH)),PYTHONPATH="$(CURDIR)/$(SITE):$(CURDIR)" $(PYTHON),$(BIN)/python)
+test test-all: export AVFUSE_TEST_DEVICE ?= cpu
+.PHONY: gpu-check wheels
+
+gpu-check: $(GPU_NEEDS) ## the GPU's tests and figures in at most eight minutes, into build/bench/gpu.json: DEVICE=cuda:0, DEVICE=cpu for a reduced run, BUDGET=460 seconds, ONLY=test-training,bench-fuse-gpu, PYTHON=python3 SYSTEM_TORCH=1 where no package index is (docs/gpu.md)
+	@DEVICE="$(DEVICE)" BUDGET="$(BUDGET)" ONLY="$(ONLY)" $(GPU_PYTHON) tests/benchmarks/gpu_check.py
+
+wheels: ## download what gpu-check needs beside PyTorch into build/wheels/: WHEELS_PYTHON=3.12, WITHOUT=decord,plotly or a file of pip freeze
+	@$(PYTHON) tests/gpu/wheels.py build/wheels "$(or $(WHEELS_PYTHON),3.12)" "$(WITHOUT)"
+
+$(SITE)/.installed: $(wildcard build/wheels/*.whl)
+	@rm -rf $(SITE) && mkdir -p $(SITE)
+	@$(if $^,$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --target $(SITE) $^)
+	@PYTHONPATH="$(CURDIR)/$(SITE):$(CURDIR)" $(PYTHON) -c "from avfuse.features.audio_images import render; import numpy; render(numpy.ones(4096), 44100)"
+	@touch $@

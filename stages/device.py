@@ -29,7 +29,9 @@ def choose_devices(names: str) -> list[str]:
 
 
 def memory_of(device: str) -> int:
-    """How many bytes a device has in all: what fits does not change from one run to the next."""
+    """How many bytes fit on a device in all, of a GPU no more than the machine's own memory has, which everything
+    passes through: what fits does not change from one run to the next."""
+    main = int(psutil.virtual_memory().total)
     if device.startswith("cuda"):
-        return torch.cuda.get_device_properties(device).total_memory
-    return int(psutil.virtual_memory().total)
+        return min(main, torch.cuda.get_device_properties(device).total_memory)
+    return main

@@ -1,6 +1,7 @@
 """Batches of pictures, clips or filter banks through a loaded backbone."""
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,10 @@ CPU_BATCH_IMAGES, GPU_BATCH_IMAGES = 8, 128
 
 CPU_BATCH_CLIPS, GPU_BATCH_CLIPS = 1, 16
 """Of clips and filter banks, each of which is worth many pictures."""
+
+
+_OUT_OF_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "MPS backend out of memory")
+"""How libraries say it whose errors are plain RuntimeErrors."""
 
 
 class Layout(NamedTuple):
@@ -78,6 +83,7 @@ class Batcher:
             (buffers, size, *shape), dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=self._asynchronous
         )
         self._buffers = deque(whole)
+        self._most = size
         self._targets: list[list[Target]] = []
         self._passes: deque[_Pass] = deque()
 
@@ -125,18 +131,27 @@ class Batcher:
                 target.array[...] = kept[target.layout][row]
 
     def _encode(self, items: Tensor) -> Encoded:
-        """Where the device's memory is too small for a batch, its halves, one after the other."""
-        try:
-            return self._encoder(items, self._preprocess)
-        except torch.OutOfMemoryError:
-            if len(items) == 1:
-                raise
-        torch.cuda.empty_cache()
-        first, second = (self._encode(half) for half in items.split((len(items) + 1) // 2))
-        pooled = torch.cat([first.pooled, second.pooled])
-        if first.tokens is None or second.tokens is None:
-            return Encoded(pooled)
-        return Encoded(pooled, torch.cat([first.tokens, second.tokens]))
+        """In as many parts as the device's memory asks for: where it is too small for a part, that and all later ones
+        are half as large, so that what does not fit is tried once and not with every batch."""
+        while True:
+            try:
+                return _joined([self._encoder(part, self._preprocess) for part in items.split(self._most)])
+            except RuntimeError as error:
+                if self._most == 1 or not _is_out_of_memory(error):
+                    raise
+            self._most = (self._most + 1) // 2
+            torch.cuda.empty_cache()  # here the error is gone, and with it what its traceback held
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+def _joined(parts: Sequence[Encoded]) -> Encoded:
+    if len(parts) == 1:
+        return parts[0]
+    tokens = [part.tokens for part in parts if part.tokens is not None]
+    return Encoded(torch.cat([part.pooled for part in parts]), torch.cat(tokens) if tokens else None)
 
 
 def pool_tokens(tokens: Tensor, grid: Grid, cells: tuple[int, ...]) -> Tensor:

@@ -198,6 +198,8 @@ def _how(exit_code: int | None) -> str:
 def _serve(line: Connection, work: Work, device: str, workers: int, threads: int) -> None:
     """A device's process: asks for chunks and tells what comes of them. It ends with the line, or with the work."""
     torch.set_num_threads(threads)
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)  # what names no device would else take memory on the first one
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to deal with
 
     def chunks() -> Iterator[Chunk]:

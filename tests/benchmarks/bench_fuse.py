@@ -28,8 +28,8 @@ test: gpu_table2_seconds, gpu_table2_speedup over the plain loop, one net after 
 the arithmetic of all training steps over the time that it would take at the rate of one large product.
 
 Environment: ONLY (of flatten,mean,sklearn,tokens,gpu), CLIPS, STEPS and EPOCHS of a measurement, BATCHES (16,128),
-PAIRS, SECONDS, THREADS, KEPT, TOKEN_CLIPS; DEVICE, TABLE_EPOCHS, PRECISION (auto, float32 or bfloat16: avfuse's on the
-GPU), FULL=1 to train the plain loop's whole table instead of three epochs of one net of each kind.
+PAIRS, SECONDS, THREADS, KEPT, TOKEN_CLIPS, SEEDS, FRAMES; DEVICE, TABLE_EPOCHS, PRECISION (auto, float32 or bfloat16:
+avfuse's on the GPU), FULL=1 to train the plain loop's whole table instead of three epochs of one net of each kind.
 """
 
 import math
@@ -50,6 +50,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from pairs import MIN_PAIRS, MIN_SECONDS, Figure, compare, write
+from product_rates import product_rates
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
@@ -89,8 +90,8 @@ DEVICE = setting("DEVICE", "cuda" if torch.cuda.is_available() else "none")
 TABLE_EPOCHS, PLAIN_EPOCHS, FULL = int(setting("TABLE_EPOCHS", 100)), 3, setting("FULL", 0) != "0"
 PRECISION = setting("PRECISION", "auto")
 
-CLASSES, FRAMES, FRAME_DIM, IMAGES, IMAGE_DIM = 51, 25, 1024, 6, 1536
-SEEDS = 5
+CLASSES, FRAMES, FRAME_DIM, IMAGES, IMAGE_DIM = 51, int(setting("FRAMES", 25)), 1024, 6, 1536
+SEEDS = int(setting("SEEDS", 5))
 LOSS_TOLERANCE = 0.25
 TOKENS = {"video": "timesformer:clip:tokens7x7", "audio": "ast:fbank:tokens"}
 TOKEN_CLIPS, TOKEN_CLASSES, TOKEN_BATCH, CLIPS_PER_SHARD = int(setting("TOKEN_CLIPS", 40)), 4, 16, 16
@@ -574,7 +575,8 @@ def table_figures(device: torch.device) -> Iterator[Figure]:
     our_table(every, 1)
     ours, our_seconds = timed_once(partial(our_table, every, TABLE_EPOCHS))
     say(f"avfuse: preparation, {TABLE_EPOCHS} epochs of {table_heads()} heads in {PRECISION} precision, and a test")
-    yield Figure("gpu_table2_seconds", our_seconds, "s", our_seconds, our_seconds, 1)
+    name = "gpu_table2_seconds" if TABLE_EPOCHS == 100 else f"gpu_table2_seconds_{TABLE_EPOCHS}_epochs"
+    yield Figure(name, our_seconds, "s", our_seconds, our_seconds, 1)
     plain_seconds = 0.0
     for (kind, images), side in zip(TABLE.items(), ours, strict=True):
         plain, seconds = plain_kind(kind, every[:images])
@@ -641,32 +643,6 @@ def table_products(data: FusionData) -> int:
         first, *others = (layer.weight.numel() for layer in head.modules() if isinstance(layer, nn.Linear))
         total += SEEDS * images * CLIPS * TABLE_EPOCHS * (2 * first + 3 * sum(others))
     return total
-
-
-def product_rates(device: torch.device, times: int = 20) -> dict[str, float]:
-    """Multiplications and additions a second in a product of large square matrices."""
-    side = 8192 if device.type == "cuda" else 256
-    rates = {}
-    for name, dtype, precision in (
-        ("bf16", torch.bfloat16, "highest"),
-        ("tf32", torch.float32, "high"),
-        ("fp32", torch.float32, "highest"),
-    ):
-        torch.set_float32_matmul_precision(precision)
-        one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-
-        def products(count: int, one: Tensor = one, other: Tensor = other) -> float:
-            """Seconds."""
-            start = time.perf_counter()
-            for _ in range(count):
-                product = one @ other
-            product[0, 0].item()  # waits for the device
-            return time.perf_counter() - start
-
-        products(3)
-        rates[name] = times * side**3 / products(times)
-    torch.set_float32_matmul_precision("highest")
-    return rates
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ separate times would not. Loading models and making media happen before, in the 
 """
 
 import json
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 
 MIN_PAIRS = 7
 MIN_SECONDS = 20.0
-OUTPUT = Path(__file__).resolve().parents[2] / "build" / "bench"
+OUTPUT = Path(os.environ.get("BENCH_OUTPUT") or Path(__file__).resolve().parents[2] / "build" / "bench")
 
 Work = Callable[[], object]
 Clock = Callable[[], float]
@@ -73,20 +74,34 @@ def compare(
             their_seconds, our_seconds = _seconds(theirs, clock), _seconds(ours, clock)
         measured_seconds += our_seconds + their_seconds
         ratios.append(their_seconds / our_seconds if speedup else our_seconds / their_seconds)
-    low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
-    return Figure(name=name, value=median, unit="x", low=low, high=high, n=len(ratios))
+    return quartiles(name, ratios, "x")
+
+
+def quartiles(name: str, values: Sequence[float], unit: str) -> Figure:
+    """The median of some observations, and their quartiles."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
+    return Figure(name=name, value=median, unit=unit, low=low, high=high, n=len(values))
 
 
 def write(bench_name: str, figures: Iterable[Figure], folder: Path = OUTPUT) -> Path:
-    """Print each figure as it comes, `name value unit`, and write them all to `folder`/`bench_name`.json."""
-    records = []
+    """Print each figure as it comes, `name value unit`, and write all there are by then to `folder`/`bench_name`.json:
+    a benchmark that is stopped leaves what it had."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{bench_name}.json"
+    records: list[dict[str, object]] = []
+    replace_json(path, records)
     for figure in figures:
         print(figure.line, flush=True)
         records.append(asdict(figure))
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{bench_name}.json"
-    path.write_text(json.dumps(records, indent=2) + "\n")
+        replace_json(path, records)
     return path
+
+
+def replace_json(path: Path, content: object) -> None:
+    """The whole file at once: it holds what it held before, or this."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
 
 
 def _seconds(work: Work, clock: Clock) -> float:

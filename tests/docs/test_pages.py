@@ -54,6 +54,11 @@ NOT_RUN = {
     "make tables-demo": "takes many minutes",
     "avfuse cluster --gpus": GPU,
     "make compare-readers CLIPS=FOLDER": "measures",
+    "make gpu-check": GPU,
+    "make gpu-check DEVICE=cuda:1": GPU,
+    "DEVICE=cpu make gpu-check": "measures",
+    "make gpu-check PYTHON=python3 SYSTEM_TORCH=1": GPU,
+    "make wheels WITHOUT=there.txt": "downloads packages",
 }
 """What a machine for tests lacks. Such a command is held against its options instead."""
 

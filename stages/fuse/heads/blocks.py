@@ -15,10 +15,12 @@ from avfuse.stages.fuse.recipe import Settings
 
 class Linear(nn.Linear):
     """As torch's, for (B, inputs), with a batched form whose gradients lie as the weights do: under vmap PyTorch makes
-    those of many layers transposed, and copies them."""
+    those of many layers transposed, and copies them. Under autocast torch's own is taken,
+    as no rule casts these."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 2 or x.device.type != "cpu" or not torch.is_grad_enabled():
+        plain = x.ndim == 2 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if not plain or not torch.is_grad_enabled():
             return super().forward(x)
         product: Tensor = _Product.apply(x, self.weight, self.bias)
         return product

@@ -46,6 +46,27 @@ def test_a_batch_that_is_too_large_is_halved_and_nothing_is_lost(most: int) -> N
     assert min(network.sizes) <= most
 
 
+def test_what_does_not_fit_is_tried_once() -> None:
+    network = Network(2)
+    encoded(network, count=16, size=8)
+    assert network.sizes == [8, 4, *[2] * 8]
+
+
+@pytest.mark.parametrize("said", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", "another bug"])
+def test_libraries_say_in_their_own_words_that_memory_ran_out(said: str) -> None:
+    class Refusing(Network):
+        def __call__(self, items: torch.Tensor, preprocess: Preprocess | None) -> Encoded:
+            if len(items) > self.most:
+                raise RuntimeError(said)
+            return super().__call__(items, preprocess)
+
+    if "bug" in said:
+        with pytest.raises(RuntimeError, match=said):
+            encoded(Refusing(2), count=8, size=8)
+    else:
+        assert encoded(Refusing(2), count=8, size=8)[0][:, 0].tolist() == list(range(8))
+
+
 def test_every_pass_has_the_same_size() -> None:
     network = Network(8)
     encoded(network, count=13, size=8)

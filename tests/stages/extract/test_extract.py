@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from avfuse.features.fitting import fit_frame as real_fit
 from avfuse.features.inputs import prepare
 from avfuse.features.media import write_video
 from avfuse.features.requests import resolve
-from avfuse.stages.device import choose_device, choose_devices
+from avfuse.stages.device import choose_device, choose_devices, memory_of
 from avfuse.stages.extract import plan as planning
 from avfuse.stages.extract import worker
 from avfuse.stages.extract.encode import Layout
@@ -225,6 +226,14 @@ def test_decode_workers_import_no_torch() -> None:
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(UsageError, match="cuda:99"):
         choose_device("cuda:99")
+
+
+def test_on_a_gpu_no_more_is_kept_than_the_machine_can_hand_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = memory_of("cpu")
+    for total, expected in ((main * 4, main), (main // 4, main // 4)):
+        properties = SimpleNamespace(total_memory=total)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, properties=properties: properties)
+        assert memory_of("cuda:0") == expected
 
 
 @pytest.mark.slow
