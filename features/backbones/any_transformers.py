@@ -3,7 +3,7 @@ processor says. They come from the hub, or from a folder in its layout: `config.
 
 A processor's configuration is read into a Preprocess, which is part of the key, and held against the processor itself
 on one picture before anything is extracted. Feature extractors of sounds run as they are. No code from a repository
-runs.
+runs, nor is anybody asked whether it may.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def adapt(name: str) -> Backbone:
 
     checkpoint = checkpoint_of(name)
     folder = fetch(checkpoint)
-    config = _described(folder, lambda: transformers.AutoConfig.from_pretrained(folder))
+    config = _described(folder, lambda: transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    kernels = {str(getattr(part, "_attn_implementation", None)) for part in (config, *_halves_of(config))}
+    if any("/" in kernel for kernel in kernels):  # transformers would fetch that repository and run it
+        raise UsageError(_needs_code(folder))
     if config.model_type in _SOUND:
         return _of_sounds(name, checkpoint, folder, config)
     return _of_pictures(name, checkpoint, folder, config)
@@ -103,7 +106,9 @@ def _of_pictures(name: str, checkpoint: Checkpoint, folder: Path, config: Any) -
 def _of_sounds(name: str, checkpoint: Checkpoint, folder: Path, config: Any) -> Backbone:
     import transformers
 
-    extractor = _described(folder, lambda: transformers.AutoFeatureExtractor.from_pretrained(folder))
+    extractor = _described(
+        folder, lambda: transformers.AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+    )
     sound = _sound(name, extractor)
     encode = _encoder(config.model_type)
     make, read = _maker(config), _reader(config)
@@ -128,14 +133,32 @@ def _described(folder: Path, read: Callable[[], Any]) -> Any:
         try:
             return read()
         except (OSError, ValueError, KeyError, ImportError) as error:
+            if _wants_code(error):
+                raise UsageError(_needs_code(folder)) from error
             raise UsageError(f"{folder}: transformers does not understand it ({first_line(error)})") from error
+
+
+def _wants_code(error: Exception) -> bool:
+    """Whether transformers stopped because the repository's own code may not run."""
+    return "trust_remote_code" in str(error)
+
+
+def _needs_code(folder: Path) -> str:
+    return (
+        f"{folder} needs Python code of its own, and avfuse never runs code that comes with weights: read it, and make "
+        "the network in a file of yours, named by AVFUSE_BACKBONES (docs/add-a-backbone.md)"
+    )
+
+
+def _halves_of(config: Any) -> list[Any]:
+    return [getattr(config, part) for part in ("vision_config", "audio_config") if hasattr(config, part)]
 
 
 def _maker(config: Any) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         import transformers
 
-        return _half(transformers.AutoModel.from_config(config), config)
+        return _half(transformers.AutoModel.from_config(config, trust_remote_code=False), config)
 
     return make
 
@@ -149,7 +172,12 @@ def _reader(config: Any) -> Callable[[Path], nn.Module]:
         if not path.is_dir():
             raise UsageError(f"{path} is one file: configuration and weights go together, {PREFIX}:FOLDER names both")
         folder = path
-        how: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": "float32"}
+        how: dict[str, Any] = {
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+            "dtype": "float32",
+            "trust_remote_code": False,
+        }
 
         def load(**more: Any) -> Any:
             try:
@@ -242,9 +270,11 @@ def _preprocess(name: str, folder: Path, is_video: bool) -> Preprocess:
     for each in automatic:
         try:
             with quiet():
-                processor = getattr(transformers, each).from_pretrained(folder)
+                processor = getattr(transformers, each).from_pretrained(folder, trust_remote_code=False)
             break
         except (OSError, ValueError, KeyError, ImportError) as error:
+            if _wants_code(error):
+                raise UsageError(_needs_code(folder)) from error
             problem = first_line(error)
     else:
         raise UsageError(f"{folder} has no processor that transformers understands ({problem})")

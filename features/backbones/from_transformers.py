@@ -49,7 +49,12 @@ def reader(name: str, translate: Callable[[StateDict], StateDict]) -> Callable[[
         config = getattr(transformers, f"{name}Config")()
         with quiet():
             network, told = getattr(transformers, f"{name}Model").from_pretrained(
-                None, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True
+                None,
+                config=config,
+                state_dict=state,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
             )
         refuse_what_is_left(told, f"{path} is no checkpoint of transformers' {name}Model")
         return network  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from itertools import takewhile
 import av
 
 from avfuse.features.errors import ClipError
-from avfuse.features.media.packets import AnyPacket
+from avfuse.features.media.packets import AnyPacket, fraction_of
 from avfuse.features.media.sound import Signal, decode_sound
 from avfuse.features.media.source import HELD_BYTES, Source
 from avfuse.features.media.timeline import Clock, Interval, Timeline
@@ -44,10 +44,10 @@ def find_stretch(source: Source, interval: Interval) -> Stretch | None:
     Raises ClipError where the file ends before the clip starts.
     """
     video = source.video
-    if interval.is_whole or video is None or video.time_base is None or not _is_long(source):
+    base = fraction_of(video.time_base) if video is not None else None
+    if interval.is_whole or video is None or base is None or not _is_long(source):
         return None
     origin = source.origin
-    base = video.time_base
     zero = round(origin / base)
     first = zero + math.ceil(interval.start / base)
     end = zero + math.ceil(interval.end / base) if interval.end is not None else None
@@ -76,7 +76,7 @@ def stretch_sound(source: Source, stretch: Stretch, interval: Interval) -> Signa
     sound of a clip must not depend on the clips read before it.
     """
     assert source.audio is not None
-    base = source.audio.time_base or Fraction(1)
+    base = fraction_of(source.audio.time_base) or Fraction(1)
     start = stretch.origin + interval.start
     end = stretch.origin + interval.end if interval.end is not None else None
     for back in _STEPS_BACK if start > _SOUND_LEAD_SECONDS else ():

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 from av.error import FFmpegError
@@ -36,6 +37,9 @@ MEDIA_SUFFIXES = frozenset(
     ]
 )
 """Suffixes by which a folder is searched for clips; what a file really is, opening it tells."""
+
+_ANY_METADATA: dict[str, Any] = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""What opens a file whose titles and tags are not in UTF-8: PyAV 19 opens every one, and reads them so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +83,9 @@ def open_container(medium: Medium) -> av.container.InputContainer:
         if isinstance(medium, Member):
             # Through a file object FFmpeg would go wherever a playlist sends it, the network included.
             nowhere = {"protocol_whitelist": "none"}
-            return av.open(medium.open(), mode="r", metadata_errors="replace", options=nowhere)
+            return av.open(medium.open(), mode="r", options=nowhere, **_ANY_METADATA)
         # Without a path in the metadata FFmpeg may not name it; the file is a local file, never an address.
-        return av.open(f"file:{medium}", mode="r", metadata_errors="replace")
+        return av.open(f"file:{medium}", mode="r", **_ANY_METADATA)
     except (FFmpegError, ValueError) as error:
         raise ClipError("open", f"not a readable media file ({damage_of(error)})") from error
 

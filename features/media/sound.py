@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from avfuse.features.errors import ClipError
 from avfuse.features.media.clip import MIN_DECODED_FRACTION, Waveform
-from avfuse.features.media.packets import AnyPacket, damage_of
+from avfuse.features.media.packets import AnyPacket, damage_of, fraction_of
 
 MAX_GAP_SECONDS = 3600
 """A longer hole in the timestamps is damage or a trap: filling it with silence would take any amount of memory."""
@@ -76,7 +76,7 @@ def decode_sound(stream: av.audio.stream.AudioStream, packets: Iterable[AnyPacke
     Raises ClipError when there are no samples.
     """
     codec = stream.codec_context
-    base = stream.time_base or Fraction(1, stream.rate or 1)
+    base = fraction_of(stream.time_base) or Fraction(1, stream.rate or 1)
     if codec is None:
         raise ClipError("decode", "there is no decoder for its audio codec")
     signal = _Joined(base)

@@ -10,7 +10,7 @@ import av
 from av.error import FFmpegError
 
 from avfuse.features.errors import ClipError
-from avfuse.features.media.packets import AnyPacket, damage_of
+from avfuse.features.media.packets import AnyPacket, damage_of, fraction_of
 from avfuse.features.media.pictures import first_frame
 from avfuse.features.media.probe import Medium, find_medium, open_container, picture_stream, size_of
 from avfuse.features.media.sound import Signal, decode_sound
@@ -63,7 +63,7 @@ class Source:
     def packets_from(self, stream: av.stream.Stream, time: Fraction) -> Iterator[AnyPacket]:
         """A stream's packets from the last key frame before a moment of the container's clock, where it can tell."""
         self._at_start = False
-        base = stream.time_base or Fraction(1)
+        base = fraction_of(stream.time_base) or Fraction(1)
         try:
             self.container.seek(int(time / base), stream=stream)
         except FFmpegError as error:
@@ -87,7 +87,7 @@ class Source:
         with frames that nothing can decode. AVI knows no display times: there the stream's start is time 0.
         """
         assert self.video is not None
-        base = self.video.time_base or Fraction(1)
+        base = fraction_of(self.video.time_base) or Fraction(1)
         if self.is_avi:
             return (self.video.start_time or 0) * base
         shown = self._first_frame.pts if self._first_frame is not None else None

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avfuse.features.errors import UsageError
-from avfuse.features.media.packets import AnyPacket
+from avfuse.features.media.packets import AnyPacket, fraction_of
 
 TimeSource = Literal["timestamps", "index"]
 """Where frames' times come from: the decoder's timestamps, or a frame's index over the average rate."""
@@ -108,8 +108,8 @@ class Clock:
 
     @classmethod
     def of(cls, stream: av.video.stream.VideoStream) -> "Clock":
-        rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
-        return cls(base=stream.time_base or 1 / rate, frames_per_second=rate, start=stream.start_time or 0)
+        rate = fraction_of(stream.average_rate) or fraction_of(stream.guessed_rate) or _FALLBACK_RATE
+        return cls(base=fraction_of(stream.time_base) or 1 / rate, frames_per_second=rate, start=stream.start_time or 0)
 
     def timeline(self, ticks: Sequence[int | None], last_duration: int = 0, zero: int | None = None) -> Timeline:
         """Place frames in time from their timestamps in decoder-output order, in units of the clock's base.

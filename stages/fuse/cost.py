@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from avfuse.features import backbones
@@ -76,11 +77,15 @@ class Cost:
 
 
 def multiply_adds(call: Callable[[], object]) -> int:
-    """What `call` does, forward."""
+    """What `call` does, forward.
+
+    Attention is computed as two matrix products and a softmax while it is counted: which fused kernel a machine picks,
+    and which of them PyTorch's counter knows, changes from one version to the next.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operation for all of attention, of which the counter knows not
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             call()
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -1,6 +1,8 @@
 """Any network of timm, torchvision or transformers gives what its own library gives, on pixels and samples prepared by
 its own processor. Checkpoints are tiny, of random numbers, in their true layout."""
 
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,3 +304,61 @@ def test_names_of_adapted_features_need_no_network_to_be_read() -> None:
 def test_an_input_that_a_network_does_not_take_is_refused() -> None:
     with pytest.raises(UsageError, match="takes frames"):
         resolve(["timm:resnet18:clip"], weights=WeightsChoice("random"))
+
+
+@pytest.fixture
+def answers_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody at the terminal who says y to whatever is asked."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 100))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+
+
+OWN_CODE = "from pathlib import Path\nPath(__file__).with_name('EXECUTED').touch()\nPath('EXECUTED').touch()\n"
+
+
+@pytest.mark.parametrize("part", ["config.json", "preprocessor_config.json"])
+@pytest.mark.usefixtures("answers_yes")
+def test_code_in_a_repository_never_runs(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "theirs"
+    saved(of_dinov2, folder)
+    (folder / "theirs.py").write_text(OWN_CODE)
+    described = json.loads((folder / part).read_text())
+    for key, value in (
+        ("model_type", "theirs"),
+        ("image_processor_type", "Theirs"),
+        ("feature_extractor_type", "Theirs"),
+    ):
+        described.update({key: value} if key in described else {})
+    classes = ("AutoConfig", "AutoModel", "AutoImageProcessor", "AutoVideoProcessor", "AutoFeatureExtractor")
+    described["auto_map"] = dict.fromkeys(classes, "theirs.Theirs")
+    (folder / part).write_text(json.dumps(described))
+    with pytest.raises(UsageError, match=r"never runs code that comes with weights: .*AVFUSE_BACKBONES") as caught:
+        resolve([f"hf:{folder}:frames"])
+    assert "\n" not in str(caught.value)
+    assert not [*tmp_path.rglob("EXECUTED")]
+    assert "[y/N]" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.usefixtures("answers_yes")
+def test_code_beside_weights_that_need_none_does_not_run_either(tmp_path: Path) -> None:
+    _, _, name = saved(of_dinov2, tmp_path)
+    (tmp_path / "theirs.py").write_text(OWN_CODE)
+    for part in ("config.json", "preprocessor_config.json"):
+        described = json.loads((tmp_path / part).read_text())
+        classes = ("AutoConfig", "AutoModel", "AutoImageProcessor", "AutoVideoProcessor")
+        described["auto_map"] = dict.fromkeys(classes, "theirs.Theirs")
+        (tmp_path / part).write_text(json.dumps(described))
+    encode(name, prepared(name))
+    assert not [*tmp_path.rglob("EXECUTED")]
+
+
+def test_a_kernel_of_somebodys_repository_is_not_fetched(tmp_path: Path) -> None:
+    _, _, name = saved(of_dinov2, tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"attn_implementation": "some/kernel"}))
+    with pytest.raises(UsageError, match="never runs code"):
+        resolve([f"{name}:frames"])

@@ -11,6 +11,7 @@ import librosa.display
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.preprocessing import minmax_scale, scale
@@ -18,6 +19,7 @@ from sklearn.preprocessing import minmax_scale, scale
 INCHES_HIGH = 5
 MAX_POINTS, BINS_PER_SECOND = 50_000, 1000
 PADDING: dict[str, Any] = {"pad_mode": "reflect"}  # librosa's default at that time
+# Matrices are given a plain scale: librosa 1.0 would put zero at the middle of `coolwarm`.
 
 Samples = NDArray[np.float32]
 
@@ -73,13 +75,13 @@ def _spectral_rolloff(samples: Samples, rate_hz: int) -> NDArray[np.floating]:
 
 def _mfcc(axes: Axes, samples: Samples, rate_hz: int) -> None:
     coefficients = librosa.feature.mfcc(y=samples, sr=rate_hz, **PADDING)
-    librosa.display.specshow(coefficients, sr=rate_hz, x_axis="time", ax=axes)
+    librosa.display.specshow(coefficients, sr=rate_hz, x_axis="time", norm=Normalize(), ax=axes)
 
 
 def _mfcc_scaled(axes: Axes, samples: Samples, rate_hz: int) -> None:
     coefficients = librosa.feature.mfcc(y=samples, sr=rate_hz, **PADDING)
     scaled = scale(coefficients.astype(np.float64), axis=1)  # in float32 scikit-learn warns of rounding
-    librosa.display.specshow(scaled, sr=rate_hz, x_axis="time", ax=axes)
+    librosa.display.specshow(scaled, sr=rate_hz, x_axis="time", norm=Normalize(), ax=axes)
 
 
 def _chromagram(axes: Axes, samples: Samples, rate_hz: int) -> None:

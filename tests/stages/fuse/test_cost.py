@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from avfuse.features.backbones import WeightsChoice
 from avfuse.features.memory import keep_large_buffers
@@ -18,6 +19,7 @@ from avfuse.features.spec import FeatureSpec, ImportedInput
 from avfuse.pipeline.report import print_table
 from avfuse.stages.fuse.cost import (
     Spent,
+    _of_network,
     backbone_macs,
     head_macs,
     measured,
@@ -167,6 +169,34 @@ def test_attention_is_counted_however_it_is_computed(mode: Callable[[], torch.au
         found = multiply_adds(lambda: layer(tokens))
     assert found == 10 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * 10 * 10 * 32
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+DEVICES = ["cpu", "meta", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kernel", list(SDPBackend.__members__.values()), ids=str)
+def test_attention_costs_the_same_whichever_kernel_a_machine_picks(kernel: SDPBackend, device: str) -> None:
+    """Two products: 8 queries with 12 keys of 16 numbers, and 12 values of 4 numbers with their weights."""
+    query, key, value = (torch.zeros(2, 3, *shape, device=device) for shape in ((8, 16), (12, 16), (12, 4)))
+    with sdpa_kernel(kernel):
+        found = multiply_adds(lambda: nn.functional.scaled_dot_product_attention(query, key, value))
+    assert found == 2 * 3 * 8 * 12 * (16 + 4)
+
+
+@pytest.mark.parametrize("kernel", list(SDPBackend.__members__.values()), ids=str)
+def test_a_head_and_a_backbone_cost_the_same_whichever_kernel_a_machine_picks(
+    data: FusionData, kernel: SDPBackend
+) -> None:
+    head = build_head("bottleneck", data.shapes, data.targets)
+    by_default = head_macs(head), training_macs(plan(data, "bottleneck")), backbone_macs(specs("vit:mfcc"))
+    _of_network.cache_clear()
+    with sdpa_kernel(kernel):
+        assert (
+            head_macs(head),
+            training_macs(plan(data, "bottleneck")),
+            backbone_macs(specs("vit:mfcc")),
+        ) == by_default
 
 
 def test_two_passes_cost_twice_as_much() -> None:
