@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import yaml
 from documented import ROOT, SHELL, Block, Mention, pages, pieces, without_comment
-from documented_shell import INCOMPLETE, MAKEFILE, ONLY_PARSED, Answer, Shell
+from documented_shell import INCOMPLETE, MAKEFILE, ONLY_EXPANDED, ONLY_PARSED, Answer, Shell
 
 SHORT = {
     "extract": {"--frames": "uniform:2", "--workers": "1"},
@@ -36,6 +36,7 @@ SHORT = {
 """Options that a command gets where it does not name them itself; the first that fits."""
 
 GPU, DOWNLOAD = "needs a GPU", "downloads weights"
+NODE, CONTAINER, INSTALLS = "needs a Slurm cluster", "needs Docker or Apptainer", "installs packages"
 NOT_RUN = {
     "make extract DATASET=clips FEATURES=vit,ast DEVICE=cuda PRECISION=bf16": GPU,
     ".venv/bin/avfuse weights fetch vit ast": DOWNLOAD,
@@ -45,9 +46,28 @@ NOT_RUN = {
     "make extract DATASET=clips FEATURES=hf:facebook/dinov2-base:frames,hf:openai/whisper-small:sound": DOWNLOAD,
     "make extract DATASET=clips FEATURES=hf:models/my-videomae:clip": DOWNLOAD,
     "make ablate TABLE=maivar-table2 DATASET=ucf101-audio51 BACKBONES=paper": DOWNLOAD,
-    "avfuse extract --dataset kinetics --features vit:frames,timesformer --cache /scratch/cache "
-    '--workers 8 --chunk-range "$SLURM_ARRAY_TASK_ID/8"': "needs a queue, and downloads weights",
-    "pip install -e '.[cluster]'": "installs",
+    "avfuse manifest folder --root clips --name actions --cache /scratch/me/cache": NODE,
+    "avfuse extract --dataset actions --features lite --cache /scratch/me/cache "
+    '--chunk-range "$SLURM_ARRAY_TASK_ID/8"': NODE,
+    "avfuse extract --dataset actions --features vit:frames,ast --device cuda --precision bf16 "
+    "--cache /scratch/me/cache": GPU,
+    "avfuse fuse --dataset actions --fusion crossattn --seeds 10 --device cuda --cache /scratch/me/cache": GPU,
+    'dask scheduler --host "$(hostname)" --port "$port" --no-dashboard &': NODE,
+    'srun dask worker "$scheduler" --nthreads 1 &': NODE,
+    "avfuse extract --dataset actions --features lite --cache /scratch/me/cache --engine dask "
+    '--scheduler "$scheduler"': NODE,
+    "avfuse weights fetch vit ast": DOWNLOAD,
+    "make demo PYTHON=python3.13 VENV=.venv-3.13": INSTALLS,
+    "make wheel": INSTALLS,
+    "pip install dist/avfuse-*.whl": INSTALLS,
+    "docker build --tag avfuse .": CONTAINER,
+    'docker run --rm --gpus all --shm-size 8g -v "$PWD:/work" avfuse extract --dataset folder --root clips': CONTAINER,
+    "apptainer build avfuse.sif avfuse.def": CONTAINER,
+    "apptainer exec --nv avfuse.sif avfuse extract --dataset folder --root clips": CONTAINER,
+    "make test-lowest": INSTALLS,
+    "make test-newest": INSTALLS,
+    "make lock": INSTALLS,
+    "pip install -e '.[cluster]'": INSTALLS,
     "make cluster": "a cluster runs until it is stopped (tests/pipeline/test_cluster.py)",
     "make extract DATASET=demo ENGINE=dask SCHEDULER=tcp://127.0.0.1:8786": "needs that cluster",
     "DASK_DISTRIBUTED__WORKER__DAEMON=False dask worker tcp://HOST:8786 --nthreads 1": "needs that cluster",
@@ -57,8 +77,8 @@ NOT_RUN = {
     "make gpu-check": GPU,
     "make gpu-check DEVICE=cuda:1": GPU,
     "DEVICE=cpu make gpu-check": "measures",
-    "make gpu-check PYTHON=python3 SYSTEM_TORCH=1": GPU,
-    "make wheels WITHOUT=there.txt": "downloads packages",
+    "make gpu-check PYTHON=python3 SYSTEM_TORCH=1": INSTALLS,
+    "make wheels WITHOUT=there.txt": INSTALLS,
 }
 """What a machine for tests lacks. Such a command is held against its options instead."""
 
@@ -181,7 +201,10 @@ class Session:
             if trouble := self._before(command):
                 return trouble
             typed = self._with_stand_ins(line)
-            script.append(f"export {ONLY_PARSED}=1\n{typed}\nunset {ONLY_PARSED}" if command in NOT_RUN else typed)
+            if command in NOT_RUN:
+                switches = [ONLY_PARSED, ONLY_EXPANDED] if NOT_RUN[command] == INSTALLS else [ONLY_PARSED]
+                typed = "\n".join([*(f"export {name}=1" for name in switches), typed, f"unset {' '.join(switches)}"])
+            script.append(typed)
         answer = self._run("\n".join(script))
         expected = [text for command in map(without_comment, lines) for text in PRINTS.get(command, ())]
         missing = [text for text in expected if text not in answer.out]

@@ -28,6 +28,9 @@ from avfuse.pipeline.cli.main import avfuse
 ONLY_PARSED = "AVFUSE_DOCS_ONLY_PARSED"
 """Where it is set, commands are held against their options and not run."""
 
+ONLY_EXPANDED = "AVFUSE_DOCS_ONLY_EXPANDED"
+"""Where it is set, make says what it would do, and nothing of that is done."""
+
 VARIABLES = set(clean_environment.VARIABLES)
 for _script in (*ROOT.glob("tests/torture/*.py"), *ROOT.glob("tests/benchmarks/*.py")):
     if "os.environ.get(" in _script.read_text():  # make hands its variables to what it starts
@@ -51,6 +54,7 @@ sys.exit(answer["code"])
 _MAKE = """
 '{ask}' make "$@" || exit
 recipe=$('{make}' --no-print-directory -n "$@") || exit
+[ -z "${{{only_expanded}}}" ] || exit 0
 exec sh -e -c "$recipe"
 """
 
@@ -80,17 +84,20 @@ class Shell:
 
     def furnish(self) -> None:
         """Links to the checkout, and programs that ask this process to do their work."""
-        for name in ("Makefile", "features", "manifests", "stages", "pipeline", "tests", "docs"):
+        for name in ("Makefile", "requirements", "features", "manifests", "stages", "pipeline", "tests", "docs"):
             (self.folder / name).symlink_to(ROOT / name)
         shutil.copy2(ROOT / "pyproject.toml", self.folder)  # which may change while tests run
         programs = self.folder / ".venv" / "bin"
         programs.mkdir(parents=True)
         ask = programs / "ask.py"
         ask.write_text(_ASK)
-        for name in ("avfuse", *TOOLS, "pip", "dask"):
+        for name in ("avfuse", *TOOLS, "pip", "dask", "srun", "docker", "apptainer"):
             _program(programs / name, f"exec '{sys.executable}' -I -S '{ask}' {name} \"$@\"")
         _program(programs / "ask", f"exec '{sys.executable}' -I -S '{ask}' \"$@\"")
-        _program(programs / "make", _MAKE.format(ask=programs / "ask", make=shutil.which("make")))
+        _program(
+            programs / "make",
+            _MAKE.format(ask=programs / "ask", make=shutil.which("make"), only_expanded=ONLY_EXPANDED),
+        )
         for extra in ("", *{f"-{name}" for name in re.findall(r"\.installed-(\w+)", MAKEFILE)}):
             (self.folder / ".venv" / f".installed{extra}").touch()
 
@@ -129,10 +136,14 @@ class Shell:
         program, *arguments = words
         if program == "make":
             return _known_to_make(arguments)
+        if program == "srun" and ONLY_PARSED in environment:
+            program, *arguments = arguments
         if program == "dask" and ONLY_PARSED in environment:
             from dask.cli import cli
+            from distributed.cli.dask_scheduler import main as scheduler
             from distributed.cli.dask_worker import main as worker
 
+            cli.add_command(scheduler, "scheduler")
             cli.add_command(worker, "worker")
             return parse(cli, arguments)
         if program != "avfuse":
