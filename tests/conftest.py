@@ -66,6 +66,9 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+LONGEST = ("test_pages.py", "test_all_backbones.py", "test_page_in_browser.py", "test_cli.py", "test_understand_cli.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file begins first, so that it does not run on alone."""
-    items.sort(key=lambda item: item.path.name != "test_all_backbones.py")
+    """The longest files begin first, so that none runs on alone."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))

@@ -117,6 +117,7 @@ def test_timesformers_authors_file(tmp_path: Path) -> None:
     torch.testing.assert_close(encoded.tokens, theirs(given), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ast", "timesformer"])
 def test_an_authors_file_that_is_not_whole_is_refused(name: str, tmp_path: Path) -> None:
     theirs, prefix = (AuthorsAst(), "module.v.") if name == "ast" else (AuthorsTimeSformer(), "model.")

@@ -306,7 +306,7 @@ def test_timesformer_is_transformers_from_the_frames_on() -> None:
     assert (ours.tokens - expected).norm() < 2e-3 * expected.norm()
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_half_precision_is_near_and_comes_as_asked(precision: Precision) -> None:
     backbone = backbones.get("lite")
     items = batch(backbone, 4)

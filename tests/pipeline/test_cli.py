@@ -54,7 +54,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def extracted(workplace: Path) -> subprocess.CompletedProcess[str]:
-    return avfuse_alone(
+    return avfuse(
         "extract", "--dataset", "folder", "--root", "clips", "--group-column", "scene",
         "--features", "lite:frames,lite:chromagram,lite:mfcc", "--frames", "uniform:4", "--workers", 1, cwd=workplace,
     )  # fmt: skip

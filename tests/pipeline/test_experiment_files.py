@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from avfuse.stages.fuse.recipe import Recipe, Settings
 from avfuse.stages.fuse.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.training import Training, knows
 
+LARGE = {"avt-table4", "mmt"}
 PAPERS = Path(os.environ.get("AVFUSE_PAPERS", Path(__file__).resolve().parents[3] / "shared" / "papers"))
 """Texts of the papers are used in addition where they are."""
 
@@ -220,8 +222,16 @@ def its_roles(row: TableRow) -> set[str]:
     return {*row.video, *row.audio}
 
 
-@pytest.mark.parametrize("map_name", backbones_names())
-@pytest.mark.parametrize("name", table_names())
+def large_networks_are_slow() -> list[Any]:
+    """Every table with every map; heads as large as published are built once among the fast ones."""
+    return [
+        pytest.param(name, map_name, marks=pytest.mark.slow if name in LARGE and map_name != "quick" else ())
+        for name in table_names()
+        for map_name in backbones_names()
+    ]
+
+
+@pytest.mark.parametrize(("name", "map_name"), large_networks_are_slow())
 def test_every_row_whose_roles_are_mapped_can_be_built_and_trained_as_it_says(name: str, map_name: str) -> None:
     table, mapped = load_table(name), load_backbones(map_name).roles.keys()
     rows = [row for row in table.trained if its_roles(row) <= mapped]

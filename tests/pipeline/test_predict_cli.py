@@ -319,6 +319,7 @@ def test_of_windows_the_surest_of_each_file_is_explained(
     assert set(pd.read_csv(tmp_path / "explanations.csv")["start"]) == {start}
 
 
+@pytest.mark.slow
 def test_what_has_no_map_is_predicted_all_the_same_and_says_so(workplace: Path, run: Path, tmp_path: Path) -> None:
     clips = [workplace / "clips" / name for name in ("high4.avi", "low4.avi")]
     views = workplace / "runs" / "set" / "views"

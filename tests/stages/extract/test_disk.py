@@ -95,6 +95,7 @@ def test_a_read_only_cache_is_read_and_not_written(clips: list[Clip], small_disk
     assert "cannot be written to" in refused.stderr
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow_are_one_line(clips: list[Clip], tmp_path: Path) -> None:
     done = subprocess.run(
         [

@@ -158,6 +158,7 @@ def test_what_another_run_commits_meanwhile_is_not_done_again(
     assert summary.features[0].extra == 0
 
 
+@pytest.mark.slow
 def test_long_chunks_are_committed_in_parts(
     sounding: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

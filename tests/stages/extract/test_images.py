@@ -142,6 +142,7 @@ def test_an_unknown_style_is_refused() -> None:
         resolve(["lite:mfcc"], style="pretty")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_windows_and_filter_banks_are_features_like_others(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path, "lite:frames:windows2", "lite:fbank", "lite:fbank:tokens2x16")
     table = features.load("set", "lite:fbank:tokens2x16", tmp_path)
@@ -152,6 +153,7 @@ def test_windows_and_filter_banks_are_features_like_others(folder: Path, tmp_pat
     assert features.load("set", "lite:frames:2of2", tmp_path).data.shape == (4, 25, 1280)
 
 
+@pytest.mark.slow
 def test_precision_is_computed_with_and_kept_apart(folder: Path, tmp_path: Path) -> None:
     clips = [Clip("one", folder / "one.avi")]
     for precision in ("float32", "bfloat16"):

@@ -25,6 +25,7 @@ def fuse(place: Path, own: str, *arguments: str) -> Answer:
     return run_here([*command, "--seeds", "2", *arguments], place, {"AVFUSE_HEADS": own})
 
 
+@pytest.mark.slow
 def test_the_head_on_the_page_learns(place: Path) -> None:
     done = fuse(place, "gated.py", "--fusion", "video,gated", "--sweep", "width=8,32", "--epochs", "15")
     assert done.code == 0, done.err

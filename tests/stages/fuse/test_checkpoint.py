@@ -53,7 +53,9 @@ def train(data: FusionData, head: str, kept: Checkpoint | None, kill_after: int 
 
 @pytest.mark.parametrize("together", [0, 10**9])
 @pytest.mark.parametrize("head", list(SETTINGS))
-@pytest.mark.parametrize("kill_after", [1, 11, 20])
+@pytest.mark.parametrize(
+    "kill_after", [pytest.param(1, marks=pytest.mark.slow), 11, pytest.param(20, marks=pytest.mark.slow)]
+)
 def test_training_goes_on_from_any_moment(
     data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str, together: int, kill_after: int
 ) -> None:

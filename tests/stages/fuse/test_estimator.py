@@ -64,6 +64,7 @@ def test_scikit_learn_finds_nothing_amiss(estimator: FusionClassifier, check: Ca
     check(estimator)
 
 
+@pytest.mark.slow
 def test_scikit_learn_finds_nothing_amiss_of_other_parameters_either() -> None:
     other = FusionClassifier(
         "audio",
