@@ -42,7 +42,7 @@ BANKS = ("audio:fbank", (1024, 128))
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "mat_lite": {"dim": 16},
     "mmt": {"dim": 16, "heads": 2},
-    "mat": {"dim": 8},
+    "mat": {"epochs": 1},
     "bottleneck": {"dim": 16, "heads": 2},
     "crossattn": {"dim": 16, "heads": 2},
     "alpha": {"dim": 16, "heads": 2},
@@ -66,7 +66,7 @@ def sound_of(head: str) -> tuple[str, tuple[int, ...]]:
 
 def made_up(audio: tuple[str, tuple[int, ...]] = IMAGES, lacking: float = 0.1) -> FusionData:
     """Classes that both modalities tell, with some clips that lack one of them, on the CPU."""
-    clips = CLIPS if audio == IMAGES else CLIPS // 4
+    clips = {IMAGES: CLIPS, GRID: CLIPS // 4, BANKS: CLIPS // 8}[audio]
     generator = np.random.default_rng(0)
     labels = np.arange(clips) % CLASSES
     modalities = {}
