@@ -168,6 +168,12 @@ def typed_in_blocks() -> frozenset[str]:
     return frozenset(without_comment(line) for block in shell for line in block.commands())
 
 
+def only_parsed(command: str, typed: str) -> str:
+    """Shell lines that hold a command against its options; of one that installs, make only says what it would do."""
+    switches = [ONLY_PARSED, ONLY_EXPANDED] if NOT_RUN.get(command) == INSTALLS else [ONLY_PARSED]
+    return "\n".join([*(f"export {name}=1" for name in switches), typed, f"unset {' '.join(switches)}"])
+
+
 @dataclass
 class Session:
     """A page, read from its beginning by somebody who types what it says."""
@@ -201,10 +207,7 @@ class Session:
             if trouble := self._before(command):
                 return trouble
             typed = self._with_stand_ins(line)
-            if command in NOT_RUN:
-                switches = [ONLY_PARSED, ONLY_EXPANDED] if NOT_RUN[command] == INSTALLS else [ONLY_PARSED]
-                typed = "\n".join([*(f"export {name}=1" for name in switches), typed, f"unset {' '.join(switches)}"])
-            script.append(typed)
+            script.append(only_parsed(command, typed) if command in NOT_RUN else typed)
         answer = self._run("\n".join(script))
         expected = [text for command in map(without_comment, lines) for text in PRINTS.get(command, ())]
         missing = [text for text in expected if text not in answer.out]
@@ -226,7 +229,7 @@ class Session:
         if text in REFUSED:
             answer = self._run(typed)
             return None if answer.code == 2 and REFUSED[text] in answer.err else f"not refused: {answer}"
-        answer = self._run(f"export {ONLY_PARSED}=1\n{typed}\nunset {ONLY_PARSED}")
+        answer = self._run(only_parsed(text, typed))
         if answer.code == INCOMPLETE and (" -" not in command or command.split()[-1].startswith("--")):
             return None
         if text in NOT_RUN or text != command or re.fullmatch(r"make \S+", text):
