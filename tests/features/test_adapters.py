@@ -51,7 +51,11 @@ def encode(name: str, items: torch.Tensor, choice: str = "auto") -> Encoded:
 
 @pytest.mark.parametrize(
     ("name", "grid"),
-    [("resnet18.a1_in1k", (7, 7)), ("vit_tiny_patch16_224", (14, 14)), ("swin_tiny_patch4_window7_224", (7, 7))],
+    [
+        ("resnet18.a1_in1k", (7, 7)),
+        ("vit_tiny_patch16_224", (14, 14)),
+        pytest.param("swin_tiny_patch4_window7_224", (7, 7), marks=pytest.mark.slow),
+    ],
 )
 @torch.inference_mode()
 def test_timms_networks_are_timms(name: str, grid: tuple[int, ...], tmp_path: Path) -> None:
@@ -72,7 +76,14 @@ def test_timms_networks_are_timms(name: str, grid: tuple[int, ...], tmp_path: Pa
     assert spec.shape == (25, *encoded.tokens.shape[1:])
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "googlenet", pytest.param("r3d_18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v3_small",
+        pytest.param("googlenet", marks=pytest.mark.slow),
+        pytest.param("r3d_18", marks=pytest.mark.slow),
+    ],
+)
 @torch.inference_mode()
 def test_torchvisions_networks_are_torchvisions(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -309,7 +309,7 @@ def test_timesformer_is_transformers_from_the_frames_on() -> None:
 @pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_half_precision_is_near_and_comes_as_asked(precision: Precision) -> None:
     backbone = backbones.get("lite")
-    items = batch(backbone, 4)
+    items = batch(backbone)
     weights = find(backbone.checkpoint)
     full, half = (load(backbone, weights, "cpu", each)(items, backbone.preprocess) for each in ("float32", precision))
     assert half.pooled.dtype == getattr(torch, precision)

@@ -57,6 +57,7 @@ def extract(clips: Path, cache: Path, *options: str) -> "subprocess.CompletedPro
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # seven processes that import PyTorch, one after the other
 def test_a_cluster_does_the_same_and_a_deadly_clip_costs_itself(address: str, clips: Path, tmp_path: Path) -> None:
     asked = ["--features", "fragile:frames", "--frames", "uniform:2", "--weights", "random"]
     done = extract(clips, tmp_path / "cache", *asked, "--engine", "dask", "--scheduler", address)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from packing import PACKED, PLAIN, pack
 
 from avfuse import features
@@ -59,6 +60,7 @@ def test_features_of_archived_clips_are_those_of_files(media: Path, tmp_path: Pa
     assert "'video/missing.avi' is not there in " in problem
 
 
+@pytest.mark.slow
 def test_another_file_under_the_same_name_is_extracted_again(media: Path, tmp_path: Path) -> None:
     clips = in_archives(tmp_path, media)
     run(clips, tmp_path / "cache")

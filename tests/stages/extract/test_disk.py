@@ -76,6 +76,7 @@ def test_a_full_disk_keeps_what_was_committed_and_no_half(
     np.testing.assert_array_equal(tables[0].data, tables[1].data)
 
 
+@pytest.mark.slow
 def test_a_read_only_cache_is_read_and_not_written(clips: list[Clip], small_disk: Path) -> None:
     run(clips[:2], small_disk)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)

@@ -355,6 +355,7 @@ def right_after_training(name: str, lr: float) -> float:
     return (logits.argmax(dim=1) == theirs).float().mean().item()
 
 
+@pytest.mark.slow
 def test_mat_lite_learns_an_order_that_the_mean_of_tokens_does_not_hold() -> None:
     assert right_after_training("mat_lite", lr=3e-4) > 0.9
     assert 0.35 < right_after_training("audio", lr=3e-4) < 0.65

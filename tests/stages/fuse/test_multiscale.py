@@ -333,6 +333,7 @@ def glides(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return 3 * banks + 0.3 * torch.randn(banks.shape, generator=generator), rising
 
 
+@pytest.mark.slow
 def test_mat_lite_learns_textures_that_only_order_tells_apart() -> None:
     """A token is the mean of 4 bands and 4 frames: as loud whichever way the tone goes through it."""
     banks, rising = glides(256, torch.Generator().manual_seed(0))

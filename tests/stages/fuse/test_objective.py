@@ -592,6 +592,7 @@ def trained(data: FusionData, epochs: int, **settings: Any) -> Fit:
     return fit
 
 
+@pytest.mark.slow
 def test_contrast_makes_sounds_find_pictures_they_never_saw(learnable: FusionData) -> None:
     """Of 50 held-out clips. Without it, the untrained common space over a head trained to classify."""
 
@@ -605,6 +606,7 @@ def test_contrast_makes_sounds_find_pictures_they_never_saw(learnable: FusionDat
     assert reached > 0.4
 
 
+@pytest.mark.slow
 def test_hidden_sound_and_pictures_are_made_out(learnable: FusionData) -> None:
     """Of held-out clips, against decoders that nothing has taught and the mean of the training clips."""
     fresh, fit = fit_of(learnable, masked=1.0), trained(learnable, 8, masked=1.0)

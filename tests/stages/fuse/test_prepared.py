@@ -134,6 +134,7 @@ def test_modality_dropout_takes_one_modality_of_clips_that_have_both(make_data: 
     assert (batch.present["video"] == before["video"])[~both].all()
 
 
+@pytest.mark.slow
 def test_a_head_trained_with_modality_dropout_works_on_either(make_data: Callable[..., FusionData]) -> None:
     """Of six classes the picture tells two apart and the sound three: with one of them 1/3 or 1/2 can be right."""
     data = make_data(clips_per_class=80, missing=0.0, noise=0.3)

@@ -231,6 +231,7 @@ def recall(run: Run, data: FusionData, source: str) -> float:
     return by_name(found.measures)["recall@1"]
 
 
+@pytest.mark.slow
 def test_contrast_finds_partners_that_share_more_than_a_class(
     data: FusionData, saved: tuple[Run, list[Trained]], tmp_path: Path
 ) -> None:

@@ -91,7 +91,10 @@ def assert_every_clip_once(loader: StreamLoader, cached: Cached) -> list[int]:
     return order
 
 
-@pytest.mark.parametrize(("workers", "start_method"), [(0, None), (1, "fork"), (2, "fork"), (3, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "start_method"),
+    [(0, None), (1, "fork"), (2, "fork"), (3, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)],
+)
 def test_every_clip_comes_once_from_any_number_of_workers(cached: Cached, workers: int, start_method: Any) -> None:
     first = assert_every_clip_once(stream_loader(cached.stream(), workers, start_method=start_method), cached)
     if start_method != "spawn":

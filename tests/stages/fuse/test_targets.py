@@ -93,6 +93,7 @@ def test_validation_keeps_the_proportions_of_targets_where_clips_have_no_label(t
         torch.testing.assert_close(*shares, atol=0.06, rtol=0)
 
 
+@pytest.mark.slow
 def test_joint_heads_tell_verbs_by_the_picture_and_nouns_by_the_sound(kitchen_data: FusionData) -> None:
     for name in JOINT:
         reached = measured(name, kitchen_data)

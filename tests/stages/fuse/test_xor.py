@@ -48,13 +48,23 @@ def reached(data: FusionData, head: str, **settings: object) -> float:
     return float((logits.argmax(axis=1) == truth).mean())
 
 
-@pytest.mark.parametrize("head", ["mlp", "alpha", "crossattn", "bottleneck", "mmt"])
+@pytest.mark.parametrize(
+    "head",
+    ["mlp", "crossattn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("alpha", "bottleneck", "mmt"))],
+)
 def test_joint_heads_find_it(data: FusionData, head: str) -> None:
     settings = {"lr": 1e-3, "epochs": 6} if head == "mmt" else {"lr": 1e-4 if head == "alpha" else 3e-3}
     assert reached(data, head, **settings, **SMALL) > 0.97
 
 
-@pytest.mark.parametrize("head", ["audio", "video", "average", "svc", "logreg", "mat_lite"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "average",
+        "logreg",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("audio", "video", "svc", "mat_lite")),
+    ],
+)
 def test_single_modalities_late_fusion_and_linear_heads_do_not(data: FusionData, head: str) -> None:
     epochs = 2 if head == "mat_lite" else 20
     assert abs(reached(data, head, epochs=epochs) - 0.5) < 4 * 0.5 / len(data.test) ** 0.5
