@@ -1,6 +1,7 @@
 """The command group, and the one place where errors become one line."""
 
 import errno
+import os
 import sys
 
 import click
@@ -64,6 +65,7 @@ for command in (
 def main() -> None:
     """Run the command line. A user's mistake is one line on standard error and exit code 2. A command that ends with an
     exit code of its own raises click.exceptions.Exit, which comes back from click as a number."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # child processes would import what lies in the current folder, numpy.py for one
     try:
         code = avfuse.main(standalone_mode=False)
     except (UsageError, ClipError) as error:

@@ -310,3 +310,28 @@ def test_weights_that_are_neither_here_nor_to_be_had_are_named_in_a_line(workpla
         assert str(tmp_path) in last
         assert "Traceback" not in done.stderr
         assert done.returncode == 2
+
+
+def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
+    """As installed, the command's own folder comes first on its path, and the current one is not on it at all."""
+    soundfile = pytest.importorskip("soundfile")
+    command = tmp_path / "bin" / "avfuse.start.py"
+    command.parent.mkdir()
+    command.write_text("from avfuse.pipeline.cli import main\nif __name__ == '__main__':\n    main()\n")
+    clips = tmp_path / "downloaded"
+    for label in ("hum", "hiss"):
+        (clips / label).mkdir(parents=True)
+        soundfile.write(clips / label / f"{label}.wav", np.random.default_rng(0).uniform(-1, 1, 20_000), 16_000)
+    for library in ("av", "numpy", "socket", "stages"):
+        (clips / f"{library}.py").write_text(
+            f"open('EXECUTED', 'a').write('{library} ')\nraise ImportError('{library}')\n"
+        )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    extract = ["extract", "--dataset", "folder", "--root", ".", "--features", "image:chromagram", "--cache", "../cache"]
+    done = subprocess.run(
+        [sys.executable, command, *extract, "--workers", "1"],
+        cwd=clips, capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not (clips / "EXECUTED").exists()
