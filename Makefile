@@ -39,7 +39,7 @@ endif
 
 needed = $(or $($(1)),$(error $(1) is missing: $(2)))
 
-.PHONY: help demo test test-all manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images docs lint format clean lock test-lowest test-newest wheel install install-cluster
+.PHONY: help demo test test-all manifest extract cluster fuse predict ablate tables-demo understand retrieve report bench compare-readers compare-precision torture survey-damage docs-images docs lint format clean lock test-lowest test-newest wheel install install-cluster gpu-check wheels
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -115,7 +115,8 @@ report: $(VENV)/.installed ## one page of a run, of several, or of a table: DATA
 	@$(AVFUSE) report $(or $(RUN),$(RUN_FOLDER)) $(call flag,OUT,--output) $(call flag,MAX_CLIPS,--clips) \
 		$(call flag,LIMIT,--limit) $(call flag,CACHE,--cache) $(ARGS)
 
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# The checks of the GPU run on a CPU here, reduced; make gpu-check names the GPU.
+PYTEST = AVFUSE_TEST_DEVICE="$${AVFUSE_TEST_DEVICE:-cpu}" $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed-test ## run the tests of every module, in minutes: ARGS="tests/features -x" runs a part
 	@$(PYTEST) -m "not slow" $(ARGS)
@@ -210,8 +211,8 @@ $(VENV)/.installed-%: $(VENV)/.installed pyproject.toml requirements/%.txt
 	@$(PIP) $(if $(filter none,$(LOCK)),--upgrade --editable ".[$*]",$(EXACTLY) -r requirements/$*.txt)
 	@touch $@
 
-install: $(VENV)/.installed ## install avfuse into .venv; install-cluster adds what a cluster needs
-install-cluster: $(VENV)/.installed-cluster
+install: $(VENV)/.installed ## install avfuse into .venv
+install-cluster: $(VENV)/.installed-cluster ## install what a cluster needs as well
 
 # uv resolves; users need pip alone.
 TOOLS := build/tools
@@ -224,7 +225,9 @@ lock: $(TOOLS)/bin/uv ## renew requirements/: the newest versions that pyproject
 
 RESOLUTION_lowest := lowest-direct
 RESOLUTION_newest := highest
-test-lowest test-newest: test-%: $(TOOLS)/bin/uv ## run the fast tests with the lowest, or the newest, versions that pyproject.toml allows: PYTHON=python3.13
+test-lowest: $(TOOLS)/bin/uv ## run the fast tests with the lowest versions that pyproject.toml allows: PYTHON=python3.13
+test-newest: $(TOOLS)/bin/uv ## run the fast tests with the newest versions that pyproject.toml allows: PYTHON=python3.13
+test-lowest test-newest: test-%:
 	@$(TOOLS)/bin/uv venv --quiet --clear --python "$(PYTHON)" build/venv-$*
 	@$(TOOLS)/bin/uv pip install --quiet --python build/venv-$*/bin/python --resolution $(RESOLUTION_$*) --editable ".[test]"
 	@$(TOOLS)/bin/uv pip list --python build/venv-$*/bin/python | grep -E '^(av|h5py|librosa|numpy|pandas|scikit-learn|scipy|torch|torchvision|transformers) '
@@ -242,8 +245,6 @@ wheel: $(VENV)/.installed ## build dist/avfuse-VERSION-py3-none-any.whl
 SITE := build/site
 GPU_NEEDS = $(if $(filter-out 0,$(SYSTEM_TORCH)),$(SITE)/.installed,$(VENV)/.installed-test)
 GPU_PYTHON = $(if $(filter-out 0,$(SYSTEM_TORCH)),PYTHONPATH="$(CURDIR)/$(SITE):$(CURDIR)" $(PYTHON),$(BIN)/python)
-test test-all: export AVFUSE_TEST_DEVICE ?= cpu
-.PHONY: gpu-check wheels
 
 gpu-check: $(GPU_NEEDS) ## the GPU's tests and figures in at most eight minutes, into build/bench/gpu.json: DEVICE=cuda:0, DEVICE=cpu for a reduced run, BUDGET=460 seconds, ONLY=test-training,bench-fuse-gpu, PYTHON=python3 SYSTEM_TORCH=1 where no package index is (docs/gpu.md)
 	@DEVICE="$(DEVICE)" BUDGET="$(BUDGET)" ONLY="$(ONLY)" $(GPU_PYTHON) tests/benchmarks/gpu_check.py

@@ -13,7 +13,15 @@ from avfuse.pipeline.cli.main import avfuse
 
 EVERY_PAGE = [*pages(), "CHANGELOG.md"]
 
-OTHERS_OPTIONS = {"--import-mode": "pytest", "--resources": "dask worker", "--nthreads": "dask worker"}
+OTHERS_OPTIONS = {
+    "--import-mode": "pytest",
+    "--resources": "dask worker",
+    "--nthreads": "dask worker",
+    "--no-deps": "pip",
+    "--require-hashes": "pip",
+    "--target": "pip",
+    "--shm-size": "docker run",
+}
 """Options of programs that are not avfuse."""
 
 NO_VARIABLES = {
