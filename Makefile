@@ -192,7 +192,7 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml $(addprefix requirements/,torch.txt core.txt) | $(BIN)/python
 	@echo "installing avfuse into $(VENV), $(KIND) (PyTorch is large: a few minutes the first time)"
 ifeq ($(TORCH),cpu)
-	@echo "taking PyTorch without CUDA: about 4.5 GB less on disk than the build that is installed otherwise"
+	@echo "taking PyTorch without CUDA: about 4.8 GB less on disk than the build that is installed otherwise"
 	@$(PIP) --index-url "$(TORCH_INDEX)" --no-deps -r requirements/pair.in || \
 		{ echo "make: no PyTorch for the CPU from $(TORCH_INDEX): leave out TORCH=cpu, or name a mirror with TORCH_INDEX=URL" >&2; exit 2; }
 endif
