@@ -21,7 +21,11 @@ from avfuse.stages.fuse.training import Training
 
 MakeData = Callable[..., FusionData]
 QUICK = Training(epochs=12)
-HEADS = [*STANDARD, "alpha", "svc", "logreg"]
+LONGEST = ("bottleneck", "alpha", "crossattn")
+HEADS = [
+    *(name for name in (*STANDARD, "svc", "logreg") if name not in LONGEST),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in LONGEST),
+]
 
 
 def accuracy(name: str, data: FusionData, seeds: int = 2, training: Training = QUICK) -> float:
@@ -30,12 +34,15 @@ def accuracy(name: str, data: FusionData, seeds: int = 2, training: Training = Q
     return float(np.mean([correct(logits, targets).mean() for logits in runs]))
 
 
-def test_joint_heads_find_what_neither_modality_holds_alone(make_data: MakeData) -> None:
+@pytest.mark.parametrize(
+    "joint_heads", [("average", "mlp"), pytest.param(("crossattn", "bottleneck"), marks=pytest.mark.slow)]
+)
+def test_joint_heads_find_what_neither_modality_holds_alone(make_data: MakeData, joint_heads: tuple[str, ...]) -> None:
     data = make_data()
-    reached = {name: accuracy(name, data) for name in STANDARD}
+    reached = {name: accuracy(name, data) for name in ("video", "audio", *joint_heads)}
     assert reached["video"] < 0.45  # two of six classes look alike three times over
     assert reached["audio"] < 0.6
-    for joint in ("average", "mlp", "crossattn", "bottleneck"):
+    for joint in joint_heads:
         assert reached[joint] > max(reached["video"], reached["audio"]) + 0.1, reached
 
 
@@ -82,7 +89,7 @@ def test_training_leaves_the_global_random_state_alone(make_data: MakeData) -> N
     torch.testing.assert_close(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("missing", [0.0, 0.2])
+@pytest.mark.parametrize("missing", [pytest.param(0.0, marks=pytest.mark.slow), 0.2])
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", [*STANDARD, "alpha"])
 def test_a_head_among_many_equals_itself_alone(
