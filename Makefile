@@ -115,15 +115,16 @@ report: $(VENV)/.installed ## one page of a run, of several, or of a table: DATA
 	@$(AVFUSE) report $(or $(RUN),$(RUN_FOLDER)) $(call flag,OUT,--output) $(call flag,MAX_CLIPS,--clips) \
 		$(call flag,LIMIT,--limit) $(call flag,CACHE,--cache) $(ARGS)
 
-# The checks of the GPU run on a CPU here, reduced; make gpu-check names the GPU.
-PYTEST = AVFUSE_TEST_DEVICE="$${AVFUSE_TEST_DEVICE:-cpu}" $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# The quick checks of the GPU run on a CPU here; make gpu-check runs all of them, and names the GPU.
+FAST = AVFUSE_TEST_DEVICE="$${AVFUSE_TEST_DEVICE:-cpu}" $(PYTEST) -m "not slow"
 
 test: $(VENV)/.installed-test ## run the tests of every module, in minutes: ARGS="tests/features -x" runs a part
-	@$(PYTEST) -m "not slow" $(ARGS)
+	@$(FAST) $(ARGS)
 
 # pytest ends with 5 where ARGS names tests of one kind alone.
 test-all: $(VENV)/.installed-test ## run all tests: also those of the site, the notebook, pages in a browser, commands of the documentation, every backbone, a cluster
-	@$(PYTEST) -m "not slow" $(ARGS) || [ $$? -eq 5 ]
+	@$(FAST) $(ARGS) || [ $$? -eq 5 ]
 	@$(PYTEST) -m slow $(ARGS) || [ $$? -eq 5 ]
 
 bench: $(VENV)/.installed-test ## run every benchmark; make bench-NAME runs one
