@@ -185,6 +185,10 @@ endif
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 EXACTLY := --no-deps --no-build-isolation --require-hashes
+# On Linux the builds without CUDA are named +cpu, so that no other index that pip knows puts another one in their place.
+CPU_BUILD := $(if $(filter Linux,$(shell uname)),+cpu)
+LOCKED_PAIR := $(filter torch==% torchvision==%,$(shell cat requirements/pair.in))
+CPU_PAIR = $(if $(filter none,$(LOCK)),torch torchvision,--no-deps $(addsuffix $(CPU_BUILD),$(LOCKED_PAIR)))
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avfuse needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
@@ -194,11 +198,11 @@ $(VENV)/.installed: pyproject.toml $(addprefix requirements/,torch.txt core.txt)
 	@echo "installing avfuse into $(VENV), $(KIND) (PyTorch is large: a few minutes the first time)"
 ifeq ($(TORCH),cpu)
 	@echo "taking PyTorch without CUDA: about 4.8 GB less on disk than the build that is installed otherwise"
-	@$(PIP) --index-url "$(TORCH_INDEX)" --no-deps -r requirements/pair.in || \
+	@$(PIP) --index-url "$(TORCH_INDEX)" $(CPU_PAIR) || \
 		{ echo "make: no PyTorch for the CPU from $(TORCH_INDEX): leave out TORCH=cpu, or name a mirror with TORCH_INDEX=URL" >&2; exit 2; }
 endif
 ifeq ($(LOCK),none)
-	@$(PIP) --upgrade --upgrade-strategy eager --editable .
+	@$(PIP) --editable .
 else
 	@$(PIP) $(EXACTLY) $(if $(filter-out cpu,$(TORCH)),-r requirements/torch.txt) -r requirements/core.txt
 	@$(PIP) --no-deps --no-build-isolation --editable .
@@ -209,7 +213,7 @@ endif
 
 $(VENV)/.installed-%: $(VENV)/.installed pyproject.toml requirements/%.txt
 	@echo "installing what '$*' needs"
-	@$(PIP) $(if $(filter none,$(LOCK)),--upgrade --editable ".[$*]",$(EXACTLY) -r requirements/$*.txt)
+	@$(PIP) $(if $(filter none,$(LOCK)),--editable ".[$*]",$(EXACTLY) -r requirements/$*.txt)
 	@touch $@
 
 install: $(VENV)/.installed ## install avfuse into .venv
