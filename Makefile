@@ -254,11 +254,11 @@ GPU_PYTHON = $(if $(filter-out 0,$(SYSTEM_TORCH)),PYTHONPATH="$(CURDIR)/$(SITE):
 gpu-check: $(GPU_NEEDS) ## the GPU's tests and figures in at most eight minutes, into build/bench/gpu.json: DEVICE=cuda:0, DEVICE=cpu for a reduced run, BUDGET=460 seconds, ONLY=test-training,bench-fuse-gpu, PYTHON=python3 SYSTEM_TORCH=1 where no package index is (docs/gpu.md)
 	@DEVICE="$(DEVICE)" BUDGET="$(BUDGET)" ONLY="$(ONLY)" $(GPU_PYTHON) tests/benchmarks/gpu_check.py
 
-wheels: ## download what gpu-check needs beside PyTorch into build/wheels/: WHEELS_PYTHON=3.12, WITHOUT=decord,plotly or a file of pip freeze
-	@$(PYTHON) tests/gpu/wheels.py build/wheels "$(or $(WHEELS_PYTHON),3.12)" "$(WITHOUT)"
+wheels: $(VENV)/.installed-test ## download what gpu-check needs beside PyTorch into build/wheels/: WHEELS_PYTHON=3.12, WITHOUT=decord,plotly or a file of pip freeze
+	@$(BIN)/python tests/gpu/wheels.py build/wheels "$(or $(WHEELS_PYTHON),3.12)" "$(WITHOUT)"
 
 $(SITE)/.installed: $(wildcard build/wheels/*.whl)
 	@rm -rf $(SITE) && mkdir -p $(SITE)
 	@$(if $^,$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --target $(SITE) $^)
-	@PYTHONPATH="$(CURDIR)/$(SITE):$(CURDIR)" $(PYTHON) -c "from avfuse.features.audio_images import render; import numpy; render(numpy.ones(4096), 44100)"
+	@PYTHONPATH="$(CURDIR)/$(SITE):$(CURDIR)" $(PYTHON) -c "import avfuse, numpy; avfuse.render(numpy.ones(4096), 44100)"
 	@touch $@

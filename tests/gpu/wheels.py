@@ -2,23 +2,22 @@
 
     python tests/gpu/wheels.py FOLDER PYTHON_VERSION [WITHOUT]
 
-PyTorch and what belongs to it are always left out. WITHOUT: names of further packages, by commas, or a file that lists
-what the other machine has, a line each (`pip freeze`).
+They are those of the lock (requirements/core.txt), without PyTorch and what belongs to it. WITHOUT: names of further
+packages, by commas, or a file that lists what the other machine has, a line each (`pip freeze`).
 """
 
-import json
 import platform
 import re
 import subprocess
 import sys
-import tempfile
-import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-TESTS_NEED = ["pytest", "pytest-timeout"]
-WITH_TORCH = re.compile(r"torch|torchvision|torchaudio|triton|(nvidia|cuda)-.*")
+from packaging.markers import Marker
+
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
+TESTS_NEED = {"iniconfig", "pluggy", "pytest", "pytest-timeout"}
+PIN = re.compile(r"^([\w.-]+)(==\S+)(?: ; (.*?))?(?: \\)?$", re.MULTILINE)
 GLIBC = range(17, 40)
 """2.17 is the oldest that wheels are made for; the other machine is taken to be newer than the newest asked for."""
 
@@ -26,15 +25,12 @@ GLIBC = range(17, 40)
 def main() -> None:
     folder, version = Path(sys.argv[1]), sys.argv[2]
     without = named(sys.argv[3]) if len(sys.argv) > 3 else set()
-    chosen = [
-        f"{name}=={found}"
-        for name, found in resolved(version)
-        if not WITH_TORCH.fullmatch(name) and name not in without
-    ]
+    chosen = [name + pin for name, pin in locked(version) if name not in without]
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.whl"):
         old.unlink()
-    pip("download", "--quiet", "--no-deps", *other_machine(version), "--dest", str(folder), *chosen)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+    subprocess.run([*pip, *other_machine(version), *chosen], check=True)
     sizes = sorted(((wheel.stat().st_size, wheel.name) for wheel in folder.glob("*.whl")), reverse=True)
     for size, name in sizes[:12]:
         print(f"{size / 2**20:7.1f} MiB  {name}")
@@ -51,15 +47,20 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def resolved(version: str) -> Iterable[tuple[str, str]]:
-    """Name and version of all that fits together, PyTorch among it."""
-    needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        options = ["--quiet", "--dry-run", "--ignore-installed", "--target", folder, "--report", str(report)]
-        pip("install", *options, *other_machine(version), *needs, *TESTS_NEED)
-        for each in json.loads(report.read_text())["install"]:
-            yield plain(each["metadata"]["name"]), each["metadata"]["version"]
+def locked(version: str) -> Iterator[tuple[str, str]]:
+    """Names and pins of the lock that hold on the other machine."""
+    there = {
+        "python_version": version,
+        "python_full_version": f"{version}.0",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": platform.machine(),
+    }
+    for file in ("core.txt", "test.txt"):
+        for name, pin, marker in PIN.findall((REQUIREMENTS / file).read_text()):
+            is_needed = file == "core.txt" or name in TESTS_NEED
+            if is_needed and (not marker or Marker(marker).evaluate(there)):
+                yield plain(name), pin
 
 
 def other_machine(version: str) -> list[str]:
@@ -69,10 +70,6 @@ def other_machine(version: str) -> list[str]:
     tags += [f"manylinux{old}_{machine}" for old in ("2014", "2010", "1")] + [f"linux_{machine}"]
     platforms = [option for tag in tags for option in ("--platform", tag)]
     return ["--only-binary=:all:", "--python-version", version, "--implementation", "cp", *platforms]
-
-
-def pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", *arguments], check=True)
 
 
 if __name__ == "__main__":

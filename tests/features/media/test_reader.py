@@ -1,5 +1,6 @@
 """Decoding gives the frames and samples asked for, or says why not."""
 
+import struct
 from pathlib import Path
 
 import av
@@ -162,3 +163,19 @@ def test_ucf101_timestamps_that_do_not_rise_are_replaced_by_index_over_rate(real
     frames = decode(real_data / "clips" / "v_ApplyEyeMakeup_g01_c01.avi", "uniform:25", audio=False).frames
     assert frames is not None
     np.testing.assert_allclose(frames.times, frames.indices / 25)
+
+
+def test_tags_in_any_encoding_are_no_obstacle(tmp_path: Path) -> None:
+    """A title in Latin-1, as cameras and older programs write it, in the INFO list of a RIFF file."""
+    path = tmp_path / "tagged.wav"
+    wavfile.write(path, 8000, (8000 * np.sin(np.arange(8000) / 5)).astype(np.int16))
+    title = "\xc9t\xe9 \xe0 la plage".encode("latin-1") + b"\0"
+    entry = b"INAM" + struct.pack("<I", len(title)) + title + b"\0" * (len(title) % 2)
+    content = path.read_bytes()
+    head, samples = content[12:36], content[36:]
+    chunks = b"WAVE" + head + b"LIST" + struct.pack("<I", 4 + len(entry)) + b"INFO" + entry + samples
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(chunks)) + chunks)
+    assert probe(path).has_audio
+    sound = decode(path).waveform
+    assert sound is not None
+    assert len(sound.samples) == 8000
