@@ -151,6 +151,7 @@ docs-images: $(VENV)/.installed ## draw the pictures of docs/audio-images.md aga
 
 # Waiting threads sleep as they do for users, though scripts import torch before avfuse.
 bench bench-%: export OMP_WAIT_POLICY ?= PASSIVE
+bench bench-%: export GOMP_SPINCOUNT ?= 30000
 
 bench-%: $(VENV)/.installed-test
 	@PYTHONPATH=tests/helpers $(BIN)/python tests/benchmarks/bench_$(subst -,_,$*).py

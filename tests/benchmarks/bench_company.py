@@ -38,7 +38,7 @@ from avfuse.stages.fuse.modality import Modality
 from avfuse.stages.fuse.prepared import Inputs
 from avfuse.stages.fuse.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.together import train_epoch
-from avfuse.threads import WAIT_POLICY, available_cores
+from avfuse.threads import SLEEPING, available_cores
 
 
 def setting(name: str, default: object) -> str:
@@ -74,7 +74,7 @@ def with_quartiles(figures: Iterator[Figure]) -> Iterator[Figure]:
 
 def figures() -> Iterator[Figure]:
     timed = partial(compare, min_pairs=PAIRS, min_seconds=SECONDS)
-    with Company(available_cores()) as company, Process("PASSIVE") as now, Process(None) as before:
+    with Company(available_cores()) as company, Process(SLEEPING) as now, Process({}) as before:
         for kind in [each for each in ONLY if each != "workers"]:
             name = f"{kind}_slowdown_in_company"
             yield timed(name, partial(company.during, now, kind), partial(now.work, kind))
@@ -126,12 +126,12 @@ class Company:
 class Process:
     """Does pieces of work in a process of its own. Use as a context manager."""
 
-    def __init__(self, wait_policy: str | None) -> None:
-        """wait_policy: OMP_WAIT_POLICY there; None: not set."""
+    def __init__(self, waiting: dict[str, str]) -> None:
+        """waiting: which of SLEEPING are set there."""
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
-        with environment(WAIT_POLICY, wait_policy):
-            self._process = context.Process(target=serve, args=(theirs, wait_policy))
+        with environment(waiting):
+            self._process = context.Process(target=serve, args=(theirs, waiting))
             self._process.start()
         theirs.close()  # so that an end over there is noticed here
 
@@ -150,20 +150,19 @@ class Process:
 
 
 @contextmanager
-def environment(name: str, value: str | None) -> Iterator[None]:
-    """A variable as the processes that are started meanwhile find it."""
-    before = os.environ.pop(name, None)
-    if value is not None:
-        os.environ[name] = value
+def environment(waiting: dict[str, str]) -> Iterator[None]:
+    """SLEEPING as the processes that are started meanwhile find it."""
+    before = {name: os.environ.pop(name) for name in SLEEPING if name in os.environ}
+    os.environ.update(waiting)
     try:
         yield
     finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
+        for name in waiting:
+            del os.environ[name]
+        os.environ.update(before)
 
 
-def serve(questions: Connection, wait_policy: str | None) -> None:
+def serve(questions: Connection, waiting: dict[str, str]) -> None:
     """Do what is asked for, until nobody is there to ask."""
     warnings.simplefilter("ignore", RuntimeWarning)  # says that threads spin, which is wanted here
     cores = available_cores()
@@ -177,8 +176,8 @@ def serve(questions: Connection, wait_policy: str | None) -> None:
         while True:
             kind = questions.recv()
             try:
-                if os.environ.get(WAIT_POLICY) != wait_policy:
-                    raise RuntimeError(f"{WAIT_POLICY} is not {wait_policy}: something imports avfuse before torch")
+                if {name: os.environ[name] for name in SLEEPING if name in os.environ} != waiting:
+                    raise RuntimeError(f"{[*SLEEPING]} are not {waiting}: something imports avfuse before torch")
                 if kind not in works:
                     works[kind] = makers[kind](stack)
                 works[kind]()

@@ -27,6 +27,8 @@ OTHERS_OPTIONS = {
 NO_VARIABLES = {
     "CUDA_VISIBLE_DEVICES": "read by CUDA",
     "OMP_WAIT_POLICY": "read by OpenMP",
+    "GOMP_SPINCOUNT": "read by GNU's OpenMP",
+    "KMP_BLOCKTIME": "read by LLVM's and Intel's OpenMP",
     "OMP_NUM_THREADS": "read by OpenMP",
     "LOKY_MAX_CPU_COUNT": "read by joblib",
     "GPU": "a resource of dask worker",
