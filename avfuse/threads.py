@@ -7,8 +7,8 @@ from functools import cache
 
 WAIT_POLICY = "OMP_WAIT_POLICY"
 SLEEPING = {WAIT_POLICY: "PASSIVE", "GOMP_SPINCOUNT": "30000"}
-"""For every OpenMP runtime, and for GNU's: a short spin, without which networks of small steps lose a sixth of their speed
-on a machine left alone. Its own default is ten times as long."""
+"""How long waiting threads spin: for every OpenMP runtime, and for GNU's, a tenth of its default. Without any spin, small
+networks lose a sixth of their speed on a machine left alone."""
 
 _WAITING = (*SLEEPING, "KMP_BLOCKTIME")
 """All that decides how long a waiting thread spins before it sleeps. The last is LLVM's and Intel's."""

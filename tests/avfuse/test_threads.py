@@ -160,6 +160,7 @@ def test_processes_share_the_cores_and_each_has_one(
     assert share_of_cores(processes) == cores
 
 
+@pytest.mark.slow
 @on_linux
 def test_a_process_that_is_bound_to_one_core_uses_one(tmp_path: Path) -> None:
     code = (
@@ -219,6 +220,7 @@ def test_nothing_is_said_where_it_does_not_matter(monkeypatch: pytest.MonkeyPatc
         threads.limit_torch_threads()
 
 
+@pytest.mark.slow
 @on_linux
 def test_training_in_a_script_that_imported_torch_first_says_so(tmp_path: Path) -> None:
     code = (

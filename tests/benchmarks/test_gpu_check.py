@@ -79,6 +79,7 @@ def test_all_done_is_success(tmp_path: Path) -> None:
     assert run(tmp_path, step("bench", MEASURES))[0] == 0
 
 
+@pytest.mark.slow
 def test_a_step_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     code, kept = run(tmp_path, step("hangs", HANGS, seconds=10.0), step("bench", MEASURES))
     assert code == 1

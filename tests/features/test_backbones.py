@@ -76,6 +76,7 @@ def their_bninception() -> torch.nn.Module:
     return network
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_tsn_is_bninception(their_bninception: torch.nn.Module, tmp_path: Path) -> None:
     """Cadene's layout, with its classifier, loads strictly and gives its features."""
@@ -246,6 +247,7 @@ def test_tokens_are_averaged_cell_by_cell() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_random_weights_are_the_same_every_time(name: str) -> None:
     first, second = make(backbones.get(name)).state_dict(), make(backbones.get(name)).state_dict()
@@ -306,7 +308,8 @@ def test_timesformer_is_transformers_from_the_frames_on() -> None:
     assert (ours.tokens - expected).norm() < 2e-3 * expected.norm()
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_is_near_and_comes_as_asked(precision: Precision) -> None:
     backbone = backbones.get("lite")
     items = batch(backbone)

@@ -47,6 +47,7 @@ def _plan(*, groups: int = 9, clips_per_group: int = 3) -> list[DemoClip]:
     return render._plan(list(CLASSES), groups, clips_per_group)
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_workers_or_on_the_other_classes(small_root: Path, tmp_path: Path) -> None:
     _render(tmp_path / "parallel", PROBED_CLASSES, n_jobs=2)
     _render(tmp_path / "subset", PROBED_CLASSES[1:])

@@ -268,9 +268,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    ("how", "save_seconds"), [(signal.SIGINT, 60), pytest.param(signal.SIGKILL, 0, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "save_seconds"), [(signal.SIGINT, 60), (signal.SIGKILL, 0)])
 def test_a_run_that_is_ended_keeps_what_it_had(
     media: Path, tmp_path: Path, opened: Path, how: signal.Signals, save_seconds: float
 ) -> None:

@@ -218,6 +218,7 @@ def test_fewer_seeds_than_are_there_are_fewer(place: Path, table: pd.DataFrame) 
     assert "With one seed" in (place / "runs" / "kitchen" / "one" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_settings_of_ones_own_go_before_the_papers_and_are_told(place: Path, said: str) -> None:
     told = ablate(place, "--epochs", 2, "--set", "hidden=8", "--grid", "none", "--name", "quick").output
     assert "hidden=8; epochs=2" in told

@@ -307,6 +307,7 @@ def test_weights_that_are_neither_here_nor_to_be_had_are_named_in_a_line(workpla
         assert done.returncode == 2
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
     """As installed, the command's own folder comes first on its path, and the current one is not on it at all."""
     soundfile = pytest.importorskip("soundfile")

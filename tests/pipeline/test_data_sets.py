@@ -48,6 +48,7 @@ def fuse(avfuse: Avfuse, dataset: str, cwd: Path, fusion: str = "mlp") -> str:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ucf101_from_nothing_to_a_table(tmp_path: Path, avfuse: Avfuse) -> None:
     said = avfuse("extract", "--dataset", "ucf101", cwd=tmp_path, fails=True)
     assert "data set 'ucf101' needs its media: nothing in data/ucf101" in said

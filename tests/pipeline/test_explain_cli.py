@@ -84,6 +84,7 @@ def understand(workplace: Path, tmp_path: Path) -> Callable[..., Result]:
 
 
 class TestExplain:
+    @pytest.mark.slow
     def test_a_picture_for_each_clip_and_all_numbers_are_written_and_named(
         self, understand: Callable[..., Result], tmp_path: Path
     ) -> None:

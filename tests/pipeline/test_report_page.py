@@ -29,6 +29,8 @@ from avfuse.pipeline.report.page.tables import cell
 from avfuse.stages.fuse.gains import gains
 from avfuse.stages.fuse.runs import load_run
 
+pytestmark = pytest.mark.slow  # the runs that it shows are trained first
+
 HEADS = ["audio", "video", "average", "crossattn"]
 
 

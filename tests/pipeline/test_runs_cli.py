@@ -130,6 +130,7 @@ def test_the_page_shows_every_target_of_a_clip(workplace: Path, fused: Result) -
     assert (run_of(workplace) / "report.html").stat().st_size < 10e6
 
 
+@pytest.mark.slow
 def test_the_page_of_several_classes_a_clip(workplace: Path, fused_sounds: Result) -> None:
     headings = next(line for line in fused_sounds.output.splitlines() if line.startswith("head "))
     assert all(heading in headings for heading in ("hit@1 %", "mAP %", "F1 %", "subset %", "lwlrap %"))
@@ -225,6 +226,7 @@ def test_a_submission_needs_verbs_and_nouns(workplace: Path, fused_sounds: Resul
         export(workplace, "--head", "video", "--format", "epic", "-o", tmp_path / "x.json", dataset="sounds")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [

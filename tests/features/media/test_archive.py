@@ -97,6 +97,7 @@ def test_decord_reads_members_as_well(zoo: Path, packed: Path, archive: str, nam
     assert_equal(decode(packed / archive / "video" / name, reader="decord"), decode(zoo / name, reader="decord"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_held")
 @pytest.mark.parametrize("archive", BOTH)
 def test_clips_deep_in_a_member_are_reached_by_seeking(

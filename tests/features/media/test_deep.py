@@ -12,6 +12,8 @@ from avfuse.features.errors import ClipError
 from avfuse.features.media import MediaFile
 from avfuse.features.media.source import Source
 
+pytestmark = pytest.mark.slow  # what is long is made first
+
 SECONDS, CLICK_AT = 100, 83.4
 FILES = {
     "closed.mp4": {"options": {"bf": "3", "g": "120", "preset": "veryfast", "threads": "1"}},

@@ -47,6 +47,7 @@ def outside(media: Path) -> list[Clip]:
     ]
 
 
+@pytest.mark.slow
 def test_features_of_archived_clips_are_those_of_files(media: Path, tmp_path: Path) -> None:
     clips = in_archives(tmp_path, media)
     summary = run(clips, tmp_path / "cache")

@@ -101,6 +101,7 @@ def test_a_backbone_needs_no_media_where_its_pictures_are_cached(folder: Path, t
             np.testing.assert_array_equal(direct[clip], drawn[clip])
 
 
+@pytest.mark.slow
 def test_views_are_the_mirrored_picture_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path, "image:chromagram:flips", "lite:chromagram:flips")
     seen = {view: rows(tmp_path, f"image:chromagram{view}")["two"] for view in ("", ":h", ":v", ":hv")}

@@ -75,6 +75,7 @@ def of_features(data: FusionData, **features: Sequence[FeatureSpec]) -> FusionDa
 # Backbones
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("feature", "sampling", "giga"),
     [
@@ -91,6 +92,7 @@ def test_backbones_cost_what_is_published(feature: str, sampling: str | None, gi
     assert backbone_macs(specs(feature, sampling=sampling)) == pytest.approx(giga * 1e9, rel=0.02)
 
 
+@pytest.mark.slow
 def test_frames_seen_together_are_one_pass() -> None:
     of_16, of_32 = (backbone_macs(specs("swin3d:clip", sampling=f"uniform:{count}")) for count in (16, 32))
     assert of_16 is not None
@@ -376,6 +378,7 @@ def test_the_table_shows_what_is_not_known_as_a_dash(data: FusionData, tmp_path:
     assert "multiply-adds" in " ".join(notes(run))
 
 
+@pytest.mark.slow
 def test_the_table_of_all_six_heads_fits_on_a_screen(data: FusionData, tmp_path: Path) -> None:
     run = fuse(data, tmp_path, ["audio", "video", "average", "mlp", "crossattn", "bottleneck"], seeds=1)
     _, _, headings, line, *_ = print_table(run, summarise(run)).splitlines()

@@ -59,6 +59,7 @@ def fitted_fixture(rows: Rows) -> FusionClassifier:
     return two().fit(*rows)
 
 
+@pytest.mark.slow
 @parametrize_with_checks([FusionClassifier()])
 def test_scikit_learn_finds_nothing_amiss(estimator: FusionClassifier, check: Callable[[Any], None]) -> None:
     check(estimator)

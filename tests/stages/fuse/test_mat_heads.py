@@ -68,6 +68,7 @@ def own_draws(seed: int) -> Own:
 # What they take
 
 
+@pytest.mark.slow
 def test_mat_is_as_large_as_published() -> None:
     with torch.device("meta"):
         head = build_head("mat", {"audio": ModalityShape(1024, 128, raw=True)}, TARGETS).eval()

@@ -257,6 +257,7 @@ def with_weights_of(mat: MAT) -> nn.Module:
     return reference
 
 
+@pytest.mark.slow
 def test_on_a_grid_that_the_strides_divide_it_is_mvitv2() -> None:
     """8 x 32 cells: where nothing is rounded, every token agrees with timm's network of the same weights."""
     mat = MAT(bands=8 * 7 + 16, frames=4 * 31 + 16).double().eval()
@@ -287,6 +288,7 @@ def gradients_reach_all_of(network: nn.Module, inputs: Tensor) -> None:
         assert (by_row > 0).all(), name
 
 
+@pytest.mark.slow
 def test_all_of_mat_is_trained() -> None:
     gradients_reach_all_of(MAT(bands=40, frames=60, drop_path=0.0), torch.randn(4, 60, 40))
 

@@ -679,6 +679,7 @@ def test_banks_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
         load_data(some, tmp_path / "some", NAMED, banks=True)
 
 
+@pytest.mark.slow
 def test_a_run_reads_banks_where_it_needs_them_and_keeps_each_loss(tmp_path: Path) -> None:
     with_banks(tmp_path / "cache")
     places = ["--cache", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs"), "--device", "cpu"]

@@ -205,9 +205,8 @@ def steady_tones(clips: int) -> Tensor:
     return torch.from_numpy(filter_banks(sounds)).transpose(1, 2)
 
 
-@pytest.mark.parametrize(
-    "grid", [pytest.param(POOLED, marks=pytest.mark.slow), LITE], ids=lambda grid: "x".join(map(str, grid.cells))
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", [POOLED, LITE], ids=lambda grid: "x".join(map(str, grid.cells)))
 def test_training_fills_in_sound_better_than_the_mean(grid: AudioGrid) -> None:
     """Held-out clips, error where segments are hidden, against the mean of the training clips' banks at each pixel."""
     torch.manual_seed(0)

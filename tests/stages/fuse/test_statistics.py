@@ -102,6 +102,7 @@ def test_p_is_below_5_per_cent_where_the_interval_is_off_nought() -> None:
         assert (test.p < 0.05) == (not test.low <= 0 <= test.high)
 
 
+@pytest.mark.slow
 def test_flipped_signs_know_nothing_of_seeds() -> None:
     """Why rows are not compared by them: seeds that spread by 2 points look like a difference."""
     pairs = list(heads_of_known_accuracy((0.9, 0.9), 0.02, trials=500))

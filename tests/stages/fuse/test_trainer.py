@@ -34,9 +34,8 @@ def accuracy(name: str, data: FusionData, seeds: int = 2, training: Training = Q
     return float(np.mean([correct(logits, targets).mean() for logits in runs]))
 
 
-@pytest.mark.parametrize(
-    "joint_heads", [("average", "mlp"), pytest.param(("crossattn", "bottleneck"), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("joint_heads", [("average", "mlp"), ("crossattn", "bottleneck")])
 def test_joint_heads_find_what_neither_modality_holds_alone(make_data: MakeData, joint_heads: tuple[str, ...]) -> None:
     data = make_data()
     reached = {name: accuracy(name, data) for name in ("video", "audio", *joint_heads)}
@@ -46,6 +45,7 @@ def test_joint_heads_find_what_neither_modality_holds_alone(make_data: MakeData,
         assert reached[joint] > max(reached["video"], reached["audio"]) + 0.1, reached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_with_shuffled_training_labels_every_head_falls_to_chance(make_data: MakeData, name: str) -> None:
     data = make_data(clips_per_class=80)
@@ -91,7 +91,10 @@ def test_training_leaves_the_global_random_state_alone(make_data: MakeData) -> N
 
 @pytest.mark.parametrize("missing", [pytest.param(0.0, marks=pytest.mark.slow), 0.2])
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize("name", [*STANDARD, "alpha"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LONGEST else ()) for name in (*STANDARD, "alpha")],
+)
 def test_a_head_among_many_equals_itself_alone(
     make_data: MakeData, monkeypatch: pytest.MonkeyPatch, name: str, missing: float
 ) -> None:

@@ -144,6 +144,7 @@ class TestContribution:
         assert alone[""] == 0
         assert alone["video"] > 0
 
+    @pytest.mark.slow
     def test_heads_of_equal_shape_train_side_by_side(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data, together = halves(), []
 

@@ -50,7 +50,7 @@ def reached(data: FusionData, head: str, **settings: object) -> float:
 
 @pytest.mark.parametrize(
     "head",
-    ["mlp", "crossattn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("alpha", "bottleneck", "mmt"))],
+    ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("crossattn", "alpha", "bottleneck", "mmt"))],
 )
 def test_joint_heads_find_it(data: FusionData, head: str) -> None:
     settings = {"lr": 1e-3, "epochs": 6} if head == "mmt" else {"lr": 1e-4 if head == "alpha" else 3e-3}
