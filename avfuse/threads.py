@@ -7,8 +7,8 @@ from functools import cache
 
 WAIT_POLICY = "OMP_WAIT_POLICY"
 SLEEPING = {WAIT_POLICY: "PASSIVE", "GOMP_SPINCOUNT": "30000"}
-"""How long waiting threads spin: for every OpenMP runtime, and for GNU's, a tenth of its default. Without any spin, small
-networks lose a sixth of their speed on a machine left alone."""
+"""How long waiting threads spin: in every OpenMP runtime; in GNU's a tenth of its default, since with no spin at all
+small networks lose a sixth of their speed on a quiet machine."""
 
 _WAITING = (*SLEEPING, "KMP_BLOCKTIME")
 """All that decides how long a waiting thread spins before it sleeps. The last is LLVM's and Intel's."""
