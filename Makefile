@@ -235,7 +235,7 @@ test-lowest: $(TOOLS)/bin/uv ## run the fast tests with the lowest versions that
 test-newest: $(TOOLS)/bin/uv ## run the fast tests with the newest versions that pyproject.toml allows: PYTHON=python3.13
 test-lowest test-newest: test-%:
 	@$(TOOLS)/bin/uv venv --quiet --clear --python "$(PYTHON)" build/venv-$*
-	@$(TOOLS)/bin/uv pip install --quiet --python build/venv-$*/bin/python --resolution $(RESOLUTION_$*) --editable ".[test]"
+	@$(TOOLS)/bin/uv pip install --quiet --compile-bytecode --python build/venv-$*/bin/python --resolution $(RESOLUTION_$*) --editable ".[test]"
 	@$(TOOLS)/bin/uv pip list --python build/venv-$*/bin/python | grep -E '^(av|h5py|librosa|numpy|pandas|scikit-learn|scipy|torch|torchvision|transformers) '
 	@touch build/venv-$*/.installed build/venv-$*/.installed-test
 	@$(MAKE) --no-print-directory VENV=build/venv-$* test
