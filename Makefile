@@ -150,8 +150,10 @@ docs-images: $(VENV)/.installed ## draw the pictures of docs/audio-images.md aga
 	@$(BIN)/python docs/draw_audio_images.py
 
 # Waiting threads sleep as they do for users, though scripts import torch before avfuse.
-bench bench-%: export OMP_WAIT_POLICY ?= PASSIVE
-bench bench-%: export GOMP_SPINCOUNT ?= 30000
+ifeq ($(OMP_WAIT_POLICY)$(GOMP_SPINCOUNT)$(KMP_BLOCKTIME),)
+bench bench-%: export OMP_WAIT_POLICY = PASSIVE
+bench bench-%: export GOMP_SPINCOUNT = 30000
+endif
 
 bench-%: $(VENV)/.installed-test
 	@PYTHONPATH=tests/helpers $(BIN)/python tests/benchmarks/bench_$(subst -,_,$*).py

@@ -83,6 +83,12 @@ def test_importing_avfuse_lets_waiting_threads_sleep_in_children_too(tmp_path: P
     assert waiting_in_a_child(tmp_path) == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
 
 
+def test_benchmarks_wait_as_avfuse_does() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    exported = dict(re.findall(r"^bench bench-%: export (\w+) = (\w+)$", makefile, re.MULTILINE))
+    assert exported == threads.SLEEPING
+
+
 @on_linux
 def test_the_openmp_runtime_of_torch_reads_it(tmp_path: Path) -> None:
     shown = run("import avfuse, torch", tmp_path, OMP_DISPLAY_ENV="VERBOSE").stderr
