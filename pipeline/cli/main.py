@@ -23,6 +23,8 @@ from avfuse.pipeline.cli.understand import understand
 from avfuse.pipeline.cli.weights import weights
 
 USAGE_EXIT_CODE = 2
+SECONDS_BETWEEN_LOG_LINES = "30"
+"""Between two lines of a progress bar that goes to a file: a batch system's log keeps every one of them."""
 _FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
@@ -66,6 +68,9 @@ def main() -> None:
     """Run the command line. A user's mistake is one line on standard error and exit code 2. A command that ends with an
     exit code of its own raises click.exceptions.Exit, which comes back from click as a number."""
     os.environ["PYTHONSAFEPATH"] = "1"  # child processes would import what lies in the current folder, numpy.py for one
+    if not sys.stderr.isatty():
+        for name in ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL"):
+            os.environ.setdefault(name, SECONDS_BETWEEN_LOG_LINES)
     try:
         code = avfuse.main(standalone_mode=False)
     except (UsageError, ClipError) as error:

@@ -331,3 +331,18 @@ def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert not (clips / "EXECUTED").exists()
+
+
+@pytest.mark.parametrize(("set_by_user", "seconds"), [({}, "30.0"), ({"TQDM_MININTERVAL": "2"}, "2.0")])
+def test_progress_bars_write_few_lines_to_a_log(tmp_path: Path, set_by_user: dict[str, str], seconds: str) -> None:
+    """A progress bar reads the environment when tqdm is imported."""
+    code = (
+        "import os, sys; from avfuse.pipeline.cli import main; sys.argv = ['avfuse', '--version']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "from tqdm import tqdm; print(float(tqdm(range(1), file=open(os.devnull, 'w')).mininterval))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TQDM_")} | set_by_user
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert ended.stdout.splitlines()[-1] == seconds, ended.stderr
