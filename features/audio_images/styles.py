@@ -107,7 +107,7 @@ class Paper:
         self._size = size
 
     def waveplot(self) -> Image:
-        peak = self._peaks.max()
+        peak: float = self._peaks.max()  # type: ignore[assignment]  # a float32: the curves are computed in it
         return paint(self._envelope(-peak, peak, opacity=1), BLUE)
 
     def curve(self, values: Array) -> Image:

@@ -177,7 +177,7 @@ def _reduced(array: NDArray[np.generic], reduce: str | None, path: Path) -> NDAr
     if array.ndim != 2:
         raise UsageError(f"{path} holds {array.shape}, no rows to reduce: leave out --reduce")
     if reduce == "mean":
-        return array.mean(axis=0, dtype=np.float64)  # type: ignore[no-any-return]
+        return array.mean(axis=0, dtype=np.float64)  # type: ignore[no-any-return,call-overload]
     return array[segment_centres(len(array), int(reduce.partition(":")[2]))]
 
 

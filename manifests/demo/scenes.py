@@ -283,7 +283,7 @@ def _draw_wave(look: Look, rng: np.random.Generator, layer: int, crest_y: float,
     shade = (0.72 + 0.34 * nearness - 0.2 * np.clip(below / depth, 0, 1))[..., None]
     water = look.sea_rgb * shade
     return Wave(
-        rgb=water + (235 - water) * foam[..., None],
+        rgb=(water + (235 - water) * foam[..., None]).astype(np.float32, copy=False),
         alpha=np.clip(below + 0.5, 0, 1),
         top=crest_y - amplitude,
         period=period,

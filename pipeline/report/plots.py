@@ -1,5 +1,7 @@
 """Plots of a run, as matplotlib figures. Nothing here shows a window."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -80,7 +82,7 @@ def mean_confusion(run: Run, head: str, target: int) -> NDArray[np.float64]:
     return np.mean(each, axis=0)  # type: ignore[no-any-return]
 
 
-def most_errors(matrices: list[NDArray[np.float64]], truth: NDArray[np.generic]) -> list[int]:
+def most_errors(matrices: list[NDArray[np.float64]], truth: NDArray[Any]) -> list[int]:
     """The classes with the most wrong predictions by the head that has the fewest, in the order of the classes."""
     classes = len(matrices[0])
     clips = truth.sum(axis=0) if truth.ndim == 2 else np.bincount(truth, minlength=classes)
