@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -77,6 +78,17 @@ def test_outcomes_and_figures_are_gathered(tmp_path: Path, capsys: pytest.Captur
 
 def test_all_done_is_success(tmp_path: Path) -> None:
     assert run(tmp_path, step("bench", MEASURES))[0] == 0
+
+
+@pytest.mark.slow
+def test_the_tests_themselves_write_their_outcomes(tmp_path: Path) -> None:
+    whole = gpu_check.tests("backbones", 300.0, "cpu")
+    quick = gpu_check.Step(
+        whole.name, [*whole.command, "-k", "pictures_are_normalised"], whole.seconds, whole.environment
+    )
+    code, kept = run(tmp_path, quick, budget=300.0)
+    assert code == 0
+    assert [each["outcome"] for each in kept["tests"]] == ["passed"]
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ VARIABLES = set(re.findall(r"\$\((?:call (?:flag|switch),)?([A-Z_]+)", MAKEFILE)
 
 OF_MAKE = {"MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MAKEFILES"}
 OF_LIBRARIES = re.compile(r"(AVFUSE|DASK|GOMP|KMP|MKL|OMP|OPENBLAS|SLURM)_")
-KEPT = {"AVFUSE_REAL_DATA", "AVFUSE_PAPERS", "AVFUSE_TEST_DEVICE"}
-"""Where tests find what they cannot make themselves, and the device that those of the GPU run on."""
+KEPT = {"AVFUSE_REAL_DATA", "AVFUSE_PAPERS", "AVFUSE_TEST_DEVICE", "AVFUSE_TEST_OUTCOMES"}
+"""Where tests find what they cannot make themselves, the device of the GPU tests, and the file of their outcomes."""
 
 
 def clean(environment: MutableMapping[str, str]) -> None:
