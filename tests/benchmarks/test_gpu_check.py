@@ -83,9 +83,7 @@ def test_all_done_is_success(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_tests_themselves_write_their_outcomes(tmp_path: Path) -> None:
     whole = gpu_check.tests("backbones", 300.0, "cpu")
-    quick = gpu_check.Step(
-        whole.name, [*whole.command, "-k", "pictures_are_normalised"], whole.seconds, whole.environment
-    )
+    quick = replace(whole, command=[*whole.command, "-k", "pictures_are_normalised"])
     code, kept = run(tmp_path, quick, budget=300.0)
     assert code == 0
     assert [each["outcome"] for each in kept["tests"]] == ["passed"]
