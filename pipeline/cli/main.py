@@ -69,8 +69,8 @@ def main() -> None:
     exit code of its own raises click.exceptions.Exit, which comes back from click as a number."""
     os.environ["PYTHONSAFEPATH"] = "1"  # child processes would import what lies in the current folder, numpy.py for one
     if not sys.stderr.isatty():
-        for name in ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL"):
-            os.environ.setdefault(name, SECONDS_BETWEEN_LOG_LINES)
+        interval = os.environ.setdefault("TQDM_MININTERVAL", SECONDS_BETWEEN_LOG_LINES)
+        os.environ.setdefault("TQDM_MAXINTERVAL", interval)  # after which tqdm would write all the same
     try:
         code = avfuse.main(standalone_mode=False)
     except (UsageError, ClipError) as error:

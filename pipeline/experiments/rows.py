@@ -101,7 +101,7 @@ class RowTrainer:
     def train(self, row: TableRow, bar: Bar) -> TrainedRow:
         """Raises UsageError as load_data and run_experiment do."""
         work, settings = self.work, self.work.settings[row.id]
-        bar.set_postfix(row=row.id)
+        bar.set_postfix(row=row.id, refresh=False)
         data, inputs = self._data(row), work.features[row.id]
         return _train(row, data, inputs, settings, work.folder, work.how, work.described, self.parents, bar)
 

@@ -159,7 +159,7 @@ def _work(
     passes = 2 if what == "train" else 1
     bar.total = (bar.total or 0) + sum(passes * job.plan.recipe.epochs for company in todo for job in company)
     for company in todo:
-        bar.set_postfix(head=_named(company))
+        bar.set_postfix(head=_named(company), refresh=False)
         before = bar.n
         key = sha256(",".join([what, *(job.plan.key for job in company)]).encode()).hexdigest()[:16]
         checkpoint = Checkpoint(folder / ".training" / f"{head_of(company[0].row)}-{key}.safetensors", key)

@@ -346,3 +346,15 @@ def test_progress_bars_write_few_lines_to_a_log(tmp_path: Path, set_by_user: dic
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert ended.stdout.splitlines()[-1] == seconds, ended.stderr
+
+
+@pytest.mark.slow
+def test_a_log_gets_no_line_before_the_interval_is_over(
+    workplace: Path, extracted: subprocess.CompletedProcess[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TQDM_MININTERVAL", "3600")
+    monkeypatch.delenv("TQDM_MAXINTERVAL", raising=False)
+    command = ["--dataset", "clips", "--audio", "lite:mfcc", "--fusion", "audio,video,mlp", "--seeds", 1, "--epochs", 2]
+    done = avfuse_alone("fuse", *command, "--name", "logged", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert "epoch" not in done.stderr
