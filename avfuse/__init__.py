@@ -17,7 +17,7 @@ from avfuse.threads import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from avfuse.features.audio_images import render
-    from avfuse.features.cache.loading import load
+    from avfuse.features.cache.load import load
     from avfuse.features.media import decode
     from avfuse.stages.fuse.estimator import FusionClassifier
 
@@ -26,7 +26,7 @@ __all__ = ["FusionClassifier", "decode", "load", "render"]
 _MODULES = {
     "FusionClassifier": "avfuse.stages.fuse.estimator",
     "decode": "avfuse.features.media",
-    "load": "avfuse.features.cache.loading",
+    "load": "avfuse.features.cache.load",
     "render": "avfuse.features.audio_images",
 }
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from avfuse.features.audio_images import render
 from avfuse.features.media import decode
 from avfuse.manifests.demo import render_demo
-from avfuse.pipeline.report.contact_sheet import INK, PAPER, draw_images
+from avfuse.pipeline.report.figures.contact_sheet import INK, PAPER, draw_images
 
 FOLDER = Path(__file__).parent / "images"
 SIZE = (240, 480)

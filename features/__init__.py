@@ -12,7 +12,7 @@ if __name__ == "features":  # imported by its old name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from avfuse.features.cache.loading import load
+    from avfuse.features.cache.load import load
 
 __all__ = ["load"]
 
@@ -20,7 +20,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     """Import `load` when it is asked for: decode workers import this package and need neither h5py nor pandas."""
     if name == "load":
-        from avfuse.features.cache.loading import load
+        from avfuse.features.cache.load import load
 
         return load
     raise AttributeError(f"module 'avfuse.features' has no attribute '{name}'")

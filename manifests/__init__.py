@@ -7,10 +7,10 @@ if __name__ == "manifests":  # imported by its old name
 
 from avfuse.manifests.annotations import Annotations, read_csv, read_lines
 from avfuse.manifests.build import Built
-from avfuse.manifests.builders import Builder, build, builders, register
-from avfuse.manifests.files import MediaTree
 from avfuse.manifests.listing import Listing, in_order, rows
 from avfuse.manifests.manifest import Manifest, Target
+from avfuse.manifests.media_tree import MediaTree
+from avfuse.manifests.registry import Builder, build, builders, register
 from avfuse.manifests.store import list_manifests, load_manifest, save_manifest
 
 __all__ = [

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from avfuse.features.errors import UsageError
-from avfuse.features.names import check_name
+from avfuse.features.name_rules import check_name
 from avfuse.manifests.listing import Listing
 from avfuse.manifests.manifest import SPLITS, Manifest, occurring
-from avfuse.manifests.parts import Part, divide, take
-from avfuse.manifests.probing import probe_media
+from avfuse.manifests.media_probes import probe_media
 from avfuse.manifests.splits import shared_groups
+from avfuse.manifests.subsets import Part, divide, take
 
 NOT_FOUND, EMPTY, NO_AUDIO = "not found", "empty (0 bytes)", "no audio stream"
 

@@ -11,7 +11,7 @@ import pandera.pandas as pa
 
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
-from avfuse.features.names import check_name
+from avfuse.features.name_rules import check_name
 
 SPLITS = ("train", "val", "test", "unlabelled")
 """`unlabelled` clips are only predicted on: a challenge keeps their labels."""

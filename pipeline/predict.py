@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from avfuse.features.backbones import WeightsChoice
 from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.feature_names import PUBLISHED
 from avfuse.features.media.reader import MediaFile
-from avfuse.features.remaking import check_remade
-from avfuse.features.requests import PUBLISHED
+from avfuse.features.reproducibility import check_remade
 from avfuse.features.spec import FeatureSpec
 from avfuse.pipeline.report.comparison import read_side
-from avfuse.pipeline.report.explained_predictions import Extracted, explain_predictions, pictures_of
+from avfuse.pipeline.report.explain.media_files import Extracted, explain_predictions, pictures_of
 from avfuse.stages.device import choose_device
 from avfuse.stages.extract.engine import Local
 from avfuse.stages.extract.run import extract
-from avfuse.stages.fuse.predicting import ClassProbabilities, best_row, predict_clips
-from avfuse.stages.fuse.runs import Run
-from avfuse.stages.fuse.saved import layouts_of
-from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.runs.predict import ClassProbabilities, best_row, predict_clips
+from avfuse.stages.fuse.runs.restore import layouts_of
+from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.threads import available_cores
 
 MAX_WINDOWS = 100_000

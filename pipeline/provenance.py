@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from avfuse.features.cache.shard import software_versions
+from avfuse.features.cache.shard_writer import software_versions
 from avfuse.manifests import Manifest
 
 

@@ -8,12 +8,12 @@ import clean_environment  # noqa: F401 - what it cleans, libraries read when the
 import numpy as np
 import pytest
 import torch
+from checkout import ROOT
 
 from avfuse.features.media import write_video
 
 torch.set_num_threads(1)  # tests run side by side: more threads than cores make each of them wait for the others
 
-ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("AVFUSE_REAL_DATA", ROOT.parent / "shared" / "data"))
 """Real clips are used in addition where they are; everything passes without them."""
 

@@ -13,12 +13,12 @@ from typing import BinaryIO, NoReturn
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from avfuse.features.archives import keeping
-from avfuse.features.archives.cursor import Chunks
-from avfuse.features.archives.headers import Entry, find_members
-from avfuse.features.archives.keeping import Contents
+from avfuse.features.archives import index_store as keeping
+from avfuse.features.archives.file_object import Chunks
+from avfuse.features.archives.index_store import Contents
 from avfuse.features.archives.paths import Place, split
 from avfuse.features.archives.seek_points import DamagedIndex, SeekPoints, find_seek_points
+from avfuse.features.archives.tar_headers import Entry, find_members
 from avfuse.features.errors import UsageError
 
 Passed = Callable[[int], object]

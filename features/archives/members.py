@@ -5,10 +5,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from avfuse.features.archives.cursor import Chunks, Cursor
-from avfuse.features.archives.headers import digest_at
+from avfuse.features.archives.file_object import Chunks, Cursor
 from avfuse.features.archives.indexing import ArchiveIndex, index_of
 from avfuse.features.archives.paths import split
+from avfuse.features.archives.tar_headers import digest_at
 from avfuse.features.errors import ClipError, UsageError
 
 WHOLE_BYTES = 32 * 2**20

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from avfuse.features.audio_images.content import AudioContent
 from avfuse.features.audio_images.raster import Array, Image
+from avfuse.features.audio_images.spectral import AudioContent
 from avfuse.features.audio_images.styles import DEFAULT_SIZES, DRAWINGS, PADDINGS, STYLES, Aligned, Paper, Size, Style
 from avfuse.features.errors import UsageError
-from avfuse.features.waveforms import checked_waveform
+from avfuse.features.inputs.waveform_checks import checked_waveform
 
 REPRESENTATION_REVISION = 2
 MIN_SIDE, MAX_SIDE = 8, 8192

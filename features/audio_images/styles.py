@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from avfuse.features.audio_images.content import HOP_SAMPLES, AudioContent, Padding
 from avfuse.features.audio_images.raster import (
     BLUE,
     RED,
@@ -20,6 +19,7 @@ from avfuse.features.audio_images.raster import (
     paint,
     widen,
 )
+from avfuse.features.audio_images.spectral import HOP_SAMPLES, AudioContent, Padding
 
 Style = Literal["aligned", "paper"]
 STYLES: tuple[Style, ...] = get_args(Style)

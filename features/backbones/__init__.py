@@ -1,6 +1,13 @@
 """Frozen encoders. Importing this package registers every backbone; `get("lite")` finds one."""
 
-from avfuse.features.backbones import ast, lite, picture_networks, timesformer, tsn, video_networks  # noqa: F401  (they register themselves)
+from avfuse.features.backbones.models import (
+    ast,  # noqa: F401
+    lite,  # noqa: F401
+    timesformer,  # noqa: F401
+    tsn,  # noqa: F401
+)
+from avfuse.features.backbones.models import image_models as picture_networks  # noqa: F401
+from avfuse.features.backbones.models import video_models as video_networks  # noqa: F401
 from avfuse.features.backbones.registry import (
     ADAPTERS,
     Backbone,

@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avfuse.features import filter_bank
 from avfuse.features.errors import UsageError
+from avfuse.features.inputs import filter_bank
+from avfuse.features.malloc import keep_large_buffers
 from avfuse.features.media.sampling import parse_sampling
-from avfuse.features.memory import keep_large_buffers
 from avfuse.threads import limit_torch_threads
 
 if TYPE_CHECKING:

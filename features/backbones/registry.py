@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from avfuse.features.backbones.weights import Checkpoint
 from avfuse.features.errors import UsageError
-from avfuse.features.own_files import run_own_files
+from avfuse.features.plugins import run_own_files
 from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def register(backbone: Backbone) -> Backbone:
     return backbone
 
 
-ADAPTERS = {"timm": "any_timm", "torchvision": "any_torchvision", "hf": "any_transformers"}
+ADAPTERS = {"timm": "adapters.timm", "torchvision": "adapters.torchvision", "hf": "adapters.transformers"}
 """Prefixes of names, as in `timm:resnet50`, that mean any network of a library, and the modules that adapt one."""
 
 

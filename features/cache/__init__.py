@@ -19,10 +19,10 @@ cache/<collection>/<feature-name>-<key>/shard-<clips>-<hash>.h5
     importing.py    features that were computed elsewhere
 """
 
-from avfuse.features.cache.asked import AskedClips
+from avfuse.features.cache.clip_query import AskedClips
 from avfuse.features.cache.fingerprint import Fingerprint, fingerprint
-from avfuse.features.cache.reading import DamagedShard
-from avfuse.features.cache.shard import ChunkResult, Failure
+from avfuse.features.cache.shard_reader import DamagedShard
+from avfuse.features.cache.shard_writer import ChunkResult, Failure
 from avfuse.features.cache.store import FeatureStore, Found, Loaded, find_specs
 
 __all__ = [

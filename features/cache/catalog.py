@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from avfuse.features.cache.claims import FOLDER as CLAIMS
-from avfuse.features.cache.reading import Shard, read_shard
+from avfuse.features.cache.shard_reader import Shard, read_shard
 from avfuse.features.cache.store import FeatureStore, Rows, shard_names
 from avfuse.features.errors import UsageError
-from avfuse.features.names import check_name
+from avfuse.features.name_rules import check_name
 from avfuse.features.spec import KEY_DIGITS, FeatureSpec
 
 _FEATURE_FOLDER = re.compile(rf"(.+)-([0-9a-f]{{{KEY_DIGITS}}})")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from avfuse.features import archives
-from avfuse.features.edges import edge_digest
+from avfuse.features.digest import edge_digest
 from avfuse.features.errors import ClipError
 
 

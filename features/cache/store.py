@@ -11,9 +11,9 @@ import numpy as np
 from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
-from avfuse.features.cache.asked import AskedClips
-from avfuse.features.cache.reading import Shard, read_rows, read_shard, read_spec
-from avfuse.features.cache.shard import MEDIA_FIELDS, ChunkResult, Failure, write_shard, write_spec
+from avfuse.features.cache.clip_query import AskedClips
+from avfuse.features.cache.shard_reader import Shard, read_rows, read_shard, read_spec
+from avfuse.features.cache.shard_writer import MEDIA_FIELDS, ChunkResult, Failure, write_shard, write_spec
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.spec import IMPORTED, FeatureSpec, folder_stem

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from avfuse.features.cache.asked import AskedClips
-from avfuse.features.cache.reading import Shard, read_rows
+from avfuse.features.cache.clip_query import AskedClips
+from avfuse.features.cache.shard_reader import Shard, read_rows
 from avfuse.features.cache.store import DONE, FeatureStore
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError

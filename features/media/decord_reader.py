@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from avfuse.features.archives import Member
 from avfuse.features.errors import ClipError, UsageError
+from avfuse.features.media.container import Source
 from avfuse.features.media.probe import Medium
-from avfuse.features.media.source import Source
 from avfuse.features.media.timeline import Promise
 
 REVISION = 1

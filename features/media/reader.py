@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from avfuse.features.errors import ClipError, UsageError
 from avfuse.features.media import decord_reader
+from avfuse.features.media.audio_decoding import lay
 from avfuse.features.media.clip import MIN_DECODED_FRACTION, Frames, Media, Waveform
-from avfuse.features.media.deep import Stretch, find_stretch, stretch_sound
-from avfuse.features.media.pictures import decode_everything, decode_promised
+from avfuse.features.media.container import HELD_BYTES, Source
 from avfuse.features.media.probe import size_of
 from avfuse.features.media.sampling import Choice, Sampling, choose, parse_sampling
-from avfuse.features.media.sound import lay
-from avfuse.features.media.source import HELD_BYTES, Source
+from avfuse.features.media.seeking import Stretch, find_stretch, stretch_sound
 from avfuse.features.media.timeline import Interval, Promise, Seconds, Timeline
+from avfuse.features.media.video_decoding import decode_everything, decode_promised
 
 READERS = {"pyav": 2, "decord": decord_reader.REVISION}
 """Who turns packets into frames, each with the revision of what it gives. Sound is always PyAV's."""

@@ -10,8 +10,8 @@ from avfuse.features.archives import is_archive
 from avfuse.features.errors import UsageError
 from avfuse.manifests.annotations import Annotations
 from avfuse.manifests.datasets.table import clip_ids, listed, read_table, unread_note
-from avfuse.manifests.files import MediaTree
 from avfuse.manifests.listing import Listing
+from avfuse.manifests.media_tree import MediaTree
 
 REVISION = 2
 

@@ -6,9 +6,9 @@ import pandas as pd
 
 from avfuse.features.errors import UsageError
 from avfuse.manifests.annotations import Annotations, read_csv, read_lines
-from avfuse.manifests.files import MediaTree
 from avfuse.manifests.listing import Listing, in_order, rows
 from avfuse.manifests.manifest import COLUMNS, Target
+from avfuse.manifests.media_tree import MediaTree
 
 REVISION = 1
 VALIDATION_FRACTION = 0.1

@@ -10,9 +10,9 @@ import pandas as pd
 
 from avfuse.features.errors import UsageError
 from avfuse.manifests.annotations import Annotations
-from avfuse.manifests.files import MediaTree
 from avfuse.manifests.listing import Listing
 from avfuse.manifests.manifest import COLUMNS, SEPARATOR, Target
+from avfuse.manifests.media_tree import MediaTree
 from avfuse.manifests.splits import held_out
 
 REVISION = 2

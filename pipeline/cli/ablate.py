@@ -92,13 +92,13 @@ def ablate(
         return
     chosen, map_of_roles = load_table(table), load_backbones(backbones)
     from avfuse.features.errors import UsageError
-    from avfuse.features.names import check_name
+    from avfuse.features.name_rules import check_name
     from avfuse.manifests import load_manifest
+    from avfuse.pipeline.experiments.render import as_text, write_files
     from avfuse.pipeline.experiments.results import result_of
     from avfuse.pipeline.experiments.roles import all_wanted, commands, features_of, names_in_cache, require_some
     from avfuse.pipeline.experiments.rows import GRID, How
-    from avfuse.pipeline.experiments.running import train_rows
-    from avfuse.pipeline.experiments.show import as_text, write_files
+    from avfuse.pipeline.experiments.run_table import train_rows
     from avfuse.pipeline.provenance import describe_run
     from avfuse.stages.device import choose_device, memory_of
 

@@ -76,7 +76,7 @@ def decode(
     if output is not None:
         _save(output, media)
     if contact_sheet is not None:
-        from avfuse.pipeline.report.contact_sheet import draw
+        from avfuse.pipeline.report.figures.contact_sheet import draw
 
         draw(media).save(contact_sheet)
     for line in _description(media):

@@ -145,7 +145,7 @@ def extract(
     require_folder(cache, "--cache")
     part, resources = _chunk_range(chunk_range), _check_engine(engine, scheduler, worker_resources)
     from avfuse.features.backbones import WeightsChoice
-    from avfuse.features.requests import resolve
+    from avfuse.features.feature_names import resolve
 
     choice = WeightsChoice.parse(weights)
     specs = resolve(names(features), frames, reader, style, size, choice, PRECISIONS[precision], DTYPES[dtype])

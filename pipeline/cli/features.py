@@ -11,8 +11,8 @@ from avfuse.pipeline.cli.options import cache_option, require_file
 
 if TYPE_CHECKING:
     from avfuse.features.cache.catalog import CachedFeature
-    from avfuse.features.cache.importing import Stored
-    from avfuse.features.cache.listing import Listed
+    from avfuse.features.cache.maintenance.imports import Stored
+    from avfuse.features.cache.maintenance.summary import Listed
     from avfuse.features.spec import FeatureSpec
     from avfuse.manifests import Manifest
 
@@ -50,9 +50,9 @@ def list_them(dataset: str | None, missing: bool, as_json: bool, cache: Path) ->
     Without --dataset every clip with a row is counted, and for each data set of the collection how many of its clips
     have none.
     """
-    from avfuse.features.cache.asked import AskedClips
     from avfuse.features.cache.catalog import cached_features, collections
-    from avfuse.features.cache.listing import describe
+    from avfuse.features.cache.clip_query import AskedClips
+    from avfuse.features.cache.maintenance.summary import describe
     from avfuse.features.errors import UsageError
 
     if missing and dataset is None:
@@ -90,8 +90,8 @@ def verify(names: tuple[str, ...], dataset: str | None, repair: bool, cache: Pat
     """
     from tqdm import tqdm
 
-    from avfuse.features.cache import verify as verifying
     from avfuse.features.cache.catalog import cached_features
+    from avfuse.features.cache.maintenance import verify as verifying
 
     chosen = _chosen(cache, names, dataset)
     shards = [
@@ -134,9 +134,9 @@ def remove(names: tuple[str, ...], unreachable: bool, dataset: str, yes: bool, c
       avfuse features remove lite:frames@d5438abd --dataset demo
       avfuse features remove --unreachable --dataset demo --yes
     """
-    from avfuse.features.cache import removal
-    from avfuse.features.cache.asked import AskedClips
     from avfuse.features.cache.catalog import cached_features, choose_one
+    from avfuse.features.cache.clip_query import AskedClips
+    from avfuse.features.cache.maintenance import remove as removal
     from avfuse.features.errors import UsageError
     from avfuse.manifests import load_manifest
 
@@ -183,8 +183,9 @@ def export(name: str, dataset: str, target: Path, cache: Path) -> None:
       avfuse features export lite:frames --dataset demo -o frames.npz
       avfuse features export lite:mfcc@286a923b --dataset demo -o mfcc.safetensors
     """
-    from avfuse.features.cache import FeatureStore, exporting
+    from avfuse.features.cache import FeatureStore
     from avfuse.features.cache.catalog import cached_features, choose_one
+    from avfuse.features.cache.maintenance import export as exporting
     from avfuse.features.errors import UsageError
     from avfuse.manifests import load_manifest
 
@@ -232,7 +233,7 @@ def import_them(
     """
     from tqdm import tqdm
 
-    from avfuse.features.cache.importing import Description, find_files, import_files
+    from avfuse.features.cache.maintenance.imports import Description, find_files, import_files
     from avfuse.manifests import load_manifest
 
     described = Description(name, modality, description, reduce, DTYPES[dtype])
@@ -275,8 +276,8 @@ def _chosen(cache: Path, names: Sequence[str], dataset: str | None) -> "dict[str
 
 
 def _unreachable(here: "Sequence[CachedFeature]", listed: "Sequence[Any]") -> "list[Any]":
-    from avfuse.features.cache.removal import plan_unlisted, plan_whole
-    from avfuse.features.revisions import outdated
+    from avfuse.features.cache.maintenance.remove import plan_unlisted, plan_whole
+    from avfuse.features.compatibility import outdated
 
     removals = []
     for feature in here:
@@ -314,7 +315,7 @@ def _print_listed(listed: "Sequence[Listed]", missing: bool) -> None:
 
 
 def _as_json(listed: "Listed", dataset: str | None) -> dict[str, Any]:
-    from avfuse.features.revisions import outdated
+    from avfuse.features.compatibility import outdated
 
     spec = listed.feature.spec
     entry: dict[str, Any] = {
@@ -363,7 +364,7 @@ def _source(spec: "FeatureSpec") -> str:
 
 def _mark(spec: "FeatureSpec") -> str:
     """What to know of a feature before one uses it."""
-    from avfuse.features.revisions import is_here, outdated
+    from avfuse.features.compatibility import is_here, outdated
 
     marks = ["untrained weights"] if spec.untrained else []
     if reason := outdated(spec):

@@ -90,18 +90,18 @@ def fuse(
       avfuse fuse --dataset clips --fusion audio,mlp --sweep audio=lite:mfcc,lite:chromagram
     """
     from avfuse.features.errors import UsageError
-    from avfuse.features.names import check_name
-    from avfuse.features.requests import expand_names
+    from avfuse.features.feature_names import expand_names
+    from avfuse.features.name_rules import check_name
     from avfuse.manifests import load_manifest
     from avfuse.pipeline.provenance import describe_run
     from avfuse.pipeline.report import print_table, write_results
     from avfuse.stages.device import choose_device, memory_of
-    from avfuse.stages.fuse.data import load_data
-    from avfuse.stages.fuse.experiment import reads_banks, run_experiment
+    from avfuse.stages.fuse.data.dataset import load_data
     from avfuse.stages.fuse.heads import get_head
     from avfuse.stages.fuse.heads.base import STANDARD
-    from avfuse.stages.fuse.table import summarise
-    from avfuse.stages.fuse.training import Training
+    from avfuse.stages.fuse.runs.experiment import reads_banks, run_experiment
+    from avfuse.stages.fuse.runs.summary import summarise
+    from avfuse.stages.fuse.training.overrides import Training
 
     heads = list(STANDARD) if fusion == "all" else distinct(f"--fusion {fusion}", fusion)
     for head in heads:

@@ -10,7 +10,7 @@ from avfuse.pipeline.cli.options import cache_option, names, require_folder
 
 if TYPE_CHECKING:
     from avfuse.manifests import Built, Manifest
-    from avfuse.manifests.parts import Part
+    from avfuse.manifests.subsets import Part
 
 
 def _comma_separated(context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...]:
@@ -205,7 +205,7 @@ def build_manifest(dataset: str, cache: Path, probe: bool, described: dict[str, 
 
 def _part(described: dict[str, Any]) -> "Part":
     """Takes the options of a part out of the others."""
-    from avfuse.manifests.parts import Part
+    from avfuse.manifests.subsets import Part
 
     taken = {name: described.pop(name, None) for name in ("fraction", "clips", "folds", "fold", "validation", "seed")}
     sampling = described.pop("sampling", None)

@@ -77,8 +77,8 @@ def predict(
     from avfuse.features.backbones import WeightsChoice
     from avfuse.pipeline.cli.extract import say_licences
     from avfuse.pipeline.predict import predict as predicted
-    from avfuse.pipeline.report.predicted import print_pictures, print_summary
-    from avfuse.pipeline.report.understanding import warnings_of
+    from avfuse.pipeline.report.analyses import warnings_of
+    from avfuse.pipeline.report.predictions import print_pictures, print_summary
 
     choice = WeightsChoice.parse(weights)
     found = predicted(
@@ -118,7 +118,7 @@ def _form(as_json: bool, output: Path | None, window: str | None) -> str:
 
 def _give(found: "Prediction", form: str, top: int, output: Path | None) -> None:
     """To the terminal, or to a file; then only what could not be predicted is said."""
-    from avfuse.pipeline.report import predicted as report
+    from avfuse.pipeline.report import predictions as report
 
     lines = [report.print_clip(clip, found.targets, top) for clip in found.clips]
     if output is None:

@@ -64,7 +64,7 @@ def render(
             Image.fromarray(pixels).save(target)
             click.echo(target)
     if contact_sheet is not None:
-        from avfuse.pipeline.report.contact_sheet import draw_images
+        from avfuse.pipeline.report.figures.contact_sheet import draw_images
 
         draw_images(pictures, media).save(contact_sheet)
         click.echo(contact_sheet)

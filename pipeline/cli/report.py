@@ -56,11 +56,11 @@ def report(
     from avfuse.manifests import load_manifest
     from avfuse.pipeline.report import print_table
     from avfuse.pipeline.report.comparison import Side, read_side
+    from avfuse.pipeline.report.finished_tables import is_table
     from avfuse.pipeline.report.page import merge, write_page, write_table_page
     from avfuse.pipeline.report.page.clips import Wanted
-    from avfuse.pipeline.report.tables import is_table
-    from avfuse.stages.fuse.reloading import load_rows
-    from avfuse.stages.fuse.table import summarise
+    from avfuse.stages.fuse.runs.restore import load_rows
+    from avfuse.stages.fuse.runs.summary import summarise
 
     if tables := [run for run in runs if is_table(Path(run))]:
         if len(runs) > 1:

@@ -74,9 +74,9 @@ def retrieve(
         print_nearest,
     )
     from avfuse.stages.device import choose_device
-    from avfuse.stages.fuse.embedding import clips_of, embed_with, rows_with_contrast
-    from avfuse.stages.fuse.reloading import data_of
-    from avfuse.stages.fuse.retrieval import OTHER, nearest, retrieval
+    from avfuse.stages.fuse.analysis.embeddings import clips_of, embed_with, rows_with_contrast
+    from avfuse.stages.fuse.analysis.retrieval import OTHER, nearest, retrieval
+    from avfuse.stages.fuse.runs.restore import data_of
 
     if top is not None and query is None:
         raise UsageError("--top is how many clips are listed for a --query: name one, --query CLIP_ID")

@@ -24,7 +24,7 @@ def runs() -> None:
 @runs_option
 def list_them(runs: Path) -> None:
     """Every run and table under the folder of runs, with heads or rows, seeds and the best of them."""
-    from avfuse.pipeline.report.listing import list_runs
+    from avfuse.pipeline.report.run_list import list_runs
 
     found = list_runs(runs)
     if not found:
@@ -109,7 +109,7 @@ def export(
       avfuse runs export runs/epic_kitchens_100/all --head average --split unlabelled --format epic -o test.json
     """
     from avfuse.pipeline.report.exports import write_csv, write_epic
-    from avfuse.stages.fuse.predictions import load_predictions
+    from avfuse.stages.fuse.runs.predict import load_predictions
 
     predictions = load_predictions(run, head, split, seed)
     require_file(output, "-o")

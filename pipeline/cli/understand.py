@@ -86,17 +86,17 @@ def contribution(
       avfuse understand contribution --dataset clips --fusion crossattn --audio lite:chromagram --set lr=3e-4
     """
     from avfuse.features.errors import UsageError
-    from avfuse.features.names import check_name
-    from avfuse.features.requests import expand_names
+    from avfuse.features.feature_names import expand_names
+    from avfuse.features.name_rules import check_name
     from avfuse.manifests import load_manifest
     from avfuse.pipeline.provenance import describe_run
-    from avfuse.pipeline.report.understanding import print_contribution
+    from avfuse.pipeline.report.analyses import print_contribution
     from avfuse.stages.device import choose_device
-    from avfuse.stages.fuse.contribution_run import run_contribution
-    from avfuse.stages.fuse.data import load_data
-    from avfuse.stages.fuse.experiment import reads_banks
+    from avfuse.stages.fuse.analysis.shapley_runs import run_contribution
+    from avfuse.stages.fuse.data.dataset import load_data
     from avfuse.stages.fuse.heads import get_head
-    from avfuse.stages.fuse.training import Training
+    from avfuse.stages.fuse.runs.experiment import reads_banks
+    from avfuse.stages.fuse.training.overrides import Training
 
     get_head(fusion)
     parts = distinct(f"--split {split}", split) if split is not None else []
@@ -145,11 +145,10 @@ def robustness(
     import pandas as pd
 
     from avfuse.manifests import load_manifest
-    from avfuse.pipeline.report.understanding import print_robustness, robustness_notes
+    from avfuse.pipeline.report.analyses import print_robustness, robustness_notes
     from avfuse.stages.device import choose_device
-    from avfuse.stages.fuse.reloading import data_of, load_rows, load_rows_of_both
-    from avfuse.stages.fuse.robustness import robustness as measure
-    from avfuse.stages.fuse.saved import load_head, plan_of
+    from avfuse.stages.fuse.analysis.robustness import robustness as measure
+    from avfuse.stages.fuse.runs.restore import data_of, load_head, load_rows, load_rows_of_both, plan_of
 
     chosen = choose_device(device)
     memory = memory_bytes(chosen, memory_gib)
@@ -183,9 +182,9 @@ def gains(run: Path, before: str, after: str, run_before: Path | None, output: P
       avfuse understand gains runs/clips/chroma --before mlp --after mlp --run-before runs/clips/all
     """
     from avfuse.features.errors import UsageError
-    from avfuse.pipeline.report.understanding import print_gains, warnings_of
-    from avfuse.stages.fuse.gains import gains as measure
-    from avfuse.stages.fuse.reloading import load_rows, same_test
+    from avfuse.pipeline.report.analyses import print_gains, warnings_of
+    from avfuse.stages.fuse.analysis.class_gains import gains as measure
+    from avfuse.stages.fuse.runs.restore import load_rows, same_test
 
     other = run_before or run
     if other.resolve() == run.resolve() and before == after:
@@ -261,7 +260,8 @@ def explain(
     from typing import cast
 
     from avfuse.manifests import load_manifest
-    from avfuse.pipeline.report.explained import (
+    from avfuse.pipeline.report.analyses import warnings_of
+    from avfuse.pipeline.report.explain.run_clips import (
         NUMBERS,
         Explained,
         choose_clips,
@@ -271,10 +271,9 @@ def explain(
         write_pages,
         write_segments,
     )
-    from avfuse.pipeline.report.understanding import warnings_of
     from avfuse.stages.device import choose_device
-    from avfuse.stages.fuse.explaining import Method
-    from avfuse.stages.fuse.reloading import load_rows
+    from avfuse.stages.fuse.analysis.attribution import Method
+    from avfuse.stages.fuse.runs.restore import load_rows
 
     chosen_device = choose_device(device)
     loaded = load_rows(run, rows)

@@ -13,7 +13,7 @@ from distributed.scheduler import KilledWorker
 
 from avfuse.features.errors import UsageError
 from avfuse.pipeline.cluster.identity import cores_per_worker, difference, identity
-from avfuse.stages.extract import remote
+from avfuse.stages.extract import dask_worker as remote
 from avfuse.stages.extract.engine import TRIES, Suspects, Tried
 from avfuse.stages.extract.extractor import Progress, Work
 from avfuse.stages.extract.plan import Chunk

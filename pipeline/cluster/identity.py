@@ -10,7 +10,7 @@ from socket import gethostname
 import xxhash
 
 from avfuse import features, stages
-from avfuse.features.cache.shard import software_versions
+from avfuse.features.cache.shard_writer import software_versions
 from avfuse.threads import available_cores
 
 

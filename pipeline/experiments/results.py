@@ -12,12 +12,12 @@ from avfuse.manifests import Manifest
 from avfuse.pipeline.experiments.roles import is_substitute, marks_of
 from avfuse.pipeline.experiments.rows import TrainedRow
 from avfuse.pipeline.experiments.schema import Backbones, Table, TableRow
-from avfuse.stages.fuse.metrics import per_class
-from avfuse.stages.fuse.runs import HeadRun, Run
-from avfuse.stages.fuse.statistics import PairedTest, few_groups_warning, holm, interval, paired_test
-from avfuse.stages.fuse.subsets import participants, subset_accuracies, subsets
-from avfuse.stages.fuse.table import chance, hits
-from avfuse.stages.fuse.targets import Targets
+from avfuse.stages.fuse.data.targets import Targets
+from avfuse.stages.fuse.evaluation.metrics import per_class
+from avfuse.stages.fuse.evaluation.statistics import PairedTest, few_groups_warning, holm, interval, paired_test
+from avfuse.stages.fuse.evaluation.subsets import participants, subset_accuracies, subsets
+from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+from avfuse.stages.fuse.runs.summary import chance, hits
 
 _TOLD_80 = 2.8
 """A difference of so many standard errors is found four times out of five at the level of 5 %."""

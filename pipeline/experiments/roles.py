@@ -6,11 +6,11 @@ from pathlib import Path
 
 from avfuse.features.cache.store import find_spec, find_specs
 from avfuse.features.errors import UsageError
-from avfuse.features.requests import DEFAULT_SAMPLING, expand_names
+from avfuse.features.feature_names import DEFAULT_SAMPLING, expand_names
 from avfuse.features.spec import FeatureSpec, FramesInput
 from avfuse.manifests import Manifest
 from avfuse.pipeline.experiments.schema import Backbones, Table, TableRow
-from avfuse.stages.fuse.data import FILTER_BANK
+from avfuse.stages.fuse.data.dataset import FILTER_BANK
 
 MODALITIES = ("video", "audio")
 

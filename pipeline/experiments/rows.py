@@ -17,12 +17,12 @@ from typing import Any
 from avfuse.manifests import Manifest
 from avfuse.pipeline.experiments.roles import needs_banks
 from avfuse.pipeline.experiments.schema import Table, TableRow
-from avfuse.stages.fuse.data import FusionData, load_data
-from avfuse.stages.fuse.experiment import Bar, Pick, run_experiment
+from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.heads import get_head
-from avfuse.stages.fuse.runs import HeadRun, Run
-from avfuse.stages.fuse.trainer import Parents
-from avfuse.stages.fuse.training import Training
+from avfuse.stages.fuse.runs.experiment import Bar, Pick, run_experiment
+from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.trainer import Parents
 
 GRID: Mapping[str, tuple[str, ...]] = {"lr": ("1e-4", "3e-4", "1e-3"), "weight_decay": ("0", "0.05")}
 """Every row's, so that none is compared at settings that suit another."""

@@ -10,16 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avfuse.features.errors import UsageError
-from avfuse.pipeline.report.frames import aligned, p_value, percent, points, points_span
-from avfuse.pipeline.report.table import measure_words
-from avfuse.pipeline.report.tables import is_table, tuned_heads
-from avfuse.pipeline.report.understanding import ONE_SEED, warnings_of
-from avfuse.stages.fuse.experiment import FEATURES
-from avfuse.stages.fuse.reloading import load_rows, same_test
-from avfuse.stages.fuse.runs import HeadRun, Run
-from avfuse.stages.fuse.statistics import few_groups_warning, holm, interval, paired_test
-from avfuse.stages.fuse.table import hits
-from avfuse.stages.fuse.targets import Targets
+from avfuse.pipeline.report.analyses import ONE_SEED, warnings_of
+from avfuse.pipeline.report.finished_tables import is_table, tuned_heads
+from avfuse.pipeline.report.results_table import measure_words
+from avfuse.pipeline.report.text_tables import aligned, p_value, percent, points, points_span
+from avfuse.stages.fuse.data.targets import Targets
+from avfuse.stages.fuse.evaluation.statistics import few_groups_warning, holm, interval, paired_test
+from avfuse.stages.fuse.runs.experiment import FEATURES
+from avfuse.stages.fuse.runs.restore import load_rows, same_test
+from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+from avfuse.stages.fuse.runs.summary import hits
 
 _ABSENT = "-"
 _Difference = tuple[str, str, str]

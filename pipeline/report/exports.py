@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from avfuse.features.errors import UsageError
 from avfuse.manifests.manifest import SEPARATOR
-from avfuse.stages.fuse.metrics import Truth
-from avfuse.stages.fuse.predictions import Predictions, probabilities
-from avfuse.stages.fuse.targets import LearnedTarget
+from avfuse.stages.fuse.data.targets import LearnedTarget
+from avfuse.stages.fuse.evaluation.metrics import Truth
+from avfuse.stages.fuse.runs.predict import Predictions, probabilities
 
 TOP_ACTIONS = 100
 """How many actions of each clip EPIC-KITCHENS' servers take."""

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from avfuse.features.errors import UsageError
 from avfuse.manifests import Manifest
 from avfuse.pipeline.predict import WORDS
-from avfuse.pipeline.report.frames import aligned, percent
-from avfuse.pipeline.report.understanding import warnings_of
-from avfuse.stages.fuse.data import FusionData
-from avfuse.stages.fuse.retrieval import OTHER, Retrieval
-from avfuse.stages.fuse.runs import Run
-from avfuse.stages.fuse.statistics import few_groups_warning
+from avfuse.pipeline.report.analyses import warnings_of
+from avfuse.pipeline.report.text_tables import aligned, percent
+from avfuse.stages.fuse.analysis.retrieval import OTHER, Retrieval
+from avfuse.stages.fuse.data.dataset import FusionData
+from avfuse.stages.fuse.evaluation.statistics import few_groups_warning
+from avfuse.stages.fuse.runs.run_folder import Run
 
 _CLIPS = {"test": "test clips", "train": "clips that heads were trained on", "all": "clips, trained on and test"}
 _TRAINED_ON = "Heads were trained on clips of this split: only --split test says what they find of new ones."

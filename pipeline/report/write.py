@@ -6,14 +6,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from avfuse.manifests import Manifest
-from avfuse.pipeline.report import plots
 from avfuse.pipeline.report.comparison import Side
+from avfuse.pipeline.report.figures import plots
 from avfuse.pipeline.report.page import merge, write_page
 from avfuse.pipeline.report.page.clips import Wanted
-from avfuse.pipeline.report.table import measure_words
-from avfuse.stages.fuse.runs import Run
-from avfuse.stages.fuse.table import Row, chance
-from avfuse.stages.fuse.targets import LearnedTarget
+from avfuse.pipeline.report.results_table import measure_words
+from avfuse.stages.fuse.data.targets import LearnedTarget
+from avfuse.stages.fuse.runs.run_folder import Run
+from avfuse.stages.fuse.runs.summary import Row, chance
 
 _CONFUSION_HEADS = 3
 

@@ -13,10 +13,10 @@ from avfuse.features.backbones.loading import Encoder
 from avfuse.features.cache import ChunkResult, Failure, FeatureStore
 from avfuse.features.cache.fingerprint import Fingerprint
 from avfuse.features.errors import ClipError
-from avfuse.features.inputs import NoAudio, Outcome, dtype_of
-from avfuse.features.requests import token_grid
+from avfuse.features.feature_names import token_grid
+from avfuse.features.inputs.prepare import NoAudio, Outcome, dtype_of
 from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput, Precision, Preprocess, View, preprocess_of
-from avfuse.stages.extract.drawn import DrawnImages, Pictures, turned
+from avfuse.stages.extract.cached_images import DrawnImages, Pictures, turned
 from avfuse.stages.extract.encode import (
     CPU_BATCH_CLIPS,
     CPU_BATCH_IMAGES,

@@ -18,11 +18,11 @@ from avfuse.features.cache.claims import Claim, Claims, mark
 from avfuse.features.cache.fingerprint import Fingerprint
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
-from avfuse.features.requests import PUBLISHED
+from avfuse.features.feature_names import PUBLISHED
 from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput
 from avfuse.stages.extract import chunk as one_chunk
+from avfuse.stages.extract.cached_images import DrawnImages
 from avfuse.stages.extract.chunk import Network
-from avfuse.stages.extract.drawn import DrawnImages
 from avfuse.stages.extract.plan import Chunk, Job, still_lacking
 from avfuse.stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits
 

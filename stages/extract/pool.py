@@ -19,9 +19,10 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError, UsageError
-from avfuse.features.inputs import Outcome
+from avfuse.features.inputs.prepare import Outcome
 from avfuse.features.spec import AnyInput
-from avfuse.stages.extract import slots, worker
+from avfuse.stages.extract import shared_memory as slots
+from avfuse.stages.extract import worker
 
 TASKS_PER_PROCESS = 500
 """Native libraries leak a little; a fresh process every so often keeps memory flat."""

@@ -15,10 +15,10 @@ from avfuse.features.cache import AskedClips, FeatureStore
 from avfuse.features.cache.claims import Claims, mark
 from avfuse.features.cache.store import DONE, FAILED, NO_SOUND, Found
 from avfuse.features.clips import Clip
-from avfuse.features.requests import PUBLISHED
+from avfuse.features.feature_names import PUBLISHED
 from avfuse.features.spec import FeatureSpec
 from avfuse.stages.device import choose_devices
-from avfuse.stages.extract.drawn import DrawnImages
+from avfuse.stages.extract.cached_images import DrawnImages
 from avfuse.stages.extract.engine import Engine, Local
 from avfuse.stages.extract.extractor import Work
 from avfuse.stages.extract.plan import Job, Plan, chunk_size, cut, make_plan, still_lacking

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError
-from avfuse.features.inputs import NoAudio, Outcome, SharedFile, dtype_of, prepare
+from avfuse.features.inputs.prepare import NoAudio, Outcome, SharedFile, dtype_of, prepare
 from avfuse.features.spec import AnyInput
 
 Status = NoAudio | ClipError | None

@@ -18,13 +18,13 @@ from torch import Tensor
 from avfuse.features.errors import UsageError
 from avfuse.manifests.splits import held_out
 from avfuse.stages.device import choose_device
-from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.data.dataset import FusionData
+from avfuse.stages.fuse.data.modality import Modality
+from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import Head, get_head, head_names
-from avfuse.stages.fuse.modality import Modality
-from avfuse.stages.fuse.plan import Plan
-from avfuse.stages.fuse.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.trainer import train_company
-from avfuse.stages.fuse.training import Training
+from avfuse.stages.fuse.training.job import Plan
+from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.trainer import train_company
 
 _ONLY = "video"
 """What all columns are where no modalities are named: this head is an MLP on features as they are."""

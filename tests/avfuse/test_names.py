@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 import avfuse
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(code: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -14,12 +14,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from checkout import ROOT
 from joblib.externals.loky.backend import context as loky
 
 from avfuse import threads
 from avfuse.threads import available_cores, limit_torch_threads, share_of_cores
 
-ROOT = Path(__file__).parents[2]
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 VARIABLES = (*WAITING, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT", "SLURM_CPUS_PER_TASK")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the warning, affinity and cgroups are Linux's")

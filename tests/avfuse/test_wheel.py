@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 from avfuse.manifests.demo import render_demo
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("features", "stages", "manifests", "pipeline")
 FOREIGN = "raise ImportError('this package is not part of avfuse')\n"
 

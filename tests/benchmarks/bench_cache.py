@@ -23,10 +23,10 @@ from pairs import Figure, compare, write
 from avfuse import features
 from avfuse.features.cache import AskedClips, ChunkResult, FeatureStore, fingerprint
 from avfuse.features.cache.catalog import cached_features
-from avfuse.features.cache.listing import describe
-from avfuse.features.cache.verify import verify
+from avfuse.features.cache.maintenance.summary import describe
+from avfuse.features.cache.maintenance.verify import verify
 from avfuse.features.clips import Clip
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.features.spec import FeatureSpec
 from avfuse.stages.extract.plan import CHUNK_CLIPS, make_plan
 

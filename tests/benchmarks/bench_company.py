@@ -30,14 +30,14 @@ import torch  # before avfuse, which would set how threads wait
 from bench_media import render_clip
 from pairs import MIN_PAIRS, MIN_SECONDS, Figure, compare, write
 
-from avfuse.features.requests import resolve
-from avfuse.stages.fuse.data import FusionData
-from avfuse.stages.fuse.fitting import Fit
+from avfuse.features.feature_names import resolve
+from avfuse.stages.fuse.data.dataset import FusionData
+from avfuse.stages.fuse.data.modality import Modality
+from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head
-from avfuse.stages.fuse.modality import Modality
-from avfuse.stages.fuse.prepared import Inputs
-from avfuse.stages.fuse.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.together import train_epoch
+from avfuse.stages.fuse.training.head_trainer import Fit
+from avfuse.stages.fuse.training.inputs import Inputs
+from avfuse.stages.fuse.training.vectorized import train_epoch
 from avfuse.threads import SLEEPING, available_cores
 
 

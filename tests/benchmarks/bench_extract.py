@@ -30,13 +30,13 @@ from avfuse.features import backbones
 from avfuse.features.backbones import WeightsChoice
 from avfuse.features.backbones.loading import load
 from avfuse.features.clips import Clip
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.features.spec import FeatureSpec, Precision
 from avfuse.stages.extract.chunk import batch_size
 from avfuse.stages.extract.extractor import Extractor, Work, distinct_inputs
 from avfuse.stages.extract.plan import Job
 from avfuse.stages.extract.pool import DecodePool
-from avfuse.stages.fuse.cost import backbone_macs
+from avfuse.stages.fuse.training.cost import backbone_macs
 from avfuse.threads import available_cores
 
 

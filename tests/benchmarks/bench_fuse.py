@@ -59,19 +59,19 @@ from torch.utils.data import DataLoader, TensorDataset
 from avfuse.features.backbones import WeightsChoice
 from avfuse.features.cache import ChunkResult, FeatureStore
 from avfuse.features.cache.fingerprint import MISSING
-from avfuse.features.memory import keep_large_buffers
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
+from avfuse.features.malloc import keep_large_buffers
 from avfuse.manifests import Manifest, Target
-from avfuse.stages.fuse import fitting
-from avfuse.stages.fuse import together as together_module
-from avfuse.stages.fuse.data import FusionData, load_data
-from avfuse.stages.fuse.fitting import Fit, predict
+from avfuse.stages.fuse.config import Recipe, Settings
+from avfuse.stages.fuse.data.dataset import FusionData, load_data
+from avfuse.stages.fuse.data.modality import Modality
+from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head
-from avfuse.stages.fuse.modality import Modality
-from avfuse.stages.fuse.prepared import Inputs
-from avfuse.stages.fuse.recipe import Recipe, Settings
-from avfuse.stages.fuse.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.together import train_epoch
+from avfuse.stages.fuse.training import head_trainer as fitting
+from avfuse.stages.fuse.training import vectorized as together_module
+from avfuse.stages.fuse.training.head_trainer import Fit, predict
+from avfuse.stages.fuse.training.inputs import Inputs
+from avfuse.stages.fuse.training.vectorized import train_epoch
 
 
 def setting(name: str, default: object) -> str:

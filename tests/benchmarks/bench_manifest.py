@@ -30,7 +30,7 @@ import pandas as pd
 from pairs import Figure, compare, write
 
 from avfuse.features.media import probe, write_video
-from avfuse.manifests.probing import probe_media
+from avfuse.manifests.media_probes import probe_media
 from avfuse.threads import available_cores
 
 ROWS, FEW_ROWS, CLASSES, FOLDERS, TIMES = 200_000, 200, 309, 200, 7

@@ -25,8 +25,8 @@ from scipy.stats import linregress
 
 from avfuse.features.clips import Clip as ClipToPrepare
 from avfuse.features.errors import ClipError
+from avfuse.features.feature_names import resolve
 from avfuse.features.media import MEDIA_SUFFIXES, MediaFile, decode, write_video
-from avfuse.features.requests import resolve
 from avfuse.stages.extract.pool import DecodePool
 
 try:

@@ -24,8 +24,8 @@ from pairs import Figure, compare, write
 from threadpoolctl import threadpool_limits
 from transformers import ASTFeatureExtractor
 
-from avfuse.features import filter_bank
 from avfuse.features.audio_images import DEFAULT_SIZES, REPRESENTATIONS, Size, render
+from avfuse.features.inputs import filter_bank
 
 RATE_HZ = 44_100
 SECONDS = 4.8

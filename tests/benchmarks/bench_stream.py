@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from avfuse.features.cache import ChunkResult, FeatureStore, fingerprint
 from avfuse.features.cache.streaming import FeatureStream
 from avfuse.features.clips import Clip
-from avfuse.features.memory import keep_large_buffers
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
+from avfuse.features.malloc import keep_large_buffers
 from avfuse.features.spec import FeatureSpec
 from avfuse.stages.fuse.streaming import stream_loader
 

@@ -6,14 +6,15 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from checkout import ROOT
 from nbclient import NotebookClient
 
 from avfuse.features.cache import ChunkResult, FeatureStore
 from avfuse.features.cache.fingerprint import MISSING
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.manifests import Manifest, save_manifest
 
-NOTEBOOK = Path(__file__).parents[2] / "docs" / "ablation.ipynb"
+NOTEBOOK = ROOT / "docs" / "ablation.ipynb"
 CLIPS, DIM = 240, 8
 
 

@@ -68,7 +68,7 @@ NOT_RUN = {
     "make test-newest": INSTALLS,
     "make lock": INSTALLS,
     "pip install -e '.[cluster]'": INSTALLS,
-    "make cluster": "a cluster runs until it is stopped (tests/pipeline/test_cluster.py)",
+    "make cluster": "a cluster runs until it is stopped (tests/pipeline/cluster/test_cluster.py)",
     "make extract DATASET=demo ENGINE=dask SCHEDULER=tcp://127.0.0.1:8786": "needs that cluster",
     "DASK_DISTRIBUTED__WORKER__DAEMON=False dask worker tcp://HOST:8786 --nthreads 1": "needs that cluster",
     "make tables-demo": "takes many minutes",

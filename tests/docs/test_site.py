@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 pytest.importorskip("sphinx", reason="the site is built with the extra `docs`: pip install -e '.[docs]'")
 pytest.importorskip("myst_nb", reason="the site is built with the extra `docs`: pip install -e '.[docs]'")
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -60,7 +60,7 @@ def test_the_contents_lead_to_every_page(site: Path) -> None:
         ("manifests", "avfuse.manifests.load_manifest"),
         ("fusion", "avfuse.stages.fuse.estimator.FusionClassifier"),
         ("heads", "avfuse.stages.fuse.heads.register_head"),
-        ("results", "avfuse.stages.fuse.contribution.contribution"),
+        ("results", "avfuse.stages.fuse.analysis.shapley.contribution"),
         ("pipeline", "avfuse.pipeline.predict.predict"),
         ("pipeline", "avfuse.pipeline.report.comparison.compare"),
     ],

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from avfuse.features import filter_bank
 from avfuse.features.audio_images import REPRESENTATION_REVISION, STYLES, Style, render
 from avfuse.features.backbones import get
 from avfuse.features.backbones.loading import load
 from avfuse.features.backbones.weights import find
+from avfuse.features.inputs import filter_bank
 
 # style: name: (mean red, green, blue; mean of the left half)
 IMAGES: dict[Style, dict[str, tuple[tuple[float, float, float], float]]] = {

@@ -11,7 +11,7 @@ from avfuse.features.backbones import Encoded, get
 from avfuse.features.backbones.loading import Encoder, load
 from avfuse.features.backbones.weights import find
 from avfuse.features.clips import Clip
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.features.spec import Precision, Preprocess
 from avfuse.stages.extract import plan as planning
 from avfuse.stages.extract.encode import Batcher, Layout, Target

@@ -13,25 +13,26 @@ from torch import Tensor
 
 from avfuse.features.cache import ChunkResult, FeatureStore
 from avfuse.features.cache.fingerprint import MISSING
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.manifests import Manifest, Target
-from avfuse.stages.fuse import checkpoint, prepared
-from avfuse.stages.fuse import together as together_module
-from avfuse.stages.fuse.checkpoint import Checkpoint
-from avfuse.stages.fuse.data import FusionData, load_data
-from avfuse.stages.fuse.explaining import explain
-from avfuse.stages.fuse.fitting import Fit, predict
+from avfuse.stages.fuse.analysis.attribution import explain
+from avfuse.stages.fuse.analysis.robustness import robustness
+from avfuse.stages.fuse.config import Recipe
+from avfuse.stages.fuse.data.dataset import FusionData, load_data
+from avfuse.stages.fuse.data.filter_banks import Banks
+from avfuse.stages.fuse.data.modality import Layout, Modality
+from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head, head_names
-from avfuse.stages.fuse.hidden import Banks
-from avfuse.stages.fuse.modality import Layout, Modality
-from avfuse.stages.fuse.objective import Objective
-from avfuse.stages.fuse.plan import Plan
-from avfuse.stages.fuse.prepared import Inputs
-from avfuse.stages.fuse.recipe import Recipe
-from avfuse.stages.fuse.robustness import robustness
-from avfuse.stages.fuse.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.trainer import Trained, train_company, train_head
-from avfuse.stages.fuse.training import Training
+from avfuse.stages.fuse.training import checkpoint
+from avfuse.stages.fuse.training import inputs as prepared
+from avfuse.stages.fuse.training import vectorized as together_module
+from avfuse.stages.fuse.training.auxiliary_losses import Objective
+from avfuse.stages.fuse.training.checkpoint import Checkpoint
+from avfuse.stages.fuse.training.head_trainer import Fit, predict
+from avfuse.stages.fuse.training.inputs import Inputs
+from avfuse.stages.fuse.training.job import Plan
+from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.trainer import Trained, train_company, train_head
 
 CLASSES, CLIPS = 3, 96
 VIDEO = ("lite:frames", (5, 16))

@@ -5,9 +5,9 @@ process that a test starts inherits."""
 import os
 import re
 from collections.abc import MutableMapping
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from checkout import ROOT
+
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 VARIABLES = set(re.findall(r"\$\((?:call (?:flag|switch),)?([A-Z_]+)", MAKEFILE))

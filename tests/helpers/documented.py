@@ -3,12 +3,11 @@
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
+from checkout import ROOT
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-ROOT = Path(__file__).resolve().parents[2]
 SHELL = ("sh", "bash", "console")
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:make|avfuse|\.venv/bin/avfuse) \S")
 _MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 
 from avfuse.features.cache import ChunkResult, FeatureStore, fingerprint
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.manifests import Manifest, Target, save_manifest
 from avfuse.pipeline.provenance import describe_run
-from avfuse.stages.fuse.data import load_data
-from avfuse.stages.fuse.experiment import run_experiment
-from avfuse.stages.fuse.runs import Run
-from avfuse.stages.fuse.training import Training
+from avfuse.stages.fuse.data.dataset import load_data
+from avfuse.stages.fuse.runs.experiment import run_experiment
+from avfuse.stages.fuse.runs.run_folder import Run
+from avfuse.stages.fuse.training.overrides import Training
 
 CLASSES = ("high <b>tone</b>", "</script><script>window.harm = 1</script>", 'low "tone" & more')
 HARMFUL_CLIP = "tone/3 <img src=x onerror='window.harm = 1'>"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from avfuse.features.cache import ChunkResult, FeatureStore
 from avfuse.features.cache.fingerprint import MISSING
-from avfuse.features.cache.importing import Description
+from avfuse.features.cache.maintenance.imports import Description
 from avfuse.manifests import Manifest, Target, save_manifest
 
 DIM, FRAMES = 16, 3

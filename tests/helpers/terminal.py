@@ -15,7 +15,7 @@ from avfuse.pipeline.cli import main
 
 REGISTRIES = (
     (import_module("avfuse.features.backbones.registry"), "_BACKBONES"),
-    (import_module("avfuse.manifests.builders"), "_BUILDERS"),
+    (import_module("avfuse.manifests.registry"), "_BUILDERS"),
     (import_module("avfuse.stages.fuse.heads.base"), "_HEADS"),
 )
 """Where a user's own files register what they add, once in a process: each command here begins anew."""

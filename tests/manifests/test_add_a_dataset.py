@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from terminal import Answer, run_here
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from avfuse.features.errors import UsageError
 from avfuse.manifests import Built, build, load_manifest, save_manifest
 from avfuse.manifests.build import EMPTY, NO_AUDIO, NOT_FOUND
-from avfuse.manifests.parts import Part
+from avfuse.manifests.subsets import Part
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +392,7 @@ def test_what_was_probed_is_not_probed_again(trees: Path, cache: Path, monkeypat
     assert first.probes is not None
     assert len(first.probes) == len(first.manifest)
     assert set(first.probes["width"]) == {64.0}
-    monkeypatch.setattr("avfuse.manifests.probing.probe", lambda path: pytest.fail(f"{path} is probed again"))
+    monkeypatch.setattr("avfuse.manifests.media_probes.probe", lambda path: pytest.fail(f"{path} is probed again"))
     again = build("ucf101", trees / "ucf101", cache, split=3, probe=True, jobs=1)
     assert again.probes is not None
     assert len(again.probes) == len(again.manifest)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from checkout import ROOT
 
 from avfuse import features
 from avfuse.features import backbones
 from avfuse.features.cache.store import find_specs
 from avfuse.manifests.demo import render_demo
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from avfuse.features.clips import Clip
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.stages.extract import plan
 from avfuse.stages.extract.run import extract
 

@@ -22,11 +22,11 @@ import numpy as np
 import psutil
 
 from avfuse.features.cache import AskedClips, FeatureStore
-from avfuse.features.cache.reading import check_hash, read_shard
+from avfuse.features.cache.shard_reader import check_hash, read_shard
 from avfuse.features.cache.store import DONE, FAILED
 from avfuse.features.clips import Clip
 from avfuse.features.media import write_video
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "torture"

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avfuse.manifests import Manifest
-from avfuse.pipeline.report.examples import all_right, mean_probabilities, most_disputed, true_label
-from avfuse.pipeline.report.page.attended import Attended, Drawer, explain_row
+from avfuse.pipeline.report.disagreement import all_right, mean_probabilities, most_disputed, true_label
+from avfuse.pipeline.report.page.heatmaps import Attended, Drawer, explain_row
 from avfuse.pipeline.report.page.media import cached_images, look
-from avfuse.pipeline.report.page.shown import Shown
-from avfuse.stages.fuse.runs import Run
-from avfuse.stages.fuse.table import hits
+from avfuse.pipeline.report.page.rows import Shown
+from avfuse.stages.fuse.runs.run_folder import Run
+from avfuse.stages.fuse.runs.summary import hits
 
 TOP = 5
 

@@ -7,7 +7,7 @@ from avfuse.features import backbones
 from avfuse.features.backbones.weights import Checkpoint
 from avfuse.features.errors import UsageError
 from avfuse.pipeline.report.page.tables import Cell, PageTable, cell
-from avfuse.stages.fuse.runs import Run
+from avfuse.stages.fuse.runs.run_folder import Run
 
 _HEADINGS = ("feature", "key", "made of", "network", "checkpoint (SHA-256)", "licence", "shape", "type")
 _MEANINGS = {

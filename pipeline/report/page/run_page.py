@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 
 from avfuse.manifests import Manifest
-from avfuse.pipeline.report import plots
-from avfuse.pipeline.report.page import charts, clips, provenance, words
+from avfuse.pipeline.report.figures import plots
+from avfuse.pipeline.report.page import charts, clips, provenance
+from avfuse.pipeline.report.page import summary as words
 from avfuse.pipeline.report.page.clips import Wanted
 from avfuse.pipeline.report.page.colours import looks
 from avfuse.pipeline.report.page.document import json_island, render
-from avfuse.pipeline.report.page.shown import Shown
+from avfuse.pipeline.report.page.rows import Shown
 from avfuse.pipeline.report.page.tables import Cell, PageTable, cell
-from avfuse.pipeline.report.table import cells, chance_words, class_words, headings, measure_words
-from avfuse.stages.fuse.gains import gains
+from avfuse.pipeline.report.results_table import cells, chance_words, class_words, headings, measure_words
+from avfuse.stages.fuse.analysis.class_gains import gains
 from avfuse.stages.fuse.heads import get_head
-from avfuse.stages.fuse.runs import results_table
-from avfuse.stages.fuse.table import chance
+from avfuse.stages.fuse.runs.run_folder import results_table
+from avfuse.stages.fuse.runs.summary import chance
 
 MOST_ROWS = 12
 """Gains of classes are told between so many rows; of more, between the best."""

@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 
 from avfuse.features.errors import UsageError
-from avfuse.pipeline.report.page import charts, provenance, words
+from avfuse.pipeline.report.finished_tables import read_table
+from avfuse.pipeline.report.page import charts, provenance
+from avfuse.pipeline.report.page import summary as words
 from avfuse.pipeline.report.page.colours import looks
 from avfuse.pipeline.report.page.document import render
 from avfuse.pipeline.report.page.tables import Cell, PageTable, cell
-from avfuse.pipeline.report.tables import read_table
 
 CSV, CURVES, JSON = "table.csv", "curves.csv", "table.json"
 _TEXTS = ("published", "chosen", "flags")

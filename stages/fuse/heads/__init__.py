@@ -1,5 +1,6 @@
 """Fusion heads. One head, one file; importing this package registers them all."""
 
+from avfuse.stages.fuse.data.shapes import ModalityShape
 from avfuse.stages.fuse.heads import (  # noqa: F401  (each registers itself)
     alpha,
     audio,
@@ -15,6 +16,5 @@ from avfuse.stages.fuse.heads import (  # noqa: F401  (each registers itself)
     video,
 )
 from avfuse.stages.fuse.heads.base import Head, build_head, get_head, head_names, register_head
-from avfuse.stages.fuse.heads.inputs import ModalityShape
 
 __all__ = ["Head", "ModalityShape", "build_head", "get_head", "head_names", "register_head"]

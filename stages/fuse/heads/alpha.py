@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from avfuse.stages.fuse.config import Recipe
+from avfuse.stages.fuse.data.shapes import ModalityShape
+from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads.base import Head, Masks, register_head
 from avfuse.stages.fuse.heads.blocks import MlpOptions, mlp
-from avfuse.stages.fuse.heads.inputs import ModalityShape
-from avfuse.stages.fuse.recipe import Recipe
-from avfuse.stages.fuse.targets import Targets
 
 Transform = Literal["none", "sqrt", "sqrt_relu", "scalar"]
 

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avfuse.stages.fuse.data.shapes import ModalityShape
+from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads.audio import AudioOnly
 from avfuse.stages.fuse.heads.base import Head, Masks, register_head
-from avfuse.stages.fuse.heads.inputs import ModalityInput, ModalityShape
+from avfuse.stages.fuse.heads.modality_input import ModalityInput
 from avfuse.stages.fuse.heads.video import VideoOnly, VideoOptions
-from avfuse.stages.fuse.targets import Targets
 
 
 @register_head(

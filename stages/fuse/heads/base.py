@@ -9,12 +9,13 @@ from typing import ClassVar, TypeVar
 from torch import Tensor, nn
 
 from avfuse.features.errors import UsageError
-from avfuse.features.names import check_name
-from avfuse.features.own_files import run_own_files
-from avfuse.stages.fuse.heads.inputs import Form, ModalityInput, ModalityShape
+from avfuse.features.name_rules import check_name
+from avfuse.features.plugins import run_own_files
+from avfuse.stages.fuse.config import Recipe, Settings
+from avfuse.stages.fuse.data.shapes import Form, ModalityShape
+from avfuse.stages.fuse.data.targets import Targets
+from avfuse.stages.fuse.heads.modality_input import ModalityInput
 from avfuse.stages.fuse.losses import loss_of_targets
-from avfuse.stages.fuse.recipe import Recipe, Settings
-from avfuse.stages.fuse.targets import Targets
 
 Masks = Mapping[str, Tensor | None]
 """Which clips have a modality: bool (B,) by name, None where all have it."""

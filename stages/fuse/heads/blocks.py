@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from avfuse.features.errors import UsageError
-from avfuse.stages.fuse.draws import Dropout
-from avfuse.stages.fuse.heads.inputs import ModalityShape
-from avfuse.stages.fuse.recipe import Settings
+from avfuse.stages.fuse.config import Settings
+from avfuse.stages.fuse.data.shapes import ModalityShape
+from avfuse.stages.fuse.heads.dropout import Dropout
 
 
 class Linear(nn.Linear):

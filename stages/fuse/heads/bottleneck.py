@@ -7,11 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from avfuse.stages.fuse.config import Recipe
+from avfuse.stages.fuse.data.shapes import ModalityShape
+from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads.base import Head, Masks, register_head
 from avfuse.stages.fuse.heads.blocks import Attention, FeedForward, TokenProjection, TransformerOptions
-from avfuse.stages.fuse.heads.inputs import ModalityShape
-from avfuse.stages.fuse.recipe import Recipe
-from avfuse.stages.fuse.targets import Targets
 
 
 class BottleneckOptions(TransformerOptions):

@@ -12,10 +12,10 @@ from pydantic import Field
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
+from avfuse.stages.fuse.config import Recipe, Settings
+from avfuse.stages.fuse.data.shapes import Form, ModalityShape
+from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads.base import Head, Masks
-from avfuse.stages.fuse.heads.inputs import Form, ModalityShape
-from avfuse.stages.fuse.recipe import Recipe, Settings
-from avfuse.stages.fuse.targets import LearnedTarget, Targets
 
 _FAR = 100.0
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.data.shapes import ModalityShape
+from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads.base import Head, Masks, register_head
-from avfuse.stages.fuse.heads.inputs import ModalityShape
 from avfuse.stages.fuse.heads.multiscale import MAT, RECIPE, MultiscaleOptions
-from avfuse.stages.fuse.targets import Targets
 
 
 def bank_encoder(shape: ModalityShape, options: MultiscaleOptions, whose: str) -> MAT:

@@ -8,13 +8,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.config import Settings
+from avfuse.stages.fuse.data.shapes import ModalityShape
+from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads.audio import AudioOnly
 from avfuse.stages.fuse.heads.base import Head, Masks, register_head
 from avfuse.stages.fuse.heads.blocks import mlp
-from avfuse.stages.fuse.heads.inputs import ModalityShape
 from avfuse.stages.fuse.heads.video import VideoOnly, VideoOptions
-from avfuse.stages.fuse.recipe import Settings
-from avfuse.stages.fuse.targets import Targets
 
 _SMALL = 0.01
 

@@ -6,14 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from avfuse.stages.fuse.data.shapes import ModalityShape
+from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads.base import Head, Masks, register_head
 from avfuse.stages.fuse.heads.blocks import TokenProjection
 from avfuse.stages.fuse.heads.bottleneck import AVBottleneck, BottleneckOptions
-from avfuse.stages.fuse.heads.inputs import ModalityShape
 from avfuse.stages.fuse.heads.mat import bank_encoder
 from avfuse.stages.fuse.heads.mat_lite import grid_encoder
 from avfuse.stages.fuse.heads.multiscale import RECIPE, MultiscaleOptions, MultiscaleTransformer
-from avfuse.stages.fuse.targets import Targets
 
 _ENCODERS: Mapping[str, Callable[[ModalityShape, MultiscaleOptions, str], MultiscaleTransformer]] = {
     "mat_lite": grid_encoder,

@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from avfuse.features.errors import UsageError
-from avfuse.features.filter_bank import FRAMES, MEL_BANDS
-from avfuse.stages.fuse.draws import Dropout
+from avfuse.features.inputs.filter_bank import FRAMES, MEL_BANDS
+from avfuse.stages.fuse.config import Recipe, Settings
 from avfuse.stages.fuse.heads.blocks import FeedForward
-from avfuse.stages.fuse.recipe import Recipe, Settings
+from avfuse.stages.fuse.heads.dropout import Dropout
 
 Pair = tuple[int, int]
 Pooling = Literal["2d", "1d", "none"]

@@ -5,10 +5,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from avfuse.stages.fuse.data.shapes import ModalityShape
+from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads.base import Head, Masks, register_head
 from avfuse.stages.fuse.heads.blocks import MlpOptions, mlp
-from avfuse.stages.fuse.heads.inputs import ModalityShape
-from avfuse.stages.fuse.targets import Targets
 
 
 class VideoOptions(MlpOptions):

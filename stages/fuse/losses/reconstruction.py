@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avfuse.features.filter_bank import FRAMES, MEL_BANDS
-from avfuse.stages.fuse.masking import AudioGrid, audio_grid
+from avfuse.features.inputs.filter_bank import FRAMES, MEL_BANDS
+from avfuse.stages.fuse.data.audio_masking import AudioGrid, audio_grid
 
 _CONVOLUTIONS = {(12, 101): ((16, 16), (2, 8)), (6, 50): ((28, 32), (0, 12)), (4, 32): ((32, 32), (0, 0))}
 """Kernel, and the bins and frames at the end that no kernel reaches."""

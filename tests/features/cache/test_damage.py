@@ -11,12 +11,12 @@ import pytest
 
 from avfuse import features
 from avfuse.features.cache import AskedClips, ChunkResult, DamagedShard, Failure, FeatureStore, fingerprint
-from avfuse.features.cache.reading import NewerFormat, read_shard
-from avfuse.features.cache.shard import TABLES
+from avfuse.features.cache.shard_reader import NewerFormat, read_shard
+from avfuse.features.cache.shard_writer import TABLES
 from avfuse.features.cache.store import ABSENT, DONE, FAILED, NO_SOUND
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.features.spec import FeatureSpec
 
 FORMATS = Path(__file__).parent / "formats"

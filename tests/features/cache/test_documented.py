@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from checkout import ROOT
 
 from avfuse.features.cache import ChunkResult, Failure, FeatureStore, fingerprint
 from avfuse.features.clips import Clip
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 
-PAGE = (Path(__file__).parents[3] / "docs" / "cache-format.md").read_text()
+PAGE = (ROOT / "docs" / "cache-format.md").read_text()
 PROGRAM = PAGE.partition("```python\n")[2].partition("```")[0]
 
 

@@ -14,7 +14,7 @@ from avfuse.features.cache import ChunkResult, Failure, FeatureStore, fingerprin
 from avfuse.features.cache.store import ABSENT, DONE, FAILED, find_spec
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.features.spec import FeatureSpec
 
 

@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avfuse.features.cache import ChunkResult, DamagedShard, FeatureStore, fingerprint, streaming
-from avfuse.features.cache.reading import read_rows
+from avfuse.features.cache.shard_reader import read_rows
 from avfuse.features.cache.streaming import Batch, FeatureStream
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.features.spec import FeatureSpec
 
 CLIPS = 60

@@ -14,10 +14,10 @@ from packing import BOTH, PLAIN, pack
 from avfuse.features import archives
 from avfuse.features.archives import indexing, seek_points
 from avfuse.features.errors import ClipError
-from avfuse.features.inputs import SharedFile
+from avfuse.features.inputs.prepare import SharedFile
 from avfuse.features.media import Media, MediaFile, decode, probe
-from avfuse.features.media.deep import find_stretch
-from avfuse.features.media.source import Source
+from avfuse.features.media.container import Source
+from avfuse.features.media.seeking import find_stretch
 from avfuse.features.media.timeline import Interval
 
 BROKEN = ("half.avi", "most.avi", "text.mp4", "empty.mp4", "one_frame.mp4", "sound_only.m4a")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from avfuse.features.errors import ClipError
+from avfuse.features.media import audio_decoding as sounding
 from avfuse.features.media import decode
-from avfuse.features.media import sound as sounding
 
 
 def plain_frames(path: Path) -> list[np.ndarray]:

@@ -115,8 +115,8 @@ def test_frames_alone_sound_alone_and_both_agree(zoo: Path) -> None:
 @pytest.mark.parametrize("name", ["edit_list.mp4", "packed.avi", "h264.ts", "surround.mkv"])
 def test_a_file_too_large_to_hold_is_read_anew(zoo: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     held = decode(zoo / name, "uniform:5")
-    monkeypatch.setattr("avfuse.features.media.source.HELD_BYTES", 0)
-    monkeypatch.setattr("avfuse.features.media.source.Source._held", None)
+    monkeypatch.setattr("avfuse.features.media.container.HELD_BYTES", 0)
+    monkeypatch.setattr("avfuse.features.media.container.Source._held", None)
     read = decode(zoo / name, "uniform:5")
     assert held.frames is not None
     assert read.frames is not None

@@ -8,7 +8,7 @@ from packing import PACKED, PLAIN, pack
 from avfuse import features
 from avfuse.features.cache import FeatureStore
 from avfuse.features.clips import Clip
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.stages.extract.run import ExtractSummary, extract
 
 ASKED = resolve(["lite:frames", "lite:mfcc"], sampling="uniform:3")

@@ -12,10 +12,10 @@ import pytest
 
 from avfuse import features
 from avfuse.features.cache import FeatureStore
-from avfuse.features.cache.reading import check_hash
+from avfuse.features.cache.shard_reader import check_hash
 from avfuse.features.clips import Clip
+from avfuse.features.feature_names import resolve
 from avfuse.features.media import write_video
-from avfuse.features.requests import resolve
 from avfuse.stages.extract import plan as planning
 from avfuse.stages.extract.run import extract
 

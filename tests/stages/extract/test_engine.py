@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkout import ROOT
 
 from avfuse import features
 from avfuse.features.cache import ChunkResult, FeatureStore, fingerprint
 from avfuse.features.cache.claims import Claims, mark
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
+from avfuse.features.feature_names import resolve
 from avfuse.features.media import write_video
-from avfuse.features.requests import resolve
 from avfuse.features.spec import FeatureSpec
 from avfuse.stages.extract import plan as planning
 from avfuse.stages.extract import run as running
@@ -24,7 +25,6 @@ from avfuse.stages.extract.extractor import Work
 from avfuse.stages.extract.plan import Job, chunk_size, cut, make_plan, part_of, still_lacking
 from avfuse.stages.extract.run import ExtractSummary, extract
 
-ROOT = Path(__file__).parents[3]
 (FRAMES,) = resolve(["lite:frames"], sampling="uniform:2")
 (PICTURE,) = resolve(["image:mfcc"])
 
@@ -33,7 +33,7 @@ import sys
 from pathlib import Path
 from avfuse.features.backbones import WeightsChoice
 from avfuse.features.clips import Clip
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.stages.extract import plan
 from avfuse.stages.extract.run import extract
 

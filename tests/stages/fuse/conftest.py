@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from avfuse.features.requests import resolve
-from avfuse.stages.fuse.data import FusionData, Modality
-from avfuse.stages.fuse.targets import LearnedTarget, Targets
+from avfuse.features.feature_names import resolve
+from avfuse.stages.fuse.data.dataset import FusionData, Modality
+from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 
 CLASSES, FRAMES, DIM = 6, 5, 16
 

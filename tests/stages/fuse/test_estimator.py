@@ -22,11 +22,11 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 from avfuse.features.errors import UsageError
 from avfuse.manifests.splits import held_out
 from avfuse.stages.fuse import estimator
-from avfuse.stages.fuse.data import FusionData
+from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.estimator import FusionClassifier
 from avfuse.stages.fuse.heads import get_head, head_names
-from avfuse.stages.fuse.trainer import train_head
-from avfuse.stages.fuse.training import Training
+from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.trainer import train_head
 
 MakeData = Callable[..., FusionData]
 Rows = tuple[NDArray[np.float32], NDArray[Any]]

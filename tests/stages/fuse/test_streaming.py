@@ -17,7 +17,7 @@ from avfuse.features.cache import ChunkResult, FeatureStore, fingerprint
 from avfuse.features.cache.streaming import FeatureStream
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
-from avfuse.features.requests import resolve
+from avfuse.features.feature_names import resolve
 from avfuse.stages.fuse.streaming import StreamLoader, TensorBatch, stream_loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

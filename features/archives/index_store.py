@@ -1,0 +1,134 @@
+"""Indices of archives on disk, in the user's cache: made once for all processes and runs.
+
+A file is a line of text, the hash and the length of a table in NumPy's npz format, the table, and the windows of the
+archive's seek points, each with its hash in the table.
+"""
+
+import io
+import json
+import os
+import struct
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from avfuse.features.archives.seek_points import WINDOW, DamagedIndex, SeekPoints
+from avfuse.features.archives.tar_headers import Entry, Members
+
+_MAGIC = b"avfuse archive 1\n"
+_START = struct.Struct(f"<{len(_MAGIC)}s16sQ")
+_POINT_COLUMNS = ("packed", "content", "bits", "windows", "hashes")
+_DIGEST = 16
+SUFFIX = ".index"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What lies in an archive. points: of a gzip file, else None."""
+
+    members: Members
+    points: SeekPoints | None
+
+
+def archives_folder() -> Path:
+    """`AVFUSE_ARCHIVES`, or a folder of the user's cache."""
+    named = os.environ.get("AVFUSE_ARCHIVES")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avfuse" / "archives"
+
+
+def place_of(archive: str, size: int, mtime_ns: int) -> Path:
+    """Where the index of an archive is kept: another archive, or another version of it, has another place."""
+    return archives_folder() / f"{_hash_of(archive)}-{size}-{mtime_ns}{SUFFIX}"
+
+
+def write(place: Path, contents: Contents) -> None:
+    """Whole or not at all; indices of the archive's earlier versions go. Raises OSError."""
+    earlier = [path for path in place.parent.glob(f"{place.name.partition('-')[0]}-*") if path.suffix != ".lock"]
+    content, points = _table(contents), contents.points
+    partly = place.with_suffix(f".{uuid.uuid4().hex}.partial")
+    try:
+        with partly.open("xb") as file:
+            file.write(_START.pack(_MAGIC, xxhash.xxh3_128_digest(content), len(content)))
+            file.write(content)
+            for number in range(len(points.hashes) if points is not None else 0):
+                assert points is not None
+                file.write(points.window(number))
+        partly.replace(place)
+    finally:
+        partly.unlink(missing_ok=True)
+    for path in earlier:
+        if path != place:
+            path.unlink(missing_ok=True)
+
+
+def read(place: Path) -> Contents | None:
+    """What was written; None where nothing is, or what is there is damaged."""
+    try:
+        with place.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(_START.size)
+            if len(start) < _START.size:
+                return None
+            magic, digest, length = _START.unpack(start)
+            table = file.read(min(length, size))
+    except OSError:
+        return None
+    if magic != _MAGIC or xxhash.xxh3_128_digest(table) != digest:
+        return None
+    contents = _contents(table, partial(_read_window, place, _START.size + length))
+    windows = 0 if contents.points is None else len(contents.points.hashes)
+    return contents if size == _START.size + length + windows * WINDOW else None
+
+
+def _table(contents: Contents) -> bytes:
+    entries, points = contents.members.entries, contents.points
+    text = {
+        "names": list(entries),
+        "others": contents.members.others,
+        "problem": contents.members.problem,
+        "end": points.end if points is not None else None,
+    }
+    table = io.BytesIO()
+    np.savez(
+        table,
+        text=np.frombuffer(json.dumps(text).encode(), np.uint8),
+        places=np.array([entry[:2] for entry in entries.values()], np.int64).reshape(-1, 2),
+        digests=np.frombuffer(b"".join(entry.digest or b"" for entry in entries.values()), np.uint8),
+        **{name: getattr(points, name) for name in _POINT_COLUMNS if points is not None},
+    )
+    return table.getvalue()
+
+
+def _contents(table: bytes, read_window: Callable[[int], bytes]) -> Contents:
+    with np.load(io.BytesIO(table), allow_pickle=False) as columns:
+        text = json.loads(columns["text"].tobytes())
+        digests = columns["digests"].tobytes()
+        entries = {
+            name: Entry(offset, size, digests[_DIGEST * index : _DIGEST * (index + 1)] or None)
+            for index, (name, (offset, size)) in enumerate(zip(text["names"], columns["places"].tolist(), strict=True))
+        }
+        points = None
+        if text["end"] is not None:
+            named = {name: columns[name] for name in _POINT_COLUMNS}
+            points = SeekPoints(**named, read_window=read_window, end=text["end"])
+    return Contents(Members(entries, text["others"], text["problem"]), points)
+
+
+def _read_window(place: Path, first: int, number: int) -> bytes:
+    try:
+        with place.open("rb") as file:
+            file.seek(first + number * WINDOW)
+            return file.read(WINDOW)
+    except OSError as error:
+        raise DamagedIndex(str(error)) from error
+
+
+def _hash_of(archive: str) -> str:
+    return xxhash.xxh3_128_hexdigest(os.fsencode(archive))

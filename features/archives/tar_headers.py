@@ -1,0 +1,118 @@
+"""What an archive holds, from the headers of its members."""
+
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from avfuse.features.archives.file_object import Cursor, ReadAt
+from avfuse.features.digest import edge_digest
+
+MAX_HEADER_BYTES = 16 * 2**20
+"""A header that claims to be larger is damage or a trap: it would be read into memory."""
+
+_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError)
+"""What tarfile raises over headers that make no sense."""
+
+
+class Entry(NamedTuple):
+    """A member's place in the archive's content, its size, and its `edge_digest` where that is known."""
+
+    offset: int
+    size: int
+    digest: bytes | None
+
+
+@dataclass
+class Members:
+    """What an archive holds. entries: its regular files by name, in its order. others: names of what is none, and what
+    it is. problem: why the archive is not whole, None where it is."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    problem: str | None = None
+
+
+def find_members(
+    read_at: ReadAt, end: int, passed: Callable[[int], object], *, digests: bool = False
+) -> Members | None:
+    """Read all headers of a tar archive, up to where it is damaged; None for what is no tar archive.
+
+    read_at: gives its content, of which `end` bytes can be read. passed: gets the place of every header. digests: read
+    the edges of the files on the way. Of members of one name the last counts.
+    """
+
+    def read(position: int, count: int) -> bytes:
+        if count > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {count} bytes")
+        return read_at(position, count)
+
+    file = Cursor(read, end)
+    try:
+        tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
+    except _ERRORS:
+        return None
+    found = Members()
+    position = -1
+    while True:
+        try:
+            info = tar.next()
+        except _ERRORS:
+            found.problem = _cut_short(end) if tar.offset >= end else _damaged(tar.offset)
+            return found
+        if info is None:
+            found.problem = _end_of(file, tar.offset, end)
+            return found
+        if info.offset < position or info.size < 0:
+            found.problem = _damaged(info.offset)
+            return found
+        if info.isreg() and not info.issparse() and info.offset_data + info.size > end:
+            found.problem = _cut_short(end)
+            return found
+        position = info.offset + 1
+        passed(info.offset)
+        _take(info, found, read_at if digests else None)
+        tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+
+
+def _take(info: tarfile.TarInfo, found: Members, read_at: ReadAt | None) -> None:
+    name = plain_name(info.name)
+    if name is None or info.isdir():
+        return
+    found.entries.pop(name, None)
+    found.others.pop(name, None)
+    if info.isreg() and not info.issparse():
+        offset, size = info.offset_data, info.size
+        found.entries[name] = Entry(offset, size, digest_at(read_at, offset, size) if read_at is not None else None)
+    elif info.issym() or info.islnk():
+        found.others[name] = "a link"
+    else:
+        found.others[name] = "a sparse file" if info.issparse() else "a device or a pipe"
+
+
+def digest_at(read_at: ReadAt, offset: int, size: int) -> bytes:
+    """The `edge_digest` of a stretch of an archive's content."""
+    return edge_digest(lambda position, count: read_at(offset + position, max(0, min(count, size - position))), size)
+
+
+def plain_name(name: str) -> str | None:
+    """A member's name as a path below the archive has it, without `./` and a leading `/`; None where no path can."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return None if ".." in parts or "\0" in name or not parts else "/".join(parts)
+
+
+def _end_of(file: Cursor, offset: int, end: int) -> str | None:
+    """What is wrong with an archive after whose last member there is nothing that tarfile calls a member."""
+    file.seek(offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        return _cut_short(end)
+    return _damaged(offset) if any(block) else None
+
+
+def _cut_short(end: int) -> str:
+    return f"it ends after {end} bytes, without the mark that ends an archive: it was cut short"
+
+
+def _damaged(offset: int) -> str:
+    return f"it is damaged at byte {offset}: what follows cannot be found"

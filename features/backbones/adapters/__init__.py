@@ -1,0 +1,1 @@
+"""Any network of timm, torchvision or transformers as a backbone."""

@@ -1,0 +1,1 @@
+"""The backbones that avfuse names itself, one file per architecture."""

@@ -1,0 +1,1 @@
+"""Upkeep of a cache: listing, verification and repair, removal, export and import."""

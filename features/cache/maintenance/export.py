@@ -1,0 +1,138 @@
+"""A feature of some clips as one file that NumPy or safetensors reads. Memory holds one shard's rows at a time."""
+
+import json
+import os
+import uuid
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avfuse.features.cache.clip_query import AskedClips
+from avfuse.features.cache.shard_reader import read_rows
+from avfuse.features.cache.store import DONE, FeatureStore, Found, looking_again
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.features.spec import FeatureSpec
+
+SUFFIXES = (".npz", ".safetensors")
+_SAFETENSORS_TYPES = {"float16": "F16", "float32": "F32", "uint8": "U8"}
+_COPY_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What went into a file: how many clips; missing: why the others did not, by clip id."""
+
+    clips: int
+    missing: dict[str, str]
+
+
+def check_suffix(path: Path) -> Path:
+    """Raises UsageError for a file of a kind that is not written."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"-o {path}: the file's name ends in {' or '.join(SUFFIXES)}")
+    return path
+
+
+def export(store: FeatureStore, clips: Sequence[Clip], target: Path) -> Exported:
+    """Write the rows of some clips, verified, in their order, whole or not at all.
+
+    NPZ holds the arrays `clip_id` (n,) as UTF-8 bytes, `data` (n, *shape), `missing` and `missing_because` (m,) as
+    UTF-8 bytes, `spec` () as JSON in bytes, and `untrained` (). Safetensors holds `clip_id` (n, width) as UTF-8 bytes
+    filled with zeros, and `data`; `spec`, `untrained` and `missing` (JSON, clip id to reason) are in its metadata.
+
+    Raises UsageError: another ending, none of the clips has the feature, or a shard is damaged.
+    """
+    check_suffix(target)
+    asked = AskedClips(clips)
+    rows_file = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    written = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        found, data = looking_again(lambda: _gather(store, asked, rows_file))
+        present = found.outcome == DONE
+        ids = np.array(asked.ids[present].tolist(), dtype=bytes)
+        missing = {asked.clips[index].clip_id: found.why_missing(index) for index in np.flatnonzero(~present).tolist()}
+        with written.open("xb") as file:
+            if target.suffix.lower() == ".npz":
+                _write_npz(file, store.spec, ids, data, missing)
+            else:
+                _write_safetensors(file, store.spec, ids, data, missing)
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(target)
+    finally:
+        for temporary in (rows_file, written):
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+    return Exported(len(ids), missing)
+
+
+def _gather(store: FeatureStore, asked: AskedClips, path: Path) -> tuple[Found, NDArray[np.generic]]:
+    """The rows of the clips that have some, (n, *shape), in a file at `path`: there may be more than memory holds."""
+    found = store.find(asked)
+    present = np.flatnonzero(found.outcome == DONE)
+    if not len(present):
+        raise UsageError(f"none of these {len(asked)} clips has the feature '{store.spec.name}': nothing to export")
+    shard, row = found.shard[present], found.row[present]
+    dtype = np.dtype(store.spec.dtype).newbyteorder("<")
+    data = np.memmap(path, dtype, mode="w+", shape=(len(present), *store.spec.shape))
+    for number in np.unique(shard).tolist():
+        at = np.flatnonzero(shard == number)
+        data[at] = read_rows(found.shards[number], store.spec)[row[at]]
+    return found, data
+
+
+def _write_npz(
+    file: IO[bytes], spec: FeatureSpec, ids: NDArray[np.bytes_], data: NDArray[np.generic], missing: dict[str, str]
+) -> None:
+    arrays = {
+        "clip_id": ids,
+        "data": data,
+        "missing": np.array([clip_id.encode() for clip_id in missing], dtype=bytes),
+        "missing_because": np.array([reason.encode() for reason in missing.values()], dtype=bytes),
+        "spec": np.array(spec.canonical_json.encode()),
+        "untrained": np.array(spec.untrained),
+    }
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _write_safetensors(
+    file: IO[bytes], spec: FeatureSpec, ids: NDArray[np.bytes_], data: NDArray[np.generic], missing: dict[str, str]
+) -> None:
+    """By hand, because the library wants all bytes in memory: a header's length, the header, then one array after the
+    other."""
+    texts = ids.view(np.uint8).reshape(len(ids), -1)
+    described = {
+        "__metadata__": {
+            "spec": spec.canonical_json,
+            "untrained": json.dumps(spec.untrained),
+            "missing": json.dumps(missing),
+        },
+        "data": {
+            "dtype": _SAFETENSORS_TYPES[spec.dtype],
+            "shape": data.shape,
+            "data_offsets": (0, data.nbytes),
+        },
+        "clip_id": {
+            "dtype": "U8",
+            "shape": texts.shape,
+            "data_offsets": (data.nbytes, data.nbytes + texts.nbytes),
+        },
+    }
+    header = json.dumps(described).encode()
+    header = header.ljust(-(-len(header) // 8) * 8)
+    file.write(len(header).to_bytes(8, "little"))
+    file.write(header)
+    for array in (data, texts):
+        content = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        for first in range(0, len(content), _COPY_BYTES):
+            file.write(content[first : first + _COPY_BYTES])

@@ -1,0 +1,1 @@
+"""From decoded clips to the arrays that backbones take. Imports no torch."""

@@ -1,0 +1,146 @@
+"""An open media file and its packets, held in memory where that is cheap."""
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import av
+from av.error import FFmpegError
+
+from avfuse.features.errors import ClipError
+from avfuse.features.media.audio_decoding import Signal, decode_sound
+from avfuse.features.media.packets import AnyPacket, damage_of, fraction_of
+from avfuse.features.media.probe import Medium, find_medium, open_container, picture_stream, size_of
+from avfuse.features.media.timeline import Promise
+from avfuse.features.media.video_decoding import first_frame
+
+HELD_BYTES = 256 * 2**20
+"""The packets of a file up to this size are kept in memory while it is read; a larger file is read anew each time."""
+
+MAX_PICTURE_PIXELS = 2**27
+"""A picture that claims to be larger than this (16K is that large) is damage or a trap."""
+
+
+class Source:
+    """One open media file: its first picture stream and its first audio stream, None where there is none.
+
+    medium: what `path` names, where that is known already: what it holds in memory is not read again. Raises ClipError
+    when the file cannot be opened, or claims a picture beyond all measure.
+    """
+
+    def __init__(self, path: Path, medium: Medium | None = None) -> None:
+        self.path = path
+        self.medium = medium or find_medium(path)
+        self.container = open_container(self.medium)
+        self.video = picture_stream(self.container)
+        self.audio = self.container.streams.audio[0] if self.container.streams.audio else None
+        if self.video is not None:
+            if self.video.width * self.video.height > MAX_PICTURE_PIXELS:
+                self.close()
+                raise ClipError("open", f"claims a picture of {self.video.width}x{self.video.height}")
+            self.video.codec_context.thread_count = 1  # clips are decoded side by side, in processes
+        self._is_small = size_of(self.medium) <= HELD_BYTES
+        self._at_start = True
+
+    def __enter__(self) -> "Source":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.__dict__.pop("_held", None)
+        self.container.close()
+
+    def packets(self, stream: av.stream.Stream) -> Iterable[AnyPacket]:
+        """A stream's packets from the first on, up to where the container is damaged."""
+        return self._held[stream.index] if self._is_small else self.read_anew(stream)
+
+    def packets_from(self, stream: av.stream.Stream, time: Fraction) -> Iterator[AnyPacket]:
+        """A stream's packets from the last key frame before a moment of the container's clock, where it can tell."""
+        self._at_start = False
+        base = fraction_of(stream.time_base) or Fraction(1)
+        try:
+            self.container.seek(int(time / base), stream=stream)
+        except FFmpegError as error:
+            damage_of(error)
+            return
+        yield from _until_damage(self.container.demux(stream))
+
+    @cached_property
+    def promise(self) -> Promise | None:
+        """What the packets of the picture promise; None where there is no picture stream, or nothing in it."""
+        if self.video is None:
+            return None
+        promise = Promise.of(list(self.packets(self.video)), self.video)
+        return promise if len(promise.timeline) else None
+
+    @cached_property
+    def origin(self) -> Fraction:
+        """Where time 0, the first displayed frame, lies on the container's clock, in seconds.
+
+        It is what the decoder shows first, not what the packets promise: a stream cut before its first key frame begins
+        with frames that nothing can decode. AVI knows no display times: there the stream's start is time 0.
+        """
+        assert self.video is not None
+        base = fraction_of(self.video.time_base) or Fraction(1)
+        if self.is_avi:
+            return (self.video.start_time or 0) * base
+        shown = self._first_frame.pts if self._first_frame is not None else None
+        return (shown if shown is not None else self.video.start_time or 0) * base
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the file says that its pictures are to be turned upright."""
+        return self._first_frame is not None and self._first_frame.rotation != 0
+
+    @cached_property
+    def signal(self) -> Signal:
+        """The whole file's sound, decoded once. Raises ClipError when there is none."""
+        assert self.audio is not None
+        return decode_sound(self.audio, self.packets(self.audio))
+
+    @property
+    def is_avi(self) -> bool:
+        return self.container.format.name == "avi"
+
+    @cached_property
+    def _first_frame(self) -> av.VideoFrame | None:
+        assert self.video is not None
+        packets = self.packets(self.video) if "_held" in self.__dict__ else self.read_anew(self.video)
+        return first_frame(self.video, packets)
+
+    @cached_property
+    def _held(self) -> dict[int, list[AnyPacket]]:
+        held: dict[int, list[AnyPacket]] = {
+            stream.index: [] for stream in (self.video, self.audio) if stream is not None
+        }
+        if self._at_start:
+            self._at_start = False
+            for packet in _until_damage(self.container.demux(*(self.container.streams[index] for index in held))):
+                held[packet.stream_index].append(packet)
+        else:
+            with open_container(self.medium) as container:
+                for packet in _until_damage(container.demux(*(container.streams[index] for index in held))):
+                    held[packet.stream_index].append(packet)
+        return held
+
+    def read_anew(self, stream: av.stream.Stream) -> Iterator[AnyPacket]:
+        """A stream's packets from the first on, by opening the file again: nothing is held."""
+        with open_container(self.medium) as container:
+            yield from _until_damage(container.demux(container.streams[stream.index]))
+
+
+def _until_damage(packets: Iterator[AnyPacket]) -> Iterator[AnyPacket]:
+    """Packets that carry something, up to where the container itself is damaged."""
+    try:
+        for packet in packets:
+            if packet.size:
+                yield packet
+    except FFmpegError as error:
+        damage_of(error)
+        return

@@ -1,0 +1,59 @@
+"""Test clips worth looking at, and what rows of a run make of them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avfuse.stages.fuse.data.targets import Targets
+from avfuse.stages.fuse.evaluation.metrics import Truth
+from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+
+
+def most_disputed(run: Run, count: int) -> list[int]:
+    """Test clips on which the heads disagree most come first, of as many classes as possible; none twice."""
+    first = next(iter(run.heads.values()))[0]
+    probabilities = {head: mean_probabilities(run.targets, runs) for head, runs in run.heads.items()}
+    right = np.stack([all_right(each, first.truth) for each in probabilities.values()])
+    disagreement = np.minimum(right.sum(axis=0), (~right).sum(axis=0))
+    order = np.argsort(-disagreement, kind="stable")
+    labels = [true_label(run.targets, first, index) for index in range(len(order))]
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(order)):
+        seen = [labels[index] for index in chosen]
+        left = [index for index in order if index not in chosen]
+        rarest = min(seen.count(labels[index]) for index in left)
+        chosen.append(int(next(index for index in left if seen.count(labels[index]) == rarest)))
+    return chosen
+
+
+def true_label(targets: Targets, run: HeadRun, index: int) -> str:
+    """The true classes of a test clip, such as `take + plate`, or `dog barking | wind noise` of one target."""
+    named = []
+    for target, truth in zip(targets, run.truth, strict=True):
+        true = np.flatnonzero(truth[index]) if target.several else [truth[index]]
+        named.append(" | ".join(target.classes[each] for each in true))
+    return " + ".join(named)
+
+
+def all_right(parts: list[NDArray[np.float64]], truth: tuple[Truth, ...]) -> NDArray[np.bool_]:
+    """Whether the likeliest class of every target is right: parts (n, C) and a truth a target -> (n,)."""
+    right = []
+    for each, true in zip(parts, truth, strict=True):
+        guess = each.argmax(axis=1)
+        right.append(guess == true if true.ndim == 1 else true[np.arange(len(guess)), guess])
+    return np.logical_and.reduce(right)
+
+
+def mean_probabilities(targets: Targets, runs: list[HeadRun]) -> list[NDArray[np.float64]]:
+    """Target by target, (n_test, C)."""
+    every = [
+        [_probabilities(part, target.sigmoid) for target, part in zip(targets, targets.split(one.logits), strict=True)]
+        for one in runs
+    ]
+    return [np.mean(each, axis=0) for each in zip(*every, strict=True)]
+
+
+def _probabilities(logits: NDArray[np.float32], sigmoid: bool) -> NDArray[np.float64]:
+    if sigmoid:
+        return 1 / (1 + np.exp(-logits, dtype=np.float64))  # type: ignore[no-any-return]
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    return shifted / shifted.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Heatmaps of what heads attend to, over the inputs of the networks."""

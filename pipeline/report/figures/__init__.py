@@ -1,0 +1,1 @@
+"""Figures of a run and contact sheets of clips, drawn with matplotlib."""

@@ -1,0 +1,116 @@
+"""The results table as text, and the words for what is in it."""
+
+import numpy as np
+
+from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.runs.run_folder import Run
+from avfuse.stages.fuse.runs.summary import Row, chance, notes, winners
+
+_COSTS = ("parameters", "GMACs", "backbone GMACs", "s/epoch", "s/seed")
+_LISTED = 20
+"""Clips that were left out and are named."""
+
+
+def measure_words(name: str) -> str:
+    """What tables and axes call a measure of evaluate."""
+    return {"top1": "top-1", "hit1": "hit@1", "map": "mAP", "all_top1": "all targets"}.get(
+        name, name.removesuffix("_top1")
+    )
+
+
+def score_words(targets: Targets) -> str:
+    """What comes after the per cent of the score in a sentence; accuracy goes without saying."""
+    if len(targets) > 1:
+        return " action accuracy" if targets.joint == "action" else " accuracy in all targets at once"
+    return " hit@1" if targets.each[0].several else ""
+
+
+def headings(targets: Targets) -> tuple[str, ...]:
+    """The first line of the table."""
+    score = f"{measure_words(targets.measure)} %"
+    more = (heading for heading, _ in _more_measures(targets))
+    return ("head", "seeds", "clips", score, "95 % interval", "seed sd", *more, *_COSTS)
+
+
+def cells(targets: Targets, row: Row) -> tuple[str, ...]:
+    """A row as strings, in the order of the headings."""
+    return (
+        row.label,
+        str(row.seeds),
+        str(row.n_test),
+        f"{100 * row.score:.1f}",
+        f"{100 * row.low:.1f} - {100 * row.high:.1f}",
+        f"{100 * row.seed_spread:.1f}" if row.seeds > 1 else "-",
+        *(
+            f"{row.measures[name]:.2f}" if name == "nll" else f"{100 * row.measures[name]:.1f}"
+            for _, name in _more_measures(targets)
+        ),
+        f"{row.parameters:,}",
+        _giga(row.macs),
+        _giga(row.backbone_macs),
+        "-" if row.seconds_per_epoch is None else f"{row.seconds_per_epoch:.2f}",
+        f"{row.seconds:.1f}",
+    )
+
+
+def class_words(targets: Targets) -> str:
+    """`12 classes`, or `97 verb and 300 noun classes`."""
+    counts = [
+        f"{len(target.classes)} {target.name}" if len(targets) > 1 else str(len(target.classes)) for target in targets
+    ]
+    return f"{' and '.join([', '.join(counts[:-1]), counts[-1]] if len(counts) > 1 else counts)} classes"
+
+
+def chance_words(run: Run) -> str:
+    """In per cent, to one digit at least."""
+    percent = 100 * chance(run)
+    return f"{percent:.1f}" if percent >= 0.1 else f"{percent:.1g}"
+
+
+def print_table(run: Run, summary: list[Row]) -> str:
+    """The table with its notes, ready to print."""
+    rows = [headings(run.targets), *(cells(run.targets, row) for row in summary)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    clips = run.described["clips"]
+    title = (
+        f"{run.described['dataset']}: {clips['train']} train, {clips['validation']} validation, {clips['test']} test "
+        f"clips, {class_words(run.targets)} (chance {chance_words(run)} %)"
+    )
+    sweeps = [
+        f"Of {winner.rows} rows of {winner.head}, validation prefers {winner.values}: {100 * winner.validation:.1f} % "
+        f"{measure_words(run.targets.selection)} there, {100 * winner.test:.1f} % on test."
+        for winner in winners(run)
+    ]
+    left_out = [f"Left out, with no usable feature: {_listed(list(clips['excluded']))}."] if clips["excluded"] else []
+    return "\n".join([title, "", *lines, "", *sweeps, *left_out, *notes(run)])
+
+
+def _more_measures(targets: Targets) -> list[tuple[str, str]]:
+    """Headings and names of the measures beside the score."""
+    if len(targets) == 1:
+        return _of_one_target(targets.each[0])
+    of_each = [(f"{target.name} %", f"{target.name}_{target.measure}") for target in targets]
+    return [("top-5 %", f"{targets.joint}_top5"), *of_each] if targets.has_joint_top5 else of_each
+
+
+def _of_one_target(target: LearnedTarget) -> list[tuple[str, str]]:
+    if target.several:
+        return [("mAP %", "map"), ("F1 %", "f1"), ("subset %", "subset"), ("lwlrap %", "lwlrap")]
+    return [("macro %", "macro"), ("nll", "nll")]
+
+
+def _giga(count: float | None) -> str:
+    """In 10^9, to three digits."""
+    return "-" if count is None else np.format_float_positional(count / 1e9, precision=3, fractional=False, trim="-")
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more (run.json has them)" if more > 0 else "")

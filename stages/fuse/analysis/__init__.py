@@ -1,0 +1,1 @@
+"""What trained heads rest on: Shapley values, robustness, class gains, attribution, retrieval."""

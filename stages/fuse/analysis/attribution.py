@@ -1,0 +1,275 @@
+"""What a trained head's score of a class rests on: Grad-CAM over cached tokens, and attention, clip by clip."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avfuse.features.cache import FeatureStore
+from avfuse.features.cache.store import NOT_EXTRACTED, way_in
+from avfuse.features.clips import Clip
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.analysis.attention_rollout import attention, why_no_attention
+from avfuse.stages.fuse.analysis.perturbations import Seen
+from avfuse.stages.fuse.data.dataset import FusionData
+from avfuse.stages.fuse.data.targets import Targets
+from avfuse.stages.fuse.data.token_layout import Part, parts_of
+from avfuse.stages.fuse.heads import Head
+from avfuse.stages.fuse.heads.base import Masks
+from avfuse.stages.fuse.runs.predict import load_clips
+from avfuse.stages.fuse.runs.restore import layouts_of, options_of, recipe_of, restore
+from avfuse.stages.fuse.runs.run_folder import Run
+from avfuse.stages.fuse.training.job import Plan
+
+Method = Literal["grad-cam", "attention"]
+METHODS: tuple[Method, ...] = get_args(Method)
+_CLIPS = 16  # at a time, at most: gradients of all their tokens are kept
+_SHARE = 16  # of how many a head looks at together where nothing is kept
+
+_NOT_REACHED: Mapping[Method, str] = {
+    "grad-cam": "no cell reaches the score: where tokens have a CLS, some heads read that alone",
+    "attention": "nothing attends to it",
+}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What heads of one row, seeds taken together, make of some clips, and of which cells.
+
+    classes: int64 (clips, targets), what is explained.
+    probabilities: float64 (clips, targets), of these classes, the mean over heads.
+    parts: the features of each modality that has a map.
+    maps: float64 (clips, cells) by modality, the cells of all parts one after the other. The map of each head is
+        divided by its sum, and these shares are averaged over heads: of Grad-CAM they add up to less than one where
+        some heads have a map of zeros. NaN for clips without the modality, and where no cell reaches the score.
+    without_map: modalities that have none, and why.
+    heads: how many were taken together.
+    """
+
+    method: Method
+    classes: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    parts: Mapping[str, Sequence[Part]]
+    maps: Mapping[str, NDArray[np.float64]]
+    without_map: Mapping[str, str]
+    heads: int = 1
+
+    def map_of(self, modality: str, part: int, clip: int) -> NDArray[np.float64]:
+        """The map of one feature of a modality, in the shape of its cells, times the number of the modality's cells: 1
+        is what each would have were all alike."""
+        sizes = [each.tokens.size for each in self.parts[modality]]
+        ends = list(accumulate(sizes))
+        row = self.maps[modality][clip] * ends[-1]
+        own: NDArray[np.float64] = row[ends[part] - sizes[part] : ends[part]]
+        return own.reshape(self.parts[modality][part].tokens.shape)
+
+    def zeros(self, modality: str, clip: int) -> int:
+        """How many heads have a map of a modality that is zero everywhere; 0 where there is none."""
+        total = float(self.maps[modality][clip].sum())
+        return 0 if np.isnan(total) else round(self.heads * (1 - total))
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """Some clips as a head takes them: standardised tokens (B, W, T, D), W the windows averaged at test."""
+
+    tokens: Mapping[str, Tensor]
+    present: Masks
+
+    @classmethod
+    def of(cls, head: Head, seen: Sequence[Seen], which: Tensor) -> "_Clips":
+        doors = head.doors()
+        tokens = {
+            each.name: doors[each.name].standardise(each.rows[which], each.present[which])[:, list(each.views.at_test)]
+            for each in seen
+        }
+        masks = {each.name: each.present[which] for each in seen}
+        return cls(tokens, {name: None if mask.all() else mask for name, mask in masks.items()})
+
+    def passes(self, head: Head) -> Iterator[dict[str, Tensor]]:
+        """What `forward` takes, for each of the windows that are averaged."""
+        doors = head.doors()
+        for number in range(max(each.shape[1] for each in self.tokens.values())):
+            yield {name: doors[name].shaped(each[:, number % each.shape[1]]) for name, each in self.tokens.items()}
+
+    def logits(self, head: Head) -> Tensor:
+        """(B, width), as at test."""
+        every = [head(prepared, self.present)["logits"] for prepared in self.passes(head)]
+        return torch.stack(every).mean(dim=0)
+
+
+def explain(
+    plan: Plan,
+    heads: Sequence[Head],
+    clips: Tensor,
+    method: Method = "grad-cam",
+    classes: NDArray[np.int64] | None = None,
+) -> Explanation:
+    """Explain heads that were trained by one plan, from several seeds.
+
+    `grad-cam` (Selvaraju et al., ICCV 2017) over the standardised tokens of each modality: relu(sum_d w_d x_td), where
+    w_d is the mean over cells t of the gradient of the class's logit with respect to x_td; of several targets it is the
+    sum of their classes' logits. Heads that average tokens, or lay them side by side, are differentiated through that.
+    `attention`: see `avfuse.stages.fuse.analysis.attention_rollout.attention`; it is the same whatever the class.
+
+    Args:
+        plan: of any of the seeds.
+        heads: in evaluation mode, on the data's device.
+        clips: int64 (B,), rows of `plan.data.table`.
+        classes: int64 (B, targets); by default the likeliest, by the heads' mean probability.
+
+    Raises:
+        UsageError: no modality has a map: for want of cells or of attention, or because no cell reaches the logits.
+    """
+    own = replace(plan, data=replace(plan.data, test=clips))
+    seen = [Seen.of(own, name, door) for name, door in heads[0].doors().items()]
+    every = {each.name: parts_of(each.modality, each.views.at_test) for each in seen}
+    cells = {
+        name: torch.from_numpy(np.concatenate([part.tokens.ravel() for part in parts])).to(clips.device)
+        for name, parts in every.items()
+    }
+    without = {each.name: why for each in seen if (why := _why_none(each, len(cells[each.name])))}
+    if len(without) == len(seen):
+        raise _refusal(plan, method, without)
+    wanted = {name: of_modality for name, of_modality in cells.items() if name not in without}
+    targets = plan.data.targets
+    size = max(1, min(_CLIPS, heads[0].evaluation_batch // _SHARE))
+    batches = [_Clips.of(heads[0], seen, part) for part in torch.arange(len(clips), device=clips.device).split(size)]
+    chances = targets.split(np.mean([_probabilities(targets, head, batches) for head in heads], axis=0))
+    if classes is None:
+        classes = np.stack([each.argmax(axis=1) for each in chances], axis=1)
+    columns = torch.from_numpy(classes + _first_logits(targets)).to(clips.device).split(size)
+    found = [_maps(head, method, batches, wanted, columns) for head in heads]
+    reached = {name for maps in found for name, own in maps.items() if own.isfinite().any()}
+    without |= dict.fromkeys(wanted.keys() - reached, _NOT_REACHED[method])
+    if not reached:
+        raise _refusal(plan, method, without)
+    return Explanation(
+        method,
+        classes,
+        np.stack([each[np.arange(len(each)), of] for each, of in zip(chances, classes.T, strict=True)], axis=1),
+        {name: parts for name, parts in every.items() if name in reached},
+        {name: np.mean([_shares(maps[name]) for maps in found], axis=0) for name in every if name in reached},
+        without,
+        len(heads),
+    )
+
+
+def _refusal(plan: Plan, method: Method, without: Mapping[str, str]) -> UsageError:
+    reasons = "; ".join(f"{name}: {why}" for name, why in without.items())
+    return UsageError(f"head '{plan.head}' gives no {method} map ({reasons})")
+
+
+def _why_none(seen: Seen, cells: int) -> str:
+    """Empty where there can be a map."""
+    if cells < 2:
+        return "one vector a clip has no cells: name features with frames or tokens, such as lite:fbank:tokens"
+    return "" if seen.present.any() else "none of these clips has it"
+
+
+def _first_logits(targets: Targets) -> NDArray[np.int64]:
+    return np.array([0, *accumulate(len(each.classes) for each in targets)][:-1])
+
+
+@torch.no_grad()
+def _probabilities(targets: Targets, head: Head, batches: Sequence[_Clips]) -> NDArray[np.float64]:
+    """(clips, width)."""
+    logits = torch.cat([each.logits(head) for each in batches]).double()
+    parts = [
+        each.sigmoid() if target.sigmoid else each.softmax(dim=1)
+        for target, each in zip(targets, targets.split(logits), strict=True)
+    ]
+    return torch.cat(parts, dim=1).cpu().numpy()
+
+
+def _maps(
+    head: Head, method: Method, batches: Sequence[_Clips], cells: Mapping[str, Tensor], columns: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """(clips, cells) by modality."""
+    if method == "attention":
+        parts = [_attention(head, each, cells) for each in batches]
+    else:
+        parts = [_grad_cam(head, each, cells, of) for each, of in zip(batches, columns, strict=True)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _grad_cam(head: Head, clips: _Clips, cells: Mapping[str, Tensor], columns: Tensor) -> dict[str, Tensor]:
+    """(B, cells) by modality."""
+    leaves = {name: each.detach().requires_grad_() for name, each in clips.tokens.items()}
+    with torch.enable_grad():
+        score = replace(clips, tokens=leaves).logits(head).gather(1, columns).sum()
+    gradients = torch.autograd.grad(score, [leaves[name] for name in cells], allow_unused=True)
+    maps = {}
+    for (name, where), gradient in zip(cells.items(), gradients, strict=True):
+        tokens = leaves[name].detach().flatten(1, 2)[:, where]
+        slopes = torch.zeros_like(tokens) if gradient is None else gradient.flatten(1, 2)[:, where]
+        found = (slopes.mean(dim=1, keepdim=True) * tokens).sum(dim=2).relu()
+        lacking = ~slopes.flatten(1).any(dim=1)
+        if (mask := clips.present[name]) is not None:
+            lacking |= ~mask
+        maps[name] = found.masked_fill(lacking[:, None], torch.nan)
+    return maps
+
+
+def _attention(head: Head, clips: _Clips, cells: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """(B, cells) by modality. What CLS and its like get is left out."""
+    every = [attention(head, prepared, clips.present) for prepared in clips.passes(head)]
+    maps = {}
+    for name, where in cells.items():
+        if name in every[0]:
+            windows = clips.tokens[name].shape[1]
+            of_windows = [torch.stack([each[name] for each in every[at::windows]]).mean(dim=0) for at in range(windows)]
+            maps[name] = torch.cat(of_windows, dim=1)[:, where]
+    return maps
+
+
+def _shares(maps: Tensor) -> NDArray[np.float64]:
+    """Divided by their sums; maps of zeros stay."""
+    values = maps.double().cpu().numpy()
+    sums = values.sum(axis=1, keepdims=True)
+    return values / np.where(sums == 0, 1, sums)
+
+
+def explain_clips(
+    run: Run,
+    row: str,
+    clips: Sequence[Clip],
+    cache: Path,
+    collection: str,
+    device: str = "cpu",
+    method: Method = "grad-cam",
+    classes: NDArray[np.int64] | None = None,
+) -> tuple[Explanation, str | None]:
+    """All seeds of a row, as `explain` does it, on clips that need not be of the run's data set; and why it is by
+    Grad-CAM where `attention` was asked for, of heads that have none.
+
+    Args:
+        clips: of which the features of `layouts_of` are in the collection, in the order of the explanation.
+        classes: int64 (clips, targets), as of `explain`.
+
+    Raises:
+        UsageError: as `explain` and `restore`, and for clips of which these features were not extracted.
+    """
+    heads = run.heads[row]
+    layouts = layouts_of(run, heads[0])
+    shapes = {name: layout.shape for name, layout in layouts.items()}
+    trained = [restore(one, shapes, run.targets, torch.device(device)) for one in heads]
+    why = why_no_attention(trained[0]) if method == "attention" else None
+    stores = {spec.key: FeatureStore(cache, collection, spec) for layout in layouts.values() for spec in layout.specs}
+    modalities, missing = load_clips(layouts, stores, clips, device)
+    for clip, reasons in zip(clips, missing, strict=True):
+        if NOT_EXTRACTED in reasons.values():
+            names = ",".join(spec.name for layout in layouts.values() for spec in layout.specs)
+            raise UsageError(f"clip '{clip.clip_id}' has no features {names} in {cache}: {way_in(collection, names)}")
+    every, nothing = torch.arange(len(clips), device=device), torch.empty(0, dtype=torch.int64, device=device)
+    table = pd.DataFrame({"clip_id": [clip.clip_id for clip in clips]})
+    data = FusionData(modalities, run.targets, (), table, nothing, nothing, every, nothing, {})
+    plan = Plan(heads[0].head, data, heads[0].seed, recipe_of(heads[0]), options_of(heads[0]))
+    return explain(plan, trained, every, "grad-cam" if why else method, classes), why

@@ -1,0 +1,91 @@
+"""Which classes one head tells apart better than another, and which worse."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.evaluation.metrics import Logits, Truth, confusion, correct
+from avfuse.stages.fuse.runs.run_folder import HeadRun
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Every target for itself, averaged over seeds; shares of 1.
+
+    classes: a line a class that test clips have, the largest gain first. `target`, `class`, `clips` of it; `before` and
+        `after`, the share of them that is right, `difference`; `fixed` and `broken`, how many clips are wrong before
+        and right after and the reverse, averaged over all pairs of a seed before and a seed after, so that fixed -
+        broken = clips x difference.
+    confusions: a line a pair of classes that are taken for each other more or less often, the largest change first.
+        `target`, `true`, `predicted`, `clips` of the true class; `before` and `after`, the share of them, `difference`.
+
+    Of a target of several classes a clip counts under each of its classes. It is right where the likeliest class is any
+    of them, else it is a confusion of each of them with that class, as in `metrics.confusion`.
+    """
+
+    classes: pd.DataFrame
+    confusions: pd.DataFrame
+
+
+def gains(targets: Targets, before: Sequence[HeadRun], after: Sequence[HeadRun]) -> Gains:
+    """Compare the seeds of two rows. Raises UsageError unless they predict the same test clips."""
+    one, other = before[0], after[0]
+    if one.clip_ids != other.clip_ids or not all(map(np.array_equal, one.truth, other.truth)):
+        raise UsageError(
+            f"rows '{one.row}' and '{other.row}' are not of the same test clips with the same classes: compare rows of "
+            "one data set on features of the same clips"
+        )
+    classes, confusions = [], []
+    parts = [list(zip(*(targets.split(each.logits) for each in runs), strict=True)) for runs in (before, after)]
+    for target, truth, of_one, of_other in zip(targets, one.truth, *parts, strict=True):
+        classes.append(_classes(target, truth, of_one, of_other))
+        confusions.append(_confusions(target, truth, of_one, of_other))
+    return Gains(pd.concat(classes, ignore_index=True), pd.concat(confusions, ignore_index=True))
+
+
+def _classes(target: LearnedTarget, truth: Truth, before: Sequence[Logits], after: Sequence[Logits]) -> pd.DataFrame:
+    """before, after: of each seed, (n, C)."""
+    was, now = (np.mean([correct(logits, truth) for logits in each], axis=0) for each in (before, after))
+    rows = []
+    for number, name in enumerate(target.classes):
+        of_class = truth[:, number] if truth.ndim == 2 else truth == number
+        if not of_class.any():
+            continue
+        rows.append(
+            {
+                "target": target.name,
+                "class": name,
+                "clips": int(of_class.sum()),
+                "before": was[of_class].mean(),
+                "after": now[of_class].mean(),
+                "difference": (now - was)[of_class].mean(),
+                "fixed": ((1 - was) * now)[of_class].sum(),
+                "broken": (was * (1 - now))[of_class].sum(),
+            }
+        )
+    return pd.DataFrame(rows).sort_values("difference", ascending=False, kind="stable")
+
+
+def _confusions(target: LearnedTarget, truth: Truth, before: Sequence[Logits], after: Sequence[Logits]) -> pd.DataFrame:
+    """before, after: of each seed, (n, C)."""
+    was, now = (np.mean([confusion(logits, truth) for logits in each], axis=0) for each in (before, after))
+    counts = truth.sum(axis=0) if truth.ndim == 2 else np.bincount(truth, minlength=len(was))
+    change = now - was
+    np.fill_diagonal(change, 0)
+    true, predicted = np.nonzero(change)
+    table = pd.DataFrame(
+        {
+            "target": target.name,
+            "true": np.array(target.classes, dtype=object)[true],
+            "predicted": np.array(target.classes, dtype=object)[predicted],
+            "clips": counts[true],
+            "before": was[true, predicted],
+            "after": now[true, predicted],
+            "difference": change[true, predicted],
+        }
+    )
+    return table.sort_values("difference", key=abs, ascending=False, kind="stable")

@@ -1,0 +1,167 @@
+"""Contributions saved under a name, so that nothing is trained twice to be read again.
+
+runs/<dataset>/<name>/
+    contribution.json   what the numbers depend on; written last
+    contribution.csv    a line a player
+    coalitions.csv      a line a set of players
+    clips.csv           a line a player and test clip, a column a seed
+    .training/          what is trained of one that is not through
+
+The tables are those of `Contribution`.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.analysis.shapley import Contribution, contribution, contribution_key
+from avfuse.stages.fuse.data.dataset import FusionData
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.training.overrides import Training
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ContributionRun:
+    """A contribution read back: `players` and `coalitions` as `Contribution` has them."""
+
+    folder: Path
+    described: dict[str, Any]
+    players: pd.DataFrame
+    coalitions: pd.DataFrame
+
+
+def run_contribution(
+    data: FusionData,
+    folder: Path,
+    head: str,
+    training: Training,
+    seeds: int,
+    described: Mapping[str, Any],
+    *,
+    split: Sequence[str] = (),
+    replace: bool = False,
+    progress: bool = True,
+) -> ContributionRun:
+    """What `folder` holds of these data and settings. Where it holds nothing `contribution` finds it, and goes on where
+    it was broken off.
+
+    `described` goes into contribution.json as it is (data set, command, versions). Raises UsageError as `contribution`
+    does, for a setting that the head does not have, and where the folder holds a run of heads, or without `replace`
+    another contribution.
+    """
+    training.check([head])
+    settings = _settings(data, head, training, seeds, split)
+    known = folder / "contribution.json"
+    other = _read_json(known) if known.exists() else {}
+    if all(other.get(name) == settings[name] for name in ("format_version", "key")):
+        return ContributionRun(folder, other, *_tables(folder))
+    if (folder / "run.json").exists():
+        raise UsageError(f"{folder} holds a run of avfuse fuse: give this one another name (NAME=..., --name)")
+    if other and not replace:
+        raise UsageError(
+            f"{folder} holds a contribution with other settings ({_differences(other, settings)}): give this one "
+            "another name (NAME=..., --name), or replace it (--replace)"
+        )
+    kept = folder / ".training"
+    found = contribution(data, head, training, seeds, split=split, keep=kept, progress=progress)
+    described = {**described, **_facts(data), **settings}
+    _write(folder, found, described)
+    shutil.rmtree(kept, ignore_errors=True)
+    return ContributionRun(folder, described, *_tables(folder))
+
+
+def _settings(data: FusionData, head: str, training: Training, seeds: int, split: Sequence[str]) -> dict[str, Any]:
+    """All that the numbers depend on, and its hash."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "key": contribution_key(data, head, training, seeds, split),
+        "data": data.fingerprint,
+        "head": head,
+        "revision": get_head(head).revision,
+        "recipe": training.recipe(head).model_dump(),
+        "options": training.options(head).model_dump(),
+        "training": training.described(),
+        "seeds": seeds,
+        "split": sorted(split),
+    }
+
+
+def _facts(data: FusionData) -> dict[str, Any]:
+    """As a run's description has them."""
+    specs = {name: modality.specs for name, modality in data.modalities.items()}
+    return {
+        "targets": data.targets.described(),
+        "test_groups": data.table["group"].iloc[data.test.cpu().numpy()].tolist(),
+        "clips": {
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test),
+            "excluded": dict(data.excluded),
+        },
+        "features": {
+            name: [json.loads(spec.canonical_json) | {"key": spec.key} for spec in each] for name, each in specs.items()
+        },
+        "untrained": sorted({spec.name for each in specs.values() for spec in each if spec.untrained}),
+    }
+
+
+def _write(folder: Path, found: Contribution, described: Mapping[str, Any]) -> None:
+    """The JSON comes last and marks it complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = folder / "contribution.json"
+    known.unlink(missing_ok=True)
+    found.players.to_csv(folder / "contribution.csv", index=False)
+    found.coalitions.to_csv(folder / "coalitions.csv", index=False)
+    clips = {player: found.clips[player].add_prefix("seed ") for player in found.players["player"]}
+    pd.concat(clips, names=["player"]).to_csv(folder / "clips.csv")
+    temporary = folder / f".{known.name}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(described, indent=2) + "\n")
+    temporary.replace(known)
+
+
+def _tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Players and coalitions."""
+    try:
+        players = pd.read_csv(folder / "contribution.csv")
+        coalitions = pd.read_csv(folder / "coalitions.csv").fillna({"players": ""})
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(f"{folder} has lost its tables ({error}): remove contribution.json to train again") from error
+    return players, coalitions
+
+
+def _differences(other: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    theirs, ours = _plain(other), _plain(settings)
+    parts = ["other clips or features"] if other.get("data") != settings["data"] else []
+    parts += [
+        f"{name}: {theirs.get(name)} there, {ours.get(name)} here"
+        for name in {**ours, **theirs}
+        if ours.get(name) != theirs.get(name)
+    ]
+    return "; ".join(parts) or "made by another version of avfuse"
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a user has chosen, by name."""
+    return {
+        **{name: settings.get(name) for name in ("head", "revision", "seeds")},
+        "split": "+".join(settings.get("split", ())) or "none",
+        **settings.get("options", {}),
+        **settings.get("recipe", {}),
+        "shuffle_labels": settings.get("training", {}).get("shuffle_labels"),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path} is damaged ({error}): remove it to train again") from error

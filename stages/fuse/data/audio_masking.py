@@ -1,0 +1,176 @@
+"""What masked learning hides: whole segments of sound (AVT's MASegm, section 3.2.1), or tokens at random (its MAV).
+
+A clip's segments are computed once, by `segments`; masks are drawn for a batch. Masks are True where a token is hidden.
+What is drawn depends on the generator and its device, not on the device of the clips.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.signal import find_peaks, savgol_filter
+from torch import Tensor
+
+from avfuse.features.errors import UsageError
+from avfuse.features.inputs.filter_bank import HALF_RANGE, MEAN
+
+SEGMENTS = 50
+MASKED_SHARE = 0.04
+_FRAMES_PER_SEGMENT = 8  # at least, on average: below that segments would be shorter than the smoothing
+_LARGEST_RADIUS = 4
+_FILTER_FRAMES, _SMOOTHING_FRAMES = 9, 5
+_SMALLEST_CHANGE = 1e-6  # rounding of silence
+_PADDING = -MEAN / HALF_RANGE
+_PADDING_TOLERANCE = 1e-3  # half precision
+
+
+@dataclass(frozen=True)
+class AudioGrid:
+    """How the tokens of a backbone lie on the filter bank, row by row: `rows` along 128 mel bins by `columns` along
+    1024 frames. A token is of `patch` x `patch` bins and frames; the next begins `stride` further."""
+
+    rows: int
+    columns: int
+    patch: int
+    stride: int
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        return self.rows, self.columns
+
+    def centres(self, device: torch.device) -> Tensor:
+        """Where the middle of each column is, in frames: float (columns,)."""
+        return torch.arange(self.columns, device=device) * self.stride + self.patch / 2
+
+
+AUDIO_GRIDS = (
+    AudioGrid(12, 101, patch=16, stride=10),  # AST
+    AudioGrid(6, 50, patch=26, stride=20),  # AST's, means of 2 x 2
+    AudioGrid(4, 32, patch=32, stride=32),  # lite
+)
+
+
+def audio_grid(cells: tuple[int, int]) -> AudioGrid:
+    """The grid of so many rows and columns. Raises UsageError that names the known ones."""
+    for grid in AUDIO_GRIDS:
+        if grid.cells == cells:
+            return grid
+    known = ", ".join("x".join(map(str, grid.cells)) for grid in AUDIO_GRIDS)
+    raise UsageError(f"audio tokens in a grid of {'x'.join(map(str, cells))}: choose features with one of {known}")
+
+
+def count_valid_frames(banks: Tensor) -> Tensor:
+    """How many frames are a clip's own: all up to the last that is not padding. Normalised filter banks
+    (B, 1024, 128), of single or half precision -> int64 (B,)."""
+    is_sound = ((banks.float() - _PADDING).abs() > _PADDING_TOLERANCE).any(dim=2)
+    return (is_sound * torch.arange(1, banks.shape[1] + 1, device=banks.device)).amax(dim=1)
+
+
+def segments(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np.int64]:
+    """Where the audio activities of a clip begin and end.
+
+    Savitzky-Golay smoothing of second order over time, absolute gradient, mean over mel bins, moving average; its
+    largest peaks, none within a radius of a larger one or of the ends, cut the clip. n = min(50, valid_frames // 8)
+    segments (one where that is 0), radius min(4, valid_frames // (4 n)). Where the sound changes less often than that,
+    the longest segment is halved until there are n.
+
+    Args:
+        bank: normalised filter bank (frames, 128), time first.
+        valid_frames: how many of its frames are the clip's own.
+
+    Returns:
+        int64 (n + 1,), strictly increasing from 0 to valid_frames; segment i is the frames from boundary i up to, and
+        without, boundary i + 1. Only [0] for a clip of no frames.
+    """
+    if valid_frames < 1:
+        return np.zeros(1, dtype=np.int64)
+    wanted = max(1, min(SEGMENTS, valid_frames // _FRAMES_PER_SEGMENT))
+    radius = min(_LARGEST_RADIUS, valid_frames // (4 * wanted))
+    boundaries = [0, valid_frames]
+    if wanted > 1:
+        boundaries[1:1] = sorted(_change_points(bank[:valid_frames], wanted - 1, radius))
+    while len(boundaries) <= wanted:
+        longest = int(np.argmax(np.diff(boundaries)))
+        boundaries.insert(longest + 1, (boundaries[longest] + boundaries[longest + 1]) // 2)
+    return np.array(boundaries, dtype=np.int64)
+
+
+def change_of(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np.float64]:
+    """How much a clip's sound changes at each of its frames, as `segments` has it: float64 (valid_frames,). bank:
+    normalised filter bank (frames, 128); of fewer frames than are smoothed together the change is 0."""
+    if valid_frames < _FILTER_FRAMES:
+        return np.zeros(valid_frames)
+    smooth = savgol_filter(bank[:valid_frames].astype(np.float64), _FILTER_FRAMES, polyorder=2, axis=0)
+    change = np.abs(np.gradient(smooth, axis=0)).mean(axis=1)
+    padded = np.pad(change, _SMOOTHING_FRAMES // 2, mode="edge")
+    return np.convolve(padded, np.full(_SMOOTHING_FRAMES, 1 / _SMOOTHING_FRAMES), mode="valid")
+
+
+def _change_points(bank: NDArray[np.floating], count: int, radius: int) -> list[int]:
+    """The frames of the largest changes, at most `count`."""
+    change = change_of(bank, len(bank))
+    peaks, found = find_peaks(change[radius:-radius], height=_SMALLEST_CHANGE, distance=radius + 1)
+    largest = np.argsort(-found["peak_heights"], kind="stable")[:count]
+    return (peaks[largest] + radius).tolist()
+
+
+def stack_boundaries(boundaries: Sequence[NDArray[np.int64]]) -> Tensor:
+    """Of several clips, int64 (B, 51): a clip of fewer segments repeats its last boundary."""
+    return torch.from_numpy(np.stack([np.pad(each, (0, SEGMENTS + 1 - len(each)), mode="edge") for each in boundaries]))
+
+
+def draw_segment_mask(boundaries: Tensor, generator: torch.Generator) -> Tensor:
+    """Which segments are hidden: round(.04 n) of a clip's n, and at least one. boundaries int64 (B, 51) ->
+    bool (B, 50), with none for a clip of no frames."""
+    return draw_mask(boundaries.diff(dim=1) > 0, generator)
+
+
+def draw_mask(valid: Tensor, generator: torch.Generator) -> Tensor:
+    """Which tokens are hidden at random, AVT's L_MAV: round(.04 n) of the n valid ones of a clip, at least one, and
+    none where none is valid. bool (B, T) -> bool (B, T)."""
+    count = valid.sum(dim=1)
+    hidden = (MASKED_SHARE * count).round().clamp(min=1).minimum(count)
+    chance = torch.rand(valid.shape, generator=generator, device=generator.device).to(valid.device)
+    most = max(1, round(MASKED_SHARE * valid.shape[1]))
+    chosen = chance.masked_fill(~valid, -1).topk(most, dim=1).indices
+    ranks = torch.arange(most, device=valid.device)
+    return torch.zeros_like(valid).scatter(1, chosen, ranks < hidden[:, None])
+
+
+def valid_columns(valid_frames: Tensor, grid: AudioGrid) -> Tensor:
+    """Token columns whose middle lies in the clip, not in padding. int64 (B,) -> bool (B, columns)."""
+    return grid.centres(valid_frames.device) < valid_frames[:, None]
+
+
+def token_columns(boundaries: Tensor, masked: Tensor, grid: AudioGrid) -> Tensor:
+    """The token columns that masked segments hide: those whose middle lies in one, or for a segment without any the
+    nearest whose middle lies in the clip, of two the earlier.
+
+    boundaries int64 (B, 51), masked bool (B, 50) -> bool (B, columns). A clip without a valid column hides none:
+    `nothing_masked` counts such clips.
+    """
+    centres = grid.centres(boundaries.device).expand(len(boundaries), -1).contiguous()
+    segment = torch.searchsorted(boundaries[:, 1:].float(), centres, right=True)  # 50 behind the clip's end
+    known = F.pad(masked, (0, 1))
+    columns = known.gather(1, segment)
+
+    bare = known & ~torch.zeros_like(known).scatter(1, segment, True)
+    middles = (boundaries[:, :-1] + boundaries[:, 1:]) / 2
+    last = valid_columns(boundaries[:, -1], grid).sum(dim=1, keepdim=True) - 1
+    nearest = ((middles - grid.patch / 2) / grid.stride - 0.5).ceil().long().clamp(min=0).minimum(last)
+    clip, which = (bare[:, :-1] & (last >= 0)).nonzero(as_tuple=True)
+    columns[clip, nearest[clip, which]] = True
+    return columns
+
+
+def whole_columns(columns: Tensor, grid: AudioGrid) -> Tensor:
+    """Columns as tokens, over all mel bins: bool (B, columns) -> bool (B, rows * columns)."""
+    return columns[:, None].expand(-1, grid.rows, -1).flatten(1)
+
+
+def nothing_masked(mask: Tensor, present: Tensor) -> Tensor:
+    """How many clips have the modality, bool (B,), and nothing hidden, bool (B, T): they teach nothing. A scalar."""
+    return (present & ~mask.any(dim=1)).sum()

@@ -1,0 +1,75 @@
+"""Which place in a picture, or which moment, each token of a modality stands for."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avfuse.features.spec import FeatureSpec
+from avfuse.stages.fuse.data.modality import Modality, Streamed
+
+
+@dataclass(frozen=True)
+class Part:
+    """One feature's cells: its tokens without CLS and its like, which stand for no place.
+
+    tokens: int64, where each cell is among the modality's tokens, those of all windows one after the other. Its shape
+        is that of the cells: () for a pooled vector, (T,) for frames, (T, rows, columns) for frames of cells, (rows,
+        columns) for an audio image or a filter bank, whose first row is the lowest frequency; (N,) where the layout is
+        not known.
+    specs: of its temporal windows, in order; none where no feature stands behind the numbers.
+    """
+
+    name: str
+    tokens: NDArray[np.int64]
+    specs: tuple[FeatureSpec, ...] = ()
+
+
+def parts_of(modality: Modality | Streamed, windows: Sequence[int]) -> list[Part]:
+    """The features of a modality, in order. windows: the alternatives that are averaged at test."""
+    length = modality.shape.length
+    if modality.layout is None:
+        return [Part("", np.arange(length))]
+    starts = [0, *accumulate(modality.layout.parts)]
+    found = []
+    for number, start in enumerate(starts[:-1]):
+        specs = tuple(modality.layout.alternatives[window][number] for window in windows)
+        pieces = [start + at * length + _cells(spec) for at, spec in enumerate(specs)]
+        tokens = pieces[0] if len(pieces) == 1 else np.concatenate([np.atleast_1d(piece) for piece in pieces])
+        found.append(Part(specs[0].name, tokens, specs))
+    return found
+
+
+def _cells(spec: FeatureSpec) -> NDArray[np.int64]:
+    """Where the cells of a feature are among its own tokens."""
+    lead = spec.shape[:-1]
+    tokens = np.arange(math.prod(lead)).reshape(lead)
+    if spec.output != "tokens" or spec.grid is None:
+        return tokens
+    cells = tokens[..., tokens.shape[-1] - math.prod(spec.grid) :]
+    if spec.input.kind != "clip":
+        return cells.reshape(*lead[:-1], *spec.grid)
+    placed = time_axis(spec)
+    return cells if placed is None else np.moveaxis(cells.reshape(spec.grid), placed[1], 0)
+
+
+def time_axis(spec: FeatureSpec) -> tuple[tuple[int, ...], int] | None:
+    """How the last of a feature's tokens are laid out and which axis of that is time; None where none is known to be.
+    Pictures are square, so that of a video network's three axes, whose order differs, time is the one that stands out.
+    """
+    if spec.output in ("frames", "filter_bank"):
+        return spec.shape[:1], 0
+    if spec.output != "tokens":
+        return None
+    if len(spec.shape) == 3:
+        return spec.shape[:2], 0
+    cells = spec.grid or ()
+    if spec.input.kind in ("image", "filter_bank") and len(cells) == 2:
+        return cells, 1
+    single = [axis for axis, length in enumerate(cells) if cells.count(length) == 1]
+    if spec.input.kind == "clip" and len(cells) == 3 and len(single) == 1:
+        return cells, single[0]
+    return None

@@ -1,0 +1,1 @@
+"""Accuracy and other metrics, confidence intervals, and subsets that benchmarks report."""

@@ -1,0 +1,98 @@
+"""What masked learning hides of a clip, and how well a head makes it out again: AVT's MASegm and MAV (equation 6)."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avfuse.features.errors import UsageError
+from avfuse.stages.fuse.data.audio_masking import (
+    audio_grid,
+    draw_mask,
+    draw_segment_mask,
+    nothing_masked,
+    token_columns,
+    valid_columns,
+    whole_columns,
+)
+from avfuse.stages.fuse.data.filter_banks import Banks
+from avfuse.stages.fuse.data.shapes import ModalityShape
+from avfuse.stages.fuse.losses.reconstruction import (
+    AudioDecoder,
+    VideoDecoder,
+    layer_normalised,
+    masked_error,
+    masked_pixels,
+)
+
+
+class Reconstruction(nn.Module):
+    """Decoders of fused tokens, and what they are to give where the input was hidden.
+
+    Of the sound whole segments are hidden or single tokens, of the picture always single tokens; never those that stand
+    before a grid (CLS and its like), and none of padding. Clips that lack a modality have nothing of it hidden.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, ModalityShape],
+        dims: Mapping[str, int],
+        mask: Literal["segments", "random"],
+        banks: Banks | None,
+    ) -> None:
+        """dims: of fused tokens, by modality. Raises UsageError without banks, or where sound has no known grid."""
+        super().__init__()
+        cells = shapes["audio"].grid
+        if cells is None:
+            raise UsageError("masked reconstruction needs audio tokens in a grid: AUDIO=lite:fbank:tokens (--audio)")
+        if banks is None:
+            raise UsageError("masked reconstruction needs the clips' filter banks: load_data(..., banks=True)")
+        self.grid = audio_grid(cells)  # type: ignore[arg-type]  # of another length it is refused
+        self.shapes, self.mask, self.banks = shapes, mask, banks
+        self.audio = AudioDecoder(dims["audio"], self.grid.cells)
+        self.video = VideoDecoder(dims["video"], shapes["video"].dim)
+
+    def draw(self, index: Tensor, has: Mapping[str, Tensor], draws: torch.Generator) -> dict[str, Tensor]:
+        """Which tokens of the clips at index (B,) are hidden, bool (B, T) by modality, without those before the grid.
+        has: which clips have it, bool (B,) by modality."""
+        if self.mask == "segments":
+            boundaries = self.banks.boundaries[index]
+            columns = token_columns(boundaries, draw_segment_mask(boundaries, draws), self.grid)
+            audio = whole_columns(columns, self.grid)
+        else:
+            audio = draw_mask(self._maskable(index), draws)
+        cells = self.shapes["video"].length - self.shapes["video"].prefix
+        video = draw_mask(has["video"][:, None].expand(-1, cells), draws)
+        return {"audio": audio & has["audio"][:, None], "video": video}
+
+    def hide(self, prepared: Mapping[str, Tensor], hidden: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Standardised tokens (B, T, D) with 0 where they are hidden: what the mean token is."""
+        return {
+            name: tokens.masked_fill(F.pad(hidden[name], (self.shapes[name].prefix, 0))[:, :, None], 0)
+            for name, tokens in prepared.items()
+        }
+
+    def errors(
+        self, fused: Mapping[str, Tensor], cached_video: Tensor, index: Tensor, hidden: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Mean squared errors where input was hidden, scalars: of sound to the filter bank, of the picture to the
+        cached tokens after layer normalisation. fused (B, T, d) by modality; cached_video (B, T, D)."""
+        behind = {name: tokens[:, self.shapes[name].prefix :] for name, tokens in fused.items()}
+        banks = self.banks.rows[index].to(behind["audio"].dtype).transpose(1, 2)
+        pixels = masked_pixels(hidden["audio"], self.grid, self.banks.valid_frames[index])
+        target = layer_normalised(cached_video[:, self.shapes["video"].prefix :])
+        return {
+            "audio": masked_error(self.audio(behind["audio"]), banks, pixels),
+            "video": masked_error(self.video(behind["video"]), target, hidden["video"]),
+        }
+
+    def count_too_short(self, clips: Tensor) -> int:
+        """How many of the clips at these indices have sound, but less than the middle of a token's column, so that
+        nothing of it is ever hidden."""
+        return int(nothing_masked(self._maskable(clips), self.banks.present[clips]))
+
+    def _maskable(self, index: Tensor) -> Tensor:
+        """Audio tokens that are not padding. bool (B, rows * columns)."""
+        return whole_columns(valid_columns(self.banks.valid_frames[index], self.grid), self.grid)

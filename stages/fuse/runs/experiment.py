@@ -1,0 +1,386 @@
+"""Many heads and seeds under one name, saved so that nothing is trained twice to be read again (runs.py)."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from avfuse.features.errors import UsageError
+from avfuse.features.feature_names import expand_names
+from avfuse.stages.fuse.data.dataset import FusionData
+from avfuse.stages.fuse.evaluation.metrics import evaluate
+from avfuse.stages.fuse.heads import get_head, head_names
+from avfuse.stages.fuse.runs.run_folder import FORMAT_VERSION, Run, head_of, load_run, read_json, results_table
+from avfuse.stages.fuse.training.checkpoint import Checkpoint
+from avfuse.stages.fuse.training.cost import Cost, measured, training_macs
+from avfuse.stages.fuse.training.job import Plan
+from avfuse.stages.fuse.training.overrides import Training, knows
+from avfuse.stages.fuse.training.trainer import (
+    Epoch,
+    Parents,
+    Trained,
+    best_epoch,
+    choose_epochs,
+    refit_company,
+    train_company,
+)
+from avfuse.stages.fuse.training.vectorized import companies, kind_of
+
+FEATURES = ("video", "audio")
+"""What can be swept besides settings: the features of a modality."""
+
+TRIAL_SEEDS = 3
+"""So many seeds of each row validation picks rows by."""
+
+Pick = Callable[[Mapping[str, float]], Collection[str]]
+"""From the mean validation score of each row to the rows that are tested."""
+
+OnEpoch = Callable[[], Any]
+
+
+class Bar(Protocol):
+    """What is used of a tqdm bar that counts epochs."""
+
+    total: float | None
+    n: float
+
+    def update(self, n: float | None = 1) -> Any:
+        """So many more."""
+
+    def set_postfix(self, **said: Any) -> None:
+        """What is at work."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One head to train, and where it goes."""
+
+    row: str
+    plan: Plan
+
+    def is_done(self, folder: Path) -> bool:
+        path = folder / self.row / f"seed-{self.plan.seed}.json"
+        return path.exists() and read_json(path)["key"] == self.plan.key
+
+
+def reads_banks(heads: Sequence[str], training: Training, sweep: Mapping[str, Sequence[str]]) -> bool:
+    """Whether any head is trained to reconstruct hidden sound, for which FusionData.banks have to be loaded."""
+    every = [training.plus({"masked": value}) for value in sweep.get("masked", ())] or [training]
+    return any(each.recipe(head).masked > 0 for each in every for head in heads)
+
+
+def run_experiment(
+    data: FusionData,
+    folder: Path,
+    heads: Sequence[str],
+    seeds: int,
+    training: Training,
+    described: Mapping[str, Any],
+    *,
+    sweep: Mapping[str, Sequence[str]] | None = None,
+    replace: bool = False,
+    pick: Pick | None = None,
+    parents: Parents | None = None,
+    progress: bool | Bar = True,
+) -> Run:
+    """Train what is not trained yet, and return all that lies under `folder`.
+
+    `described` goes into run.json as it is (data set, command, versions). sweep: values of settings, and features of
+    `video` or `audio`, joined by "+"; every head is trained with every combination of those that mean something to it.
+    pick: which rows are refitted and tested with all seeds, by the mean validation score of each over TRIAL_SEEDS; the
+    others never see test clips. By default all are. parents: heads that others start from, where several runs have them
+    in common. progress: whether a bar is shown, or the bar of what this is a part of.
+
+    Raises UsageError when the folder holds a run with other settings and `replace` is not given, or for a setting that
+    no head has.
+    """
+    sweep = sweep or {}
+    for given in [training, *(training.plus({n: v[0]}) for n, v in sweep.items() if v and n not in FEATURES)]:
+        given.check(heads)
+    every = [job for head in heads for job in _jobs(head, data, seeds, training, sweep)]
+    rows = list(dict.fromkeys(job.row for job in every))
+    for plan in (job.plan for job in every if job.plan.seed == 0):
+        plan.check()
+    parents = parents or Parents()
+    parents.expect([job.plan for job in every])
+    described = {**described, **_describe(data, training, sweep)}
+    _claim(folder, described, rows, replace)
+
+    def train(company: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
+        choices = [_read_choice(folder, job) for job in company] if pick is not None else []
+        lacking = [not job.is_done(folder) for job in company]
+        trained = _train(company, [each for each in choices if each is not None], parents, on_epoch, checkpoint)
+        for job, lacks, (head, cost) in zip(company, lacking, trained, strict=True):
+            if lacks:
+                _save(folder, job, head, described, cost)
+
+    with _bar(progress) as bar:
+        if pick is not None:
+            choose = partial(_choose, folder, parents)
+            trials = [job for job in every if job.plan.seed < TRIAL_SEEDS]
+            _work(folder, trials, lambda job: _read_choice(folder, job) is None, choose, bar, "choose")
+            picked = pick(_validation_scores(folder, trials))
+            every = [job for job in every if job.row in picked]
+            others = [job for job in every if job.plan.seed >= TRIAL_SEEDS]
+            _work(folder, others, lambda job: _read_choice(folder, job) is None, choose, bar, "choose")
+        _work(folder, every, lambda job: not job.is_done(folder), train, bar, "train" if pick is None else "refit")
+    shutil.rmtree(folder / ".training", ignore_errors=True)
+    run = load_run(folder)
+    _write_atomically(folder / "results.csv", results_table(run).to_csv(index=False))
+    return run
+
+
+@contextmanager
+def _bar(progress: bool | Bar) -> Iterator[Bar]:
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    with tqdm(total=0, unit="epoch", desc="fuse", disable=not progress, delay=0.1) as bar:
+        yield bar
+
+
+def _work(
+    folder: Path,
+    jobs: Sequence[_Job],
+    lacks: Callable[[_Job], bool],
+    work: Callable[[Sequence[_Job], OnEpoch, Checkpoint], None],
+    bar: Bar,
+    what: Literal["choose", "refit", "train"],
+) -> None:
+    """On the companies in which any job lacks something. what: train is both, choose and refit."""
+    todo = [company for company in companies(jobs, [kind_of(job.plan) for job in jobs]) if any(map(lacks, company))]
+    passes = 2 if what == "train" else 1
+    bar.total = (bar.total or 0) + sum(passes * job.plan.recipe.epochs for company in todo for job in company)
+    for company in todo:
+        bar.set_postfix(head=_named(company), refresh=False)
+        before = bar.n
+        key = sha256(",".join([what, *(job.plan.key for job in company)]).encode()).hexdigest()[:16]
+        checkpoint = Checkpoint(folder / ".training" / f"{head_of(company[0].row)}-{key}.safetensors", key)
+        work(company, bar.update, checkpoint)
+        checkpoint.remove()
+        bar.update(before + passes * company[0].plan.recipe.epochs * len(company) - bar.n)  # some stop early
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A learning curve, and the head's share of the time that it took."""
+
+    curve: list[Epoch]
+    seconds: float
+
+
+def _choose(folder: Path, parents: Parents, company: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
+    started = time.perf_counter()
+    curves = choose_epochs([job.plan for job in company], on_epoch, checkpoint, parents=parents)
+    seconds = (time.perf_counter() - started) / len(company)
+    for job, curve in zip(company, curves, strict=True):
+        path = _choice_path(folder, job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        choice = {"key": job.plan.key, "seconds": seconds, "curve": [asdict(epoch) for epoch in curve]}
+        _write_atomically(path, json.dumps(choice) + "\n")
+
+
+def _choice_path(folder: Path, job: _Job) -> Path:
+    return folder / job.row / f"choice-{job.plan.seed}.json"
+
+
+def _read_choice(folder: Path, job: _Job) -> _Choice | None:
+    """None where there is none yet, or it depends on something else."""
+    path = _choice_path(folder, job)
+    if not path.exists() or (choice := read_json(path))["key"] != job.plan.key:
+        return None
+    return _Choice([Epoch(**epoch) for epoch in choice["curve"]], choice["seconds"])
+
+
+def _validation_scores(folder: Path, jobs: Sequence[_Job]) -> dict[str, float]:
+    """Of each row at the epochs that were chosen, the mean over seeds."""
+    scores: dict[str, list[float]] = {}
+    for job in jobs:
+        choice = _read_choice(folder, job)
+        assert choice is not None
+        scores.setdefault(job.row, []).append(best_epoch(choice.curve).validation_score)
+    return {row: float(np.mean(each)) for row, each in scores.items()}
+
+
+def _jobs(
+    head: str, data: FusionData, seeds: int, training: Training, sweep: Mapping[str, Sequence[str]]
+) -> Iterator[_Job]:
+    """A head with every combination of the values that mean something to it, and every seed."""
+    selected: dict[tuple[str, ...], FusionData] = {(): data}
+    for settings in _combinations({name: sweep[name] for name in sweep if knows(head, name)}):
+        its_training = training.plus(settings)
+        seen = get_head(head).sees(its_training.options(head))
+        for features in _combinations({name: sweep[name] for name in sweep if name in seen}):
+            chosen = settings | features
+            row = ",".join([head, *(f"{name}={chosen[name].replace('/', '_')}" for name in sweep if name in chosen)])
+            if (named := tuple(map("=".join, features.items()))) not in selected:
+                selected[named] = data.only({n: expand_names(v.split("+")) for n, v in features.items()})
+            for seed in range(seeds):
+                yield _Job(row, Plan.of(head, selected[named], seed, its_training))
+
+
+def _combinations(values: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
+    return (dict(zip(values, each, strict=True)) for each in product(*values.values()))
+
+
+def _named(company: Sequence[_Job]) -> str:
+    rows = list(dict.fromkeys(job.row for job in company))
+    return rows[0] if len(rows) == 1 else f"{head_of(rows[0])} ({len(company)} together)"
+
+
+def _train(
+    company: Sequence[_Job], choices: Sequence[_Choice], parents: Parents, on_epoch: OnEpoch, checkpoint: Checkpoint
+) -> list[tuple[Trained, Cost]]:
+    """Side by side, each with what it cost. choices: of each, where they were made before."""
+    plans = [job.plan for job in company]
+    in_training = training_macs(plans[0])
+    with measured(plans[0].data.train.device, len(plans)) as spent:
+
+        def count() -> None:
+            spent.epoch()
+            on_epoch()
+
+        if choices:
+            every = refit_company(plans, [choice.curve for choice in choices], count, checkpoint, parents=parents)
+        else:
+            every = train_company(plans, count, checkpoint, parents=parents)
+    spent.seconds += sum(choice.seconds for choice in choices)
+    return [(trained, Cost.of(plan, trained, spent, in_training)) for plan, trained in zip(plans, every, strict=True)]
+
+
+def _describe(data: FusionData, training: Training, sweep: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    test = data.table.iloc[data.test.cpu().numpy()]
+    return {
+        "format_version": FORMAT_VERSION,
+        "data": data.fingerprint,
+        "training": training.described(),
+        "sweep": {name: list(values) for name, values in sweep.items()},
+        "targets": data.targets.described(),
+        "test_groups": test["group"].tolist(),
+        "clips": {
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test),
+            "unlabelled": len(data.unlabelled),
+            "excluded": dict(data.excluded),
+            "unpredicted": list(data.unpredicted),
+        },
+        "features": {
+            name: [json.loads(spec.canonical_json) | {"key": spec.key} for spec in modality.specs]
+            for name, modality in data.modalities.items()
+        },
+        "untrained": sorted({spec.name for m in data.modalities.values() for spec in m.specs if spec.untrained}),
+    }
+
+
+def _claim(folder: Path, described: dict[str, Any], rows: Sequence[str], replace: bool) -> None:
+    """Make the folder this run's. Another run's results are never mixed with it nor silently overwritten."""
+    known = folder / "run.json"
+    if known.exists() and not replace:
+        other = read_json(known)
+        differing = [name for name in ("format_version", "data", "training") if other.get(name) != described[name]]
+        if differing:
+            raise UsageError(
+                f"{folder} holds a run with other settings ({_differences(other, described, differing)}): "
+                "give this one another name (NAME=..., --name), or replace it (--replace)"
+            )
+    before = read_json(known).get("rows", []) if known.exists() else []
+    folder.mkdir(parents=True, exist_ok=True)
+    described["rows"] = sorted(dict.fromkeys([*before, *rows]), key=lambda row: head_names().index(head_of(row)))
+    _write_atomically(known, json.dumps(described, indent=2) + "\n")
+    if replace:
+        for path in folder.glob("*/seed-*.json"):
+            one = read_json(path)
+            if one["data"] != described["data"] or one["training"] != described["training"]:
+                for sibling in path.parent.glob(f"{path.stem}.*"):
+                    sibling.unlink()
+
+
+def _differences(other: dict[str, Any], described: dict[str, Any], names: list[str]) -> str:
+    parts = []
+    for name in names:
+        if name == "training":
+            ours, theirs = described[name], other.get(name, {})
+            parts += [
+                f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
+                for key in dict.fromkeys([*ours, *theirs])
+                if ours.get(key) != theirs.get(key)
+            ]
+        else:
+            parts.append({"data": "other clips or features", "format_version": "another version"}[name])
+    return "; ".join(parts)
+
+
+def _save(folder: Path, job: _Job, trained: Trained, run: Mapping[str, Any], cost: Cost) -> None:
+    """Write one trained head; its JSON comes last and marks it complete."""
+    plan, data = job.plan, job.plan.data
+    target = folder / job.row
+    target.mkdir(parents=True, exist_ok=True)
+    stem = target / f"seed-{plan.seed}"
+    truth = [each[data.test].cpu().numpy() for each in data.truth]
+    _save_weights(trained.head, f"{stem}.safetensors")
+    if trained.space is not None:
+        _save_weights(trained.space, f"{stem}.space.safetensors")
+    predictions: dict[str, Any] = {
+        "clip_id": _ids(data, data.test),
+        "logits": trained.logits,
+        **{f"target_{target.name}": each for target, each in zip(data.targets, truth, strict=True)},
+        "unlabelled_clip_id": _ids(data, data.unlabelled),
+        "unlabelled_logits": trained.unlabelled_logits,
+    }
+    np.savez_compressed(f"{stem}.npz", **predictions)
+    pd.DataFrame([epoch.row() for epoch in trained.curve]).to_csv(f"{stem}.curve.csv", index=False)
+    without = {
+        f"{data.targets.measure}_without_{name}": evaluate(data.targets, logits, truth)[data.targets.measure]
+        for name, logits in trained.without.items()
+    }
+    described = {
+        "key": job.plan.key,
+        "data": run["data"],
+        "training": run["training"],
+        "swept": dict(part.split("=", 1) for part in job.row.split(",")[1:]),
+        "recipe": plan.recipe.model_dump(),
+        "options": plan.options.model_dump(),
+        "metrics": {"n_test": len(data.test), **evaluate(data.targets, trained.logits, truth), **without},
+        "cost": {
+            f"validation_{data.targets.selection}": trained.curve[trained.best_epoch - 1].validation_score,
+            "epochs": trained.best_epoch,
+            **asdict(cost),
+            **({} if trained.too_short is None else {"too_short": trained.too_short}),
+        },
+    }
+    _write_atomically(Path(f"{stem}.json"), json.dumps(described, indent=2) + "\n")
+
+
+def _save_weights(module: nn.Module, file: str) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)
+
+
+def _ids(data: FusionData, indices: Tensor) -> NDArray[np.bytes_]:
+    return np.array(
+        [clip_id.encode() for clip_id in data.table["clip_id"].iloc[indices.cpu().numpy()]], dtype=np.bytes_
+    )
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,227 @@
+"""Trained heads read back from a run, to be used again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from avfuse.features.errors import UsageError
+from avfuse.features.feature_names import expand_names
+from avfuse.features.spec import FeatureSpec
+from avfuse.manifests import Manifest
+from avfuse.stages.fuse.config import Recipe, Settings
+from avfuse.stages.fuse.data.dataset import FusionData, load_data
+from avfuse.stages.fuse.data.modality import Layout
+from avfuse.stages.fuse.data.targets import Targets
+from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
+from avfuse.stages.fuse.runs.experiment import FEATURES, reads_banks
+from avfuse.stages.fuse.runs.run_folder import HeadRun, Run, head_of, load_run, seeds_of_heads
+from avfuse.stages.fuse.training.auxiliary_losses import Objective
+from avfuse.stages.fuse.training.inputs import forked
+from avfuse.stages.fuse.training.job import Plan
+from avfuse.stages.fuse.training.overrides import Training
+from avfuse.threads import limit_torch_threads
+
+
+def plan_of(one: HeadRun, data: FusionData) -> Plan:
+    """What a saved head was trained by. data: what its run was trained on, of which a row of swept features sees a
+    part. Raises UsageError for other clips or features than those."""
+    if data.fingerprint != one.described["data"]:
+        raise UsageError(
+            f"{one.file.with_suffix('')} was trained on other clips or features than these: load what its run.json "
+            "names under features"
+        )
+    swept = {name: text for name, text in one.described["swept"].items() if name in FEATURES}
+    return Plan(
+        one.head,
+        data.only({name: _names(data.modalities[name].specs, text) for name, text in swept.items()}) if swept else data,
+        one.seed,
+        recipe_of(one),
+        options_of(one),
+        one.described["training"]["shuffle_labels"],
+    )
+
+
+def recipe_of(one: HeadRun) -> Recipe:
+    """How a saved head was trained."""
+    return Recipe.model_validate(one.described["recipe"])
+
+
+def options_of(one: HeadRun) -> Settings:
+    """A saved head's own options."""
+    return get_head(one.head).Options.model_validate(one.described["options"])
+
+
+def layouts_of(run: Run, one: HeadRun) -> dict[str, Layout]:
+    """The features that a saved head sees, by modality, as run.json describes them. Raises UsageError where that is not
+    what it was, by its key."""
+    layouts = {}
+    for name in get_head(one.head).sees(options_of(one)):
+        specs = [_described(run, each) for each in run.described["features"][name]]
+        layout = Layout.of(name, specs)
+        if (text := one.described["swept"].get(name)) is not None:
+            layout = layout.only(layout.chosen(_names(specs, text)))
+        layouts[name] = layout
+    return layouts
+
+
+def load_head(one: HeadRun, data: FusionData) -> Head:
+    """A saved head on the data's device, ready to predict. Raises UsageError as `plan_of` does, and where its weights
+    are gone, damaged, or of another version of the head."""
+    plan = plan_of(one, data)
+    return restore(one, plan.data.shapes, plan.data.targets, data.train.device)
+
+
+def restore(one: HeadRun, shapes: Mapping[str, ModalityShape], targets: Targets, device: torch.device) -> Head:
+    """A saved head without its data. shapes: of the modalities that it sees. Raises UsageError as `load_head` does
+    over its weights."""
+    if device.type == "cpu":
+        limit_torch_threads()
+    with torch.random.fork_rng(devices=forked(device)):
+        head = build_head(one.head, shapes, targets, options_of(one)).to(device)
+    file = one.file.with_suffix(".safetensors")
+    try:
+        head.load_state_dict(dict(_weights(file)))
+    except RuntimeError as error:
+        raise UsageError(f"{file} is of another version of head '{one.head}': train it again (--replace)") from error
+    return head.eval()
+
+
+def load_objective(one: HeadRun, head: Head) -> Objective:
+    """Audio-video contrast of a saved head, on its device, with the common space that it was trained in. head: what
+    `load_head` gives of it. Raises UsageError where it was trained without, and where the space is gone or damaged."""
+    recipe = recipe_of(one)
+    if not recipe.avc:
+        raise UsageError(f"{one.file.parent} was trained without audio-video contrast: train with --set avc=0.5")
+    file = one.file.with_suffix(".space.safetensors")
+    if not file.exists():
+        raise UsageError(
+            f"{file} is not there, as of heads trained by an earlier version: remove {one.file.parent}, and run the "
+            "command in run.json again"
+        )
+    device = next(head.parameters()).device
+    with torch.random.fork_rng(devices=forked(device)):
+        objective = Objective(head, Recipe(avc=recipe.avc), None).to(device)
+    assert objective.space is not None
+    try:
+        objective.space.load_state_dict(dict(_weights(file)))
+    except RuntimeError as error:
+        raise UsageError(f"{file} is not of this head: remove {one.file.parent}, and train it again") from error
+    return objective
+
+
+def _described(run: Run, described: Mapping[str, Any]) -> FeatureSpec:
+    own = {name: value for name, value in described.items() if name != "key"}
+    try:
+        spec = FeatureSpec.model_validate(own)
+    except ValidationError:
+        spec = None
+    if spec is None or spec.key != described["key"]:
+        raise UsageError(
+            f"{run.folder / 'run.json'} does not describe feature '{described['name']}' as its key "
+            f"{described['key']} has it: it was changed, or is of another version of avfuse; train again (--replace)"
+        )
+    return spec
+
+
+def _weights(file: Path) -> Mapping[str, Tensor]:
+    try:
+        weights: Mapping[str, Tensor] = load_file(file)
+    except FileNotFoundError as error:
+        raise UsageError(f"{file} is not there: train the head again (--replace)") from error
+    except SafetensorError as error:
+        raise UsageError(f"{file} is damaged ({error}): train the head again (--replace)") from error
+    return weights
+
+
+def _names(specs: Sequence[FeatureSpec], text: str) -> list[str]:
+    """Features as a row is called after them, where slashes are written as underscores."""
+    known = {spec.name.replace("/", "_"): spec.name for spec in specs}
+    found = []
+    for feature in expand_names(text.split("+")):
+        plain, at, key = feature.partition("@")
+        found.append(known.get(plain, plain) + at + key)
+    return found
+
+
+def load_rows(folder: Path, rows: Sequence[str] = ()) -> Run:
+    """A run with these rows alone, or all of them. Raises UsageError for one that it does not have, and where none is
+    trained yet."""
+    known = list(seeds_of_heads(folder))
+    if not known:
+        raise UsageError(f"{folder} holds no trained head yet: finish it with avfuse fuse")
+    if unknown := [row for row in rows if row not in known]:
+        raise UsageError(f"{folder} holds no row '{unknown[0]}': it has {', '.join(known)}")
+    if not rows:
+        return load_run(folder)
+    parts = [load_run(folder, row) for row in dict.fromkeys(rows)]
+    return replace(parts[0], heads={row: heads for part in parts for row, heads in part.heads.items()})
+
+
+def load_rows_of_both(folder: Path) -> Run:
+    """A run with the rows whose heads take both modalities. Raises UsageError where there is none."""
+    run = load_rows(folder)
+    heads = {}
+    for row, seeds in run.heads.items():
+        kind, described = get_head(seeds[0].head), seeds[0].described
+        seen = kind.sees(kind.Options.model_validate(described["options"]))
+        if len(seen) > 1 and described["recipe"]["without"] is None:
+            heads[row] = seeds
+    if not heads:
+        raise UsageError(f"no row of {folder} takes both modalities: name rows with --head ({', '.join(run.heads)})")
+    return replace(run, heads=heads)
+
+
+def data_of(
+    run: Run, manifest: Manifest, cache: Path, device: str = "cpu", memory_bytes: int | None = None
+) -> FusionData:
+    """The features that a run names, by key. memory_bytes: as the run had it, see `load_data`.
+
+    Raises UsageError where a feature is no longer cached, and where clips, splits or features have changed since.
+    """
+    described = run.described
+    inputs = {
+        name: [f"{spec['name']}@{spec['key']}" for spec in specs] for name, specs in described["features"].items()
+    }
+    heads = [head_of(row) for row in described["rows"]]
+    banks = reads_banks(heads, Training(**described["training"]), described["sweep"])
+    data = load_data(manifest, cache, inputs, device, memory_bytes, banks=banks)
+    if data.fingerprint != described["data"]:
+        raise UsageError(
+            f"the clips of '{manifest.name}' or their features have changed since {run.folder} was trained: train it "
+            "again (avfuse fuse ... --replace); of a run that streamed features, name its --memory"
+        )
+    return data
+
+
+def same_test(a: Run, b: Run) -> NDArray[np.int64]:
+    """Where each test clip of A is among those of B. int64 (n_test,). Raises UsageError unless they are the same clips
+    with the same classes."""
+    (one, *_), (other, *_) = next(iter(a.heads.values())), next(iter(b.heads.values()))
+    if a.described["collection"] != b.described["collection"]:
+        raise UsageError(
+            f"{a.folder} is of data set '{a.described['dataset']}', {b.folder} of '{b.described['dataset']}': compare "
+            "runs of one data set"
+        )
+    if set(one.clip_ids) != set(other.clip_ids):
+        shared = len(set(one.clip_ids) & set(other.clip_ids))
+        raise UsageError(
+            f"{a.folder} and {b.folder} are not tested on the same clips: of {len(one.clip_ids)} and "
+            f"{len(other.clip_ids)} they share {shared}; train both on one split and on features of the same clips"
+        )
+    place = {clip_id: number for number, clip_id in enumerate(other.clip_ids)}
+    order = np.array([place[clip_id] for clip_id in one.clip_ids], dtype=np.int64)
+    known = [[(each.name, each.classes, each.several) for each in run.targets] for run in (a, b)]
+    if known[0] != known[1] or not all(map(np.array_equal, one.truth, (each[order] for each in other.truth))):
+        raise UsageError(
+            f"{a.folder} and {b.folder} do not tell the same classes of their test clips: train both on one manifest"
+        )
+    return order

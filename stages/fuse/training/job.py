@@ -1,0 +1,66 @@
+"""What is to be trained, before it is."""
+
+import json
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+import torch
+
+from avfuse.stages.fuse.config import Recipe, Settings
+from avfuse.stages.fuse.data.dataset import FusionData
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.training.auxiliary_losses import check_objective
+from avfuse.stages.fuse.training.balanced_batches import balanced_batches
+from avfuse.stages.fuse.training.head_trainer import balanced_labels
+from avfuse.stages.fuse.training.overrides import Training
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One head to train: which, on what, from which seed, how.
+
+    head: its registered name. recipe, options: as `Training` makes them of what a user asks. shuffle_labels: a control
+    under which the head must fall to chance.
+    """
+
+    head: str
+    data: FusionData
+    seed: int
+    recipe: Recipe
+    options: Settings
+    shuffle_labels: bool = False
+
+    @classmethod
+    def of(cls, head: str, data: FusionData, seed: int, training: Training) -> "Plan":
+        return cls(head, data, seed, training.recipe(head), training.options(head), training.shuffle_labels)
+
+    def check(self) -> None:
+        """Raises UsageError for what the head does not give or the clips do not have, before anything is trained."""
+        data, recipe = self.data, self.recipe
+        check_objective(self.head, data.shapes, data.targets, self.options, recipe, data.banks)
+        if recipe.classes_and_clips is not None:
+            labels = balanced_labels(data.targets, data.truth)[data.train]
+            balanced_batches(labels, *recipe.classes_and_clips, torch.Generator())
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the trained head depends on."""
+        content = {
+            "data": self.data.fingerprint_of(get_head(self.head).sees(self.options)),
+            "head": [self.head, get_head(self.head).revision],
+            "recipe": self.recipe.model_dump(),
+            "options": self.options.model_dump(),
+            "shuffle_labels": self.shuffle_labels,
+            "seed": self.seed,
+        }
+        return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def parents(self) -> dict[str, "Plan"]:
+        """What is trained first: heads with recipes of their own, as long, in batches as large, with as much weight
+        decay and on what this one sees."""
+        alike = {"weight_decay", "batch_size", "epochs", "patience", "without", "views", "precision"}
+        shared = {**self.recipe.model_dump(include=alike), **get_head(self.head).parents_recipe(self.options)}
+        return {
+            name: replace(self, head=name, options=options, recipe=get_head(name).recipe.model_copy(update=shared))
+            for name, options in get_head(self.head).parents(self.options).items()
+        }

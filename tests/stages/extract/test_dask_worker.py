@@ -1,0 +1,57 @@
+"""A cluster's worker keeps its networks and processes, and lets go of them when anything went wrong."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from avfuse.stages.extract import dask_worker as remote
+from avfuse.stages.extract.extractor import Progress, Work
+from avfuse.stages.extract.plan import Chunk
+
+WORK = Work((), Path("cache"), "set", ())
+
+
+class Recorder:
+    """In place of an Extractor: says what became of it."""
+
+    made: list["Recorder"]
+
+    def __init__(self, *_: object) -> None:
+        self.closed = False
+        Recorder.made.append(self)
+
+    def run(self, chunks: list[Chunk]) -> Iterator[Progress]:
+        if chunks == ["full disk"]:
+            raise OSError("No space left on device")
+        yield Progress(finished=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+
+@pytest.fixture(autouse=True)
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    Recorder.made = []
+    monkeypatch.setattr(remote, "Extractor", Recorder)
+    yield
+    remote.forget()
+
+
+def work_on(chunk: object) -> Progress:
+    return remote.work_on(WORK, chunk, "cpu", 1)  # type: ignore[arg-type]
+
+
+def test_networks_and_processes_are_kept_from_chunk_to_chunk() -> None:
+    assert work_on("one").finished
+    assert work_on("two").finished
+    assert [each.closed for each in Recorder.made] == [False]
+    remote.forget()
+    assert [each.closed for each in Recorder.made] == [True]
+
+
+def test_after_an_error_nothing_is_used_again_that_may_still_be_at_work() -> None:
+    with pytest.raises(OSError, match="No space left"):
+        work_on("full disk")
+    assert work_on("next").finished
+    assert [each.closed for each in Recorder.made] == [True, False]
