@@ -13,6 +13,7 @@ Everything else is in the four packages `avfuse.features`, `avfuse.manifests`, `
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from avfuse.moved_modules import find_moved_modules
 from avfuse.threads import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _MODULES = {
 
 
 let_waiting_threads_sleep()
+find_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,17 @@
-"""Modules that were moved, for files of a user's own: their old paths work for one release, with a warning."""
+"""The paths and names that modules had before they moved, for one release and for files of a user's own.
+
+A head, a backbone or a data set that somebody wrote against the old tree imports `avfuse.stages.fuse.heads.inputs`, say.
+`find_moved_modules` lets such an import give the very module of the new path, with a warning that names it.
+"""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
 MOVED = {
     "avfuse.features.archives.cursor": "avfuse.features.archives.file_object",
@@ -114,3 +127,56 @@ MOVED = {
     "avfuse.stages.fuse.together": "avfuse.stages.fuse.training.vectorized",
     "avfuse.stages.fuse.trainer": "avfuse.stages.fuse.training.trainer",
 }
+
+
+def warn_moved(old: str, new: str) -> None:
+    """Warn the code that imports `old`, in whose place `new` is to be imported."""
+    warnings.warn(f"'{old}' is '{new}' now: the old name goes with the next release", FutureWarning, stacklevel=3)
+
+
+def renamed(module: str, names: dict[str, str]) -> Any:
+    """A `__getattr__` for a module or package: its old names, with a warning.
+
+    Args:
+        module: the dotted path of the module, its `__name__`.
+        names: for each old name the new one, in the same module, or as MODULE.NAME in another of avfuse's.
+    """
+
+    def old_name(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        path, _, attribute = names[name].rpartition(".")
+        path = path or module
+        warn_moved(f"{module}.{name}", f"{path}.{attribute}")
+        return getattr(importlib.import_module(path), attribute)
+
+    return old_name
+
+
+def find_moved_modules() -> None:
+    """From now on an import of an old path gives the module of the new one."""
+    if not any(isinstance(finder, _MovedModuleFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_MovedModuleFinder())
+
+
+class _MovedModuleFinder(MetaPathFinder):
+    """Asked after all others, and so only for what is no longer there."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, _MovedModuleLoader()) if fullname in MOVED else None
+
+
+class _MovedModuleLoader(Loader):
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        new = MOVED[spec.name]
+        warnings.warn(
+            f"'{spec.name}' is '{new}' now: the old path goes with the next release", FutureWarning, stacklevel=2
+        )
+        module = importlib.import_module(new)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec  # the import system has put the old path's here

@@ -13,7 +13,7 @@ from typing import BinaryIO, NoReturn
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from avfuse.features.archives import index_store as keeping
+from avfuse.features.archives import index_store
 from avfuse.features.archives.file_object import Chunks
 from avfuse.features.archives.index_store import Contents
 from avfuse.features.archives.paths import Place, split
@@ -97,7 +97,7 @@ class ArchiveIndex:
         made = _make(file, self.size, lambda read: None)
         if isinstance(made, str):
             raise OSError(made)
-        self._contents, self.unkept = _keep(keeping.place_of(str(self.archive), self.size, self.mtime_ns), made)
+        self._contents, self.unkept = _keep(index_store.place_of(str(self.archive), self.size, self.mtime_ns), made)
 
 
 _known: dict[tuple[str, int, int], ArchiveIndex | str] = {}
@@ -132,7 +132,7 @@ def unread(paths: Iterable[str | Path]) -> dict[str, int]:
     found: dict[str, int] = {}
     for folder in dict.fromkeys(os.path.dirname(path) for path in paths):
         place = split(f"{folder}/")
-        if place is not None and (key := _key_of(place)) not in _known and not keeping.place_of(*key).exists():
+        if place is not None and (key := _key_of(place)) not in _known and not index_store.place_of(*key).exists():
             found[place.archive] = place.status.st_size
     return found
 
@@ -175,11 +175,11 @@ def _key_of(place: Place) -> tuple[str, int, int]:
 
 def _find(archive: str, size: int, mtime_ns: int, on_progress: Passed) -> ArchiveIndex | str:
     """From disk, or made and kept there; or why there can be none. Raises UsageError where it cannot be read now."""
-    path, place, unkept = Path(archive), keeping.place_of(archive, size, mtime_ns), None
-    contents = keeping.read(place)
+    path, place, unkept = Path(archive), index_store.place_of(archive, size, mtime_ns), None
+    contents = index_store.read(place)
     if contents is None:
         with _alone(place):
-            contents = keeping.read(place)  # another process may have made it meanwhile
+            contents = index_store.read(place)  # another process may have made it meanwhile
             if contents is None:
                 try:
                     with path.open("rb") as file:
@@ -198,12 +198,12 @@ def _find(archive: str, size: int, mtime_ns: int, on_progress: Passed) -> Archiv
 def _keep(place: Path, made: Contents) -> tuple[Contents, str | None]:
     """What was made, read back from disk without its windows in memory; or itself, and why it cannot be kept."""
     try:
-        keeping.write(place, made)
+        index_store.write(place, made)
     except OSError as error:
         reason = f"cannot keep {place} ({error.strerror}): name a folder that can be written to (AVFUSE_ARCHIVES)"
     else:
         reason = f"{place} does not keep what is written to it: name another folder (AVFUSE_ARCHIVES)"
-    contents = keeping.read(place)
+    contents = index_store.read(place)
     return (made, reason) if contents is None else (contents, None)
 
 

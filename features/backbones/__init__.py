@@ -2,12 +2,12 @@
 
 from avfuse.features.backbones.models import (
     ast,  # noqa: F401
+    image_models,  # noqa: F401
     lite,  # noqa: F401
     timesformer,  # noqa: F401
     tsn,  # noqa: F401
+    video_models,  # noqa: F401
 )
-from avfuse.features.backbones.models import image_models as picture_networks  # noqa: F401
-from avfuse.features.backbones.models import video_models as video_networks  # noqa: F401
 from avfuse.features.backbones.registry import (
     ADAPTERS,
     Backbone,

@@ -13,7 +13,7 @@ from distributed.scheduler import KilledWorker
 
 from avfuse.features.errors import UsageError
 from avfuse.pipeline.cluster.identity import cores_per_worker, difference, identity
-from avfuse.stages.extract import dask_worker as remote
+from avfuse.stages.extract import dask_worker
 from avfuse.stages.extract.engine import TRIES, Suspects, Tried
 from avfuse.stages.extract.extractor import Progress, Work
 from avfuse.stages.extract.plan import Chunk
@@ -71,7 +71,7 @@ class Dask:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._client.run(remote.forget, on_error="ignore")
+            self._client.run(dask_worker.forget, on_error="ignore")
         self._client.close()
 
     @property
@@ -109,7 +109,7 @@ class Dask:
 
     def _give(self, work: Work, tried: Tried) -> Future[Any]:
         return self._client.submit(
-            remote.work_on,
+            dask_worker.work_on,
             work,
             tried.chunk,
             self._device,

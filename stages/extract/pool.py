@@ -21,8 +21,7 @@ from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError, UsageError
 from avfuse.features.inputs.prepare import Outcome
 from avfuse.features.spec import AnyInput
-from avfuse.stages.extract import shared_memory as slots
-from avfuse.stages.extract import worker
+from avfuse.stages.extract import shared_memory, worker
 
 TASKS_PER_PROCESS = 500
 """Native libraries leak a little; a fresh process every so often keeps memory flat."""
@@ -71,9 +70,9 @@ class DecodePool:
         self._limits = limits
         size = worker.slot_bytes(inputs)
         count = 2 * workers + 1  # each worker has one clip at work and one finished; one is being read
-        slots.give_back()
+        shared_memory.give_back()
         _check_shared_memory(size * count, workers)
-        self._slots = [slots.create(size) for _ in range(count)]
+        self._slots = [shared_memory.create(size) for _ in range(count)]
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([worker.__name__])
         self._pool = ProcessPool(
@@ -133,8 +132,8 @@ def _outcome(status: worker.Status, view: NDArray[Any]) -> Outcome:
 
 def _check_shared_memory(wanted: int, workers: int) -> None:
     """Writing past what /dev/shm has kills the process without a word, so look first."""
-    if slots.FOLDER.is_dir() and shutil.disk_usage(slots.FOLDER).free < wanted:
+    if shared_memory.FOLDER.is_dir() and shutil.disk_usage(shared_memory.FOLDER).free < wanted:
         raise UsageError(
-            f"{workers} decode workers need {wanted / 2**20:.0f} MiB of shared memory and {slots.FOLDER} has less: "
-            "use fewer (--workers N), or give the container more (docker run --shm-size)"
+            f"{workers} decode workers need {wanted / 2**20:.0f} MiB of shared memory and {shared_memory.FOLDER} has "
+            "less: use fewer (--workers N), or give the container more (docker run --shm-size)"
         )

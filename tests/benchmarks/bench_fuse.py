@@ -68,7 +68,7 @@ from avfuse.stages.fuse.data.modality import Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.training import head_trainer as fitting
-from avfuse.stages.fuse.training import vectorized as together_module
+from avfuse.stages.fuse.training import vectorized
 from avfuse.stages.fuse.training.head_trainer import Fit, predict
 from avfuse.stages.fuse.training.inputs import Inputs
 from avfuse.stages.fuse.training.vectorized import train_epoch
@@ -460,7 +460,7 @@ def named(figure: str) -> str:
 def say_how_trained(fits: Sequence[Fit]) -> None:
     head = fits[0].head
     numbers = sum(each.numel() for each in head.parameters())
-    together = together_module.is_faster_together(head, fits[0].inputs.indices.device)
+    together = vectorized.is_faster_together(head, fits[0].inputs.indices.device)
     say(f"train_epoch takes {len(fits)} heads of {numbers:,} parameters {'side by side' if together else 'one by one'}")
 
 
@@ -468,7 +468,7 @@ def together_figure(batch: int) -> Figure:
     """Both ways that `train_epoch` chooses from."""
     kind = Kind("mlp", batch, "mean")
     some, same = (kind.fits(kind.measured(made_up()), SEEDS) for _ in range(2))
-    together = Side("side by side", lambda: [loss.total for loss in together_module.together(some)])
+    together = Side("side by side", lambda: [loss.total for loss in vectorized.together(some)])
     alone = Side("one by one", lambda: [fitting.alone(fit).total for fit in same])
     figure = timed(f"fuse_mean_together_over_alone_batch{batch}", together, alone, speedup=True)
     check_losses(together, alone)
@@ -608,7 +608,7 @@ def our_table(every: Sequence[FusionData], epochs: int) -> list[Side]:
 
 def train_companies(fits: Sequence[Fit]) -> list[float]:
     """As many at a time as experiments take."""
-    size = together_module.SIDE_BY_SIDE
+    size = vectorized.SIDE_BY_SIDE
     return [loss for first in range(0, len(fits), size) for loss in train_heads(fits[first : first + size])]
 
 

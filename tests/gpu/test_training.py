@@ -23,9 +23,8 @@ from avfuse.stages.fuse.data.filter_banks import Banks
 from avfuse.stages.fuse.data.modality import Layout, Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head, head_names
-from avfuse.stages.fuse.training import checkpoint
+from avfuse.stages.fuse.training import checkpoint, vectorized
 from avfuse.stages.fuse.training import inputs as prepared
-from avfuse.stages.fuse.training import vectorized as together_module
 from avfuse.stages.fuse.training.auxiliary_losses import Objective
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
 from avfuse.stages.fuse.training.head_trainer import Fit, predict
@@ -155,7 +154,7 @@ def test_heads_side_by_side_come_out_as_alone(
 
 
 def company(plans: list[Plan], together: bool, monkeypatch: pytest.MonkeyPatch) -> list[Trained]:
-    monkeypatch.setattr(together_module, "is_faster_together", lambda head, device: together)
+    monkeypatch.setattr(vectorized, "is_faster_together", lambda head, device: together)
     return train_company(plans)
 
 
@@ -225,7 +224,7 @@ def test_training_goes_on_from_a_checkpoint(device: str, tmp_path: Path, monkeyp
         return on_epoch
 
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(together_module, "is_faster_together", lambda head, device: True)
+    monkeypatch.setattr(vectorized, "is_faster_together", lambda head, device: True)
     data = on(device, made_up())
     plans = [Plan.of("mlp", data, seed, asked("mlp", dropout=0.2, epochs=6)) for seed in range(2)]
     whole = train_company(plans)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from avfuse.features.media import write_video
-from avfuse.manifests import media_probes as probing
+from avfuse.manifests import media_probes
 from avfuse.manifests.media_probes import COLUMNS, probe_media
 
 
@@ -43,7 +43,7 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(count: int) -> None:
         pytest.fail("a process was started")
 
-    monkeypatch.setattr(probing, "_processes", refuse)
+    monkeypatch.setattr(media_probes, "_processes", refuse)
 
 
 def test_fields_are_what_the_files_are(media: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(media: Path, tmp_path: Pa
 def test_rows_follow_the_paths_asked_and_repeat_with_them(
     media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probing, "BATCH_FILES", 1)
+    monkeypatch.setattr(media_probes, "BATCH_FILES", 1)
     names = ["silent.avi", "absent.avi", "no_sound.avi", "good.avi", "silent.avi", "text.avi", "no_sound.avi"]
     store = tmp_path / "store.parquet"
     found = ask([media / name for name in names], store)
@@ -212,7 +212,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("AVFUSE_OPENED", str(tmp_path / "opened.txt"))
     monkeypatch.delitem(sys.modules, "avfuse_probe_trouble", raising=False)
-    monkeypatch.setattr(probing, "probe", importlib.import_module("avfuse_probe_trouble").probe)
+    monkeypatch.setattr(media_probes, "probe", importlib.import_module("avfuse_probe_trouble").probe)
     return tmp_path / "opened.txt"
 
 
@@ -260,11 +260,11 @@ from pathlib import Path
 
 if __name__ == "__main__":
     import avfuse_probe_trouble
-    from avfuse.manifests import media_probes as probing
+    from avfuse.manifests import media_probes
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
-    probing.probe, probing.SAVE_SECONDS = avfuse_probe_trouble.probe, float(sys.argv[1])
-    probing.probe_media(sorted(Path(sys.argv[2]).iterdir()), Path(sys.argv[3]), jobs=2, progress=False)
+    media_probes.probe, media_probes.SAVE_SECONDS = avfuse_probe_trouble.probe, float(sys.argv[1])
+    media_probes.probe_media(sorted(Path(sys.argv[2]).iterdir()), Path(sys.argv[3]), jobs=2, progress=False)
 """
 
 
@@ -337,15 +337,15 @@ def test_a_store_of_another_revision_is_asked_anew(media: Path, tmp_path: Path) 
 
 def test_what_others_write_meanwhile_stays(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "store.parquet"
-    real = probing._answers
+    real = media_probes._answers
 
     def while_another_writes(*arguments: Any) -> Iterator[Any]:
-        monkeypatch.setattr(probing, "_answers", real)
+        monkeypatch.setattr(media_probes, "_answers", real)
         answers = list(real(*arguments))
         ask([media / "no_sound.avi", media / "good.avi"], store)
         yield from answers
 
-    monkeypatch.setattr(probing, "_answers", while_another_writes)
+    monkeypatch.setattr(media_probes, "_answers", while_another_writes)
     found = ask([media / "good.avi", media / "silent.avi"], store)
     assert found["problem"].tolist() == [None, None]
     assert remembered(store) == {"no_sound.avi", "good.avi", "silent.avi"}
@@ -358,9 +358,11 @@ def test_a_store_is_whole_whenever_it_is_read(tmp_path: Path, caplog: pytest.Log
     answer = {"size": 1, "mtime_ns": 1, "has_video": True, "has_audio": True}
     rows = [[{"path": b"%d of %d" % (rank, writer), **answer} for rank in range(100)] for writer in range(3)]
     with ThreadPoolExecutor(3) as writers:
-        done = [writers.submit(lambda part: [probing._remember(part, store) for _ in range(20)], part) for part in rows]
+        done = [
+            writers.submit(lambda part: [media_probes._remember(part, store) for _ in range(20)], part) for part in rows
+        ]
         while not all(each.done() for each in done):
-            assert probing._read(store, tell=True).num_rows in (0, 100, 200, 300)
+            assert media_probes._read(store, tell=True).num_rows in (0, 100, 200, 300)
     for each in done:
         each.result()
     assert not caplog.records

@@ -25,8 +25,8 @@ from avfuse.features.cache import AskedClips, FeatureStore
 from avfuse.features.cache.shard_reader import check_hash, read_shard
 from avfuse.features.cache.store import DONE, FAILED
 from avfuse.features.clips import Clip
-from avfuse.features.media import write_video
 from avfuse.features.feature_names import resolve
+from avfuse.features.media import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "torture"

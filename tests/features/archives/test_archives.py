@@ -14,8 +14,7 @@ import pytest
 from packing import BOTH, PACKED, PLAIN, pack
 
 from avfuse.features import archives
-from avfuse.features.archives import index_store as keeping
-from avfuse.features.archives import indexing, seek_points
+from avfuse.features.archives import index_store, indexing, seek_points
 from avfuse.features.errors import ClipError, UsageError
 
 NOISE = random.Random(0)
@@ -201,10 +200,10 @@ def test_without_a_place_for_the_index_it_stays_in_memory(
 
 
 def test_indices_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert keeping.archives_folder() == tmp_path / "indices"
+    assert index_store.archives_folder() == tmp_path / "indices"
     monkeypatch.delenv("AVFUSE_ARCHIVES")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert keeping.archives_folder() == tmp_path / "avfuse" / "archives"
+    assert index_store.archives_folder() == tmp_path / "avfuse" / "archives"
 
 
 @pytest.mark.parametrize("name", BOTH)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from avfuse.features.errors import ClipError
-from avfuse.features.media import audio_decoding as sounding
-from avfuse.features.media import decode
+from avfuse.features.media import audio_decoding, decode
 
 
 def plain_frames(path: Path) -> list[np.ndarray]:
@@ -151,7 +150,7 @@ def test_a_requested_rate_is_given_on_the_same_timeline(zoo: Path) -> None:
 
 
 def test_a_gap_of_hours_in_the_sound_is_not_filled(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sounding, "MAX_GAP_SECONDS", Fraction(1, 2))
+    monkeypatch.setattr(audio_decoding, "MAX_GAP_SECONDS", Fraction(1, 2))
     media = decode(zoo / "late_sound.mp4", "uniform:3")
     assert media.frames is not None
     assert "claims to begin" in str(media.waveform_error)

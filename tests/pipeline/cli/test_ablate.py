@@ -17,7 +17,7 @@ from pages import read_page
 from avfuse.features.errors import UsageError
 from avfuse.manifests import load_manifest
 from avfuse.pipeline.cli.main import avfuse
-from avfuse.pipeline.experiments import parallel as processes
+from avfuse.pipeline.experiments import parallel
 from avfuse.pipeline.experiments import render as show
 from avfuse.pipeline.experiments.rows import How, Work
 from avfuse.pipeline.experiments.schema import load_backbones, load_table
@@ -317,7 +317,7 @@ def test_rows_in_processes_of_their_own_come_out_the_same(place: Path, table: pd
 def test_a_process_that_is_ended_from_outside_is_told_of(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_train_here", ended_processes.end)
+    monkeypatch.setattr(parallel, "_train_here", ended_processes.end)
     with pytest.raises(UsageError, match=r"the process that trained video was ended from outside.*\(--jobs\)"):
         ablate(place, "--jobs", 2, "--runs", tmp_path)
 
@@ -327,7 +327,7 @@ def test_rows_share_the_cores_where_there_is_enough_to_do(place: Path, monkeypat
     manifest = load_manifest(place / "cache", "kitchen")
     rows = load_table(str(place / "own.yaml")).trained[:2]
     inputs = {"video": ("imported:picture",), "audio": ("imported:sound",)}
-    monkeypatch.setattr(processes, "available_cores", lambda: 16)
+    monkeypatch.setattr(parallel, "available_cores", lambda: 16)
 
     def count(epochs: int = 1000, **how: Any) -> int:
         table = load_table(str(place / "own.yaml")).model_copy(update={"rows": rows})
@@ -341,13 +341,13 @@ def test_rows_share_the_cores_where_there_is_enough_to_do(place: Path, monkeypat
             How(**how),
             {},
         )
-        return processes.processes_for(work)
+        return parallel.processes_for(work)
 
     assert count() == 2
     assert count(epochs=1) == 1
     assert count(device="cuda") == count(device="cuda", jobs=4) == 1
-    assert count(memory_bytes=int(1.5 * processes.PROCESS_BYTES)) == 1
-    assert count(memory_bytes=int(2.5 * processes.PROCESS_BYTES)) == 2
+    assert count(memory_bytes=int(1.5 * parallel.PROCESS_BYTES)) == 1
+    assert count(memory_bytes=int(2.5 * parallel.PROCESS_BYTES)) == 2
     assert count(epochs=1, jobs=8) == 2
 
 

@@ -23,7 +23,7 @@ from avfuse.manifests import Manifest, load_manifest, save_manifest
 from avfuse.pipeline.provenance import describe_run
 from avfuse.pipeline.report.comparison import compare, read_side
 from avfuse.pipeline.report.text_tables import aligned, p_value, percent, points, points_span
-from avfuse.stages.fuse.analysis import shapley as contribution_module
+from avfuse.stages.fuse.analysis import shapley
 from avfuse.stages.fuse.analysis.class_gains import gains
 from avfuse.stages.fuse.analysis.robustness import robustness
 from avfuse.stages.fuse.analysis.shapley import contribution
@@ -139,13 +139,13 @@ class TestContribution:
         self, understand: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = understand().stdout
-        monkeypatch.setattr(contribution_module, "train_company", lambda *_, **__: pytest.fail("trained again"))
+        monkeypatch.setattr(shapley, "train_company", lambda *_, **__: pytest.fail("trained again"))
         assert understand().stdout == first
 
     def test_one_that_was_broken_off_goes_on(
         self, understand: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        real, trained = contribution_module.train_company, []
+        real, trained = shapley.train_company, []
 
         def counting(plans: Sequence[object], **rest: object) -> object:
             if len(trained) == 2:
@@ -154,7 +154,7 @@ class TestContribution:
             return real(plans, **rest)
 
         expected = understand("--name", "unbroken").stdout
-        monkeypatch.setattr(contribution_module, "train_company", counting)
+        monkeypatch.setattr(shapley, "train_company", counting)
         with pytest.raises(click.Abort):
             understand()
         folder = tmp_path / "kitchen" / "contribution-mlp"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from avfuse.stages.extract import dask_worker as remote
+from avfuse.stages.extract import dask_worker
 from avfuse.stages.extract.extractor import Progress, Work
 from avfuse.stages.extract.plan import Chunk
 
@@ -33,20 +33,20 @@ class Recorder:
 @pytest.fixture(autouse=True)
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Recorder.made = []
-    monkeypatch.setattr(remote, "Extractor", Recorder)
+    monkeypatch.setattr(dask_worker, "Extractor", Recorder)
     yield
-    remote.forget()
+    dask_worker.forget()
 
 
 def work_on(chunk: object) -> Progress:
-    return remote.work_on(WORK, chunk, "cpu", 1)  # type: ignore[arg-type]
+    return dask_worker.work_on(WORK, chunk, "cpu", 1)  # type: ignore[arg-type]
 
 
 def test_networks_and_processes_are_kept_from_chunk_to_chunk() -> None:
     assert work_on("one").finished
     assert work_on("two").finished
     assert [each.closed for each in Recorder.made] == [False]
-    remote.forget()
+    dask_worker.forget()
     assert [each.closed for each in Recorder.made] == [True]
 
 

@@ -16,7 +16,7 @@ from avfuse.stages.fuse.runs import experiment
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.run_folder import Run, load_run, results_table
 from avfuse.stages.fuse.runs.summary import chance, notes, summarise
-from avfuse.stages.fuse.training import vectorized as together_module
+from avfuse.stages.fuse.training import vectorized
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
 from avfuse.stages.fuse.training.trainer import Trained
@@ -66,7 +66,7 @@ def test_what_was_trained_is_read_back(data: FusionData, tmp_path: Path, monkeyp
 def test_a_run_that_was_broken_off_ends_with_the_same_bytes(
     data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together_parameters: int
 ) -> None:
-    monkeypatch.setattr(together_module, "TOGETHER_PARAMETERS", together_parameters)
+    monkeypatch.setattr(vectorized, "TOGETHER_PARAMETERS", together_parameters)
     fuse(data, tmp_path / "whole", ["mlp", "audio"], seeds=3)
     fuse(data, tmp_path / "broken", ["mlp", "audio"], seeds=3)
     for name in ("mlp/seed-1.json", "mlp/seed-2.safetensors", "mlp/seed-2.json", "audio/seed-0.json"):

@@ -19,7 +19,7 @@ from avfuse.stages.fuse.runs import experiment
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.stages.fuse.runs.summary import summarise, validation_score, winners
-from avfuse.stages.fuse.training import vectorized as together_module
+from avfuse.stages.fuse.training import vectorized
 from avfuse.stages.fuse.training.overrides import Training
 from avfuse.stages.fuse.training.trainer import train_head
 
@@ -107,7 +107,7 @@ def with_features(data: FusionData) -> FusionData:
 def test_features_are_swept_on_the_same_clips(
     data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    monkeypatch.setattr(together_module, "TOGETHER_PARAMETERS", together)
+    monkeypatch.setattr(vectorized, "TOGETHER_PARAMETERS", together)
     named = with_features(data)
     values = ["lite:mfcc", "lite:chromagram", "lite:mfcc+lite:chromagram"]
     run = fuse(named, tmp_path / "run", ["audio", "video"], {"audio": values})

@@ -16,8 +16,7 @@ from made_up_sets import INPUTS, kitchen
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
-from avfuse.stages.fuse.training import checkpoint
-from avfuse.stages.fuse.training import vectorized as together_module
+from avfuse.stages.fuse.training import checkpoint, vectorized
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
@@ -59,7 +58,7 @@ def train(data: FusionData, head: str, kept: Checkpoint | None, kill_after: int 
 def test_training_goes_on_from_any_moment(
     data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str, together: int, kill_after: int
 ) -> None:
-    monkeypatch.setattr(together_module, "TOGETHER_PARAMETERS", together)
+    monkeypatch.setattr(vectorized, "TOGETHER_PARAMETERS", together)
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     whole = train(data, head, None)
     with pytest.raises(Killed):
@@ -78,7 +77,7 @@ def test_what_was_trained_before_is_not_trained_again(
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     epochs = []
-    original = together_module.train_epoch
+    original = vectorized.train_epoch
     monkeypatch.setattr(
         "avfuse.stages.fuse.training.trainer.train_epoch", lambda fits: epochs.append(len(fits)) or original(fits)
     )
@@ -120,7 +119,7 @@ sys.path.insert(0, sys.argv[3])
 from made_up_sets import INPUTS
 from avfuse.manifests import load_manifest
 from avfuse.stages.fuse.training import checkpoint
-from avfuse.stages.fuse.training import vectorized as together_module
+from avfuse.stages.fuse.training import vectorized
 from avfuse.stages.fuse.data.dataset import load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.training.overrides import Training

@@ -11,7 +11,7 @@ from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.evaluation.metrics import correct
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.heads.base import STANDARD
-from avfuse.stages.fuse.training import vectorized as together_module
+from avfuse.stages.fuse.training import vectorized
 from avfuse.stages.fuse.training.head_trainer import Fit, predict
 from avfuse.stages.fuse.training.inputs import Inputs
 from avfuse.stages.fuse.training.job import Plan
@@ -110,7 +110,7 @@ def test_a_head_among_many_equals_itself_alone(
         return [each.total for each in train_epoch(trained)]
 
     def after_epochs(together: bool, trained: list[Fit]) -> list[list[float]]:
-        monkeypatch.setattr(together_module, "is_faster_together", lambda head, device: together)
+        monkeypatch.setattr(vectorized, "is_faster_together", lambda head, device: together)
         return [losses(trained) for _ in range(4)]
 
     side_by_side, alone = fits(), fits()
