@@ -1,6 +1,6 @@
 """The paths and names that modules had before they moved, for one release and for files of a user's own.
 
-A head, a backbone or a data set that somebody wrote against the old tree imports `avfuse.stages.fuse.heads.inputs`, say.
+A head, a backbone or a data set that somebody wrote against the old tree may import `avfuse.stages.fuse.heads.inputs`.
 `find_moved_modules` lets such an import give the very module of the new path, with a warning that names it.
 """
 
