@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from avfuse.pipeline.cli.options import about, reader_option, require_file, require_picture, seconds
+from avfuse.pipeline.cli.options import (
+    clip_errors_as_usage,
+    parse_seconds,
+    reader_option,
+    require_file,
+    require_picture,
+)
 
 if TYPE_CHECKING:
     from avfuse.features.media import Media
@@ -63,12 +69,12 @@ def decode(
         require_file(output, "-o")
     if contact_sheet is not None:
         require_picture(contact_sheet, "--contact-sheet")
-    with about(clip), MediaFile(clip, reader) as file:
+    with clip_errors_as_usage(clip), MediaFile(clip, reader) as file:
         media = file.read(
             [frames],
             audio=not no_audio,
-            start=seconds("--start", start),
-            end=seconds("--end", end),
+            start=parse_seconds("--start", start),
+            end=parse_seconds("--end", end),
             rate_hz=rate_hz,
             whole_audio=whole_audio,
         )

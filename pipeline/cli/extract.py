@@ -10,8 +10,8 @@ import click
 from avfuse.pipeline.cli.manifest import builder_options, find_manifest
 from avfuse.pipeline.cli.options import (
     cache_option,
+    comma_list,
     device_option,
-    names,
     reader_option,
     require_folder,
     size_option,
@@ -148,7 +148,7 @@ def extract(
     from avfuse.features.feature_names import resolve
 
     choice = WeightsChoice.parse(weights)
-    specs = resolve(names(features), frames, reader, style, size, choice, PRECISIONS[precision], DTYPES[dtype])
+    specs = resolve(comma_list(features), frames, reader, style, size, choice, PRECISIONS[precision], DTYPES[dtype])
     say_licences(specs, choice)
     listed, said = find_manifest(dataset, cache, described)
     click.echo(said)
@@ -210,7 +210,7 @@ def _check_engine(name: str, scheduler: str | None, resources: str | None) -> di
     if resources is None:
         return None
     try:
-        return {resource: float(count) for resource, count in (part.split("=") for part in names(resources))}
+        return {resource: float(count) for resource, count in (part.split("=") for part in comma_list(resources))}
     except ValueError as error:
         raise UsageError(f"--worker-resources {resources}: write NAME=N, for example GPU=1") from error
 

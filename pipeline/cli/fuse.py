@@ -9,11 +9,11 @@ import click
 from avfuse.pipeline.cli.options import (
     assignments,
     cache_option,
+    comma_list,
     device_option,
-    distinct,
-    names,
     require_folder,
     runs_option,
+    unique_list,
 )
 
 
@@ -103,14 +103,14 @@ def fuse(
     from avfuse.stages.fuse.runs.summary import summarise
     from avfuse.stages.fuse.training.overrides import Training
 
-    heads = list(STANDARD) if fusion == "all" else distinct(f"--fusion {fusion}", fusion)
+    heads = list(STANDARD) if fusion == "all" else unique_list(f"--fusion {fusion}", fusion)
     for head in heads:
         get_head(head)
-    swept = {name: distinct(f"--sweep {name}={text}", text) for name, text in assignments("--sweep", sweep).items()}
+    swept = {name: unique_list(f"--sweep {name}={text}", text) for name, text in assignments("--sweep", sweep).items()}
     features = {"video": video, "audio": audio} | {
         name: ",".join(values).replace("+", ",") for name, values in swept.items() if name in ("video", "audio")
     }
-    inputs = {name: expand_names(names(text)) for name, text in features.items()}
+    inputs = {name: expand_names(comma_list(text)) for name, text in features.items()}
     others = assignments("--set", settings)
     if "shuffle_labels" in others:
         raise UsageError("--set shuffle_labels: it is a flag of its own, --shuffle-labels")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from avfuse.pipeline.cli.options import cache_option, names, require_folder
+from avfuse.pipeline.cli.options import cache_option, comma_list, require_folder
 
 if TYPE_CHECKING:
     from avfuse.manifests import Built, Manifest
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _comma_separated(context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...]:
-    return tuple(names(text)) if text is not None else ()
+    return tuple(comma_list(text)) if text is not None else ()
 
 
 def _numbers_of_clips(context: click.Context, option: click.Parameter, text: str | None) -> dict[str, int] | None:
@@ -24,7 +24,7 @@ def _numbers_of_clips(context: click.Context, option: click.Parameter, text: str
     if text is None:
         return None
     counts: dict[str, int] = {}
-    for part in names(text):
+    for part in comma_list(text):
         split, _, count = part.partition("=")
         if split not in SPLITS or split in counts or not count.isdecimal() or int(count) < 1:
             raise UsageError(f"--clips {text}: write SPLIT=N, for example train=100,val=10,test=20")

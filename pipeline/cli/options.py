@@ -74,7 +74,7 @@ def memory_bytes(device: str, gib: float | None) -> int:
     return memory_of(device) // 2 if gib is None else int(gib * 2**30)
 
 
-def seconds(flag: str, text: str | None) -> Fraction | None:
+def parse_seconds(flag: str, text: str | None) -> Fraction | None:
     """Exact: 0.4 seconds are 2/5, not the binary number nearest to it. Raises UsageError for what is no number."""
     if text is None:
         return None
@@ -85,7 +85,7 @@ def seconds(flag: str, text: str | None) -> Fraction | None:
 
 
 @contextmanager
-def about(clip: Path) -> Iterator[None]:
+def clip_errors_as_usage(clip: Path) -> Iterator[None]:
     """What goes wrong with a clip inside names its file. Raises UsageError in place of ClipError."""
     try:
         yield
@@ -126,14 +126,14 @@ def require_picture(path: Path, flag: str) -> Path:
     return require_file(path, flag)
 
 
-def names(text: str) -> list[str]:
+def comma_list(text: str) -> list[str]:
     """A comma-separated option as a list."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def distinct(given: str, text: str) -> list[str]:
+def unique_list(given: str, text: str) -> list[str]:
     """The same of an option that has to name something, each once. Raises UsageError, which shows what was `given`."""
-    found = names(text)
+    found = comma_list(text)
     if not found:
         raise UsageError(f"{given}: nothing is named, name at least one")
     if twice := [name for name, count in Counter(found).items() if count > 1]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from avfuse.features.errors import UsageError
-from avfuse.pipeline.cli.options import device_option, require_file, require_folder, seconds
+from avfuse.pipeline.cli.options import device_option, parse_seconds, require_file, require_folder
 
 if TYPE_CHECKING:
     from avfuse.pipeline.predict import Prediction
@@ -85,8 +85,8 @@ def predict(
         clips,
         run,
         head,
-        window=seconds("--window", window),
-        hop=seconds("--hop", hop),
+        window=parse_seconds("--window", window),
+        hop=parse_seconds("--hop", hop),
         weights=choice,
         device=device,
         workers=workers,

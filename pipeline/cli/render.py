@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avfuse.pipeline.cli.options import about, require_folder, require_picture, seconds, size_option, style_option
+from avfuse.pipeline.cli.options import (
+    clip_errors_as_usage,
+    parse_seconds,
+    require_folder,
+    require_picture,
+    size_option,
+    style_option,
+)
 
 if TYPE_CHECKING:
     from avfuse.features.audio_images import Style
@@ -50,8 +57,8 @@ def render(
     if contact_sheet is not None:
         require_picture(contact_sheet, "--contact-sheet")
     frames = _STRIP_FRAMES if contact_sheet is not None else None
-    with about(clip):
-        media = decode(clip, frames=frames, start=seconds("--start", start), end=seconds("--end", end))
+    with clip_errors_as_usage(clip):
+        media = decode(clip, frames=frames, start=parse_seconds("--start", start), end=parse_seconds("--end", end))
         if not media.has_audio:
             raise UsageError(f"{clip} has no audio stream: there is nothing to draw")
         if media.waveform is None:

@@ -9,13 +9,13 @@ import click
 from avfuse.pipeline.cli.options import (
     assignments,
     cache_option,
+    comma_list,
     device_option,
-    distinct,
     memory_bytes,
     memory_option,
-    names,
     require_folder,
     runs_option,
+    unique_list,
 )
 
 run_argument = click.argument("run", type=click.Path(path_type=Path))
@@ -99,14 +99,14 @@ def contribution(
     from avfuse.stages.fuse.training.overrides import Training
 
     get_head(fusion)
-    parts = distinct(f"--split {split}", split) if split is not None else []
+    parts = unique_list(f"--split {split}", split) if split is not None else []
     others = assignments("--set", settings)
     if "shuffle_labels" in others:
         raise UsageError("--set shuffle_labels: it is a flag of its own, --shuffle-labels")
     training = Training(shuffle_labels=shuffle_labels, **{"epochs": epochs} | others)
     training.check([fusion])
     manifest = load_manifest(cache, dataset)
-    inputs = {modality: expand_names(names(text)) for modality, text in (("video", video), ("audio", audio))}
+    inputs = {modality: expand_names(comma_list(text)) for modality, text in (("video", video), ("audio", audio))}
     chosen = choose_device(device)
     memory = memory_bytes(chosen, memory_gib)
     data = load_data(manifest, cache, inputs, chosen, memory, banks=reads_banks([fusion], training, {}))
