@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from avfuse.manifests import Manifest
-    from avfuse.pipeline.experiments.roles import Wanted
-    from avfuse.pipeline.experiments.schema import Table
+    from avfuse.pipeline.experiments.roles import RequestedFeature
+    from avfuse.pipeline.experiments.schema import ExperimentTable
 
 
 @click.command(short_help="A paper's table: every row trained, tested, and beside what was published.")
@@ -94,10 +94,16 @@ def ablate(
     from avfuse.features.errors import UsageError
     from avfuse.features.name_rules import check_name
     from avfuse.manifests import load_manifest
-    from avfuse.pipeline.experiments.render import as_text, write_files
-    from avfuse.pipeline.experiments.results import result_of
-    from avfuse.pipeline.experiments.roles import all_wanted, commands, features_of, names_in_cache, require_some
-    from avfuse.pipeline.experiments.rows import GRID, How
+    from avfuse.pipeline.experiments.render import print_result, write_files
+    from avfuse.pipeline.experiments.results import collect_results
+    from avfuse.pipeline.experiments.roles import (
+        extract_commands,
+        find_cached,
+        requested_features,
+        require_some,
+        row_features,
+    )
+    from avfuse.pipeline.experiments.rows import GRID, TableOptions
     from avfuse.pipeline.experiments.run_table import train_rows
     from avfuse.pipeline.provenance import describe_run
     from avfuse.stages.device import choose_device, memory_of
@@ -107,21 +113,22 @@ def ablate(
         given.setdefault("patience", str(epochs))
     manifest = load_manifest(cache, dataset)
     data_set = _published_data_set(manifest)
-    rows, not_run = features_of(chosen, map_of_roles)
+    rows, not_run = row_features(chosen, map_of_roles)
     require_some(rows, chosen, not_run)
-    found, missing = names_in_cache(cache, manifest, all_wanted(chosen, rows, data_set))
+    found, missing = find_cached(cache, manifest, requested_features(chosen, rows, data_set))
     if missing and extract:
         _extract(context, dataset, missing, device, cache)
-        found, missing = names_in_cache(cache, manifest, all_wanted(chosen, rows, data_set))
+        found, missing = find_cached(cache, manifest, requested_features(chosen, rows, data_set))
     if missing and not partial:
+        todo = " && ".join(extract_commands(dataset, missing))
         raise UsageError(
-            f"{len(missing)} features are not cached for '{dataset}': {' && '.join(commands(dataset, missing))} "
+            f"{len(missing)} features are not cached for '{dataset}': {todo} "
             "(or --extract; --partial leaves their rows out)"
         )
     for row, inputs in list(rows.items()):
         lacking = [each for named in inputs.values() for each in named if each in missing]
         if lacking:
-            not_run[row] = f"not run: {lacking[0].name} is not cached ({commands(dataset, lacking)[0]})"
+            not_run[row] = f"not run: {lacking[0].name} is not cached ({extract_commands(dataset, lacking)[0]})"
             del rows[row]
     require_some(rows, chosen, not_run)
     features = {
@@ -129,7 +136,7 @@ def ablate(
         for row, inputs in rows.items()
     }
     machine = choose_device(device)
-    how = How(
+    options = TableOptions(
         seeds=seeds,
         settings=given,
         grid=GRID if grid == "small" else {},
@@ -140,10 +147,10 @@ def ablate(
     folder = require_folder(runs / dataset, "--runs")
     place = folder / check_name(name or f"{chosen.name}-{map_of_roles.name}", "table")
     described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
-    trained = train_rows(chosen, map_of_roles, features, manifest, cache, folder, how, described, data_set)
+    trained = train_rows(chosen, map_of_roles, features, manifest, cache, folder, options, described, data_set)
     changed = _changed(chosen, data_set, dataset, given)
-    result = result_of(chosen, map_of_roles, trained, not_run, manifest, described, data_set, changed)
-    click.echo(as_text(result))
+    result = collect_results(chosen, map_of_roles, trained, not_run, manifest, described, data_set, changed)
+    click.echo(print_result(result))
     written = write_files(result, place)
     click.echo(f"results in {place}: {', '.join(path.name for path in written)}")
 
@@ -168,16 +175,18 @@ def _published_data_set(manifest: "Manifest") -> str | None:
     return builder if builder in DATA_SETS else None
 
 
-def _changed(table: "Table", data_set: str | None, dataset: str, given: dict[str, Any]) -> list[str]:
+def _changed(table: "ExperimentTable", data_set: str | None, dataset: str, given: dict[str, Any]) -> list[str]:
     """What is not as the table or its paper has it, but for the networks."""
     elsewhere = table.data and data_set not in table.data
     found = [f"data set {dataset}, the paper has {' and '.join(table.data)}"] if elsewhere else []
     return [*found, *(f"{name}={value}" for name, value in given.items() if name != "patience")]
 
 
-def _extract(context: click.Context, dataset: str, missing: "Sequence[Wanted]", device: str, cache: Path) -> None:
+def _extract(
+    context: click.Context, dataset: str, missing: "Sequence[RequestedFeature]", device: str, cache: Path
+) -> None:
     from avfuse.pipeline.cli.extract import extract
-    from avfuse.pipeline.experiments.roles import by_sampling
+    from avfuse.pipeline.experiments.roles import group_by_sampling
 
-    for sampling, names in by_sampling(missing).items():
+    for sampling, names in group_by_sampling(missing).items():
         context.invoke(extract, dataset=dataset, features=",".join(names), frames=sampling, device=device, cache=cache)

@@ -11,7 +11,7 @@ import torch
 from pebble import ProcessExpired, ProcessPool
 
 from avfuse.features.errors import UsageError
-from avfuse.pipeline.experiments.rows import RowTrainer, TrainedRow, Work
+from avfuse.pipeline.experiments.rows import RowTrainer, TableJob, TrainedRow
 from avfuse.stages.fuse.data.dataset import bytes_in_memory
 from avfuse.stages.fuse.runs.experiment import Bar
 from avfuse.threads import available_cores, share_of_cores
@@ -23,33 +23,33 @@ PROCESS_BYTES = 4 * 2**30
 """What a process takes besides features: heads side by side with their gradients and moments, libraries."""
 
 
-def processes_for(work: Work) -> int:
+def processes_for(job: TableJob) -> int:
     """How many rows train at a time: one on a GPU and where little is to be done, otherwise as many as there are
     cores for this process, but no more than features fit in memory for."""
-    how = work.how
-    if how.device != "cpu" or (how.jobs is None and work.epochs < EPOCHS_WORTH_PROCESSES):
+    options = job.options
+    if options.device != "cpu" or (options.jobs is None and job.epochs < EPOCHS_WORTH_PROCESSES):
         return 1
-    wanted = how.jobs or available_cores()
-    if how.jobs is None and how.memory_bytes is not None:
-        largest = max(bytes_in_memory(work.manifest, work.cache, inputs) for inputs in work.features.values())
-        wanted = min(wanted, how.memory_bytes // (largest + PROCESS_BYTES))
-    return max(1, min(wanted, len(work.rows)))
+    wanted = options.jobs or available_cores()
+    if options.jobs is None and options.memory_bytes is not None:
+        largest = max(bytes_in_memory(job.manifest, job.cache, inputs) for inputs in job.features.values())
+        wanted = min(wanted, options.memory_bytes // (largest + PROCESS_BYTES))
+    return max(1, min(wanted, len(job.rows)))
 
 
-def train_in_processes(work: Work, count: int, bar: Bar) -> dict[str, TrainedRow]:
+def train_in_processes(job: TableJob, count: int, bar: Bar) -> dict[str, TrainedRow]:
     """The same, `count` rows at a time, by row. Raises UsageError likewise, and where a process is killed."""
     context = multiprocessing.get_context("spawn")
-    told = context.SimpleQueue()
-    listener = threading.Thread(target=_listen, args=(told, bar))
+    queue = context.SimpleQueue()
+    listener = threading.Thread(target=_listen, args=(queue, bar))
     listener.start()
     pool = ProcessPool(
         max_workers=count,
         context=context,
         initializer=_begin,
-        initargs=(work, told, share_of_cores(count)),
+        initargs=(job, queue, share_of_cores(count)),
     )
     try:
-        futures = {row.id: pool.schedule(_train_here, args=[row.id]) for row in work.rows}
+        futures = {row.id: pool.schedule(_train_here, args=[row.id]) for row in job.rows}
         trained = {}
         for row_id, future in futures.items():
             try:
@@ -63,15 +63,15 @@ def train_in_processes(work: Work, count: int, bar: Bar) -> dict[str, TrainedRow
     finally:
         pool.stop()
         pool.join()
-        told.put(None)
+        queue.put(None)
         listener.join()
 
 
-class _Told:
+class RemoteBar:
     """A bar in another process."""
 
-    def __init__(self, told: "SimpleQueue[tuple[float, float] | None]") -> None:
-        self._told = told
+    def __init__(self, queue: "SimpleQueue[tuple[float, float] | None]") -> None:
+        self._queue = queue
         self._total: float = 0
         self.n: float = 0
 
@@ -82,38 +82,38 @@ class _Told:
     @total.setter
     def total(self, total: float | None) -> None:
         assert total is not None
-        self._told.put((0, total - self._total))
+        self._queue.put((0, total - self._total))
         self._total = total
 
     def update(self, n: float | None = 1) -> None:
         assert n is not None
         self.n += n
-        self._told.put((n, 0))
+        self._queue.put((n, 0))
 
-    def set_postfix(self, **said: Any) -> None:
+    def set_postfix(self, **values: Any) -> None:
         """Nothing: several are at work."""
 
 
-def _listen(told: "SimpleQueue[tuple[float, float] | None]", bar: Bar) -> None:
-    while (more := told.get()) is not None:
+def _listen(queue: "SimpleQueue[tuple[float, float] | None]", bar: Bar) -> None:
+    while (more := queue.get()) is not None:
         epochs, total = more
         bar.total = (bar.total or 0) + total
         bar.update(epochs)
 
 
-_here: tuple[RowTrainer, _Told] | None = None
+_here: tuple[RowTrainer, RemoteBar] | None = None
 """Of a process that trains rows."""
 
 
-def _begin(work: Work, told: "SimpleQueue[tuple[float, float] | None]", threads: int) -> None:
+def _begin(job: TableJob, queue: "SimpleQueue[tuple[float, float] | None]", threads: int) -> None:
     global _here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for this one ends it
     torch.set_num_threads(threads)
-    _here = RowTrainer(work), _Told(told)
+    _here = RowTrainer(job), RemoteBar(queue)
 
 
 def _train_here(row_id: str) -> TrainedRow:
     assert _here is not None
     trainer, bar = _here
-    (row,) = (row for row in trainer.work.rows if row.id == row_id)
+    (row,) = (row for row in trainer.job.rows if row.id == row_id)
     return trainer.train(row, bar)

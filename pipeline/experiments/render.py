@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from avfuse.pipeline.experiments.results import Line, Result, Score, as_frame
+from avfuse.pipeline.experiments.results import ResultLine, Score, TableResult, as_frame
 from avfuse.pipeline.report.page import write_table_page
 from avfuse.pipeline.report.page.table_page import CSV, CURVES, JSON
 from avfuse.pipeline.report.results_table import class_words, measure_words
@@ -20,7 +20,7 @@ _PLAIN = {"nll": 2, "gmacs": 1, "peak_memory_mib": 0, "seconds_per_epoch": 2}
 _HEADINGS = {"gmacs": "GMACs", "peak_memory_mib": "peak MiB", "macro_f1": "macro F1", "nll": "nll", "ece": "ECE"}
 
 
-def as_text(result: Result) -> str:
+def print_result(result: TableResult) -> str:
     """The table with its notes, ready to print."""
     header, rows = headings(result), [(line, cells(line, result)) for line in result.lines]
     widths = [max(len(row[column]) for row in [header, *(each for _, each in rows)]) for column in range(len(header))]
@@ -40,7 +40,7 @@ def as_text(result: Result) -> str:
     return "\n".join([f"{result.table.title} ({result.described['dataset']})", "", *lines, *more, "", *result.notes])
 
 
-def headings(result: Result) -> tuple[str, ...]:
+def headings(result: TableResult) -> tuple[str, ...]:
     """The first line of the table."""
     names = " / ".join(_heading(name) for name in _published_measures(result))
     published = [f"published {names} ({result.published_on})"] if names else []
@@ -52,7 +52,7 @@ def headings(result: Result) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def cells(line: Line, result: Result) -> tuple[str, ...]:
+def cells(line: ResultLine, result: TableResult) -> tuple[str, ...]:
     """A row as strings, in the order of the headings."""
     names = _published_measures(result)
     published = [" / ".join(_number(line.published.get(name)) for name in names) if line.published else "-"]
@@ -75,7 +75,7 @@ def cells(line: Line, result: Result) -> tuple[str, ...]:
     )
 
 
-def write_files(result: Result, folder: Path) -> list[Path]:
+def write_files(result: TableResult, folder: Path) -> list[Path]:
     """The table as CSV, as Markdown, as JSON with all that it was made from, and as a page; learning curves where it
     wants them. Returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,13 +88,13 @@ def write_files(result: Result, folder: Path) -> list[Path]:
     return [*(folder / name for name in written), write_table_page(folder, folder / "table.html")]
 
 
-def _published_measures(result: Result) -> list[str]:
+def _published_measures(result: TableResult) -> list[str]:
     """Of whole rows, in the table's order."""
     there = {name for line in result.lines for name in line.published if not name.startswith("class:")}
     return [*(name for name in result.table.measures if name in there), *sorted(there - set(result.table.measures))]
 
 
-def _more_tables(result: Result) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+def _more_tables(result: TableResult) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """Accuracy class by class, where the table asks for some of them."""
     shown = result.table.classes
     if not any(line.classes or any(f"class:{name}" in line.published for name in shown) for line in result.lines):
@@ -146,7 +146,7 @@ def _p(value: float) -> str:
     return "< .001" if value < 0.001 else f"{value:.3f}"
 
 
-def _markdown(result: Result) -> str:
+def _markdown(result: TableResult) -> str:
     header = headings(result)
     lines = [f"# {result.table.title} ({result.described['dataset']})", ""]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
@@ -159,11 +159,11 @@ def _markdown(result: Result) -> str:
     return "\n".join([*lines, "", *(f"* {note}" for note in result.notes)]) + "\n"
 
 
-def _json(result: Result) -> str:
+def _json(result: TableResult) -> str:
     return json.dumps(_provenance(result) | {"page": _shown(result)}, indent=2, default=str) + "\n"
 
 
-def _shown(result: Result) -> dict[str, Any]:
+def _shown(result: TableResult) -> dict[str, Any]:
     """What the page says beside the provenance."""
     run = result.trained[0].run
     specs = {
@@ -190,7 +190,7 @@ def _shown(result: Result) -> dict[str, Any]:
     }
 
 
-def _provenance(result: Result) -> dict[str, Any]:
+def _provenance(result: TableResult) -> dict[str, Any]:
     return {
         "table": result.table.name,
         "backbones": result.backbones.name,
@@ -211,7 +211,7 @@ def _provenance(result: Result) -> dict[str, Any]:
     }
 
 
-def _curves(result: Result) -> pd.DataFrame:
+def _curves(result: TableResult) -> pd.DataFrame:
     """A line an epoch, of each row and seed, with the paper's settings."""
     every = [
         one.curve.assign(row=each.row.id, label=each.row.label, seed=one.seed)

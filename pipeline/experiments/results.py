@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avfuse.manifests import Manifest
-from avfuse.pipeline.experiments.roles import is_substitute, marks_of
+from avfuse.pipeline.experiments.roles import feature_marks, is_substitute
 from avfuse.pipeline.experiments.rows import TrainedRow
-from avfuse.pipeline.experiments.schema import Backbones, Table, TableRow
+from avfuse.pipeline.experiments.schema import Backbones, ExperimentTable, TableRow
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.evaluation.metrics import per_class
 from avfuse.stages.fuse.evaluation.statistics import PairedTest, few_groups_warning, holm, interval, paired_test
@@ -19,7 +19,7 @@ from avfuse.stages.fuse.evaluation.subsets import participants, subset_accuracie
 from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
 from avfuse.stages.fuse.runs.summary import chance, hits
 
-_TOLD_80 = 2.8
+_POWER_80 = 2.8
 """A difference of so many standard errors is found four times out of five at the level of 5 %."""
 
 
@@ -34,7 +34,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Line:
+class ResultLine:
     """A row as it is shown. own, tuned: with the paper's settings, and with those that validation chose (`chosen`).
     difference: of tuned heads, from the row `baseline`, by its label; `p` is adjusted for all tests of the table.
     measures: of the tuned heads, shares of 1 but for nll (nats), gmacs and peak_memory_mib. classes: accuracy by class.
@@ -57,22 +57,22 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Result:
+class TableResult:
     """A table with what was measured. published_on: the data set of the published numbers, if any; measures: those of
-    `Line.measures` that are shown, the first is the score."""
+    `ResultLine.measures` that are shown, the first is the score."""
 
-    table: Table
+    table: ExperimentTable
     backbones: Backbones
     described: Mapping[str, Any]
     trained: Sequence[TrainedRow]
-    lines: Sequence[Line]
+    lines: Sequence[ResultLine]
     published_on: str
     measures: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def result_of(
-    table: Table,
+def collect_results(
+    table: ExperimentTable,
     backbones: Backbones,
     trained: Sequence[TrainedRow],
     not_run: Mapping[str, str],
@@ -80,7 +80,7 @@ def result_of(
     described: Mapping[str, Any],
     data_set: str | None,
     changed: Sequence[str],
-) -> Result:
+) -> TableResult:
     """not_run: why, by row. data_set: the one of the papers' that this is. changed: what is not as the paper has it."""
     run = trained[0].run
     published_on = data_set if data_set in table.data else next(iter(table.data), "")
@@ -99,12 +99,12 @@ def result_of(
     for row in table.rows:
         published = next((own for name, own in row.published.items() if name == published_on), {})
         if row.id not in by_id:
-            lines.append(Line(row, published, missing=not_run.get(row.id, "published only")))
+            lines.append(ResultLine(row, published, missing=not_run.get(row.id, "published only")))
             continue
         each = by_id[row.id]
         flags = _flags(table, each, backbones, changed)
         lines.append(
-            Line(
+            ResultLine(
                 row=row,
                 published=published,
                 own=_score(run, each.own),
@@ -120,18 +120,18 @@ def result_of(
                 verdict="" if flags else _verdict(run, each.own, published),
             )
         )
-    return Result(
+    return TableResult(
         table, backbones, described, trained, lines, published_on, _shown(run.targets, lines, table),
         tuple(_notes(table, backbones, trained, lines, changed)),
     )  # fmt: skip
 
 
-def as_frame(result: Result) -> pd.DataFrame:
+def as_frame(result: TableResult) -> pd.DataFrame:
     """A line a row; shares of 1, but published numbers as printed."""
     return pd.DataFrame([_flat(line, result) for line in result.lines])
 
 
-def _flat(line: Line, result: Result) -> dict[str, Any]:
+def _flat(line: ResultLine, result: TableResult) -> dict[str, Any]:
     flat: dict[str, Any] = {"id": line.row.id, "section": line.row.section, "label": line.row.label}
     flat |= {"head": line.row.head or "", "missing": line.missing}
     flat |= {f"published_{name}": value for name, value in line.published.items()}
@@ -197,7 +197,7 @@ def _classes(run: Run, runs: list[HeadRun], wanted: Sequence[str]) -> dict[str, 
     return {name: float(means[name]) for name in wanted if name in means.index}
 
 
-def _flags(table: Table, trained: TrainedRow, backbones: Backbones, changed: Sequence[str]) -> str:
+def _flags(table: ExperimentTable, trained: TrainedRow, backbones: Backbones, changed: Sequence[str]) -> str:
     flags = {"U": bool(trained.untrained)}
     if table.data:
         flags |= {"S": is_substitute(backbones, trained.row), "P": bool(changed)}
@@ -215,7 +215,7 @@ def _verdict(run: Run, own: list[HeadRun], published: Mapping[str, float]) -> st
     return "above" if score.low > number / 100 else "below"
 
 
-def _shown(targets: Targets, lines: Sequence[Line], table: Table) -> tuple[str, ...]:
+def _shown(targets: Targets, lines: Sequence[ResultLine], table: ExperimentTable) -> tuple[str, ...]:
     """The measures that rows have, the score first; costs of memory where the table is about them."""
     several = [f"{target.name}_top1" for target in targets] if len(targets) > 1 else []
     wanted = [targets.measure, "top5", f"{targets.joint}_top5", *several, "macro", "macro_f1", "map", "nll", "ece"]
@@ -226,7 +226,11 @@ def _shown(targets: Targets, lines: Sequence[Line], table: Table) -> tuple[str, 
 
 
 def _notes(
-    table: Table, backbones: Backbones, trained: Sequence[TrainedRow], lines: Sequence[Line], changed: Sequence[str]
+    table: ExperimentTable,
+    backbones: Backbones,
+    trained: Sequence[TrainedRow],
+    lines: Sequence[ResultLine],
+    changed: Sequence[str],
 ) -> list[str]:
     """What a reader of the numbers has to know, the paper's own oddities last."""
     run = trained[0].run
@@ -252,7 +256,7 @@ def _notes(
         found += _notes_of_paper(backbones, trained, changed)
     elif changed:
         found.append(f"Not as the table has it: {'; '.join(changed)}.")
-    found += [mark for each in trained for mark in marks_of(backbones, each.row)]
+    found += [mark for each in trained for mark in feature_marks(backbones, each.row)]
     return list(dict.fromkeys([*found, *table.notes, *(line.row.note for line in lines if line.row.note)]))
 
 
@@ -273,13 +277,13 @@ def _notes_of_paper(backbones: Backbones, trained: Sequence[TrainedRow], changed
     return found
 
 
-def _provable(run: Run, lines: Sequence[Line]) -> str:
+def _provable(run: Run, lines: Sequence[ResultLine]) -> str:
     """How much these clips can show, in words."""
     clips, groups = len(run.groups), len(set(run.groups))
     halves = [(line.tuned.high - line.tuned.low) / 2 for line in lines if line.tuned is not None]
     said = f"{clips} test clips in {groups} groups: a score is uncertain by about {100 * np.median(halves):.0f} points"
     tests = [line.difference for line in lines if line.difference is not None]
     if spans := [(test.high - test.low) / 2 for test in tests if test.high > test.low]:
-        least = np.median(spans) / 1.96 * _TOLD_80
+        least = np.median(spans) / 1.96 * _POWER_80
         said += f", and a difference below about {100 * least:.0f} points cannot be told from chance here"
     return f"{said}."

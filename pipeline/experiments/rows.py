@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from avfuse.manifests import Manifest
-from avfuse.pipeline.experiments.roles import needs_banks
-from avfuse.pipeline.experiments.schema import Table, TableRow
+from avfuse.pipeline.experiments.roles import needs_filter_banks
+from avfuse.pipeline.experiments.schema import ExperimentTable, TableRow
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.runs.experiment import Bar, Pick, run_experiment
@@ -32,8 +32,8 @@ Inputs = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class How:
-    """How a table is run. settings: the user's, which go before the table's; grid: empty for none; jobs: how many
+class TableOptions:
+    """Options of a table's run. settings: the user's, which go before the table's; grid: empty for none; jobs: how many
     rows at a time, in processes of their own; None for as many as suit the machine."""
 
     seeds: int = 5
@@ -60,17 +60,17 @@ class TrainedRow:
 
 
 @dataclass(frozen=True)
-class Work:
+class TableJob:
     """What rows of a table are trained from. manifest: of the clips that every row can use; folder: of the data set's
     runs; features, settings: by row."""
 
-    table: Table
+    table: ExperimentTable
     features: Mapping[str, Inputs]
     settings: Mapping[str, Mapping[str, Any]]
     manifest: Manifest
     cache: Path
     folder: Path
-    how: How
+    options: TableOptions
     described: Mapping[str, Any]
 
     @property
@@ -85,33 +85,33 @@ class Work:
     @property
     def epochs(self) -> int:
         """How many are trained at most, of all heads."""
-        points = math.prod(map(len, self.how.grid.values()))
-        of_each = self.how.seeds * (2 if points == 1 else 2 + points)
+        points = math.prod(map(len, self.options.grid.values()))
+        of_each = self.options.seeds * (2 if points == 1 else 2 + points)
         return sum(of_each * Training(**self.settings[row.id]).recipe(str(row.head)).epochs for row in self.rows)
 
 
 class RowTrainer:
     """Trains rows one by one, and keeps what the next may use: features, and heads that others start from."""
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    def __init__(self, job: TableJob) -> None:
+        self.job = job
         self.parents = Parents()
         self._loaded: tuple[tuple[Inputs, bool], FusionData] | None = None
 
     def train(self, row: TableRow, bar: Bar) -> TrainedRow:
         """Raises UsageError as load_data and run_experiment do."""
-        work, settings = self.work, self.work.settings[row.id]
+        job, settings = self.job, self.job.settings[row.id]
         bar.set_postfix(row=row.id, refresh=False)
-        data, inputs = self._data(row), work.features[row.id]
-        return _train(row, data, inputs, settings, work.folder, work.how, work.described, self.parents, bar)
+        data, inputs = self._data(row), job.features[row.id]
+        return _train(row, data, inputs, settings, job.folder, job.options, job.described, self.parents, bar)
 
     def _data(self, row: TableRow) -> FusionData:
-        work = self.work
-        wanted = work.features[row.id], needs_banks(work.settings[row.id])
+        job = self.job
+        wanted = job.features[row.id], needs_filter_banks(job.settings[row.id])
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None
-            how = work.how
-            data = load_data(work.manifest, work.cache, wanted[0], how.device, how.memory_bytes, banks=wanted[1])
+            options = job.options
+            data = load_data(job.manifest, job.cache, wanted[0], options.device, options.memory_bytes, banks=wanted[1])
             self._loaded = wanted, data
         return self._loaded[1]
 
@@ -122,7 +122,7 @@ def _train(
     inputs: Inputs,
     settings: Mapping[str, Any],
     folder: Path,
-    how: How,
+    options: TableOptions,
     described: Mapping[str, Any],
     parents: Parents,
     bar: Bar,
@@ -136,7 +136,7 @@ def _train(
             data,
             place,
             [head],
-            how.seeds,
+            options.seeds,
             Training(**given),
             described,
             sweep=sweep,
@@ -144,10 +144,10 @@ def _train(
             parents=parents,
             progress=bar,
         )
-        asked = {name: [one for one in runs if one.seed < how.seeds] for name, runs in run.heads.items()}
+        asked = {name: [one for one in runs if one.seed < options.seeds] for name, runs in run.heads.items()}
         return replace(run, heads={name: runs for name, runs in asked.items() if runs})
 
-    grid = {} if get_head(head).fits_at_once else how.grid
+    grid = {} if get_head(head).fits_at_once else options.grid
     own_row, best = _row_of(head, settings, grid), ""
 
     def tested(scores: Mapping[str, float]) -> set[str]:

@@ -47,7 +47,7 @@ class TableRow(_Model):
     note: str = ""
 
 
-class Table(_Model):
+class ExperimentTable(_Model):
     """A table of a paper, or of a user, which has no `data`: nothing of it is published. `settings` are those of all
     rows, on a data set with those of `settings_of_data` on top; `measures` are shown, the first is what rows are
     compared by where it is not the data set's own; `classes` are shown one by one, where the data set has them;
@@ -66,7 +66,7 @@ class Table(_Model):
     rows: tuple[TableRow, ...]
 
     @model_validator(mode="after")
-    def _rows_are_told_apart(self) -> "Table":
+    def _check_rows(self) -> "ExperimentTable":
         ids = [row.id for row in self.rows]
         if twice := [one for one in ids if ids.count(one) > 1]:
             raise ValueError(f"two rows are called {twice[0]}")
@@ -120,9 +120,9 @@ def backbones_names() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in (_folder() / "backbones").iterdir())
 
 
-def load_table(name: str) -> Table:
+def load_table(name: str) -> ExperimentTable:
     """A table that comes with avfuse, or of a user's own file. Raises UsageError for one that is neither."""
-    return _load(Table, name, table_names(), "", "table")
+    return _load(ExperimentTable, name, table_names(), "", "table")
 
 
 def load_backbones(name: str) -> Backbones:

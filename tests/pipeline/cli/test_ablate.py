@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from commands import call, refused
+from extract_commands import call, refused
 from made_up_sets import kitchen
 from pages import read_page
 
@@ -19,7 +19,7 @@ from avfuse.manifests import load_manifest
 from avfuse.pipeline.cli.main import avfuse
 from avfuse.pipeline.experiments import parallel
 from avfuse.pipeline.experiments import render as show
-from avfuse.pipeline.experiments.rows import How, Work
+from avfuse.pipeline.experiments.rows import TableJob, TableOptions
 from avfuse.pipeline.experiments.schema import load_backbones, load_table
 from avfuse.stages.fuse.evaluation.statistics import interval, paired_test
 from avfuse.stages.fuse.runs import experiment
@@ -329,19 +329,19 @@ def test_rows_share_the_cores_where_there_is_enough_to_do(place: Path, monkeypat
     inputs = {"video": ("imported:picture",), "audio": ("imported:sound",)}
     monkeypatch.setattr(parallel, "available_cores", lambda: 16)
 
-    def count(epochs: int = 1000, **how: Any) -> int:
+    def count(epochs: int = 1000, **options: Any) -> int:
         table = load_table(str(place / "own.yaml")).model_copy(update={"rows": rows})
-        work = Work(
+        job = TableJob(
             table,
             {row.id: inputs for row in rows},
             {row.id: {"epochs": epochs} for row in rows},
             manifest,
             place / "cache",
             place / "runs",
-            How(**how),
+            TableOptions(**options),
             {},
         )
-        return parallel.processes_for(work)
+        return parallel.processes_for(job)
 
     assert count() == 2
     assert count(epochs=1) == 1

@@ -17,7 +17,7 @@ from avfuse.features.feature_names import resolve
 from avfuse.pipeline.experiments.roles import is_substitute
 from avfuse.pipeline.experiments.schema import (
     DATA_SETS,
-    Table,
+    ExperimentTable,
     TableRow,
     backbones_names,
     load_backbones,
@@ -43,7 +43,7 @@ TITLES = {
     "MMT": "Efficient Multiscale Multimodal Bottleneck Transformer",
     "alpha-transformer": "Is Spatial-Temporal-Audio Attention All You Need",
 }
-"""How each paper's text begins, by what Table.paper begins with."""
+"""How each paper's text begins, by what ExperimentTable.paper begins with."""
 
 TOP1_TOP5 = {
     ("kinetics_sounds", "top1"): "Kinetics-Sounds Top-1",
@@ -166,14 +166,14 @@ def _columns(header: list[list[str]]) -> list[str]:
     return [f"{group} {plain(cell)}".strip() for group, cell in zip(groups, lower[0], strict=True)]
 
 
-def published(table: Table) -> Iterator[tuple[TableRow, str, str, float]]:
+def published(table: ExperimentTable) -> Iterator[tuple[TableRow, str, str, float]]:
     for row in table.rows:
         for data, measures in row.published.items():
             for measure, value in measures.items():
                 yield row, data, measure, value
 
 
-def disagreements(table: Table) -> list[str]:
+def disagreements(table: ExperimentTable) -> list[str]:
     """Where a file and the paper's text are not of one mind."""
     numbers, said, wrong = printed_numbers(table.name), set(), []
     for row, data, measure, value in published(table):
@@ -199,7 +199,7 @@ def shape_of(map_name: str, modality: str, roles: tuple[str, ...]) -> ModalitySh
     return Layout.of(modality, specs).shape
 
 
-def training_of(table: Table, row: TableRow) -> Training:
+def training_of(table: ExperimentTable, row: TableRow) -> Training:
     """The table's settings that the row's head knows, and all of the row's."""
     general = {name: value for name, value in table.settings.items() if knows(row.head, name)}
     return Training(**{**general, **row.settings})
