@@ -20,7 +20,7 @@ from avfuse.features.spec import FeatureSpec
 from avfuse.pipeline.report.comparison import read_side
 from avfuse.pipeline.report.explain.media_files import Extracted, explain_predictions, pictures_of
 from avfuse.stages.device import choose_device
-from avfuse.stages.extract.engine import Local
+from avfuse.stages.extract.engine import LocalEngine
 from avfuse.stages.extract.run import extract
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.runs.predict import ClassProbabilities, best_row, predict_clips
@@ -157,7 +157,7 @@ def predict(
     clips = _clips([Path(path) for path in paths], window, hop)
     with tempfile.TemporaryDirectory(prefix="avfuse-predict-") as folder:
         cache = Path(folder)
-        engine = Local([chosen], min(workers or available_cores(), len(clips)))
+        engine = LocalEngine([chosen], min(workers or available_cores(), len(clips)))
         absolute = [Clip(clip.clip_id, clip.path.absolute(), clip.start, clip.end) for clip in clips]
         kept = pictures_of(specs) if explain is not None and window is None else []
         every = [*specs, *kept]

@@ -28,7 +28,7 @@ def choose_devices(names: str) -> list[str]:
     return chosen
 
 
-def memory_of(device: str) -> int:
+def device_memory_bytes(device: str) -> int:
     """How many bytes fit on a device in all, of a GPU no more than the machine's own memory has, which everything
     passes through: what fits does not change from one run to the next."""
     main = int(psutil.virtual_memory().total)

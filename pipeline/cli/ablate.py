@@ -106,7 +106,7 @@ def ablate(
     from avfuse.pipeline.experiments.rows import GRID, TableOptions
     from avfuse.pipeline.experiments.run_table import train_rows
     from avfuse.pipeline.provenance import describe_run
-    from avfuse.stages.device import choose_device, memory_of
+    from avfuse.stages.device import choose_device, device_memory_bytes
 
     given: dict[str, Any] = {**assignments("--set", settings), **({} if epochs is None else {"epochs": str(epochs)})}
     if epochs is not None:
@@ -141,7 +141,7 @@ def ablate(
         settings=given,
         grid=GRID if grid == "small" else {},
         device=machine,
-        memory_bytes=memory_of(machine) // 2 if memory_gib is None else int(memory_gib * 2**30),
+        memory_bytes=device_memory_bytes(machine) // 2 if memory_gib is None else int(memory_gib * 2**30),
         jobs=jobs,
     )
     folder = require_folder(runs / dataset, "--runs")

@@ -152,7 +152,7 @@ def extract(
     say_licences(specs, choice)
     listed, said = find_manifest(dataset, cache, described)
     click.echo(said)
-    from avfuse.stages.extract.plan import part_of
+    from avfuse.stages.extract.plan import clip_range
     from avfuse.stages.extract.pool import DEFAULT_LIMITS
     from avfuse.stages.extract.run import extract as run_extract
 
@@ -161,7 +161,7 @@ def extract(
         limits = replace(limits, seconds=clip_seconds)
     if clip_memory is not None:
         limits = replace(limits, memory_bytes=round(clip_memory * 2**30))
-    clips = part_of(listed.clips()[:limit], *part)
+    clips = clip_range(listed.clips()[:limit], *part)
     with _engine(scheduler, device, workers, resources) as chosen:
         summary = run_extract(
             clips,
@@ -223,9 +223,9 @@ def _engine(
     if scheduler is None:
         yield None
         return
-    from avfuse.pipeline.cluster.engine import Dask
+    from avfuse.pipeline.cluster.engine import DaskEngine
 
-    with Dask(scheduler, device, workers, resources, click.echo) as engine:
+    with DaskEngine(scheduler, device, workers, resources, click.echo) as engine:
         yield engine
 
 

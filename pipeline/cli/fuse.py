@@ -95,7 +95,7 @@ def fuse(
     from avfuse.manifests import load_manifest
     from avfuse.pipeline.provenance import describe_run
     from avfuse.pipeline.report import print_table, write_results
-    from avfuse.stages.device import choose_device, memory_of
+    from avfuse.stages.device import choose_device, device_memory_bytes
     from avfuse.stages.fuse.data.dataset import load_data
     from avfuse.stages.fuse.heads import get_head
     from avfuse.stages.fuse.heads.base import STANDARD
@@ -118,7 +118,7 @@ def fuse(
     training = Training(shuffle_labels=shuffle_labels, **given | others)
     manifest = load_manifest(cache, dataset)
     chosen = choose_device(device)
-    memory = memory_of(chosen) // 2 if memory_gib is None else int(memory_gib * 2**30)
+    memory = device_memory_bytes(chosen) // 2 if memory_gib is None else int(memory_gib * 2**30)
     data = load_data(manifest, cache, inputs, chosen, memory, banks=reads_banks(heads, training, swept))
     for modality, streamed in data.streamed.items():
         click.echo(f"{modality}: {streamed.bytes_on_disk / 2**30:.1f} GiB do not fit in memory, so they are streamed")

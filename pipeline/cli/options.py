@@ -69,9 +69,9 @@ size_option = click.option(
 
 def memory_bytes(device: str, gib: float | None) -> int:
     """What --memory says in bytes, by default half of what the device has."""
-    from avfuse.stages.device import memory_of
+    from avfuse.stages.device import device_memory_bytes
 
-    return memory_of(device) // 2 if gib is None else int(gib * 2**30)
+    return device_memory_bytes(device) // 2 if gib is None else int(gib * 2**30)
 
 
 def parse_seconds(flag: str, text: str | None) -> Fraction | None:

@@ -14,8 +14,8 @@ from distributed.scheduler import KilledWorker
 from avfuse.features.errors import UsageError
 from avfuse.pipeline.cluster.identity import cores_per_worker, difference, identity
 from avfuse.stages.extract import dask_worker
-from avfuse.stages.extract.engine import TRIES, Suspects, Tried
-from avfuse.stages.extract.extractor import Progress, Work
+from avfuse.stages.extract.engine import ATTEMPTS_BEFORE_BISECTION, ChunkAttempt, CrashBisector
+from avfuse.stages.extract.extractor import ExtractionJob, Progress
 from avfuse.stages.extract.plan import Chunk
 
 AHEAD = 2
@@ -26,7 +26,7 @@ _LOOK_SECONDS = 30.0
 GPU = "GPU"
 
 
-class Dask:
+class DaskEngine:
     """The workers of a cluster. Use as a context manager.
 
     Workers that declare the resource GPU are preferred: where there are any, they alone are given chunks.
@@ -64,14 +64,14 @@ class Dask:
             self._client.close()
             raise UsageError(f"the cluster at {address} has no worker{f' with {wanted}' if wanted else ''}: start some")
 
-    def __enter__(self) -> "Dask":
+    def __enter__(self) -> "DaskEngine":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._client.run(dask_worker.forget, on_error="ignore")
+            self._client.run(dask_worker.release_extractor, on_error="ignore")
         self._client.close()
 
     @property
@@ -81,25 +81,27 @@ class Dask:
             all(has.get(name, 0) >= count for name, count in self._resources.items()) for has in self._declared()
         )
 
-    def run(self, work: Work, chunks: Sequence[Chunk]) -> Iterator[Progress]:
+    def run(self, extraction: ExtractionJob, chunks: Sequence[Chunk]) -> Iterator[Progress]:
         """Every chunk, once. A chunk over which worker after worker dies is halved until the guilty clip is found."""
-        self._check_workers(work.cache)
-        queue = deque(Tried(chunk) for chunk in chunks)
-        suspects = Suspects(work)
-        given: dict[Future[Any], Tried] = {}
+        self._check_workers(extraction.cache)
+        queue = deque(ChunkAttempt(chunk) for chunk in chunks)
+        bisector = CrashBisector(extraction)
+        given: dict[Future[Any], ChunkAttempt] = {}
         try:
             while queue or given:
                 while queue and len(given) < AHEAD * max(1, self.devices):
                     tried = queue.popleft()
-                    given[self._give(work, tried)] = tried
+                    given[self._give(extraction, tried)] = tried
                 for future in self._finished(list(given)):
                     tried = given.pop(future)
                     killed = self._killed(future)
                     if killed is None:
-                        suspects.finished()
+                        bisector.finished()
                         yield future.result()
                         continue
-                    again, given_up = suspects.after_death(Tried(tried.chunk, max(tried.deaths, TRIES - 1)), killed)
+                    again, given_up = bisector.next_attempts(
+                        ChunkAttempt(tried.chunk, max(tried.deaths, ATTEMPTS_BEFORE_BISECTION - 1)), killed
+                    )
                     queue.extendleft(reversed(again))
                     if given_up is not None:
                         yield given_up
@@ -107,10 +109,10 @@ class Dask:
             for future in given:
                 future.cancel()
 
-    def _give(self, work: Work, tried: Tried) -> Future[Any]:
+    def _give(self, extraction: ExtractionJob, tried: ChunkAttempt) -> Future[Any]:
         return self._client.submit(
-            dask_worker.work_on,
-            work,
+            dask_worker.extract_chunk,
+            extraction,
             tried.chunk,
             self._device,
             self._workers,

@@ -17,7 +17,7 @@ from avfuse.features.inputs.resize import fit_image
 from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput, View
 
 
-class DrawnImages:
+class CachedImages:
     """The cached `image:...` features that some features could be made from."""
 
     def __init__(self, cache: Path, collection: str, specs: Iterable[FeatureSpec]) -> None:
@@ -35,13 +35,13 @@ class DrawnImages:
         asked = AskedClips(clips)
         return {image: np.isin(store.find(asked).outcome, (DONE, NO_SOUND)) for image, store in self._stores.items()}
 
-    def load(self, wanted: Iterable[AnyInput], clips: Sequence[Clip]) -> "Pictures":
+    def load(self, wanted: Iterable[AnyInput], clips: Sequence[Clip]) -> "ImageBatch":
         """Those that are there of some clips; shards are verified. Raises UsageError on a damaged one."""
         images = {each.as_drawn for each in wanted if isinstance(each, ImageInput)}
-        return Pictures({image: self._stores[image].load(clips) for image in images & self._stores.keys()})
+        return ImageBatch({image: self._stores[image].load(clips) for image in images & self._stores.keys()})
 
 
-class Pictures:
+class ImageBatch:
     """Cached pictures of some clips."""
 
     def __init__(self, loaded: Mapping[ImageInput, Loaded]) -> None:
@@ -57,7 +57,7 @@ class Pictures:
         return fit_image(loaded.data[index].astype(np.uint8, copy=False), wanted.preprocess)
 
 
-def turned(pixels: NDArray[Any], view: View) -> NDArray[Any]:
+def mirror(pixels: NDArray[Any], view: View) -> NDArray[Any]:
     """A picture, or frames, (..., H, W, 3), seen mirrored: `h` left to right, `v` top to bottom, `hv` both."""
     if "h" in view:
         pixels = pixels[..., ::-1, :]

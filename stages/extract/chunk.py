@@ -16,18 +16,18 @@ from avfuse.features.errors import ClipError
 from avfuse.features.feature_names import token_grid
 from avfuse.features.inputs.prepare import NoAudio, Outcome, dtype_of
 from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput, Precision, Preprocess, View, preprocess_of
-from avfuse.stages.extract.cached_images import DrawnImages, Pictures, turned
+from avfuse.stages.extract.cached_images import CachedImages, ImageBatch, mirror
 from avfuse.stages.extract.encode import (
     CPU_BATCH_CLIPS,
     CPU_BATCH_IMAGES,
     GPU_BATCH_CLIPS,
     GPU_BATCH_IMAGES,
     Batcher,
-    Layout,
-    Target,
+    OutputLayout,
+    OutputSlot,
 )
-from avfuse.stages.extract.plan import Job
-from avfuse.stages.extract.pool import Prepared
+from avfuse.stages.extract.plan import ClipJob
+from avfuse.stages.extract.pool import PreparedClip
 
 COMMIT_SECONDS = 300.0
 
@@ -71,12 +71,12 @@ class Chunk:
     """The features of one chunk's clips as they come in, committed as one shard per feature."""
 
     def __init__(
-        self, jobs: Sequence[Job], stores: Sequence[FeatureStore], encoders: Mapping[Network, Encoder], device: str
+        self, jobs: Sequence[ClipJob], stores: Sequence[FeatureStore], encoders: Mapping[Network, Encoder], device: str
     ) -> None:
         self._jobs = jobs
         self._stores = stores
         self._data: dict[int, NDArray[np.float32]] = {}
-        self._layouts: dict[int, Layout] = {}
+        self._layouts: dict[int, OutputLayout] = {}
         self._outcomes: list[dict[int, Outcome]] = [{} for _ in stores]  # what is not in `_data`
         self._batchers: dict[_BatchKey, Batcher] = {}
         for position, spec in enumerate(store.spec for store in stores):
@@ -84,7 +84,7 @@ class Chunk:
                 continue
             network = Network.of(spec)
             self._data[position] = np.full((len(jobs), *spec.shape), np.nan, dtype=np.float32)
-            self._layouts[position] = Layout(token_grid(backbones.get(network.backbone), spec.input), spec.grid)
+            self._layouts[position] = OutputLayout(token_grid(backbones.get(network.backbone), spec.input), spec.grid)
             key = _batch_key(network, spec.input)
             if key not in self._batchers:
                 size = batch_size(spec.input, device)
@@ -93,14 +93,14 @@ class Chunk:
                 )
 
     def run(
-        self, prepared: Iterator[Prepared], prints: Sequence[Fingerprint], drawn: DrawnImages
-    ) -> Iterator[tuple[Prepared, bool]]:
+        self, prepared: Iterator[PreparedClip], prints: Sequence[Fingerprint], drawn: CachedImages
+    ) -> Iterator[tuple[PreparedClip, bool]]:
         """Take the chunk's clips and commit. Yields every clip, and whether anything of it failed.
 
         prints: of the clips' files; they need be there no earlier than their clips are. What takes long is committed in
         parts, so that an end from outside never costs more than some minutes.
         """
-        lacking = {position for job in self._jobs for position in job.lacks}
+        lacking = {position for job in self._jobs for position in job.missing}
         wanted = [self._stores[position].spec.input for position in lacking]
         pictures = drawn.load(wanted, [job.clip for job in self._jobs])
         first, since = 0, time.monotonic()
@@ -119,13 +119,13 @@ class Chunk:
             if result.clip_ids:
                 store.commit(result)
 
-    def _take(self, index: int, prepared: Prepared, pictures: Pictures) -> bool:
+    def _take(self, index: int, prepared: PreparedClip, pictures: ImageBatch) -> bool:
         """Hand a prepared clip's arrays to the encoders. Returns whether any input failed."""
         failed = False
         together: dict[
             tuple[Network, AnyInput, View], tuple[NDArray[Any], list[int]]
         ] = {}  # a pass through a network each
-        for position in self._jobs[index].lacks:
+        for position in self._jobs[index].missing:
             spec = self._stores[position].spec
             outcome = prepared.outcomes.get(spec.input)
             if outcome is None:
@@ -135,16 +135,16 @@ class Chunk:
                 self._outcomes[position][index] = outcome
                 failed |= isinstance(outcome, ClipError)
             elif spec.model is None:
-                self._outcomes[position][index] = turned(outcome, spec.view)
+                self._outcomes[position][index] = mirror(outcome, spec.view)
             else:
                 key = (Network.of(spec), spec.input, spec.view)
-                together.setdefault(key, (turned(outcome, spec.view), []))[1].append(position)
+                together.setdefault(key, (mirror(outcome, spec.view), []))[1].append(position)
         for (network, taken, _), (array, positions) in together.items():
             batcher = self._batchers[_batch_key(network, taken)]
-            targets = [Target(self._layouts[position], self._data[position][index]) for position in positions]
+            targets = [OutputSlot(self._layouts[position], self._data[position][index]) for position in positions]
             if taken.kind == "frames":
                 for number, frame in enumerate(array):
-                    batcher.add(frame, [Target(each.layout, each.array[number]) for each in targets])
+                    batcher.add(frame, [OutputSlot(each.layout, each.array[number]) for each in targets])
             else:
                 batcher.add(array, targets)
         return failed
@@ -153,13 +153,13 @@ class Chunk:
         result = ChunkResult(self._stores[position].spec)
         for index in part:
             job, print_ = self._jobs[index], prints[index]
-            if position not in job.lacks:
+            if position not in job.missing:
                 continue
             outcome = self._outcome(position, index)
             if isinstance(outcome, NoAudio):
                 result.no_audio.append((job.clip, print_))
             elif isinstance(outcome, ClipError):
-                attempts = job.attempts[job.lacks.index(position)] + 1
+                attempts = job.attempts[job.missing.index(position)] + 1
                 result.failed.append((job.clip, print_, Failure(outcome.stage, outcome.message, attempts)))
             else:
                 result.done.append((job.clip, print_))

@@ -5,17 +5,17 @@ import threading
 
 from avfuse.features.errors import UsageError
 from avfuse.stages.device import choose_device
-from avfuse.stages.extract.extractor import Extractor, Progress, Work
+from avfuse.stages.extract.extractor import ExtractionJob, Extractor, Progress
 from avfuse.stages.extract.plan import Chunk
 
 _one_at_a_time = threading.Lock()
-_kept: dict[tuple[Work, str, int], Extractor] = {}
+_kept: dict[tuple[ExtractionJob, str, int], Extractor] = {}
 
 
-def work_on(work: Work, chunk: Chunk, device: str, workers: int) -> Progress:
+def extract_chunk(extraction: ExtractionJob, chunk: Chunk, device: str, workers: int) -> Progress:
     """Bring a chunk into the cache. workers: decode processes.
 
-    Raises UsageError where this process may have no children, or lacks the device.
+    Raises UsageError where this process may have no children, or missing the device.
     """
     if multiprocessing.current_process().daemon:
         raise UsageError(
@@ -23,7 +23,7 @@ def work_on(work: Work, chunk: Chunk, device: str, workers: int) -> Progress:
             "with DASK_DISTRIBUTED__WORKER__DAEMON=False in their environment"
         )
     with _one_at_a_time:
-        extractor = _extractor(work, choose_device(device), workers)
+        extractor = _extractor(extraction, choose_device(device), workers)
         try:
             every = list(extractor.run([chunk]))
         except BaseException:
@@ -37,14 +37,14 @@ def work_on(work: Work, chunk: Chunk, device: str, workers: int) -> Progress:
     )
 
 
-def forget() -> None:
+def release_extractor() -> None:
     """Let go of networks and decode processes."""
     with _one_at_a_time:
         _close()
 
 
-def _extractor(work: Work, device: str, workers: int) -> Extractor:
-    wanted = (work, device, workers)
+def _extractor(extraction: ExtractionJob, device: str, workers: int) -> Extractor:
+    wanted = (extraction, device, workers)
     if wanted not in _kept:
         _close()
         _kept[wanted] = Extractor(*wanted)

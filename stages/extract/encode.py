@@ -24,7 +24,7 @@ _OUT_OF_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "MP
 """How libraries say it whose errors are plain RuntimeErrors."""
 
 
-class Layout(NamedTuple):
+class OutputLayout(NamedTuple):
     """Which part of what a network gives is kept: its pooled vector where `cells` is None, else its tokens, their
     `grid` averaged down to `cells`."""
 
@@ -39,18 +39,18 @@ class Layout(NamedTuple):
         return pool_tokens(encoded.tokens, self.grid, self.cells)
 
 
-class Target(NamedTuple):
+class OutputSlot(NamedTuple):
     """Where one item's feature is written to."""
 
-    layout: Layout
+    layout: OutputLayout
     array: NDArray[np.float32]
 
 
-class _Pass(NamedTuple):
+class _ForwardPass(NamedTuple):
     """One batch that a network has been given: what is kept of it, on its way to main memory, and for whom."""
 
-    kept: dict[Layout, Tensor]
-    targets: list[list[Target]]
+    kept: dict[OutputLayout, Tensor]
+    targets: list[list[OutputSlot]]
     arrived: "torch.cuda.Event | None"
 
 
@@ -84,10 +84,10 @@ class Batcher:
         )
         self._buffers = deque(whole)
         self._most = size
-        self._targets: list[list[Target]] = []
-        self._passes: deque[_Pass] = deque()
+        self._targets: list[list[OutputSlot]] = []
+        self._passes: deque[_ForwardPass] = deque()
 
-    def add(self, item: NDArray[np.generic], targets: list[Target]) -> None:
+    def add(self, item: NDArray[np.generic], targets: list[OutputSlot]) -> None:
         buffer = self._buffers[0]
         buffer.numpy()[len(self._targets)] = item
         self._targets.append(targets)
@@ -106,17 +106,17 @@ class Batcher:
         items[len(self._targets) :] = items[0]
         encoded = self._encode(items)
         layouts = {target.layout for targets in self._targets for target in targets}
-        kept = {layout: self._bring(layout.of(encoded).float()) for layout in layouts}
+        kept = {layout: self._to_host(layout.of(encoded).float()) for layout in layouts}
         arrived = None
         if self._asynchronous:
             arrived = torch.cuda.current_stream(self._device).record_event()
-        self._passes.append(_Pass(kept, self._targets, arrived))
+        self._passes.append(_ForwardPass(kept, self._targets, arrived))
         self._targets = []
         self._buffers.rotate()
         if len(self._passes) == len(self._buffers):
             self._finish()  # its buffer is the next to be filled
 
-    def _bring(self, values: Tensor) -> Tensor:
+    def _to_host(self, values: Tensor) -> Tensor:
         if not self._asynchronous:
             return values.cpu()
         return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)

@@ -14,14 +14,14 @@ import torch
 
 from avfuse.features.cache import ChunkResult, Failure, fingerprint
 from avfuse.features.errors import UsageError
-from avfuse.stages.extract.extractor import Extractor, Progress, Seen, Work
-from avfuse.stages.extract.plan import Chunk, Job
+from avfuse.stages.extract.extractor import ExtractionJob, Extractor, ProcessedClip, Progress
+from avfuse.stages.extract.plan import Chunk, ClipJob
 from avfuse.threads import share_of_cores
 
-TRIES = 2
+ATTEMPTS_BEFORE_BISECTION = 2
 """A chunk whose process died is tried so often, then its halves are, until the clip that kills is alone."""
 
-MAX_LOST_IN_A_ROW = 3
+MAX_CONSECUTIVE_FAILURES = 3
 """Clips given up without a chunk finished in between: then it is not the clips."""
 
 
@@ -32,11 +32,11 @@ class Engine(Protocol):
     def devices(self) -> int:
         """How many chunks are in work at once."""
 
-    def run(self, work: Work, chunks: Sequence[Chunk]) -> Iterator[Progress]:
+    def run(self, extraction: ExtractionJob, chunks: Sequence[Chunk]) -> Iterator[Progress]:
         """Every chunk, once, however many processes die meanwhile. Raises UsageError, OSError."""
 
 
-class Local:
+class LocalEngine:
     """The devices of this machine: one in this process, several in a process each."""
 
     def __init__(self, devices: Sequence[str], workers: int) -> None:
@@ -48,84 +48,84 @@ class Local:
     def devices(self) -> int:
         return len(self._names)
 
-    def run(self, work: Work, chunks: Sequence[Chunk]) -> Iterator[Progress]:
+    def run(self, extraction: ExtractionJob, chunks: Sequence[Chunk]) -> Iterator[Progress]:
         if len(self._names) == 1:
-            with Extractor(work, self._names[0], self._workers) as extractor:
+            with Extractor(extraction, self._names[0], self._workers) as extractor:
                 yield from extractor.run(chunks)
             return
-        with _Devices(work, self._names, self._workers) as devices:
+        with _DeviceProcesses(extraction, self._names, self._workers) as devices:
             yield from devices.run(chunks)
 
 
 @dataclass
-class Tried:
+class ChunkAttempt:
     """A chunk, and how many processes have died over it."""
 
     chunk: Chunk
     deaths: int = 0
 
 
-class Suspects:
+class CrashBisector:
     """Chunks whose process died: tried again, then in halves, until the guilty clip is alone and is given up."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, extraction: ExtractionJob) -> None:
+        self._extraction = extraction
         self._lost_in_a_row = 0
 
     def finished(self) -> None:
         """A chunk came to its end: processes can work."""
         self._lost_in_a_row = 0
 
-    def after_death(self, tried: Tried, reason: str) -> tuple[list[Tried], Progress | None]:
+    def next_attempts(self, tried: ChunkAttempt, reason: str) -> tuple[list[ChunkAttempt], Progress | None]:
         """What is to be tried next, and the progress where a clip is given up: it is recorded as a failure.
 
         Raises UsageError when one clip after the other is lost.
         """
         chunk, deaths = tried.chunk, tried.deaths + 1
-        if deaths < TRIES:
-            return [Tried(chunk, deaths)], None
+        if deaths < ATTEMPTS_BEFORE_BISECTION:
+            return [ChunkAttempt(chunk, deaths)], None
         if len(chunk) > 1:
             half = len(chunk) // 2
-            return [Tried(part, TRIES - 1) for part in (chunk[:half], chunk[half:])], None
+            return [ChunkAttempt(part, ATTEMPTS_BEFORE_BISECTION - 1) for part in (chunk[:half], chunk[half:])], None
         self._lost_in_a_row += 1
-        if self._lost_in_a_row > MAX_LOST_IN_A_ROW:
+        if self._lost_in_a_row > MAX_CONSECUTIVE_FAILURES:
             raise UsageError(
                 f"{reason}, whatever the clip: what was committed is kept; look for what ends it (memory, driver), "
                 "then start again"
             )
-        give_up(self._work, chunk[0], reason)
-        return [], Progress((Seen(chunk[0].clip.clip_id, (), True),), finished=True)
+        record_failure(self._extraction, chunk[0], reason)
+        return [], Progress((ProcessedClip(chunk[0].clip.clip_id, (), True),), finished=True)
 
 
-def give_up(work: Work, job: Job, reason: str) -> None:
+def record_failure(extraction: ExtractionJob, job: ClipJob, reason: str) -> None:
     """Record that a clip could not be used."""
-    stores = work.stores()
-    for position, before in zip(job.lacks, job.attempts, strict=True):
+    stores = extraction.stores()
+    for position, before in zip(job.missing, job.attempts, strict=True):
         failure = Failure("worker", reason, before + 1)
         failed = [(job.clip, fingerprint(job.clip.path), failure)]
         stores[position].commit(ChunkResult(stores[position].spec, failed=failed))
 
 
 @dataclass
-class _Device:
+class _DeviceProcess:
     name: str
     process: BaseProcess
     connection: Connection
-    in_work: "deque[Tried]" = field(default_factory=deque)
+    in_work: "deque[ChunkAttempt]" = field(default_factory=deque)
     begun: bool = False
 
 
-class _Devices:
+class _DeviceProcesses:
     """A process for each device, which asks for one chunk after the other. Use as a context manager."""
 
-    def __init__(self, work: Work, names: Sequence[str], workers: int) -> None:
-        self._work = work
+    def __init__(self, extraction: ExtractionJob, names: Sequence[str], workers: int) -> None:
+        self._extraction = extraction
         self._workers = workers
         self._threads = max(1, min(torch.get_num_threads() // len(names), share_of_cores(len(names))))
         self._context = multiprocessing.get_context("spawn")
         self._devices = [self._start(name) for name in names]
 
-    def __enter__(self) -> "_Devices":
+    def __enter__(self) -> "_DeviceProcesses":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -136,15 +136,15 @@ class _Devices:
             device.process.join()
 
     def run(self, chunks: Sequence[Chunk]) -> Iterator[Progress]:
-        queue = deque(Tried(chunk) for chunk in chunks)
-        suspects = Suspects(self._work)
+        queue = deque(ChunkAttempt(chunk) for chunk in chunks)
+        bisector = CrashBisector(self._extraction)
         while self._devices:
             ready = wait([device.connection for device in self._devices])
             for device in [each for each in self._devices if each.connection in ready]:
                 try:
                     message = device.connection.recv()
                 except (EOFError, ConnectionResetError):
-                    yield from self._died(device, queue, suspects)
+                    yield from self._died(device, queue, bisector)
                     continue
                 if isinstance(message, Exception):
                     raise message
@@ -154,10 +154,10 @@ class _Devices:
                     continue
                 if message.finished:
                     device.in_work.popleft()
-                    suspects.finished()
+                    bisector.finished()
                 yield message
 
-    def _give(self, device: _Device, queue: "deque[Tried]") -> None:
+    def _give(self, device: _DeviceProcess, queue: "deque[ChunkAttempt]") -> None:
         """The next chunk; None, when there is no more, lets the process end."""
         tried = queue.popleft() if queue else None
         if tried is not None:
@@ -165,37 +165,41 @@ class _Devices:
         with suppress(OSError):  # it died meanwhile, which its end of the line will tell
             device.connection.send(tried and tried.chunk)
 
-    def _died(self, device: _Device, queue: "deque[Tried]", suspects: Suspects) -> Iterator[Progress]:
+    def _died(
+        self, device: _DeviceProcess, queue: "deque[ChunkAttempt]", bisector: CrashBisector
+    ) -> Iterator[Progress]:
         device.process.join()
         self._devices.remove(device)
         if device.process.exitcode == 0:
             return
-        reason = f"the process of {device.name} {_how(device.process.exitcode)}"
+        reason = f"the process of {device.name} {_exit_description(device.process.exitcode)}"
         if not device.begun:
             raise UsageError(f"{reason} before it could begin: what was committed is kept")
         for tried in reversed(device.in_work):
-            again, given_up = suspects.after_death(tried, reason)
+            again, given_up = bisector.next_attempts(tried, reason)
             queue.extendleft(reversed(again))
             if given_up is not None:
                 yield given_up
         if queue:
             self._devices.append(self._start(device.name))
 
-    def _start(self, name: str) -> _Device:
+    def _start(self, name: str) -> _DeviceProcess:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._work, name, self._workers, self._threads))
+        process = self._context.Process(
+            target=_run_device_process, args=(theirs, self._extraction, name, self._workers, self._threads)
+        )
         process.start()
         theirs.close()
-        return _Device(name, process, ours)
+        return _DeviceProcess(name, process, ours)
 
 
-def _how(exit_code: int | None) -> str:
+def _exit_description(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         return f"was killed ({signal.Signals(-exit_code).name})"
     return f"died (exit code {exit_code})"
 
 
-def _serve(line: Connection, work: Work, device: str, workers: int, threads: int) -> None:
+def _run_device_process(line: Connection, extraction: ExtractionJob, device: str, workers: int, threads: int) -> None:
     """A device's process: asks for chunks and tells what comes of them. It ends with the line, or with the work."""
     torch.set_num_threads(threads)
     if device.startswith("cuda"):
@@ -209,7 +213,7 @@ def _serve(line: Connection, work: Work, device: str, workers: int, threads: int
             line.send(None)
 
     try:
-        with Extractor(work, device, workers) as extractor:
+        with Extractor(extraction, device, workers) as extractor:
             for progress in extractor.run(chunks()):
                 line.send(progress)
     except (EOFError, BrokenPipeError, ConnectionResetError):

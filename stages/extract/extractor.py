@@ -21,21 +21,21 @@ from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import PUBLISHED
 from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput
 from avfuse.stages.extract import chunk as one_chunk
-from avfuse.stages.extract.cached_images import DrawnImages
+from avfuse.stages.extract.cached_images import CachedImages
 from avfuse.stages.extract.chunk import Network
-from avfuse.stages.extract.plan import Chunk, Job, still_lacking
+from avfuse.stages.extract.plan import Chunk, ClipJob, remaining_jobs
 from avfuse.stages.extract.pool import DEFAULT_LIMITS, DecodePool, Limits
 
 
 @dataclass(frozen=True)
-class Work:
-    """All that an extraction is, but for the clips. planned_with: names of the shards that each feature had when the
+class ExtractionJob:
+    """All that an extraction is, but for the clips. known_shards: names of the shards that each feature had when the
     clips were planned; what came since was committed by other runs."""
 
     specs: tuple[FeatureSpec, ...]
     cache: Path
     collection: str
-    planned_with: tuple[frozenset[str], ...]
+    known_shards: tuple[frozenset[str], ...]
     weights: WeightsChoice = PUBLISHED
     limits: Limits = DEFAULT_LIMITS
 
@@ -44,7 +44,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ProcessedClip:
     """A clip that was worked on: what a user should know of it, and whether anything of it failed."""
 
     clip_id: str
@@ -57,20 +57,20 @@ class Progress:
     """What came of a chunk, or of a part of it. done_elsewhere: clips that another run brought into the cache
     meanwhile. postponed: what other runs have in work now. finished: the chunk is in the cache."""
 
-    seen: tuple[Seen, ...] = ()
+    seen: tuple[ProcessedClip, ...] = ()
     done_elsewhere: int = 0
-    postponed: tuple[Job, ...] = ()
+    postponed: tuple[ClipJob, ...] = ()
     finished: bool = False
 
 
 @dataclass
-class _Taken:
+class ClaimedChunk:
     """A chunk that is in work: what of it is ours to do."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[ClipJob, ...]
     claim: Claim | None
     done_elsewhere: int
-    postponed: tuple[Job, ...]
+    postponed: tuple[ClipJob, ...]
     prints: list[Fingerprint] = field(default_factory=list)
 
     def release(self) -> None:
@@ -81,16 +81,16 @@ class _Taken:
 class Extractor:
     """Keeps its networks and its processes from chunk to chunk. Use as a context manager."""
 
-    def __init__(self, work: Work, device: str, workers: int) -> None:
+    def __init__(self, extraction: ExtractionJob, device: str, workers: int) -> None:
         """Raises UsageError when weights are not the ones that a spec names."""
-        self._work = work
+        self._extraction = extraction
         self._device = device
-        self._stores = work.stores()
-        self._drawn = DrawnImages(work.cache, work.collection, work.specs)
-        self._claims = Claims(work.cache, work.collection)
-        self._pool = DecodePool(workers, distinct_inputs(work.specs), limits=work.limits)
+        self._stores = extraction.stores()
+        self._drawn = CachedImages(extraction.cache, extraction.collection, extraction.specs)
+        self._claims = Claims(extraction.cache, extraction.collection)
+        self._pool = DecodePool(workers, distinct_inputs(extraction.specs), limits=extraction.limits)
         try:
-            self._encoders = _load(work.specs, work.weights, device)
+            self._encoders = _load(extraction.specs, extraction.weights, device)
         except BaseException:
             self._pool.__exit__(None, None, None)
             raise
@@ -106,8 +106,8 @@ class Extractor:
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Progress]:
         """Bring chunks into the cache, each as it is complete; clips of the next are decoded meanwhile. Yields every
         clip as it is seen, and every chunk's end, in the order given."""
-        taken: deque[_Taken] = deque()
-        prepared = self._pool.prepare(self._asked(chunks, taken))
+        taken: deque[ClaimedChunk] = deque()
+        prepared = self._pool.prepare(self._pending_inputs(chunks, taken))
         try:
             while (first := next(prepared, None)) is not None:
                 while not taken[0].jobs:
@@ -115,7 +115,7 @@ class Extractor:
                 now = taken[0]
                 clips = one_chunk.Chunk(now.jobs, self._stores, self._encoders, self._device)
                 for clip, failed in clips.run(chain([first], prepared), now.prints, self._drawn):
-                    yield Progress((Seen(clip.clip.clip_id, clip.notes, failed),))
+                    yield Progress((ProcessedClip(clip.clip.clip_id, clip.notes, failed),))
                 yield _end(taken.popleft())
             while taken:
                 yield _end(taken.popleft())
@@ -123,50 +123,52 @@ class Extractor:
             for each in taken:
                 each.release()
 
-    def _asked(self, chunks: Iterable[Chunk], taken: "deque[_Taken]") -> Iterator[tuple[Clip, list[AnyInput]]]:
+    def _pending_inputs(
+        self, chunks: Iterable[Chunk], taken: "deque[ClaimedChunk]"
+    ) -> Iterator[tuple[Clip, list[AnyInput]]]:
         """Every clip with the inputs that its missing features need and that are not in the cache as pictures. Its file
         is fingerprinted before it is decoded: replaced meanwhile, it no longer matches and is planned again."""
         for chunk in chunks:
-            now = self._take(chunk)
+            now = self._claim(chunk)
             taken.append(now)
             drawn = self._drawn.known([job.clip for job in now.jobs])
             for index, job in enumerate(now.jobs):
                 now.prints.append(fingerprint(job.clip.path))
-                needed = distinct_inputs(self._work.specs[position] for position in job.lacks)
-                yield job.clip, [each for each in needed if not _is_drawn(each, drawn, index)]
+                needed = distinct_inputs(self._extraction.specs[position] for position in job.missing)
+                yield job.clip, [each for each in needed if not _is_cached(each, drawn, index)]
 
-    def _take(self, chunk: Chunk) -> _Taken:
+    def _claim(self, chunk: Chunk) -> ClaimedChunk:
         """Claim what of a chunk nobody else has in work, and of that leave out what somebody has done since."""
-        pairs = [(position, job) for job in chunk for position in job.lacks]
-        keys = [spec.key for spec in self._work.specs]
+        pairs = [(position, job) for job in chunk for position in job.missing]
+        keys = [spec.key for spec in self._extraction.specs]
         free, claim = self._claims.take([mark(keys[position], job.clip) for position, job in pairs])
         busy = {(position, job.clip.clip_id) for (position, job), ours in zip(pairs, free, strict=True) if not ours}
-        ours, postponed = (_part(chunk, busy, elsewhere) for elsewhere in (False, True))
-        lacking = still_lacking(self._stores, ours, self._work.planned_with)
+        ours, postponed = (_jobs_in_work(chunk, busy, elsewhere) for elsewhere in (False, True))
+        lacking = remaining_jobs(self._stores, ours, self._extraction.known_shards)
         left = {job.clip.clip_id for job in (*lacking, *postponed)}
-        return _Taken(lacking, claim, len(chunk) - len(left), postponed)
+        return ClaimedChunk(lacking, claim, len(chunk) - len(left), postponed)
 
 
-def _part(chunk: Chunk, busy: Set[tuple[int, str]], elsewhere: bool) -> tuple[Job, ...]:
+def _jobs_in_work(chunk: Chunk, busy: Set[tuple[int, str]], elsewhere: bool) -> tuple[ClipJob, ...]:
     """Of a chunk, what other runs have in work, or the rest."""
     jobs = []
     for job in chunk:
         kept = [
             (position, before)
-            for position, before in zip(job.lacks, job.attempts, strict=True)
+            for position, before in zip(job.missing, job.attempts, strict=True)
             if ((position, job.clip.clip_id) in busy) == elsewhere
         ]
         if kept:
             positions, attempts = zip(*kept, strict=True)
-            jobs.append(Job(job.clip, positions, attempts))
+            jobs.append(ClipJob(job.clip, positions, attempts))
     return tuple(jobs)
 
 
-def _is_drawn(taken: AnyInput, drawn: Mapping[ImageInput, NDArray[np.bool_]], index: int) -> bool:
+def _is_cached(taken: AnyInput, drawn: Mapping[ImageInput, NDArray[np.bool_]], index: int) -> bool:
     return isinstance(taken, ImageInput) and taken.as_drawn in drawn and bool(drawn[taken.as_drawn][index])
 
 
-def _end(taken: _Taken) -> Progress:
+def _end(taken: ClaimedChunk) -> Progress:
     taken.release()
     return Progress(done_elsewhere=taken.done_elsewhere, postponed=taken.postponed, finished=True)
 

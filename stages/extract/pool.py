@@ -40,7 +40,7 @@ DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedClip:
     """One clip's inputs, and what a user should know of it."""
 
     clip: Clip
@@ -48,11 +48,11 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-class _Running(NamedTuple):
+class _PendingClip(NamedTuple):
     clip: Clip
     inputs: Sequence[AnyInput]
     slot: SharedMemory
-    future: "ProcessFuture[worker.Report]"
+    future: "ProcessFuture[worker.ClipReport]"
 
 
 class DecodePool:
@@ -70,7 +70,7 @@ class DecodePool:
         self._limits = limits
         size = worker.slot_bytes(inputs)
         count = 2 * workers + 1  # each worker has one clip at work and one finished; one is being read
-        shared_memory.give_back()
+        shared_memory.remove_stale()
         _check_shared_memory(size * count, workers)
         self._slots = [shared_memory.create(size) for _ in range(count)]
         context = multiprocessing.get_context("forkserver")
@@ -95,35 +95,37 @@ class DecodePool:
             slot.close()
             slot.unlink()
 
-    def prepare(self, jobs: Iterable[tuple[Clip, Sequence[AnyInput]]]) -> Iterator[Prepared]:
+    def prepare(self, jobs: Iterable[tuple[Clip, Sequence[AnyInput]]]) -> Iterator[PreparedClip]:
         """Prepare clips side by side and yield them in the order given."""
         free = list(self._slots)
-        running: deque[_Running] = deque()
+        running: deque[_PendingClip] = deque()
         for clip, inputs in jobs:
             if not free:
                 yield from self._oldest(running, free)
             slot = free.pop()
-            future = self._pool.schedule(worker.work, args=(slot.name, clip, inputs), timeout=self._limits.seconds)
-            running.append(_Running(clip, inputs, slot, future))
+            future = self._pool.schedule(
+                worker.prepare_clip, args=(slot.name, clip, inputs), timeout=self._limits.seconds
+            )
+            running.append(_PendingClip(clip, inputs, slot, future))
         while running:
             yield from self._oldest(running, free)
 
-    def _oldest(self, running: "deque[_Running]", free: list[SharedMemory]) -> Iterator[Prepared]:
+    def _oldest(self, running: "deque[_PendingClip]", free: list[SharedMemory]) -> Iterator[PreparedClip]:
         clip, inputs, slot, future = running.popleft()
         statuses, notes = self._result(future, len(inputs))
         views = worker.slot_views(slot, inputs)
         outcomes = (_outcome(status, view) for status, view in zip(statuses, views, strict=True))
-        yield Prepared(clip, dict(zip(inputs, outcomes, strict=True)), notes)
+        yield PreparedClip(clip, dict(zip(inputs, outcomes, strict=True)), notes)
         free.append(slot)
 
-    def _result(self, future: "ProcessFuture[worker.Report]", count: int) -> worker.Report:
+    def _result(self, future: "ProcessFuture[worker.ClipReport]", count: int) -> worker.ClipReport:
         try:
             return future.result()
         except TimeoutError:
             lost = ClipError("worker", f"took longer than {self._limits.seconds:g} s")
         except ProcessExpired as error:
             lost = ClipError("worker", f"the decode process died (exit code {error.exitcode})")
-        return worker.Report([lost] * count, ())
+        return worker.ClipReport([lost] * count, ())
 
 
 def _outcome(status: worker.Status, view: NDArray[Any]) -> Outcome:

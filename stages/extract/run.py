@@ -18,10 +18,17 @@ from avfuse.features.clips import Clip
 from avfuse.features.feature_names import PUBLISHED
 from avfuse.features.spec import FeatureSpec
 from avfuse.stages.device import choose_devices
-from avfuse.stages.extract.cached_images import DrawnImages
-from avfuse.stages.extract.engine import Engine, Local
-from avfuse.stages.extract.extractor import Work
-from avfuse.stages.extract.plan import Job, Plan, chunk_size, cut, make_plan, still_lacking
+from avfuse.stages.extract.cached_images import CachedImages
+from avfuse.stages.extract.engine import Engine, LocalEngine
+from avfuse.stages.extract.extractor import ExtractionJob
+from avfuse.stages.extract.plan import (
+    ClipJob,
+    ExtractionPlan,
+    chunk_size,
+    plan_extraction,
+    remaining_jobs,
+    split_into_chunks,
+)
 from avfuse.stages.extract.pool import DEFAULT_LIMITS, Limits
 from avfuse.threads import available_cores
 
@@ -81,35 +88,35 @@ def extract(
     Raises UsageError for a device that is not there and for a damaged shard.
     """
     stores = [FeatureStore(cache, collection, spec) for spec in specs]
-    plan = make_plan(stores, clips, retry_failed)
+    plan = plan_extraction(stores, clips, retry_failed)
     summary = ExtractSummary(new=0, features=[])
     if plan.jobs:
-        tell(_forecast(plan, specs, cache))
-        work = Work(tuple(specs), cache.resolve(), collection, plan.shards, weights, limits)
-        engine = engine or Local(choose_devices(device), workers or available_cores())
+        tell(_disk_estimate(plan, specs, cache))
+        extraction = ExtractionJob(tuple(specs), cache.resolve(), collection, plan.shards, weights, limits)
+        engine = engine or LocalEngine(choose_devices(device), workers or available_cores())
         with tqdm(total=len(plan.jobs), unit="clip", desc="extract", disable=not progress) as bar:
-            _work_off(plan.jobs, work, engine, summary, bar, tell)
+            _run_chunks(plan.jobs, extraction, engine, summary, bar, tell)
     summary.retried = plan.retried
     _summarise(summary, specs, cache, collection, clips)
     return summary
 
 
-def _work_off(
-    jobs: tuple[Job, ...],
-    work: Work,
+def _run_chunks(
+    jobs: tuple[ClipJob, ...],
+    extraction: ExtractionJob,
     engine: Engine,
     summary: ExtractSummary,
     bar: "tqdm[Never]",
     tell: Callable[[str], None],
 ) -> None:
     """Do what is ours to do, then what other runs had in work and did not finish."""
-    drawn = DrawnImages(work.cache, work.collection, work.specs)
+    drawn = CachedImages(extraction.cache, extraction.collection, extraction.specs)
     seen: set[str] = set()
     failures = 0
     while jobs:
-        size = chunk_size(work.stores(), len(jobs), engine.devices, drawn.bytes_per_clip)
-        postponed: list[Job] = []
-        for news in engine.run(work, cut(jobs, size)):
+        size = chunk_size(extraction.stores(), len(jobs), engine.devices, drawn.bytes_per_clip)
+        postponed: list[ClipJob] = []
+        for news in engine.run(extraction, split_into_chunks(jobs, size)):
             postponed += news.postponed
             summary.elsewhere += news.done_elsewhere
             for clip in news.seen:
@@ -123,28 +130,30 @@ def _work_off(
         jobs = tuple(postponed)
         if jobs:
             tell(f"another run has {len(jobs)} of these clips in work: waiting for it")
-            left = _when_free(jobs, work)
+            left = _wait_for_other_runs(jobs, extraction)
             summary.elsewhere += len(jobs) - len(left)
             bar.update(len(jobs) - len(left))
             jobs = left
     summary.new = len(seen)
 
 
-def _when_free(jobs: tuple[Job, ...], work: Work) -> tuple[Job, ...]:
+def _wait_for_other_runs(jobs: tuple[ClipJob, ...], extraction: ExtractionJob) -> tuple[ClipJob, ...]:
     """Wait until another run has brought some clips into the cache, or has ended without. Returns those it has not."""
-    claims = Claims(work.cache, work.collection)
-    stores = work.stores()
+    claims = Claims(extraction.cache, extraction.collection)
+    stores = extraction.stores()
     while True:
         in_work = set(claims.in_work().tolist())
-        jobs = still_lacking(stores, jobs, work.planned_with)
-        if not any(mark(work.specs[position].key, job.clip) in in_work for job in jobs for position in job.lacks):
+        jobs = remaining_jobs(stores, jobs, extraction.known_shards)
+        if not any(
+            mark(extraction.specs[position].key, job.clip) in in_work for job in jobs for position in job.missing
+        ):
             return jobs
         time.sleep(POLL_SECONDS)
 
 
-def _forecast(plan: Plan, specs: Sequence[FeatureSpec], cache: Path) -> str:
+def _disk_estimate(plan: ExtractionPlan, specs: Sequence[FeatureSpec], cache: Path) -> str:
     """How much the run writes at most: clips without sound write less."""
-    need = sum(specs[position].bytes_per_clip for job in plan.jobs for position in job.lacks)
+    need = sum(specs[position].bytes_per_clip for job in plan.jobs for position in job.missing)
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
     warning = "" if need < free else ": make room, or name another place with --cache"

@@ -16,7 +16,7 @@ def create(size: int) -> SharedMemory:
     return SharedMemory(f"{_PREFIX}-{_namespace()}-{os.getpid()}-{uuid.uuid4().hex[:12]}", create=True, size=size)
 
 
-def give_back() -> int:
+def remove_stale() -> int:
     """Remove what processes left here that were killed with all that would have tidied up after them (Linux). Returns
     how many pieces."""
     given_back = 0

@@ -25,7 +25,7 @@ _ALIGNMENT = 64
 """Arrays in a slot begin at multiples of so many bytes."""
 
 
-class Report(NamedTuple):
+class ClipReport(NamedTuple):
     """What is told of one clip through the pipe: a status per input, and notes."""
 
     statuses: list[Status]
@@ -53,7 +53,7 @@ def limit_memory(more_bytes: int) -> None:
         )
 
 
-def work(slot: str, clip: Clip, inputs: Sequence[AnyInput]) -> Report:
+def prepare_clip(slot: str, clip: Clip, inputs: Sequence[AnyInput]) -> ClipReport:
     """Prepare one clip's inputs into a shared slot, one after the other in the order asked."""
     try:
         outcomes, notes = prepare(clip.path, clip.start, clip.end, inputs, _shared_file)
@@ -62,13 +62,13 @@ def work(slot: str, clip: Clip, inputs: Sequence[AnyInput]) -> Report:
     except Exception as error:  # noqa: BLE001  (what one file provokes in a library costs that file, not the run)
         reason = f"{type(error).__name__}: {error}"
     else:
-        return Report(_hand_over(slot, inputs, outcomes), notes)
+        return ClipReport(_write_to_slot(slot, inputs, outcomes), notes)
     _shared_file.close()  # a file that provoked an error may be in any state
     gc.collect()  # the error is gone by here, and with it what its traceback held
-    return Report([ClipError("worker", reason) for _ in inputs], ())
+    return ClipReport([ClipError("worker", reason) for _ in inputs], ())
 
 
-def _hand_over(slot: str, inputs: Sequence[AnyInput], outcomes: Sequence[Outcome]) -> list[Status]:
+def _write_to_slot(slot: str, inputs: Sequence[AnyInput], outcomes: Sequence[Outcome]) -> list[Status]:
     if slot not in _attached:
         _attached[slot] = SharedMemory(name=slot)
     statuses: list[Status] = []

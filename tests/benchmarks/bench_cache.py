@@ -28,7 +28,7 @@ from avfuse.features.cache.maintenance.verify import verify
 from avfuse.features.clips import Clip
 from avfuse.features.feature_names import resolve
 from avfuse.features.spec import FeatureSpec
-from avfuse.stages.extract.plan import CHUNK_CLIPS, make_plan
+from avfuse.stages.extract.plan import CHUNK_CLIPS, plan_extraction
 
 CLIPS = 20_000
 PLANNED_CLIPS, MISSING_CLIPS, TIMES = 200_000, 1_000, 7
@@ -98,7 +98,7 @@ def size_figures(folder: Path) -> list[Figure]:
     del rows
 
     def plan() -> int:
-        return len(make_plan([FeatureStore(folder / "large", COLLECTION, spec)], AskedClips(clips)).jobs)
+        return len(plan_extraction([FeatureStore(folder / "large", COLLECTION, spec)], AskedClips(clips)).jobs)
 
     def list_it(cache: Path, asked: Sequence[Clip]) -> None:
         for feature in cached_features(cache, COLLECTION):

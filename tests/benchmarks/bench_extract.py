@@ -33,8 +33,8 @@ from avfuse.features.clips import Clip
 from avfuse.features.feature_names import resolve
 from avfuse.features.spec import FeatureSpec, Precision
 from avfuse.stages.extract.chunk import batch_size
-from avfuse.stages.extract.extractor import Extractor, Work, distinct_inputs
-from avfuse.stages.extract.plan import Job
+from avfuse.stages.extract.extractor import ExtractionJob, Extractor, distinct_inputs
+from avfuse.stages.extract.plan import ClipJob
 from avfuse.stages.extract.pool import DecodePool
 from avfuse.stages.fuse.training.cost import backbone_macs
 from avfuse.threads import available_cores
@@ -135,13 +135,13 @@ def extraction(
     """Called: so many clips that the cache has not seen, from files to a committed chunk. Networks and decode processes
     are kept from call to call."""
     every = tuple(range(len(specs)))
-    work = Work(tuple(specs), cache, "bench", (frozenset(),) * len(specs), WEIGHTS)
+    work = ExtractionJob(tuple(specs), cache, "bench", (frozenset(),) * len(specs), WEIGHTS)
     first = itertools.count(step=count)
     with Extractor(work, DEVICE, workers) as extractor:
 
         def run() -> None:
             start = next(first)
-            chunk = tuple(Job(each, every, (0,) * len(specs)) for each in copies(clip, range(start, start + count)))
+            chunk = tuple(ClipJob(each, every, (0,) * len(specs)) for each in copies(clip, range(start, start + count)))
             seen = [each for progress in extractor.run([chunk]) for each in progress.seen]
             failed = [each.clip_id for each in seen if each.failed]
             if failed or len(seen) != count:

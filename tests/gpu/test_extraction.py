@@ -14,10 +14,10 @@ from avfuse.features.clips import Clip
 from avfuse.features.feature_names import resolve
 from avfuse.features.spec import Precision, Preprocess
 from avfuse.stages.extract import plan as planning
-from avfuse.stages.extract.encode import Batcher, Layout, Target
+from avfuse.stages.extract.encode import Batcher, OutputLayout, OutputSlot
 from avfuse.stages.extract.run import extract
 
-POOLED = Layout(None, None)
+POOLED = OutputLayout(None, None)
 ASKED = ("lite:frames", "lite:mfcc")
 
 
@@ -69,7 +69,7 @@ def through_batches(encoder: Encoder, pictures: np.ndarray, size: int, device: s
     batcher = Batcher(encoder, lite.preprocess, pictures.shape[1:], np.uint8, size, device)
     found = np.full((len(pictures), lite.feature_dim), np.nan, np.float32)
     for number, picture in enumerate(pictures):
-        batcher.add(picture, [Target(POOLED, found[number])])
+        batcher.add(picture, [OutputSlot(POOLED, found[number])])
     batcher.flush()
     return found
 

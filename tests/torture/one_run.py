@@ -19,9 +19,9 @@ def main(media: str, cache: str, scheduler: str | None = None) -> None:
     with ExitStack() as stack:
         engine = None
         if scheduler is not None:
-            from avfuse.pipeline.cluster.engine import Dask
+            from avfuse.pipeline.cluster.engine import DaskEngine
 
-            engine = stack.enter_context(Dask(scheduler, "cpu", 1))
+            engine = stack.enter_context(DaskEngine(scheduler, "cpu", 1))
         summary = extract(
             clips,
             resolve(FEATURES, "uniform:1"),

@@ -18,7 +18,7 @@ from avfuse import features
 from avfuse.features.errors import UsageError
 from avfuse.features.media import write_video
 from avfuse.pipeline.cli.main import avfuse
-from avfuse.pipeline.cluster.engine import Dask
+from avfuse.pipeline.cluster.engine import DaskEngine
 from avfuse.pipeline.cluster.identity import Identity, cores_per_worker, difference
 from avfuse.pipeline.cluster.local import local_cluster
 
@@ -89,8 +89,8 @@ def test_workers_are_chosen_by_what_they_declare(address: str) -> None:
     with Client(address) as client:
         client.wait_for_workers(2)  # one that was killed is started again
     with pytest.raises(UsageError, match="has no worker with GPU=1"):
-        Dask(address, "cpu", resources={"GPU": 1})
-    with Dask(address) as engine:
+        DaskEngine(address, "cpu", resources={"GPU": 1})
+    with DaskEngine(address) as engine:
         assert engine.devices == 2
 
 
@@ -115,7 +115,7 @@ def test_workers_with_a_gpu_are_given_the_work_where_there_are_any() -> None:
         plain = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with Client(address) as client:
             client.wait_for_workers(2)
-        with Dask(address) as engine, Dask(address, "cpu") as anywhere:
+        with DaskEngine(address) as engine, DaskEngine(address, "cpu") as anywhere:
             assert (engine.devices, anywhere.devices) == (1, 2)
         plain.terminate()
         plain.wait()
@@ -124,7 +124,7 @@ def test_workers_with_a_gpu_are_given_the_work_where_there_are_any() -> None:
 def test_no_scheduler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("avfuse.pipeline.cluster.engine.CONNECT_SECONDS", 1)
     with pytest.raises(UsageError, match="no Dask scheduler answers at"):
-        Dask("tcp://127.0.0.1:9")
+        DaskEngine("tcp://127.0.0.1:9")
 
 
 @pytest.mark.slow

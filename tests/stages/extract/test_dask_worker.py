@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from avfuse.stages.extract import dask_worker
-from avfuse.stages.extract.extractor import Progress, Work
+from avfuse.stages.extract.extractor import ExtractionJob, Progress
 from avfuse.stages.extract.plan import Chunk
 
-WORK = Work((), Path("cache"), "set", ())
+WORK = ExtractionJob((), Path("cache"), "set", ())
 
 
 class Recorder:
@@ -35,23 +35,23 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Recorder.made = []
     monkeypatch.setattr(dask_worker, "Extractor", Recorder)
     yield
-    dask_worker.forget()
+    dask_worker.release_extractor()
 
 
-def work_on(chunk: object) -> Progress:
-    return dask_worker.work_on(WORK, chunk, "cpu", 1)  # type: ignore[arg-type]
+def extract_chunk(chunk: object) -> Progress:
+    return dask_worker.extract_chunk(WORK, chunk, "cpu", 1)  # type: ignore[arg-type]
 
 
 def test_networks_and_processes_are_kept_from_chunk_to_chunk() -> None:
-    assert work_on("one").finished
-    assert work_on("two").finished
+    assert extract_chunk("one").finished
+    assert extract_chunk("two").finished
     assert [each.closed for each in Recorder.made] == [False]
-    dask_worker.forget()
+    dask_worker.release_extractor()
     assert [each.closed for each in Recorder.made] == [True]
 
 
 def test_after_an_error_nothing_is_used_again_that_may_still_be_at_work() -> None:
     with pytest.raises(OSError, match="No space left"):
-        work_on("full disk")
-    assert work_on("next").finished
+        extract_chunk("full disk")
+    assert extract_chunk("next").finished
     assert [each.closed for each in Recorder.made] == [True, False]

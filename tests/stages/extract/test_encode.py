@@ -6,10 +6,10 @@ import torch
 
 from avfuse.features.backbones import Encoded, Grid
 from avfuse.features.spec import Preprocess
-from avfuse.stages.extract.encode import Batcher, Layout, Target
+from avfuse.stages.extract.encode import Batcher, OutputLayout, OutputSlot
 
-POOLED = Layout(None, None)
-TOKENS = Layout(Grid((2,)), (2,))
+POOLED = OutputLayout(None, None)
+TOKENS = OutputLayout(Grid((2,)), (2,))
 
 
 class Network:
@@ -32,7 +32,7 @@ def encoded(network: Network, count: int, size: int) -> tuple[np.ndarray, np.nda
     pooled, tokens = np.full((count, 1), np.nan, np.float32), np.full((count, 2, 1), np.nan, np.float32)
     for number in range(count):
         item = np.full(3, number, np.float32)
-        batcher.add(item, [Target(POOLED, pooled[number]), Target(TOKENS, tokens[number])])
+        batcher.add(item, [OutputSlot(POOLED, pooled[number]), OutputSlot(TOKENS, tokens[number])])
     batcher.flush()
     return pooled, tokens
 

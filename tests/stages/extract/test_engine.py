@@ -20,9 +20,16 @@ from avfuse.features.media import write_video
 from avfuse.features.spec import FeatureSpec
 from avfuse.stages.extract import plan as planning
 from avfuse.stages.extract import run as running
-from avfuse.stages.extract.engine import MAX_LOST_IN_A_ROW, Suspects, Tried
-from avfuse.stages.extract.extractor import Work
-from avfuse.stages.extract.plan import Job, chunk_size, cut, make_plan, part_of, still_lacking
+from avfuse.stages.extract.engine import MAX_CONSECUTIVE_FAILURES, ChunkAttempt, CrashBisector
+from avfuse.stages.extract.extractor import ExtractionJob
+from avfuse.stages.extract.plan import (
+    ClipJob,
+    chunk_size,
+    clip_range,
+    plan_extraction,
+    remaining_jobs,
+    split_into_chunks,
+)
 from avfuse.stages.extract.run import ExtractSummary, extract
 
 (FRAMES,) = resolve(["lite:frames"], sampling="uniform:2")
@@ -142,16 +149,16 @@ def test_what_another_run_commits_meanwhile_is_not_done_again(
 ) -> None:
     run(sounding[:4], tmp_path / "other")
     (other,) = FeatureStore(tmp_path / "other", "set", PICTURE).paths()
-    real = running.make_plan
+    real = running.plan_extraction
 
-    def plan_and_be_overtaken(*arguments: object) -> planning.Plan:
+    def plan_and_be_overtaken(*arguments: object) -> planning.ExtractionPlan:
         plan = real(*arguments)  # type: ignore[arg-type]
         folder = FeatureStore(tmp_path / "cache", "set", PICTURE).folder
         folder.mkdir(parents=True)
         (folder / other.name).write_bytes(other.read_bytes())
         return plan
 
-    monkeypatch.setattr(running, "make_plan", plan_and_be_overtaken)
+    monkeypatch.setattr(running, "plan_extraction", plan_and_be_overtaken)
     summary = run(sounding, tmp_path / "cache")
     assert (summary.new, summary.elsewhere) == (len(sounding) - 4, 4)
     assert summary.features[0].done == len(sounding)
@@ -179,45 +186,45 @@ def test_no_claim_and_no_temporary_file_is_left(sounding: list[Clip], tmp_path: 
     assert left <= {"board.lock"}
 
 
-def jobs(clips: list[Clip], attempts: int = 0) -> tuple[Job, ...]:
-    return tuple(Job(clip, (0,), (attempts,)) for clip in clips)
+def jobs(clips: list[Clip], attempts: int = 0) -> tuple[ClipJob, ...]:
+    return tuple(ClipJob(clip, (0,), (attempts,)) for clip in clips)
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Work:
-    return Work((PICTURE,), tmp_path, "set", (frozenset(),))
+def extraction(tmp_path: Path) -> ExtractionJob:
+    return ExtractionJob((PICTURE,), tmp_path, "set", (frozenset(),))
 
 
-def deaths_until_over(work: Work, chunk: tuple[Job, ...], guilty: set[str]) -> Iterator[str]:
+def deaths_until_over(extraction: ExtractionJob, chunk: tuple[ClipJob, ...], guilty: set[str]) -> Iterator[str]:
     """Play a process that dies over every chunk with a guilty clip; gives the clips that end as failures."""
-    suspects = Suspects(work)
-    queue = [Tried(chunk)]
+    bisector = CrashBisector(extraction)
+    queue = [ChunkAttempt(chunk)]
     for _ in range(1000):
         if not queue:
             return
         tried = queue.pop(0)
         if not guilty & {job.clip.clip_id for job in tried.chunk}:
-            suspects.finished()
+            bisector.finished()
             continue
-        again, given_up = suspects.after_death(tried, "it died")
+        again, given_up = bisector.next_attempts(tried, "it died")
         queue += again
         if given_up is not None:
             yield given_up.seen[0].clip_id
     raise AssertionError("it never ends")
 
 
-def test_only_the_guilty_are_given_up(work: Work, sounding: list[Clip]) -> None:
+def test_only_the_guilty_are_given_up(extraction: ExtractionJob, sounding: list[Clip]) -> None:
     guilty = {"clip02", "clip07"}
-    assert set(deaths_until_over(work, jobs(sounding), guilty)) == guilty
-    found = work.stores()[0].find(sounding)
+    assert set(deaths_until_over(extraction, jobs(sounding), guilty)) == guilty
+    found = extraction.stores()[0].find(sounding)
     assert {clip.clip_id for clip, outcome in zip(sounding, found.outcome, strict=True) if outcome == 3} == guilty
     assert found.failure(2).message == "it died"
 
 
-def test_a_device_that_dies_over_every_clip_ends_the_run(work: Work, sounding: list[Clip]) -> None:
+def test_a_device_that_dies_over_every_clip_ends_the_run(extraction: ExtractionJob, sounding: list[Clip]) -> None:
     with pytest.raises(UsageError, match="whatever the clip"):
-        list(deaths_until_over(work, jobs(sounding), {clip.clip_id for clip in sounding}))
-    assert (work.stores()[0].find(sounding).outcome == 3).sum() == MAX_LOST_IN_A_ROW
+        list(deaths_until_over(extraction, jobs(sounding), {clip.clip_id for clip in sounding}))
+    assert (extraction.stores()[0].find(sounding).outcome == 3).sum() == MAX_CONSECUTIVE_FAILURES
 
 
 def test_claims_are_exclusive_and_end_with_their_process(sounding: list[Clip], tmp_path: Path) -> None:
@@ -258,14 +265,14 @@ def test_where_no_locks_can_be_had_everything_is_free(
     assert claim is None
 
 
-def test_what_others_have_done_since_the_plan_is_left_out(work: Work, sounding: list[Clip]) -> None:
-    (store,) = work.stores()
-    plan = make_plan([store], sounding)
+def test_what_others_have_done_since_the_plan_is_left_out(extraction: ExtractionJob, sounding: list[Clip]) -> None:
+    (store,) = extraction.stores()
+    plan = plan_extraction([store], sounding)
     pictures = [np.zeros(PICTURE.shape, np.uint8)] * 2
-    FeatureStore(work.cache, "set", PICTURE).commit(
+    FeatureStore(extraction.cache, "set", PICTURE).commit(
         ChunkResult(PICTURE, done=[(clip, fingerprint(clip.path)) for clip in sounding[1:3]], data=pictures)
     )
-    left = still_lacking([store], plan.jobs, (frozenset(),))
+    left = remaining_jobs([store], plan.jobs, (frozenset(),))
     assert [job.clip.clip_id for job in left] == [clip.clip_id for clip in (sounding[0], *sounding[3:])]
 
 
@@ -282,6 +289,6 @@ def test_chunks_follow_from_bytes_and_devices() -> None:
 
 def test_parts_of_a_manifest_are_all_of_it_once(sounding: list[Clip]) -> None:
     for parts in (1, 5, 12, 30):
-        dealt = [clip for number in range(1, parts + 1) for clip in part_of(sounding, number, parts)]
+        dealt = [clip for number in range(1, parts + 1) for clip in clip_range(sounding, number, parts)]
         assert dealt == sounding
-    assert [len(chunk) for chunk in cut(jobs(sounding), 5)] == [5, 5, 2]
+    assert [len(chunk) for chunk in split_into_chunks(jobs(sounding), 5)] == [5, 5, 2]

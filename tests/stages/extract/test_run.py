@@ -23,10 +23,10 @@ from avfuse.features.inputs import prepare as preparing
 from avfuse.features.inputs.prepare import prepare
 from avfuse.features.inputs.resize import fit_frame as real_fit
 from avfuse.features.media import write_video
-from avfuse.stages.device import choose_device, choose_devices, memory_of
+from avfuse.stages.device import choose_device, choose_devices, device_memory_bytes
 from avfuse.stages.extract import plan as planning
 from avfuse.stages.extract import worker
-from avfuse.stages.extract.encode import Layout
+from avfuse.stages.extract.encode import OutputLayout
 from avfuse.stages.extract.pool import DecodePool, Limits
 from avfuse.stages.extract.run import ExtractSummary, extract
 
@@ -135,18 +135,18 @@ TROUBLE = """
 import ctypes, os, signal
 import numpy as np
 from avfuse.stages.extract import worker
-from avfuse.stages.extract.worker import work as real_work
+from avfuse.stages.extract.worker import prepare_clip as real_prepare_clip
 
 real_prepare = worker.prepare
 
-def work(slot, clip, inputs):
+def prepare_clip(slot, clip, inputs):
     trouble = clip.clip_id.split("_")[0]
     if trouble == "hangs":
         ctypes.PyDLL(None).sleep(600)  # PyDLL keeps the interpreter lock: no Python code runs meanwhile
     if trouble == "crashes":
         os.kill(os.getpid(), signal.SIGSEGV)
     worker.prepare = eat if trouble == "eats" else real_prepare
-    return real_work(slot, clip, inputs)
+    return real_prepare_clip(slot, clip, inputs)
 
 def eat(*_):
     eaten = []
@@ -160,7 +160,7 @@ def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In decode workers, a clip does what its name says."""
     (tmp_path / "avfuse_trouble.py").write_text(TROUBLE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(worker, "work", importlib.import_module("avfuse_trouble").work)
+    monkeypatch.setattr(worker, "prepare_clip", importlib.import_module("avfuse_trouble").prepare_clip)
 
 
 @pytest.mark.usefixtures("trouble")
@@ -229,11 +229,11 @@ def test_a_device_that_is_not_there_is_named() -> None:
 
 
 def test_on_a_gpu_no_more_is_kept_than_the_machine_can_hand_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    main = memory_of("cpu")
+    main = device_memory_bytes("cpu")
     for total, expected in ((main * 4, main), (main // 4, main // 4)):
         properties = SimpleNamespace(total_memory=total)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, properties=properties: properties)
-        assert memory_of("cuda:0") == expected
+        assert device_memory_bytes("cuda:0") == expected
 
 
 @pytest.mark.slow
@@ -268,8 +268,8 @@ def test_what_a_run_will_write_is_said_before_it_begins(media: Path, tmp_path: P
 def test_numbers_that_cannot_be_stored_are_a_failure_not_infinities(
     media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Layout.of
-    monkeypatch.setattr(Layout, "of", lambda layout, encoded: 1e6 * real(layout, encoded))
+    real = OutputLayout.of
+    monkeypatch.setattr(OutputLayout, "of", lambda layout, encoded: 1e6 * real(layout, encoded))
     clips = [clip for clip in clips_of(media) if clip.clip_id == "good"]
     summary = run(clips, tmp_path, workers=1)
     assert summary.problems == {"good": ["encode: the network gives numbers that float16 cannot hold"]}

@@ -28,12 +28,12 @@ def test_what_a_killed_process_left_is_given_back_and_nobody_elses() -> None:
     )
     assert process.stdout is not None
     name = process.stdout.readline().strip()
-    shared_memory.give_back()
+    shared_memory.remove_stale()
     assert (shared_memory.FOLDER / name).exists()
     os.killpg(process.pid, signal.SIGKILL)  # with what would have tidied up after it
     process.wait()
     process.stdout.close()
-    shared_memory.give_back()
+    shared_memory.remove_stale()
     assert not (shared_memory.FOLDER / name).exists()
     assert (shared_memory.FOLDER / mine.name).exists()
     mine.close()

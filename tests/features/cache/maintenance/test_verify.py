@@ -24,7 +24,7 @@ from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
 from avfuse.features.spec import FeatureSpec
-from avfuse.stages.extract.plan import make_plan
+from avfuse.stages.extract.plan import plan_extraction
 
 FORMAT_1 = Path(__file__).parents[1] / "formats" / "1"
 
@@ -54,7 +54,7 @@ def found(tmp_path: Path, repair: bool = False) -> list[Finding]:
 
 
 def planned(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> list[str]:
-    return [job.clip.clip_id for job in make_plan([FeatureStore(tmp_path, "set", spec)], clips).jobs]
+    return [job.clip.clip_id for job in plan_extraction([FeatureStore(tmp_path, "set", spec)], clips).jobs]
 
 
 def named_by_hash(folder: Path, content: bytes) -> Path:
