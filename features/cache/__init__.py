@@ -1,39 +1,40 @@
-"""The store of extracted features: HDF5 shards that carry their own proof (docs/cache-format.md).
+"""The store of extracted features: HDF5 shards that carry their own checksums (docs/cache-format.md).
 
 cache/<collection>/<feature-name>-<key>/shard-<clips>-<hash>.h5
 
-    fingerprint.py  whether a media file is still the same
-    shard.py        writing one shard
-    reading.py      reading one, suspiciously
-    asked.py        clips as columns, and how their files stand
-    store.py        all shards of a feature as one table
-    claims.py       which clips other runs have in work
-    loading.py      `avfuse.load`
-    streaming.py    features larger than memory, in batches
-    catalog.py      what lies in a cache, whatever state it is in
-    listing.py      how every feature stands
-    verify.py       proving shards, and putting right what is wrong
-    rewriting.py    taking rows out of shards, which never change
-    removal.py      taking features away, and rows nobody can ask for
-    exporting.py    a feature as one file
-    importing.py    features that were computed elsewhere
+    fingerprint.py   identity of a media file
+    shard_writer.py  writes one shard
+    shard_reader.py  reads and validates one shard
+    clip_query.py    clips as columns, with the state of their media files
+    store.py         all shards of a feature as one table
+    claims.py        clips that running extractions have claimed
+    load.py          `avfuse.load`
+    streaming.py     features larger than memory, in batches
+    catalog.py       contents of a cache, intact or not
+    maintenance/     summary, verification and repair, removal, export, import
 """
 
-from avfuse.features.cache.clip_query import AskedClips
+from typing import TYPE_CHECKING
+
+from avfuse.features.cache.clip_query import ClipQuery
 from avfuse.features.cache.fingerprint import Fingerprint, fingerprint
 from avfuse.features.cache.shard_reader import DamagedShard
 from avfuse.features.cache.shard_writer import ChunkResult, Failure
-from avfuse.features.cache.store import FeatureStore, Found, Loaded, find_specs
+from avfuse.features.cache.store import FeatureStore, Loaded, LookupResult, find_specs
+from avfuse.moved_modules import renamed
 
 __all__ = [
-    "AskedClips",
     "ChunkResult",
+    "ClipQuery",
     "DamagedShard",
     "Failure",
     "FeatureStore",
     "Fingerprint",
-    "Found",
     "Loaded",
+    "LookupResult",
     "find_specs",
     "fingerprint",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"AskedClips": "ClipQuery", "Found": "LookupResult"})

@@ -128,7 +128,7 @@ def what_is_wrong(path: Path, error: UsageError | OSError) -> str:
     return getattr(error, "reason", None) or str(error).removeprefix(str(path)).strip()
 
 
-def codes(*columns: NDArray[np.generic]) -> NDArray[np.int64]:
+def group_ids(*columns: NDArray[np.generic]) -> NDArray[np.int64]:
     """A number for each distinct row of some columns (n,), from 0; NaN equals NaN."""
     described = {str(number): _hashable(column) for number, column in enumerate(columns)}
     return (
@@ -139,14 +139,14 @@ def codes(*columns: NDArray[np.generic]) -> NDArray[np.int64]:
     )
 
 
-def clip_codes(rows: Rows) -> NDArray[np.int64]:
+def clip_group_ids(rows: Rows) -> NDArray[np.int64]:
     """A number for each clip, as id and interval, (n,) for rows (n,)."""
-    return codes(rows.clip_id, rows.start, rows.end)
+    return group_ids(rows.clip_id, rows.start, rows.end)
 
 
-def media_codes(rows: Rows) -> NDArray[np.int64]:
+def media_group_ids(rows: Rows) -> NDArray[np.int64]:
     """A number for each clip of each media file: a file that was touched and not changed is the same."""
-    return codes(rows.clip_id, rows.start, rows.end, rows.size, rows.digest)
+    return group_ids(rows.clip_id, rows.start, rows.end, rows.size, rows.digest)
 
 
 def _hashable(column: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -21,10 +21,10 @@ FOLDER = ".claims"
 _BOARD, _UPKEEP = "board.lock", "upkeep.lock"
 _BOARD_SECONDS = 60.0
 
-Marks = NDArray[np.uint64]
+ClaimIds = NDArray[np.uint64]
 
 
-def mark(key: str, clip: Clip) -> int:
+def claim_id(key: str, clip: Clip) -> int:
     """One clip under one feature's key, as a number."""
     return xxhash.xxh3_64_intdigest(f"{key} {clip.start} {clip.end} {clip.clip_id}".encode())
 
@@ -56,7 +56,7 @@ class Claims:
         except (NotImplementedError, Timeout, OSError):
             return np.ones(len(wanted), dtype=bool), None
 
-    def _take(self, wanted: Marks) -> tuple[NDArray[np.bool_], Claim | None]:
+    def _take(self, wanted: ClaimIds) -> tuple[NDArray[np.bool_], Claim | None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / _BOARD, timeout=_BOARD_SECONDS):
             free = ~np.isin(wanted, self._in_work())
@@ -68,7 +68,7 @@ class Claims:
             path.write_bytes(wanted[free].tobytes())
             return free, Claim(path, lock)
 
-    def in_work(self) -> Marks:
+    def in_work(self) -> ClaimIds:
         """What living runs have in work now. What dead ones left is cleared away."""
         if not self.folder.is_dir():
             return np.empty(0, np.uint64)
@@ -118,7 +118,7 @@ class Claims:
     def _claims(self) -> list[Path]:
         return sorted(self.folder.glob("*.claim"))
 
-    def _in_work(self) -> Marks:
+    def _in_work(self) -> ClaimIds:
         return np.concatenate([np.empty(0, np.uint64), *map(_read, self._living())])
 
     def _living(self) -> Iterable[Path]:
@@ -145,7 +145,7 @@ def _is_held(path: Path) -> bool:
     return False
 
 
-def _read(path: Path) -> Marks:
+def _read(path: Path) -> ClaimIds:
     try:
         content = path.read_bytes()
     except FileNotFoundError:  # released meanwhile

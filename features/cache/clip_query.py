@@ -13,7 +13,7 @@ from avfuse.features.cache.fingerprint import MISSING, digest
 from avfuse.features.clips import Clip
 
 
-class AskedClips:
+class ClipQuery:
     """Clips with distinct ids. Their files are looked at once, when first needed, for all features asked about."""
 
     def __init__(self, clips: Sequence[Clip]) -> None:

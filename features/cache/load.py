@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avfuse.features.cache.store import DONE, FeatureStore, Rows, equal, find_spec, gather, looking_again
+from avfuse.features.cache.store import DONE, FeatureStore, Rows, equal, find_spec, gather, retry_if_removed
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.spec import FeatureSpec
@@ -47,7 +47,7 @@ def load(dataset: str, feature_name: str, cache: str | Path = "cache", clips: Se
         loaded = store.load(sorted(clips, key=lambda clip: clip.clip_id.encode()))
         ids = np.array(sorted(clip.clip_id.encode() for clip in clips), dtype=bytes)
         return Table(store.spec, loaded.data[loaded.present], ids[loaded.present])
-    return looking_again(lambda: _every_row(store, dataset, feature_name))
+    return retry_if_removed(lambda: _every_row(store, dataset, feature_name))
 
 
 def _every_row(store: FeatureStore, dataset: str, feature_name: str) -> Table:
@@ -57,7 +57,7 @@ def _every_row(store: FeatureStore, dataset: str, feature_name: str) -> Table:
     code = np.where(rows.outcome == DONE, code, -1)
     if len(shards) and code.max(initial=-1) < len(code) - 1:
         _check_one_interval(rows, code, dataset, feature_name)
-    best = rows.best(code)
+    best = rows.best_rows(code)
     data = gather(shards, rows.shard[best], rows.row[best], store.spec)
     return Table(store.spec, data, rows.clip_id[best])
 

@@ -11,17 +11,18 @@ import numpy as np
 from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
-from avfuse.features.cache.clip_query import AskedClips
+from avfuse.features.cache.clip_query import ClipQuery
 from avfuse.features.cache.shard_reader import Shard, read_rows, read_shard, read_spec
 from avfuse.features.cache.shard_writer import MEDIA_FIELDS, ChunkResult, Failure, write_shard, write_spec
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.spec import IMPORTED, FeatureSpec, folder_stem
+from avfuse.moved_modules import warn_moved
 
 ABSENT, DONE, NO_SOUND, FAILED = range(4)
 """What is known of a clip: nothing, its feature, that it has no audio stream, that it could not be used."""
 
-LOOKS = 10
+READ_ATTEMPTS = 10
 """How often what is gone is looked for elsewhere."""
 
 NO_AUDIO, NOT_EXTRACTED = "no audio stream", "not extracted"
@@ -64,7 +65,7 @@ class Rows:
             **{name: media[name] for name in MEDIA_COLUMNS},
         )
 
-    def best(self, code: NDArray[np.int64]) -> NDArray[np.int64]:
+    def best_rows(self, code: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of the rows of one code, which one counts, code by code, in the codes' order; codes below 0 are left out. A
         feature outweighs an absence, that a failure; of two media files under one id the later one counts, of two
         failures the one tried more often, then the first by shard."""
@@ -96,7 +97,7 @@ _COLUMNS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Found:
+class LookupResult:
     """What is known of some clips, in their order: outcome (n,) as ABSENT, DONE, NO_SOUND or FAILED; the place of the
     row that says so among `shards`; attempts (n,), how often a failure was tried; extra: how many more rows say the
     same, left by runs that did not know of each other."""
@@ -195,42 +196,47 @@ class FeatureStore:
             self._known_rows = key, Rows.of(shards)
         return self._known_rows[1]
 
-    def find(self, clips: Sequence[Clip] | AskedClips, beyond: Container[str] = ()) -> Found:
-        """What the cache holds now for each clip. A row counts for a clip when the interval and the media file are
-        those it was computed from. Features outlive their media: where the file is gone, such a row still counts.
+    def lookup(self, clips: Sequence[Clip] | ClipQuery, exclude: Container[str] = ()) -> LookupResult:
+        """The state of each clip in the cache now. A row counts for a clip when its interval and its media file are the
+        same as when the row was computed. Where the media file is gone, the row still counts.
 
-        beyond: names of shards that are not asked.
+        exclude: names of shards to skip.
         """
-        asked = clips if isinstance(clips, AskedClips) else AskedClips(clips)
-        shards = tuple(shard for shard in self.shards() if shard.path.name not in beyond)
+        query = clips if isinstance(clips, ClipQuery) else ClipQuery(clips)
+        shards = tuple(shard for shard in self.shards() if shard.path.name not in exclude)
         rows = self._rows(shards)
-        code = _valid_codes(rows, asked)
-        best = rows.best(code)
-        at = code[best]
-        outcome = np.full(len(asked), ABSENT, np.uint8)
-        shard, row = np.full(len(asked), -1, np.int32), np.full(len(asked), -1, np.int32)
-        attempts = np.zeros(len(asked), np.int64)
+        position = _clip_positions(rows, query)
+        best = rows.best_rows(position)
+        at = position[best]
+        outcome = np.full(len(query), ABSENT, np.uint8)
+        shard, row = np.full(len(query), -1, np.int32), np.full(len(query), -1, np.int32)
+        attempts = np.zeros(len(query), np.int64)
         outcome[at], shard[at], row[at] = rows.outcome[best], rows.shard[best], rows.row[best]
         attempts[at] = rows.attempts[best]
-        extra = int(((rows.outcome != FAILED) & (code >= 0)).sum() - np.isin(outcome, (DONE, NO_SOUND)).sum())
-        return Found(shards, outcome, shard, row, attempts, extra)
+        extra = int(((rows.outcome != FAILED) & (position >= 0)).sum() - np.isin(outcome, (DONE, NO_SOUND)).sum())
+        return LookupResult(shards, outcome, shard, row, attempts, extra)
 
-    def load(self, clips: Sequence[Clip] | AskedClips) -> Loaded:
-        """The feature of each clip, in order. Verifies every shard it reads; raises UsageError on a damaged one."""
-        asked = clips if isinstance(clips, AskedClips) else AskedClips(clips)
-        found, data = looking_again(lambda: self._load(asked))
-        present = found.outcome == DONE
-        missing = {asked.clips[index].clip_id: found.why_missing(index) for index in np.flatnonzero(~present).tolist()}
+    def find(self, clips: Sequence[Clip] | ClipQuery, beyond: Container[str] = ()) -> LookupResult:
+        """The old name of `lookup`."""
+        warn_moved("FeatureStore.find", "FeatureStore.lookup")
+        return self.lookup(clips, beyond)
+
+    def load(self, clips: Sequence[Clip] | ClipQuery) -> Loaded:
+        """The feature of each clip, in order. Verifies every shard it reads; raises UsageError for a damaged one."""
+        query = clips if isinstance(clips, ClipQuery) else ClipQuery(clips)
+        result, data = retry_if_removed(lambda: self._load(query))
+        present = result.outcome == DONE
+        missing = {query.clips[index].clip_id: result.why_missing(index) for index in np.flatnonzero(~present).tolist()}
         return Loaded(self.spec, data, present, missing)
 
-    def _load(self, asked: AskedClips) -> tuple[Found, NDArray[np.generic]]:
-        found = self.find(asked)
-        return found, gather(found.shards, np.where(found.outcome == DONE, found.shard, -1), found.row, self.spec)
+    def _load(self, query: ClipQuery) -> tuple[LookupResult, NDArray[np.generic]]:
+        result = self.lookup(query)
+        return result, gather(result.shards, np.where(result.outcome == DONE, result.shard, -1), result.row, self.spec)
 
 
-def looking_again(read: Callable[[], Result]) -> Result:
+def retry_if_removed(read: Callable[[], Result]) -> Result:
     """What `read` gives, tried again where a shard that it had found is gone: its rows are in another one by now."""
-    for _ in range(LOOKS - 1):
+    for _ in range(READ_ATTEMPTS - 1):
         with suppress(FileNotFoundError):
             return read()
     return read()
@@ -264,7 +270,7 @@ def find_specs(cache: Path, collection: str, name: str | None = None) -> list[Fe
     Raises UsageError where the first shard of one of them is damaged.
     """
     folders = "*-*" if name is None else f"{folder_stem(name)}-*"
-    specs = looking_again(lambda: [read_spec(first) for _, first in feature_folders(cache, collection, folders)])
+    specs = retry_if_removed(lambda: [read_spec(first) for _, first in feature_folders(cache, collection, folders)])
     return [spec for spec in specs if name is None or spec.name == name]
 
 
@@ -293,33 +299,33 @@ def find_spec(cache: Path, collection: str, name: str) -> FeatureSpec:
     plain, _, key = name.partition("@")
     specs = [spec for spec in find_specs(cache, collection, plain) if spec.key.startswith(key)]
     if not specs:
-        raise UsageError(f"feature '{name}' is not cached for '{collection}': {way_in(collection, plain)}")
+        raise UsageError(f"feature '{name}' is not cached for '{collection}': {extract_hint(collection, plain)}")
     if len(specs) > 1:
         choices = ", ".join(f"{plain}@{spec.key}" for spec in specs)
         raise UsageError(f"feature '{name}' is cached in {len(specs)} variants: pick one of {choices}")
     return specs[0]
 
 
-def way_in(dataset: str, name: str) -> str:
+def extract_hint(dataset: str, name: str) -> str:
     """What to do for a feature to be cached for a data set's clips."""
     if name.startswith(f"{IMPORTED}:"):
         return f"bring its files with avfuse features import --dataset {dataset}"
     return f"run make extract DATASET={dataset} FEATURES={name}"
 
 
-def _valid_codes(rows: Rows, asked: AskedClips) -> NDArray[np.int64]:
-    """Which clip each row counts for, -1 for none."""
-    if not len(asked):
+def _clip_positions(rows: Rows, query: ClipQuery) -> NDArray[np.int64]:
+    """Position (n,) of the clip that each row counts for, -1 for none."""
+    if not len(query):
         return np.full(len(rows), -1)
-    code = asked.positions(rows.clip_id)
-    code[~(equal(rows.start, asked.start[code]) & equal(rows.end, asked.end[code]))] = -1
-    sizes, mtimes = asked.media
-    there = (code >= 0) & (sizes[code] >= 0)
-    code[there & (rows.size != sizes[code])] = -1
-    for index in np.flatnonzero(there & (code >= 0) & (rows.mtime_ns != mtimes[code])):
-        if rows.digest[index].tobytes() != asked.digest(int(code[index])):
-            code[index] = -1
-    return code
+    position = query.positions(rows.clip_id)
+    position[~(equal(rows.start, query.start[position]) & equal(rows.end, query.end[position]))] = -1
+    sizes, mtimes = query.media
+    has_media = (position >= 0) & (sizes[position] >= 0)
+    position[has_media & (rows.size != sizes[position])] = -1
+    for index in np.flatnonzero(has_media & (position >= 0) & (rows.mtime_ns != mtimes[position])):
+        if rows.digest[index].tobytes() != query.digest(int(position[index])):
+            position[index] = -1
+    return position
 
 
 def equal(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:

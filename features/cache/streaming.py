@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from avfuse.features.cache.clip_query import AskedClips
+from avfuse.features.cache.clip_query import ClipQuery
 from avfuse.features.cache.shard_reader import Shard, read_rows
 from avfuse.features.cache.store import DONE, FeatureStore
 from avfuse.features.clips import Clip
@@ -82,7 +82,7 @@ class FeatureStream:
         """
         if batch_size < 1 or window_bytes < 1:
             raise UsageError(f"batches of {batch_size} clips, windows of {window_bytes} bytes: both must be at least 1")
-        asked = AskedClips(clips)
+        asked = ClipQuery(clips)
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
@@ -319,9 +319,9 @@ class _Reader:
             ) from error
 
 
-def _find(source: Source, asked: AskedClips) -> _Feature:
+def _find(source: Source, asked: ClipQuery) -> _Feature:
     store = source if isinstance(source, FeatureStore) else FeatureStore(*source)
-    found = store.find(asked)
+    found = store.lookup(asked)
     done = found.outcome == DONE
     return _Feature(store.spec, found.shards, np.where(done, found.shard, -1), np.where(done, found.row, -1))
 

@@ -51,7 +51,7 @@ def list_them(dataset: str | None, missing: bool, as_json: bool, cache: Path) ->
     have none.
     """
     from avfuse.features.cache.catalog import cached_features, collections
-    from avfuse.features.cache.clip_query import AskedClips
+    from avfuse.features.cache.clip_query import ClipQuery
     from avfuse.features.cache.maintenance.summary import describe
     from avfuse.features.errors import UsageError
 
@@ -60,7 +60,7 @@ def list_them(dataset: str | None, missing: bool, as_json: bool, cache: Path) ->
     known, manifests = collections(cache), _manifests(cache, dataset)
     every: list[Listed] = []
     for collection in known if dataset is None else [manifests[0].collection]:
-        data_sets = {each.name: AskedClips(each.clips()) for each in manifests if each.collection == collection}
+        data_sets = {each.name: ClipQuery(each.clips()) for each in manifests if each.collection == collection}
         listed = [
             describe(feature, data_sets, dataset) for feature in cached_features(cache, collection) if feature.paths()
         ]
@@ -135,7 +135,7 @@ def remove(names: tuple[str, ...], unreachable: bool, dataset: str, yes: bool, c
       avfuse features remove --unreachable --dataset demo --yes
     """
     from avfuse.features.cache.catalog import cached_features, choose_one
-    from avfuse.features.cache.clip_query import AskedClips
+    from avfuse.features.cache.clip_query import ClipQuery
     from avfuse.features.cache.maintenance import remove as removal
     from avfuse.features.errors import UsageError
     from avfuse.manifests import load_manifest
@@ -144,10 +144,10 @@ def remove(names: tuple[str, ...], unreachable: bool, dataset: str, yes: bool, c
         raise UsageError("name the features to remove, or say --unreachable")
     collection = load_manifest(cache, dataset).collection
     here = cached_features(cache, collection)
-    listed: list[AskedClips] = []
+    listed: list[ClipQuery] = []
     if unreachable:
         sharing = [each for each in _manifests(cache, None) if each.collection == collection]
-        listed = [AskedClips(each.clips()) for each in sharing]
+        listed = [ClipQuery(each.clips()) for each in sharing]
         removals = _unreachable(here, listed)
     else:
         chosen = dict.fromkeys(choose_one(here, name, collection) for name in names)

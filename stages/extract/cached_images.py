@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache import ClipQuery, FeatureStore
 from avfuse.features.cache.store import DONE, NO_AUDIO, NO_SOUND, Loaded
 from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError
@@ -32,8 +32,8 @@ class CachedImages:
 
     def known(self, clips: Sequence[Clip]) -> dict[ImageInput, NDArray[np.bool_]]:
         """For every image: of which clips (n,) it is known what their picture is, or that they have no sound."""
-        asked = AskedClips(clips)
-        return {image: np.isin(store.find(asked).outcome, (DONE, NO_SOUND)) for image, store in self._stores.items()}
+        asked = ClipQuery(clips)
+        return {image: np.isin(store.lookup(asked).outcome, (DONE, NO_SOUND)) for image, store in self._stores.items()}
 
     def load(self, wanted: Iterable[AnyInput], clips: Sequence[Clip]) -> "ImageBatch":
         """Those that are there of some clips; shards are verified. Raises UsageError on a damaged one."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache import ClipQuery, FeatureStore
 from avfuse.features.cache.store import ABSENT, FAILED
 from avfuse.features.clips import Clip
 
@@ -43,19 +43,19 @@ class ExtractionPlan:
 
 
 def plan_extraction(
-    stores: Sequence[FeatureStore], clips: Sequence[Clip] | AskedClips, retry_failed: bool = False
+    stores: Sequence[FeatureStore], clips: Sequence[Clip] | ClipQuery, retry_failed: bool = False
 ) -> ExtractionPlan:
     """Clips of the manifest minus valid rows.
 
     A failure is tried again in the next run, once, and then counts as done, unless `retry_failed`. Raises UsageError
     when a shard is damaged.
     """
-    asked = clips if isinstance(clips, AskedClips) else AskedClips(clips)
+    asked = clips if isinstance(clips, ClipQuery) else ClipQuery(clips)
     missing = np.zeros((len(asked), len(stores)), dtype=bool)
     attempts = np.zeros((len(asked), len(stores)), dtype=np.int64)
     shards = []
     for position, store in enumerate(stores):
-        found = store.find(asked)
+        found = store.lookup(asked)
         shards.append(frozenset(shard.path.name for shard in found.shards))
         again = (found.outcome == FAILED) & (retry_failed | (found.attempts < MAX_ATTEMPTS))
         missing[:, position] = (found.outcome == ABSENT) | again
@@ -73,13 +73,13 @@ def remaining_jobs(
     """What of some jobs is still to do, now that other runs may have committed more. known_shards: names of the shards
     that each store had when the jobs were planned."""
     jobs = tuple(jobs)
-    asked = AskedClips([job.clip for job in jobs])
+    asked = ClipQuery([job.clip for job in jobs])
     missing = [dict(zip(job.missing, job.attempts, strict=True)) for job in jobs]
     for position, (store, known) in enumerate(zip(stores, known_shards, strict=True)):
         known = known | store.committed
         if all(path.name in known for path in store.paths()):
             continue
-        found = store.find(asked, beyond=known)
+        found = store.lookup(asked, exclude=known)
         for index, before in enumerate(missing):
             outcome = found.outcome[index]
             if outcome == ABSENT or (outcome == FAILED and found.attempts[index] <= before.get(position, 0)):

@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from avfuse.features.backbones import WeightsChoice
-from avfuse.features.cache import AskedClips, FeatureStore
-from avfuse.features.cache.claims import Claims, mark
-from avfuse.features.cache.store import DONE, FAILED, NO_SOUND, Found
+from avfuse.features.cache import ClipQuery, FeatureStore
+from avfuse.features.cache.claims import Claims, claim_id
+from avfuse.features.cache.store import DONE, FAILED, NO_SOUND, LookupResult
 from avfuse.features.clips import Clip
 from avfuse.features.feature_names import PUBLISHED
 from avfuse.features.spec import FeatureSpec
@@ -145,7 +145,7 @@ def _wait_for_other_runs(jobs: tuple[ClipJob, ...], extraction: ExtractionJob) -
         in_work = set(claims.in_work().tolist())
         jobs = remaining_jobs(stores, jobs, extraction.known_shards)
         if not any(
-            mark(extraction.specs[position].key, job.clip) in in_work for job in jobs for position in job.missing
+            claim_id(extraction.specs[position].key, job.clip) in in_work for job in jobs for position in job.missing
         ):
             return jobs
         time.sleep(POLL_SECONDS)
@@ -173,9 +173,9 @@ def _summarise(
     summary: ExtractSummary, specs: Sequence[FeatureSpec], cache: Path, collection: str, clips: Sequence[Clip]
 ) -> None:
     """Read back from the cache how each feature of these clips stands."""
-    asked = AskedClips(clips)
+    asked = ClipQuery(clips)
     stores = [FeatureStore(cache, collection, spec) for spec in specs]
-    every = [store.find(asked) for store in stores]
+    every = [store.lookup(asked) for store in stores]
     for store, found in zip(stores, every, strict=True):
         done, no_audio, failed = (int((found.outcome == outcome).sum()) for outcome in (DONE, NO_SOUND, FAILED))
         summary.features.append(FeatureSummary(store.spec, store.folder, done, no_audio, failed, found.extra))
@@ -189,6 +189,6 @@ def _summarise(
     summary.notes = {clip.clip_id: summary.notes[clip.clip_id] for clip in clips if clip.clip_id in summary.notes}
 
 
-def _reasons(every: Sequence[Found], index: int) -> list[str]:
+def _reasons(every: Sequence[LookupResult], index: int) -> list[str]:
     failures = [found.failure(index) for found in every if found.outcome[index] == FAILED]
     return [f"{failure.stage}: {failure.message}" for failure in failures]

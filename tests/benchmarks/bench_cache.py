@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pairs import Figure, compare, write
 
 from avfuse import features
-from avfuse.features.cache import AskedClips, ChunkResult, FeatureStore, fingerprint
+from avfuse.features.cache import ChunkResult, ClipQuery, FeatureStore, fingerprint
 from avfuse.features.cache.catalog import cached_features
 from avfuse.features.cache.maintenance.summary import describe
 from avfuse.features.cache.maintenance.verify import verify
@@ -98,11 +98,11 @@ def size_figures(folder: Path) -> list[Figure]:
     del rows
 
     def plan() -> int:
-        return len(plan_extraction([FeatureStore(folder / "large", COLLECTION, spec)], AskedClips(clips)).jobs)
+        return len(plan_extraction([FeatureStore(folder / "large", COLLECTION, spec)], ClipQuery(clips)).jobs)
 
     def list_it(cache: Path, asked: Sequence[Clip]) -> None:
         for feature in cached_features(cache, COLLECTION):
-            describe(feature, {"all": AskedClips(asked)})
+            describe(feature, {"all": ClipQuery(asked)})
 
     def prove(cache: Path) -> None:
         assert not list(verify(cache, COLLECTION))

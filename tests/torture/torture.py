@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache import ClipQuery, FeatureStore
 from avfuse.features.cache.shard_reader import check_hash, read_shard
 from avfuse.features.cache.store import DONE, FAILED
 from avfuse.features.clips import Clip
@@ -106,8 +106,8 @@ def rows_in(folder: Path, cache: Path) -> set[Row]:
     rows: set[Row] = set()
     for spec in resolve(FEATURES, "uniform:1"):
         store = FeatureStore(cache, COLLECTION, spec)
-        asked = AskedClips(clips)
-        loaded, found = store.load(asked), store.find(asked)
+        asked = ClipQuery(clips)
+        loaded, found = store.load(asked), store.lookup(asked)
         for index, clip in enumerate(clips):
             is_done = found.outcome[index] == DONE
             attempts = f" x{found.attempts[index]}" if found.outcome[index] == FAILED else ""
@@ -244,7 +244,7 @@ def cluster_that_loses_a_worker(folder: Path, truth: set[Row]) -> dict[str, Any]
 
 def extra_rows(folder: Path, cache: Path) -> int:
     clips = clips_in(folder)
-    return sum(FeatureStore(cache, COLLECTION, spec).find(clips).extra for spec in resolve(FEATURES, "uniform:1"))
+    return sum(FeatureStore(cache, COLLECTION, spec).lookup(clips).extra for spec in resolve(FEATURES, "uniform:1"))
 
 
 def background(*command: str) -> "subprocess.Popen[bytes]":

@@ -13,9 +13,9 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from avfuse.features.cache.clip_query import AskedClips
+from avfuse.features.cache.clip_query import ClipQuery
 from avfuse.features.cache.shard_reader import read_rows
-from avfuse.features.cache.store import DONE, FeatureStore, Found, looking_again
+from avfuse.features.cache.store import DONE, FeatureStore, LookupResult, retry_if_removed
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.spec import FeatureSpec
@@ -50,11 +50,11 @@ def export(store: FeatureStore, clips: Sequence[Clip], target: Path) -> Exported
     Raises UsageError: another ending, none of the clips has the feature, or a shard is damaged.
     """
     check_suffix(target)
-    asked = AskedClips(clips)
+    asked = ClipQuery(clips)
     rows_file = target.with_name(f".{uuid.uuid4().hex}.tmp")
     written = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        found, data = looking_again(lambda: _gather(store, asked, rows_file))
+        found, data = retry_if_removed(lambda: _gather(store, asked, rows_file))
         present = found.outcome == DONE
         ids = np.array(asked.ids[present].tolist(), dtype=bytes)
         missing = {asked.clips[index].clip_id: found.why_missing(index) for index in np.flatnonzero(~present).tolist()}
@@ -73,9 +73,9 @@ def export(store: FeatureStore, clips: Sequence[Clip], target: Path) -> Exported
     return Exported(len(ids), missing)
 
 
-def _gather(store: FeatureStore, asked: AskedClips, path: Path) -> tuple[Found, NDArray[np.generic]]:
+def _gather(store: FeatureStore, asked: ClipQuery, path: Path) -> tuple[LookupResult, NDArray[np.generic]]:
     """The rows of the clips that have some, (n, *shape), in a file at `path`: there may be more than memory holds."""
-    found = store.find(asked)
+    found = store.lookup(asked)
     present = np.flatnonzero(found.outcome == DONE)
     if not len(present):
         raise UsageError(f"none of these {len(asked)} clips has the feature '{store.spec.name}': nothing to export")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avfuse.features.cache.catalog import cached_features
-from avfuse.features.cache.claims import Claims, mark
-from avfuse.features.cache.clip_query import AskedClips
+from avfuse.features.cache.claims import Claims, claim_id
+from avfuse.features.cache.clip_query import ClipQuery
 from avfuse.features.cache.fingerprint import fingerprint
 from avfuse.features.cache.shard_reader import read_rows
 from avfuse.features.cache.shard_writer import ChunkResult, software_versions
@@ -136,7 +136,7 @@ def import_files(
     spec = description.spec(read_array(files[0][1], description).shape)
     _refuse_variants(cache, collection, spec)
     claims = Claims(cache, collection)
-    free, claim = claims.take([mark(spec.key, clip) for clip, _ in files])
+    free, claim = claims.take([claim_id(spec.key, clip) for clip, _ in files])
     try:
         if not free.all():
             raise UsageError(f"another import of '{spec.name}' is under way: wait for it")
@@ -185,7 +185,7 @@ def _check(
     store: FeatureStore, files: Files, description: Description, passed: Callable[[int], object]
 ) -> list[tuple[Clip, Path]]:
     """Read every file. Returns those whose clips are not in the cache."""
-    found = store.find(AskedClips([clip for clip, _ in files]))
+    found = store.lookup(ClipQuery([clip for clip, _ in files]))
     for number in np.unique(found.shard[found.outcome == DONE]).tolist():
         rows = read_rows(found.shards[number], store.spec)
         for index in np.flatnonzero((found.outcome == DONE) & (found.shard == number)).tolist():

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from avfuse.features.cache.catalog import CachedFeature, ReadableStore, clip_codes
+from avfuse.features.cache.catalog import CachedFeature, ReadableStore, clip_group_ids
 from avfuse.features.cache.claims import Claims
-from avfuse.features.cache.clip_query import AskedClips
+from avfuse.features.cache.clip_query import ClipQuery
 from avfuse.features.cache.maintenance.rewrite import SET_ASIDE, commit_part, rows_in
 from avfuse.features.cache.shard_reader import Shard, read_shard
 from avfuse.features.cache.store import Rows, equal
@@ -37,11 +37,11 @@ def plan_whole(feature: CachedFeature, reason: str = "") -> Removal:
     clips = 0
     if feature.spec is not None:
         rows = ReadableStore(feature.cache, feature.collection, feature.spec).rows()
-        clips = int(clip_codes(rows).max(initial=-1)) + 1
+        clips = int(clip_group_ids(rows).max(initial=-1)) + 1
     return Removal(feature, paths, clips, sum(path.stat().st_size for path in paths), True, reason)
 
 
-def plan_unlisted(feature: CachedFeature, listed: Sequence[AskedClips]) -> Removal | None:
+def plan_unlisted(feature: CachedFeature, listed: Sequence[ClipQuery]) -> Removal | None:
     """The rows of clips, by id and interval, that none of some data sets lists. None where there are none.
 
     Raises DamagedShard.
@@ -62,7 +62,7 @@ def plan_unlisted(feature: CachedFeature, listed: Sequence[AskedClips]) -> Remov
     return Removal(feature, tuple(touched), len(clips), size, False, "listed by no data set")
 
 
-def remove(cache: Path, collection: str, removals: Iterable[Removal], listed: Sequence[AskedClips] = ()) -> None:
+def remove(cache: Path, collection: str, removals: Iterable[Removal], listed: Sequence[ClipQuery] = ()) -> None:
     """Do what was planned. listed: as it was given to `plan_unlisted`.
 
     What goes in part is written again without it first. Raises UsageError while a run has clips of the collection in
@@ -92,7 +92,7 @@ def _remove_whole(feature: CachedFeature) -> None:
             folder.rmdir()
 
 
-def _remove_unlisted(path: Path, spec: FeatureSpec, listed: Sequence[AskedClips]) -> None:
+def _remove_unlisted(path: Path, spec: FeatureSpec, listed: Sequence[ClipQuery]) -> None:
     shard = read_shard(path)
     kept = _listed(shard, listed)
     if not kept.all():
@@ -100,7 +100,7 @@ def _remove_unlisted(path: Path, spec: FeatureSpec, listed: Sequence[AskedClips]
         path.unlink(missing_ok=True)
 
 
-def _listed(shard: Shard, listed: Sequence[AskedClips]) -> NDArray[np.bool_]:
+def _listed(shard: Shard, listed: Sequence[ClipQuery]) -> NDArray[np.bool_]:
     """Which rows (n + m + k,) are of clips that one of some data sets lists."""
     rows = Rows.of([shard])
     known = np.zeros(rows_in(shard), dtype=bool)

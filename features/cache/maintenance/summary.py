@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from avfuse.features.cache.catalog import CachedFeature, ReadableStore, clip_codes, what_is_wrong
-from avfuse.features.cache.clip_query import AskedClips
+from avfuse.features.cache.catalog import CachedFeature, ReadableStore, clip_group_ids, what_is_wrong
+from avfuse.features.cache.clip_query import ClipQuery
 from avfuse.features.cache.shard_reader import read_shard
 from avfuse.features.cache.shard_writer import Failure
 from avfuse.features.cache.store import ABSENT, DONE, FAILED, NO_SOUND, Outcomes
@@ -32,7 +32,7 @@ class Listed:
     unreadable: dict[Path, str] = field(default_factory=dict)
 
 
-def describe(feature: CachedFeature, data_sets: Mapping[str, AskedClips], over: str | None = None) -> Listed:
+def describe(feature: CachedFeature, data_sets: Mapping[str, ClipQuery], over: str | None = None) -> Listed:
     """How a cached feature stands.
 
     Args:
@@ -46,7 +46,7 @@ def describe(feature: CachedFeature, data_sets: Mapping[str, AskedClips], over: 
     missing, lacking, failures = {}, [], {}
     outcomes: Outcomes | None = None
     for name, asked in data_sets.items():
-        found = store.find(asked)
+        found = store.lookup(asked)
         missing[name] = int((found.outcome == ABSENT).sum())
         if name == over:
             outcomes = found.outcome
@@ -55,7 +55,7 @@ def describe(feature: CachedFeature, data_sets: Mapping[str, AskedClips], over: 
             failures = {asked.clips[index].clip_id: found.failure(index) for index in failed}
     if outcomes is None:
         rows = store.rows()
-        outcomes = rows.outcome[rows.best(clip_codes(rows))]
+        outcomes = rows.outcome[rows.best_rows(clip_group_ids(rows))]
     done, no_audio, failed_clips = (int((outcomes == each).sum()) for each in (DONE, NO_SOUND, FAILED))
     return Listed(
         feature,

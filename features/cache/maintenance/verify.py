@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from avfuse.features.cache.catalog import CachedFeature, cached_features, is_feature_folder, media_codes, what_is_wrong
+from avfuse.features.cache.catalog import (
+    CachedFeature,
+    cached_features,
+    is_feature_folder,
+    media_group_ids,
+    what_is_wrong,
+)
 from avfuse.features.cache.claims import FOLDER as CLAIMS
 from avfuse.features.cache.claims import Claims
 from avfuse.features.cache.maintenance.rewrite import SET_ASIDE, commit_part, rows_in, set_aside
@@ -57,7 +63,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Proof:
+class VerifiedShard:
     """A shard whose bytes are those that were written and agree with each other. infinite (n,): rows in which numbers
     are not finite."""
 
@@ -92,7 +98,7 @@ def verify(
         yield from _verify(cache, collection, features, claims, repair, passed)
 
 
-def prove(path: Path) -> Proof:
+def verify_shard(path: Path) -> VerifiedShard:
     """Read a shard whole and hold its parts against each other.
 
     Raises DamagedShard for one whose bytes or parts do not fit, or that lies in another feature's folder; UsageError
@@ -104,8 +110,8 @@ def prove(path: Path) -> Proof:
     rows = read_rows(shard, spec)
     _check_hdf5(shard)
     if spec.dtype == "uint8":
-        return Proof(shard, spec, np.zeros(len(rows), dtype=bool))
-    return Proof(shard, spec, ~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))
+        return VerifiedShard(shard, spec, np.zeros(len(rows), dtype=bool))
+    return VerifiedShard(shard, spec, ~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))
 
 
 def _verify(
@@ -128,7 +134,7 @@ def _verify_shards(feature: CachedFeature, repair: bool, passed: Callable[[int],
     for path in feature.paths():
         try:
             size = path.stat().st_size
-            proofs.append(prove(path))
+            proofs.append(verify_shard(path))
         except FileNotFoundError:  # removed since it was listed
             continue
         except DamagedShard as error:
@@ -142,7 +148,7 @@ def _verify_shards(feature: CachedFeature, repair: bool, passed: Callable[[int],
         yield from _verify_described(feature.folder / "spec.json", proofs[0].spec, repair)
 
 
-def _verify_rows(proofs: Sequence[Proof], repair: bool) -> Iterator[Finding]:
+def _verify_rows(proofs: Sequence[VerifiedShard], repair: bool) -> Iterator[Finding]:
     """Rows that cannot be used, and rows that another row makes needless."""
     rows = Rows.of([proof.shard for proof in proofs])
     infinite = np.zeros(len(rows), dtype=bool)
@@ -174,9 +180,9 @@ def _verify_rows(proofs: Sequence[Proof], repair: bool) -> Iterator[Finding]:
 def _superseded(rows: Rows, unusable: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Rows (n,) that are outweighed by another one of the same clip and file, and those of them that are there for
     nothing: a failure that was tried again, with whatever outcome, is history."""
-    code = media_codes(rows)
+    code = media_group_ids(rows)
     code[unusable] = -1
-    best = rows.best(code)
+    best = rows.best_rows(code)
     winner = np.full(len(rows), -1)
     winner[code[best]] = best
     winner = winner[code]
@@ -185,7 +191,7 @@ def _superseded(rows: Rows, unusable: NDArray[np.bool_]) -> tuple[NDArray[np.boo
     return superseded, superseded & ((rows.outcome != FAILED) | tried_as_often)
 
 
-def _rewrite(proof: Proof, kept: NDArray[np.bool_], problem: str) -> str:
+def _rewrite(proof: VerifiedShard, kept: NDArray[np.bool_], problem: str) -> str:
     """The rows to keep as a new shard, then the old one out of the way. Returns what was done."""
     path = proof.shard.path
     new = commit_part(proof.shard, proof.spec, kept)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avfuse.features.cache import FeatureStore
-from avfuse.features.cache.store import NOT_EXTRACTED, way_in
+from avfuse.features.cache.store import NOT_EXTRACTED, extract_hint
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.analysis.attention_rollout import attention, why_no_attention
@@ -267,7 +267,9 @@ def explain_clips(
     for clip, reasons in zip(clips, missing, strict=True):
         if NOT_EXTRACTED in reasons.values():
             names = ",".join(spec.name for layout in layouts.values() for spec in layout.specs)
-            raise UsageError(f"clip '{clip.clip_id}' has no features {names} in {cache}: {way_in(collection, names)}")
+            raise UsageError(
+                f"clip '{clip.clip_id}' has no features {names} in {cache}: {extract_hint(collection, names)}"
+            )
     every, nothing = torch.arange(len(clips), device=device), torch.empty(0, dtype=torch.int64, device=device)
     table = pd.DataFrame({"clip_id": [clip.clip_id for clip in clips]})
     data = FusionData(modalities, run.targets, (), table, nothing, nothing, every, nothing, {})

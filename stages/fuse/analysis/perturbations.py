@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avfuse.features.cache import AskedClips
+from avfuse.features.cache import ClipQuery
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality, Streamed
 from avfuse.stages.fuse.data.token_layout import time_axis
@@ -182,7 +182,7 @@ def _rows(data: FusionData, modality: Modality | Streamed, clips: Tensor, views:
     """Tokens of the clips at indices (n,), as they are cached: float32 (n, V, T, D), all views or the first."""
     if isinstance(modality, Modality):
         return modality.tokens[clips][:, None] if views.count == 1 or modality.views is None else modality.views[clips]
-    asked = AskedClips([data.clips[index] for index in clips.tolist()])
+    asked = ClipQuery([data.clips[index] for index in clips.tolist()])
     stacked = modality.layout.stacked(
         {key: torch.from_numpy(store.load(asked).data.astype(np.float32)) for key, store in modality.stores.items()}
     ).to(clips.device)

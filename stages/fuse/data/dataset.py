@@ -13,8 +13,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from avfuse.features.cache import AskedClips, FeatureStore
-from avfuse.features.cache.store import DONE, NOT_EXTRACTED, find_spec, find_specs, way_in
+from avfuse.features.cache import ClipQuery, FeatureStore
+from avfuse.features.cache.store import DONE, NOT_EXTRACTED, extract_hint, find_spec, find_specs
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import takes_no_backbone
@@ -150,7 +150,7 @@ def load_data(
                     f"feature '{feature}' is a backbone's input: heads take its output, such as lite:chromagram"
                 )
     _require_cached(manifest, cache, inputs)
-    asked = AskedClips(manifest.clips())
+    asked = ClipQuery(manifest.clips())
     known = {
         name: [_known(manifest, asked, cache, feature) for feature in features] for name, features in inputs.items()
     }
@@ -194,7 +194,7 @@ def bytes_in_memory(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequen
 
 def usable_clips(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]]) -> set[str]:
     """Ids of the clips that load_data would keep, without reading their features. Raises UsageError as it does."""
-    asked = AskedClips(manifest.clips())
+    asked = ClipQuery(manifest.clips())
     known = {
         name: [_known(manifest, asked, cache, feature) for feature in features] for name, features in inputs.items()
     }
@@ -211,20 +211,20 @@ def _require_cached(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequen
     if len(missing) > 1:
         raise UsageError(
             f"features {', '.join(missing)} are not cached for '{manifest.collection}': "
-            f"{way_in(manifest.name, ','.join(missing))}, or name others with VIDEO= and AUDIO= "
+            f"{extract_hint(manifest.name, ','.join(missing))}, or name others with VIDEO= and AUDIO= "
             f"(there: {', '.join(sorted(there)) or 'none'})"
         )
 
 
-def _known(manifest: Manifest, asked: AskedClips, cache: Path, feature: str) -> _Known:
+def _known(manifest: Manifest, asked: ClipQuery, cache: Path, feature: str) -> _Known:
     store = FeatureStore(cache, manifest.collection, find_spec(cache, manifest.collection, feature))
-    found = store.find(asked)
+    found = store.lookup(asked)
     present = found.outcome == DONE
     missing = {asked.clips[index].clip_id: found.why_missing(index) for index in np.flatnonzero(~present).tolist()}
     if list(missing.values()).count(NOT_EXTRACTED) == len(manifest):
         raise UsageError(
             f"feature '{feature}' is cached for other clips than those of '{manifest.name}': "
-            f"{way_in(manifest.name, feature)}"
+            f"{extract_hint(manifest.name, feature)}"
         )
     return _Known(store.spec, store, present, missing)
 
@@ -237,7 +237,7 @@ def _check_same_clips(manifest: Manifest, parts: Sequence[_Known]) -> None:
         if clips - fewest:
             raise UsageError(
                 f"feature '{part.spec.name}' is not extracted for {len(clips - fewest)} clips that others are there "
-                f"for: {way_in(manifest.name, part.spec.name)}"
+                f"for: {extract_hint(manifest.name, part.spec.name)}"
             )
 
 
@@ -284,7 +284,7 @@ def _learned(target: Target, fitted: np.ndarray) -> LearnedTarget:
 
 
 def _modality(
-    name: str, known: Sequence[_Known], asked: AskedClips, kept: np.ndarray, device: str, in_memory: bool
+    name: str, known: Sequence[_Known], asked: ClipQuery, kept: np.ndarray, device: str, in_memory: bool
 ) -> Modality | Streamed:
     layout = Layout.of(name, [each.spec for each in known])
     present = np.logical_and.reduce([each.present for each in known])[kept]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache import ClipQuery, FeatureStore
 from avfuse.features.cache.store import FAILED
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
@@ -97,7 +97,7 @@ def load_clips(
     layouts: Mapping[str, Layout], stores: Mapping[str, FeatureStore], clips: Sequence[Clip], device: str
 ) -> tuple[dict[str, Modality], list[dict[str, str]]]:
     """Features of some clips alone, by modality, from stores by key; and why a clip lacks a modality, by name."""
-    asked = AskedClips(clips)
+    asked = ClipQuery(clips)
     missing: list[dict[str, str]] = [{} for _ in clips]
     return {name: _modality(name, layout, stores, asked, missing, device) for name, layout in layouts.items()}, missing
 
@@ -106,7 +106,7 @@ def _modality(
     name: str,
     layout: Layout,
     stores: Mapping[str, FeatureStore],
-    asked: AskedClips,
+    asked: ClipQuery,
     missing: Sequence[dict[str, str]],
     device: str,
 ) -> Modality:
@@ -114,7 +114,7 @@ def _modality(
     rows = {}
     present = np.ones(len(asked), dtype=bool)
     for spec in layout.specs:
-        loaded, found = stores[spec.key].load(asked), stores[spec.key].find(asked)
+        loaded, found = stores[spec.key].load(asked), stores[spec.key].lookup(asked)
         rows[spec.key] = loaded.data
         present &= loaded.present
         for index in np.flatnonzero(~loaded.present).tolist():

@@ -9,7 +9,7 @@ from packing import BOTH, PACKED, PLAIN, pack
 
 from avfuse.features import archives
 from avfuse.features.archives import members
-from avfuse.features.cache import AskedClips, fingerprint
+from avfuse.features.cache import ClipQuery, fingerprint
 from avfuse.features.cache.fingerprint import MISSING, UNREADABLE
 from avfuse.features.clips import Clip
 
@@ -27,7 +27,7 @@ def test_a_member_has_the_fingerprint_of_the_file(tmp_path: Path, archive: str) 
         found, expected = fingerprint(packed / name), fingerprint(tmp_path / name)
         assert (found.size, found.digest) == (expected.size, expected.digest)
         assert found.mtime_ns == packed.stat().st_mtime_ns
-        assert AskedClips([Clip("a", packed / name)]).digest(0) == expected.digest
+        assert ClipQuery([Clip("a", packed / name)]).digest(0) == expected.digest
 
 
 @pytest.mark.parametrize("archive", BOTH)
@@ -60,7 +60,7 @@ def test_clips_in_archives_stand_beside_others(tmp_path: Path) -> None:
         paths += [archive / "top.mp4", archive / "video/a.mp4", archive / "video/none.mp4", archive / "none/a.mp4"]
     (tmp_path / "bad.tar").write_bytes(b"text" * 1000)
     paths += [tmp_path / "bad.tar" / "a.mp4", tmp_path / "none.tar" / "a.mp4", tmp_path / "none" / "a.mp4"]
-    sizes, times = AskedClips([Clip(str(path), path) for path in paths]).media
+    sizes, times = ClipQuery([Clip(str(path), path) for path in paths]).media
     assert sizes.tolist() == [1, 2, *(3, 4, -1, -1) * 2, -1, -1, -1]
     assert times[2] == times[3] == (tmp_path / PLAIN).stat().st_mtime_ns
     assert times[6] == (tmp_path / PACKED).stat().st_mtime_ns
@@ -73,7 +73,7 @@ def test_many_clips_of_an_archive_ask_for_it_once_a_folder(tmp_path: Path, monke
     split, looked, asked, stat = members.split, [], [], os.stat
     monkeypatch.setattr(members, "split", lambda path: (looked.append(path), split(path))[1])
     monkeypatch.setattr(os, "stat", lambda path, **options: (asked.append(path), stat(path, **options))[1])
-    sizes, _ = AskedClips([Clip(name, archive / name) for name in [*names, "class0/none.mp4"]]).media
+    sizes, _ = ClipQuery([Clip(name, archive / name) for name in [*names, "class0/none.mp4"]]).media
     assert sizes.tolist() == [7] * 3000 + [-1]
     assert len(looked) == 5
     assert len(asked) <= 15  # each folder, and the archive for it; before that, whether it has been looked into

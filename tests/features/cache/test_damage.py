@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from avfuse import features
-from avfuse.features.cache import AskedClips, ChunkResult, DamagedShard, Failure, FeatureStore, fingerprint
+from avfuse.features.cache import ChunkResult, ClipQuery, DamagedShard, Failure, FeatureStore, fingerprint
 from avfuse.features.cache.shard_reader import NewerFormat, read_shard
 from avfuse.features.cache.shard_writer import TABLES
 from avfuse.features.cache.store import ABSENT, DONE, FAILED, NO_SOUND
@@ -52,7 +52,7 @@ def what_is_read(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> tuple[
     """All that a reader learns of these clips; None where it is told of damage."""
     try:
         store = FeatureStore(tmp_path, "set", spec)
-        found, loaded = store.find(clips), store.load(clips)
+        found, loaded = store.lookup(clips), store.load(clips)
         table = features.load("set", spec.name, tmp_path)
     except DamagedShard:
         return None
@@ -105,7 +105,7 @@ def test_planning_alone_takes_no_damaged_table_for_right(
             flipped[at] ^= 1
             shard.write_bytes(flipped)
             with pytest.raises(DamagedShard, match="tables do not match"):
-                FeatureStore(tmp_path, "set", spec).find(clips)
+                FeatureStore(tmp_path, "set", spec).lookup(clips)
         shard.write_bytes(content)
 
 
@@ -142,7 +142,7 @@ def test_a_moved_root_with_the_same_files_is_the_same(
         moved = tmp_path / f"moved-{keep_times}"
         shutil.copytree(tmp_path / "media", moved, copy_function=shutil.copy2 if keep_times else shutil.copyfile)
         there = [Clip(clip.clip_id, moved / clip.path.name) for clip in clips]
-        found = FeatureStore(tmp_path, "set", spec).find(there)
+        found = FeatureStore(tmp_path, "set", spec).lookup(there)
         assert found.outcome.tolist() == [DONE] * 10 + [NO_SOUND] * 2 + [FAILED] * 2
 
 
@@ -154,7 +154,7 @@ def test_a_moved_root_with_other_files_under_the_same_names_is_not(
     there = [Clip(clip.clip_id, moved / clip.path.name) for clip in clips]
     for clip, before in zip(there, clips, strict=True):
         clip.path.write_bytes(before.path.read_bytes()[::-1] + b"!")
-    assert (FeatureStore(tmp_path, "set", spec).find(there).outcome == ABSENT).all()
+    assert (FeatureStore(tmp_path, "set", spec).lookup(there).outcome == ABSENT).all()
 
 
 def test_the_same_size_with_other_content_is_another_file(
@@ -163,7 +163,7 @@ def test_the_same_size_with_other_content_is_another_file(
     content = bytearray(clips[3].path.read_bytes())
     content[500] ^= 1
     clips[3].path.write_bytes(content)
-    found = FeatureStore(tmp_path, "set", spec).find(AskedClips(clips))
+    found = FeatureStore(tmp_path, "set", spec).lookup(ClipQuery(clips))
     assert np.flatnonzero(found.outcome == ABSENT).tolist() == [3]
 
 
@@ -190,7 +190,7 @@ def test_shards_of_every_format_are_read(tmp_path: Path) -> None:
         Clip("clip-2", nowhere),
         Clip("clip-3", nowhere),
     ]
-    found = FeatureStore(tmp_path, "old", table.spec).find(asked)
+    found = FeatureStore(tmp_path, "old", table.spec).lookup(asked)
     assert found.outcome.tolist() == [DONE, DONE, NO_SOUND, FAILED]
     assert found.failure(3) == Failure("decode", "broken: ü", 2)
 
@@ -199,7 +199,7 @@ def test_a_newer_format_says_so(tmp_path: Path, spec: FeatureSpec, clips: list[C
     content = shard.read_bytes()
     shard.write_bytes(content.replace(b"avfuse shard 2 ", b"avfuse shard 3 ", 1))
     with pytest.raises(NewerFormat, match="format 3, written by a newer avfuse"):
-        FeatureStore(tmp_path, "set", spec).find(clips)
+        FeatureStore(tmp_path, "set", spec).lookup(clips)
 
 
 def test_pictures_are_packed_without_loss(tmp_path: Path, clips: list[Clip]) -> None:

@@ -46,7 +46,7 @@ def rows_for(spec: FeatureSpec, clips: list[Clip], value: float = 0.0) -> ChunkR
 
 
 def outcome(store: FeatureStore, clip: Clip) -> int:
-    return int(store.find([clip]).outcome[0])
+    return int(store.lookup([clip]).outcome[0])
 
 
 def test_rows_come_back_in_the_order_asked(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:

@@ -68,7 +68,7 @@ def test_another_file_under_the_same_name_is_extracted_again(media: Path, tmp_pa
     changed = {"video/other.avi": media / "good.avi", "video/no_sound.avi": media / "no_sound.avi"}
     pack(tmp_path / "new.tar.gz", changed).replace(tmp_path / PACKED)
     assert run(clips, tmp_path / "cache").new == 1
-    assert FeatureStore(tmp_path / "cache", "set", ASKED[0]).find(clips).extra == 0
+    assert FeatureStore(tmp_path / "cache", "set", ASKED[0]).lookup(clips).extra == 0
     assert run(clips, tmp_path / "cache").new == 0
     expected = [*outside(media)[:2], Clip("other", media / "good.avi", 0.5, 1.5), outside(media)[3]]
     run(expected, tmp_path / "expected")

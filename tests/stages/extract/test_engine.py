@@ -12,7 +12,7 @@ from checkout import ROOT
 
 from avfuse import features
 from avfuse.features.cache import ChunkResult, FeatureStore, fingerprint
-from avfuse.features.cache.claims import Claims, mark
+from avfuse.features.cache.claims import Claims, claim_id
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
@@ -115,7 +115,7 @@ def test_runs_side_by_side_share_the_clips(sounding: list[Clip], tmp_path: Path)
         assert process.returncode == 0, errors
         told.append(out.splitlines()[-1].split())
     assert sum(int(line[1]) for line in told) == len(sounding)
-    found = FeatureStore(tmp_path / "cache", "set", PICTURE).find(sounding)
+    found = FeatureStore(tmp_path / "cache", "set", PICTURE).lookup(sounding)
     assert (found.outcome == 1).all()
     assert found.extra == 0
     run(sounding, tmp_path / "alone")
@@ -129,7 +129,7 @@ def test_what_another_run_has_in_work_is_waited_for_and_done_when_it_ends_withou
 ) -> None:
     monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
     claims = Claims(tmp_path, "set")
-    _, claim = claims.take([mark(PICTURE.key, clip) for clip in sounding[:2]])
+    _, claim = claims.take([claim_id(PICTURE.key, clip) for clip in sounding[:2]])
     assert claim is not None
     told: list[str] = []
 
@@ -216,7 +216,7 @@ def deaths_until_over(extraction: ExtractionJob, chunk: tuple[ClipJob, ...], gui
 def test_only_the_guilty_are_given_up(extraction: ExtractionJob, sounding: list[Clip]) -> None:
     guilty = {"clip02", "clip07"}
     assert set(deaths_until_over(extraction, jobs(sounding), guilty)) == guilty
-    found = extraction.stores()[0].find(sounding)
+    found = extraction.stores()[0].lookup(sounding)
     assert {clip.clip_id for clip, outcome in zip(sounding, found.outcome, strict=True) if outcome == 3} == guilty
     assert found.failure(2).message == "it died"
 
@@ -224,11 +224,11 @@ def test_only_the_guilty_are_given_up(extraction: ExtractionJob, sounding: list[
 def test_a_device_that_dies_over_every_clip_ends_the_run(extraction: ExtractionJob, sounding: list[Clip]) -> None:
     with pytest.raises(UsageError, match="whatever the clip"):
         list(deaths_until_over(extraction, jobs(sounding), {clip.clip_id for clip in sounding}))
-    assert (extraction.stores()[0].find(sounding).outcome == 3).sum() == MAX_CONSECUTIVE_FAILURES
+    assert (extraction.stores()[0].lookup(sounding).outcome == 3).sum() == MAX_CONSECUTIVE_FAILURES
 
 
 def test_claims_are_exclusive_and_end_with_their_process(sounding: list[Clip], tmp_path: Path) -> None:
-    marks = [mark("key", clip) for clip in sounding]
+    marks = [claim_id("key", clip) for clip in sounding]
     code = f"""
 import sys
 from pathlib import Path
@@ -260,7 +260,7 @@ def test_where_no_locks_can_be_had_everything_is_free(
     sounding: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "set").write_text("a file where a folder should be")
-    free, claim = Claims(tmp_path, "set").take([mark("key", clip) for clip in sounding])
+    free, claim = Claims(tmp_path, "set").take([claim_id("key", clip) for clip in sounding])
     assert free.all()
     assert claim is None
 

@@ -117,7 +117,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     summary = run(clips, tmp_path, workers=1)
     assert summary.new == len(clips)
     assert row_bytes(tmp_path) == row_bytes(done[0])
-    assert FeatureStore(tmp_path, "set", ASKED[0]).find(clips).extra == 0
+    assert FeatureStore(tmp_path, "set", ASKED[0]).lookup(clips).extra == 0
 
 
 def test_failures_are_tried_again_once_and_then_only_when_asked(
@@ -128,7 +128,7 @@ def test_failures_are_tried_again_once_and_then_only_when_asked(
     clips = [clip for clip in clips_of(media) if clip.clip_id == "text"]
     tried = [run(clips, cache, workers=1, retry_failed=asked).new for asked in (False, False, True, False)]
     assert tried == [1, 0, 1, 0]
-    assert FeatureStore(cache, "set", ASKED[0]).find(clips).attempts.tolist() == [3]
+    assert FeatureStore(cache, "set", ASKED[0]).lookup(clips).attempts.tolist() == [3]
 
 
 TROUBLE = """

@@ -10,7 +10,7 @@ from cached import make_clips, result_of
 from safetensors import safe_open
 
 from avfuse.features.cache import FeatureStore
-from avfuse.features.cache.claims import Claims, mark
+from avfuse.features.cache.claims import Claims, claim_id
 from avfuse.features.cache.maintenance import export as exporting
 from avfuse.features.cache.maintenance.export import export
 from avfuse.features.cache.maintenance.imports import Description, Imported, find_files, import_files
@@ -230,7 +230,7 @@ def test_files_are_named_by_stem_or_id_or_a_pattern(tmp_path: Path, clips: list[
 
 def test_clips_without_a_file_stay_missing(tmp_path: Path, clips: list[Clip]) -> None:
     done = brought(tmp_path, clips, fill(tmp_path / "npy", {"clip-0": [1.0], "clip-4": [2.0]}))
-    outcome = FeatureStore(tmp_path, "set", done.spec).find(clips).outcome
+    outcome = FeatureStore(tmp_path, "set", done.spec).lookup(clips).outcome
     assert outcome.tolist() == [DONE, ABSENT, ABSENT, ABSENT, DONE, ABSENT]
 
 
@@ -355,7 +355,7 @@ def test_a_replaced_media_file_wants_its_feature_imported_anew(tmp_path: Path, c
     folder = fill(tmp_path / "npy", {"clip-0": np.zeros(4)})
     done = brought(tmp_path, clips, folder)
     clips[0].path.write_bytes(b"another film")
-    assert FeatureStore(tmp_path, "set", done.spec).find(clips[:1]).outcome[0] == ABSENT
+    assert FeatureStore(tmp_path, "set", done.spec).lookup(clips[:1]).outcome[0] == ABSENT
     fill(folder, {"clip-0": np.ones(4)})
     assert brought(tmp_path, clips, folder).new == 1
 
@@ -365,13 +365,13 @@ def test_media_that_are_not_there_are_counted(tmp_path: Path, clips: list[Clip])
     clips[0].path.unlink()
     done = brought(tmp_path, clips, folder)
     assert done.without_media == 1
-    assert (FeatureStore(tmp_path, "set", done.spec).find(clips[:2]).outcome == DONE).all()
+    assert (FeatureStore(tmp_path, "set", done.spec).lookup(clips[:2]).outcome == DONE).all()
 
 
 def test_two_imports_at_once_do_not_mix(tmp_path: Path, clips: list[Clip]) -> None:
     folder = fill(tmp_path / "npy", {"clip-0": np.zeros(4)})
     spec = description().spec((4,))
-    _, claim = Claims(tmp_path, "set").take([mark(spec.key, clips[0])])
+    _, claim = Claims(tmp_path, "set").take([claim_id(spec.key, clips[0])])
     assert claim is not None
     with pytest.raises(UsageError, match="under way"):
         brought(tmp_path, clips, folder)

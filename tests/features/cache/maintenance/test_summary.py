@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from cached import make_clips, result_of
 
-from avfuse.features.cache import AskedClips, FeatureStore
+from avfuse.features.cache import ClipQuery, FeatureStore
 from avfuse.features.cache.catalog import CachedFeature, cached_features, choose, choose_one, collections
 from avfuse.features.cache.claims import Claims
 from avfuse.features.cache.maintenance.remove import plan_unlisted, plan_whole, remove
@@ -37,7 +37,7 @@ def test_clips_are_counted_once_by_the_row_that_counts(tmp_path: Path, spec: Fea
     store = FeatureStore(tmp_path, "set", spec)
     store.commit(result_of(spec, clips[:2], clips[2:3], clips[3:5]))
     store.commit(result_of(spec, [*clips[1:2], clips[3]]))
-    data_sets = {"all": AskedClips(clips), "few": AskedClips(clips[:1])}
+    data_sets = {"all": ClipQuery(clips), "few": ClipQuery(clips[:1])}
     listed = describe(only(tmp_path), data_sets)
     assert (listed.done, listed.no_audio, listed.failed) == (3, 1, 1)
     assert listed.missing == {"all": 1, "few": 0}
@@ -50,7 +50,7 @@ def test_over_a_data_set_its_clips_alone_count_and_are_named(
 ) -> None:
     FeatureStore(tmp_path, "set", spec).commit(result_of(spec, clips[:2], clips[2:3], clips[3:5], attempts=2))
     clips[1].path.write_bytes(b"replaced")
-    asked = AskedClips([clips[5], clips[4], clips[1], Clip("clip-0", clips[0].path, 0.0, 1.0), clips[2]])
+    asked = ClipQuery([clips[5], clips[4], clips[1], Clip("clip-0", clips[0].path, 0.0, 1.0), clips[2]])
     listed = describe(only(tmp_path), {"some": asked}, over="some")
     assert (listed.done, listed.no_audio, listed.failed, listed.missing) == (0, 1, 1, {"some": 3})
     assert listed.lacking == ["clip-5", "clip-1", "clip-0"]
@@ -65,7 +65,7 @@ def test_a_damaged_shard_is_named_and_the_others_counted(tmp_path: Path, spec: F
         content = bytearray(damaged.read_bytes())
         content[60] ^= 1
         damaged.write_bytes(content)
-    listed = describe(only(tmp_path), {"all": AskedClips(clips)})
+    listed = describe(only(tmp_path), {"all": ClipQuery(clips)})
     assert listed.done == 2
     assert listed.missing == {"all": 4}
     assert listed.shards == 3
@@ -149,7 +149,7 @@ def test_a_feature_goes_whole_and_alone(tmp_path: Path, spec: FeatureSpec, clips
     assert len(store.paths()) == 2
     remove(tmp_path, "set", [planned])
     assert not store.folder.exists()
-    assert (FeatureStore(tmp_path, "set", other).find(clips).outcome == DONE).all()
+    assert (FeatureStore(tmp_path, "set", other).lookup(clips).outcome == DONE).all()
 
 
 def test_what_avfuse_did_not_write_stays(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
@@ -179,7 +179,7 @@ def test_rows_that_no_data_set_lists_go(tmp_path: Path, spec: FeatureSpec, clips
     store.commit(result_of(spec, [*clips[:2], part], clips[3:4], clips[4:5], value=1))
     store.commit(result_of(spec, clips[5:], value=9))
     kept = store.commit(result_of(spec, clips[2:3], value=7))
-    listed = [AskedClips(clips[1:3]), AskedClips(clips[4:5])]
+    listed = [ClipQuery(clips[1:3]), ClipQuery(clips[4:5])]
     planned = plan_unlisted(only(tmp_path), listed)
     assert planned is not None
     assert (planned.clips, len(planned.shards), planned.whole) == (4, 2, False)
@@ -188,5 +188,5 @@ def test_rows_that_no_data_set_lists_go(tmp_path: Path, spec: FeatureSpec, clips
     assert kept in again.paths()
     assert again.load(clips[1:3]).data[:, 0].tolist() == [2, 7]
     assert sorted(again.rows().clip_id.tolist()) == [b"clip-1", b"clip-2", b"clip-4"]
-    assert again.find([part]).outcome[0] == ABSENT
+    assert again.lookup([part]).outcome[0] == ABSENT
     assert plan_unlisted(only(tmp_path), listed) is None

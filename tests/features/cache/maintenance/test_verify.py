@@ -16,7 +16,7 @@ import avfuse.features.cache.store
 from avfuse.features.cache import DamagedShard, FeatureStore
 from avfuse.features.cache.catalog import cached_features
 from avfuse.features.cache.claims import Claims
-from avfuse.features.cache.maintenance.verify import Finding, prove, verify
+from avfuse.features.cache.maintenance.verify import Finding, verify, verify_shard
 from avfuse.features.cache.shard_reader import read_software
 from avfuse.features.cache.shard_writer import shard_content
 from avfuse.features.cache.store import ABSENT, DONE, FAILED, NO_SOUND
@@ -101,9 +101,9 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path, shard: Path) -> N
         flipped[at] ^= 1 << at % 8
         shard.write_bytes(flipped)
         with pytest.raises(DamagedShard):
-            prove(shard)
+            verify_shard(shard)
     shard.write_bytes(content)
-    prove(shard)
+    verify_shard(shard)
 
 
 def test_a_shard_cut_anywhere_is_found(tmp_path: Path, shard: Path) -> None:
@@ -112,10 +112,10 @@ def test_a_shard_cut_anywhere_is_found(tmp_path: Path, shard: Path) -> None:
     for length in lengths:
         shard.write_bytes(content[:length])
         with pytest.raises(DamagedShard):
-            prove(shard)
+            verify_shard(shard)
     shard.write_bytes(content + b"\0")
     with pytest.raises(DamagedShard):
-        prove(shard)
+        verify_shard(shard)
 
 
 def test_a_damaged_shard_is_set_aside_and_its_clips_are_planned_again(
@@ -160,7 +160,7 @@ def test_rows_that_are_not_finite_are_planned_again_and_the_others_stay(
     assert "2 rows, for example of 'clip-1', with numbers that are not finite" in finding.problem
     found(tmp_path, repair=True)
     assert (store.folder / "set-aside" / path.name).is_file()
-    again = FeatureStore(tmp_path, "set", spec).find(clips)
+    again = FeatureStore(tmp_path, "set", spec).lookup(clips)
     assert again.outcome.tolist() == [DONE, ABSENT, ABSENT, NO_SOUND, FAILED]
     assert found(tmp_path) == []
 
@@ -196,7 +196,7 @@ def test_a_header_that_hdf5_contradicts_is_found(tmp_path: Path, spec: FeatureSp
     _, image = shard_content(result_of(other, clips))
     path = named_by_hash(tmp_path / "set" / spec.folder, header + image)
     with pytest.raises(DamagedShard, match="attribute"):
-        prove(path)
+        verify_shard(path)
 
 
 def test_rows_elsewhere_than_the_header_says_are_found(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
@@ -209,13 +209,13 @@ def test_rows_elsewhere_than_the_header_says_are_found(tmp_path: Path, spec: Fea
     header = (title + b"\n" + changed + b"\n").ljust(len(header), b"\n")
     path = named_by_hash(tmp_path / "set" / spec.folder, header + image)
     with pytest.raises(DamagedShard, match="not where its header says"):
-        prove(path)
+        verify_shard(path)
 
 
 def test_rows_of_another_shape_than_the_specs_are_found(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
     path = forged_hdf5(tmp_path, spec, clips, lambda file: (file.pop("data"), file.create_dataset("data", data=[1.0])))
     with pytest.raises(DamagedShard, match="its rows are"):
-        prove(path)
+        verify_shard(path)
 
 
 def forged_hdf5(tmp_path: Path, spec: FeatureSpec, clips: list[Clip], change: Callable[[h5py.File], object]) -> Path:
@@ -293,7 +293,7 @@ def test_what_is_no_plain_data_is_refused(
 ) -> None:
     path = forged_hdf5(tmp_path, spec, clips, change)
     with pytest.raises(DamagedShard, match=NO_PLAIN_DATA[change]):
-        prove(path)
+        verify_shard(path)
 
 
 def test_a_spec_of_another_version_is_told_and_left_alone(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
@@ -329,7 +329,7 @@ def test_duplicates_are_dropped_and_the_row_that_counts_stays(
     np.testing.assert_array_equal(before.data, after.data)
     assert before.missing == after.missing
     assert len(again.rows()) == 5
-    assert again.find(clips).extra == 0
+    assert again.lookup(clips).extra == 0
     assert read_software(again.paths()[0]) == software
     assert found(tmp_path) == []
 
@@ -364,7 +364,7 @@ def test_a_failure_that_was_tried_again_is_history(
     assert found(tmp_path) == []
     store.commit(result_of(spec, failed=clips[1:2], attempts=2, value=1, done=clips[2:3]))
     assert [finding.problem for finding in found(tmp_path, repair=True)] != []
-    again = FeatureStore(tmp_path, "set", spec).find(clips[:3])
+    again = FeatureStore(tmp_path, "set", spec).lookup(clips[:3])
     assert again.outcome.tolist() == [DONE, FAILED, DONE]
     assert again.attempts.tolist() == [0, 2, 0]
     assert found(tmp_path) == []
@@ -514,11 +514,11 @@ def test_an_extraction_that_goes_on_loses_nothing_to_a_repair(
     """A run that planned before and commits after finds its rows and the others'."""
     store.commit(result_of(spec, clips[:3], value=1))
     running = FeatureStore(tmp_path, "set", spec)
-    running.find(clips)
+    running.lookup(clips)
     store.commit(result_of(spec, clips[1:4], value=2))
     found(tmp_path, repair=True)
     running.commit(result_of(spec, clips[3:], value=9))
-    assert (running.find(clips).outcome == DONE).all()
+    assert (running.lookup(clips).outcome == DONE).all()
 
 
 def test_a_store_that_looks_while_shards_are_rewritten_misses_nothing(
@@ -537,5 +537,5 @@ def test_a_store_that_looks_while_shards_are_rewritten_misses_nothing(
         return read(path)
 
     monkeypatch.setattr(avfuse.features.cache.store, "read_shard", repair_then_read)
-    assert (FeatureStore(tmp_path, "set", spec).find(clips).outcome == DONE).all()
+    assert (FeatureStore(tmp_path, "set", spec).lookup(clips).outcome == DONE).all()
     assert repaired
