@@ -24,7 +24,7 @@ from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import Head, get_head, head_names
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import train_company
+from avfuse.stages.fuse.training.trainer import train_jobs
 
 _ONLY = "video"
 """What all columns are where no modalities are named: this head is an MLP on features as they are."""
@@ -143,7 +143,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         validation = _validation(labels, groups, self.validation_fraction, seed)
         data = _data(_modalities(clips, columns), labels, groups, validation, choose_device(self.device))
         plan = Plan.of(head, data, seed, training)
-        (trained,) = train_company([plan])
+        (trained,) = train_jobs([plan])
         trained.head.zero_grad(set_to_none=True)
         self.classes_, self.modalities_, self.validation_ = np.unique(labels), columns, validation
         self.head_, self.recipe_, self.n_iter_ = trained.head.cpu(), plan.recipe, max(1, trained.best_epoch)

@@ -37,7 +37,7 @@ from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.training.head_trainer import Fit
 from avfuse.stages.fuse.training.inputs import Inputs
-from avfuse.stages.fuse.training.vectorized import train_epoch
+from avfuse.stages.fuse.training.vectorized import train_epochs
 from avfuse.threads import SLEEPING, available_cores
 
 
@@ -201,7 +201,7 @@ def training(stack: ExitStack) -> Callable[[], None]:
     fit = Fit(Inputs.of(head.name, data, data.train, head.Options(), head.recipe), data.truth, head.recipe, seed=0)
 
     def run() -> None:
-        train_epoch([fit])
+        train_epochs([fit])
 
     return run
 

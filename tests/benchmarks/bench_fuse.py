@@ -5,7 +5,7 @@ Features are made up, with classes in them, in the shapes of MAiVAR's on UCF101:
 
 * fuse_speedup_flatten_batchN: one fusion head, all frames and one image side by side (27,136 - 512 - 256 - 51).
 * fuse_speedup_mean_batchN: 5 seeds x 6 audio images, the mean frame and one image (2,560 - 512 - 256 - 51), given to
-  `train_epoch` at once, against 30 nets one after the other.
+  `train_epochs` at once, against 30 nets one after the other.
 * fuse_mean_together_over_alone_batchN: the same 30 heads side by side against one after the other, both avfuse's; how
   many times faster side by side is.
 * fuse_speedup_over_sklearn_mean_batchN: 6 of these heads, one an image, against 6 of scikit-learn's MLPClassifier.
@@ -71,7 +71,7 @@ from avfuse.stages.fuse.training import head_trainer as fitting
 from avfuse.stages.fuse.training import vectorized
 from avfuse.stages.fuse.training.head_trainer import Fit, predict
 from avfuse.stages.fuse.training.inputs import Inputs
-from avfuse.stages.fuse.training.vectorized import train_epoch
+from avfuse.stages.fuse.training.vectorized import train_epochs
 
 
 def setting(name: str, default: object) -> str:
@@ -387,7 +387,7 @@ class Side:
 
 
 def train_heads(fits: Sequence[Fit]) -> list[float]:
-    return [loss.total for loss in train_epoch(fits)]
+    return [loss.total for loss in train_epochs(fits)]
 
 
 def train_plain(loops: Sequence[PlainLoop]) -> list[float]:
@@ -460,12 +460,12 @@ def named(figure: str) -> str:
 def say_how_trained(fits: Sequence[Fit]) -> None:
     head = fits[0].head
     numbers = sum(each.numel() for each in head.parameters())
-    together = vectorized.is_faster_together(head, fits[0].inputs.indices.device)
-    say(f"train_epoch takes {len(fits)} heads of {numbers:,} parameters {'side by side' if together else 'one by one'}")
+    together = vectorized.is_faster_vmapped(head, fits[0].inputs.indices.device)
+    say(f"train_epochs takes {len(fits)} heads of {numbers:,} parameters {'side by side' if together else 'one by one'}")
 
 
 def together_figure(batch: int) -> Figure:
-    """Both ways that `train_epoch` chooses from."""
+    """Both ways that `train_epochs` chooses from."""
     kind = Kind("mlp", batch, "mean")
     some, same = (kind.fits(kind.measured(made_up()), SEEDS) for _ in range(2))
     together = Side("side by side", lambda: [loss.total for loss in vectorized.together(some)])
@@ -608,7 +608,7 @@ def our_table(every: Sequence[FusionData], epochs: int) -> list[Side]:
 
 def train_companies(fits: Sequence[Fit]) -> list[float]:
     """As many at a time as experiments take."""
-    size = vectorized.SIDE_BY_SIDE
+    size = vectorized.MAX_GROUP_SIZE
     return [loss for first in range(0, len(fits), size) for loss in train_heads(fits[first : first + size])]
 
 

@@ -31,7 +31,7 @@ from avfuse.stages.fuse.training.head_trainer import Fit, predict
 from avfuse.stages.fuse.training.inputs import Inputs
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import Trained, train_company, train_head
+from avfuse.stages.fuse.training.trainer import Trained, train_head, train_jobs
 
 CLASSES, CLIPS = 3, 96
 VIDEO = ("lite:frames", (5, 16))
@@ -154,8 +154,8 @@ def test_heads_side_by_side_come_out_as_alone(
 
 
 def company(plans: list[Plan], together: bool, monkeypatch: pytest.MonkeyPatch) -> list[Trained]:
-    monkeypatch.setattr(vectorized, "is_faster_together", lambda head, device: together)
-    return train_company(plans)
+    monkeypatch.setattr(vectorized, "is_faster_vmapped", lambda head, device: together)
+    return train_jobs(plans)
 
 
 @pytest.mark.parametrize("head", ["mlp", pytest.param("crossattn", marks=pytest.mark.slow)])
@@ -189,7 +189,7 @@ def test_hidden_sound_is_reconstructed(mask: str, precision: str, device: str) -
     training = asked("bottleneck", masked=0.1, avc=0.1, mask=mask, precision=precision, epochs=2)
     plan = Plan.of("bottleneck", data, 0, training)
     plan.check()
-    trained = train_company([plan])[0]
+    trained = train_jobs([plan])[0]
     assert trained.too_short == 0
     assert np.isfinite([epoch.train_loss for epoch in trained.curve]).all()
 
@@ -224,13 +224,13 @@ def test_training_goes_on_from_a_checkpoint(device: str, tmp_path: Path, monkeyp
         return on_epoch
 
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(vectorized, "is_faster_together", lambda head, device: True)
+    monkeypatch.setattr(vectorized, "is_faster_vmapped", lambda head, device: True)
     data = on(device, made_up())
     plans = [Plan.of("mlp", data, seed, asked("mlp", dropout=0.2, epochs=6)) for seed in range(2)]
-    whole = train_company(plans)
+    whole = train_jobs(plans)
     with pytest.raises(Killed):
-        train_company(plans, kill_after(7), Checkpoint(tmp_path / "kept", "key"))
-    again = train_company(plans, checkpoint=Checkpoint(tmp_path / "kept", "key"))
+        train_jobs(plans, kill_after(7), Checkpoint(tmp_path / "kept", "key"))
+    again = train_jobs(plans, checkpoint=Checkpoint(tmp_path / "kept", "key"))
     for one, other in zip(whole, again, strict=True):
         assert one.best_epoch == other.best_epoch
         assert_alike(other.logits, one.logits, 1e-4)
@@ -292,7 +292,7 @@ def test_where_a_head_looks_is_what_the_cpu_says(method: Any, device: str) -> No
     for each in ("cpu", device):
         there = on(each, data)
         plan = Plan.of("crossattn", there, 0, asked("crossattn"))
-        head = train_company([plan])[0].head
+        head = train_jobs([plan])[0].head
         maps.append(explain(plan, [head], there.test[:8], method).maps)
     for name, expected in maps[0].items():
         np.testing.assert_allclose(maps[1][name], expected, rtol=0.02, atol=1e-3)
@@ -302,6 +302,6 @@ def test_where_a_head_looks_is_what_the_cpu_says(method: Any, device: str) -> No
 def test_what_heads_withstand_is_measured(device: str) -> None:
     data = on(device, made_up())
     plan = Plan.of("mlp", data, 0, asked("mlp"))
-    table = robustness(plan, [train_company([plan])[0].head]).table
+    table = robustness(plan, [train_jobs([plan])[0].head]).table
     assert {"dropped", "noise", "same class", "other class"} <= set(table["change"])
     assert table["accuracy"].between(0, 1).all()

@@ -26,8 +26,8 @@ from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import train_company
-from avfuse.stages.fuse.training.vectorized import SIDE_BY_SIDE, companies, kind_of
+from avfuse.stages.fuse.training.trainer import train_jobs
+from avfuse.stages.fuse.training.vectorized import MAX_GROUP_SIZE, group_key, job_groups
 
 MAX_PLAYERS = 10
 """n players are 2^n - 1 trainings for each seed."""
@@ -191,15 +191,15 @@ class _Game:
     def play(self, folder: Path | None, progress: bool) -> dict[tuple[Coalition, int], NDArray[np.bool_]]:
         """Whether the head of a coalition and a seed gets each test clip right, bool (n_test,)."""
         jobs = [(coalition, seed) for coalition in self.coalitions for seed in range(self.seeds)]
-        kinds = (kind_of(self.plan(coalition, 0)) for coalition in self.coalitions)
+        kinds = (group_key(self.plan(coalition, 0)) for coalition in self.coalitions)
         hits: dict[tuple[Coalition, int], NDArray[np.bool_]] = {}
         with tqdm(total=len(jobs), unit="head", desc="contribution", disable=not progress) as bar:
-            for company in companies(jobs, (kind for kind in kinds for _ in range(self.seeds)), self._side_by_side):
-                kept = None if folder is None else _Kept.of(folder, company)
+            for group in job_groups(jobs, (kind for kind in kinds for _ in range(self.seeds)), self._side_by_side):
+                kept = None if folder is None else _Kept.of(folder, group)
                 if kept is None or (found := kept.load()) is None:
-                    found = self._train(company, kept)
-                hits |= dict(zip(company, found, strict=True))
-                bar.update(len(company))
+                    found = self._train(group, kept)
+                hits |= dict(zip(group, found, strict=True))
+                bar.update(len(group))
         return hits
 
     def plan(self, coalition: Coalition, seed: int) -> Plan:
@@ -223,13 +223,13 @@ class _Game:
             for each in modalities
             if isinstance(each, Modality)
         )
-        return min(SIDE_BY_SIDE, self.seeds * max(1, _COPIED_BYTES // max(copied, 1)))
+        return min(MAX_GROUP_SIZE, self.seeds * max(1, _COPIED_BYTES // max(copied, 1)))
 
-    def _train(self, company: Sequence[tuple[Coalition, int]], kept: "_Kept | None") -> NDArray[np.bool_]:
+    def _train(self, group: Sequence[tuple[Coalition, int]], kept: "_Kept | None") -> NDArray[np.bool_]:
         """(heads, n_test)."""
-        plan_of = {coalition: self.plan(coalition, 0) for coalition in dict(company)}
-        plans = [replace(plan_of[coalition], seed=seed) for coalition, seed in company]
-        every = train_company(plans, checkpoint=None if kept is None else kept.checkpoint)
+        plan_of = {coalition: self.plan(coalition, 0) for coalition in dict(group)}
+        plans = [replace(plan_of[coalition], seed=seed) for coalition, seed in group]
+        every = train_jobs(plans, checkpoint=None if kept is None else kept.checkpoint)
         truth = [each[self.data.test].cpu().numpy() for each in self.data.truth]
         hits = np.array([all_correct(self.data.targets, each.logits, truth) for each in every])
         if kept is not None:
@@ -245,8 +245,8 @@ class _Kept:
     checkpoint: Checkpoint
 
     @classmethod
-    def of(cls, folder: Path, company: Sequence[tuple[Coalition, int]]) -> Self:
-        members = json.dumps([[sorted(coalition), seed] for coalition, seed in company])
+    def of(cls, folder: Path, group: Sequence[tuple[Coalition, int]]) -> Self:
+        members = json.dumps([[sorted(coalition), seed] for coalition, seed in group])
         key = sha256(members.encode()).hexdigest()[:16]
         return cls(folder / f"{key}.npz", Checkpoint(folder / f"{key}.safetensors", key))
 

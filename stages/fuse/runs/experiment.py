@@ -36,10 +36,10 @@ from avfuse.stages.fuse.training.trainer import (
     Trained,
     best_epoch,
     choose_epochs,
-    refit_company,
-    train_company,
+    refit_jobs,
+    train_jobs,
 )
-from avfuse.stages.fuse.training.vectorized import companies, kind_of
+from avfuse.stages.fuse.training.vectorized import group_key, job_groups
 
 FEATURES = ("video", "audio")
 """What can be swept besides settings: the features of a modality."""
@@ -121,11 +121,11 @@ def run_experiment(
     described = {**described, **_describe(data, training, sweep)}
     _claim(folder, described, rows, replace)
 
-    def train(company: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
-        choices = [_read_choice(folder, job) for job in company] if pick is not None else []
-        lacking = [not job.is_done(folder) for job in company]
-        trained = _train(company, [each for each in choices if each is not None], parents, on_epoch, checkpoint)
-        for job, lacks, (head, cost) in zip(company, lacking, trained, strict=True):
+    def train(group: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
+        choices = [_read_choice(folder, job) for job in group] if pick is not None else []
+        lacking = [not job.is_done(folder) for job in group]
+        trained = _train(group, [each for each in choices if each is not None], parents, on_epoch, checkpoint)
+        for job, lacks, (head, cost) in zip(group, lacking, trained, strict=True):
             if lacks:
                 _save(folder, job, head, described, cost)
 
@@ -163,17 +163,17 @@ def _work(
     what: Literal["choose", "refit", "train"],
 ) -> None:
     """On the companies in which any job lacks something. what: train is both, choose and refit."""
-    todo = [company for company in companies(jobs, [kind_of(job.plan) for job in jobs]) if any(map(lacks, company))]
+    todo = [group for group in job_groups(jobs, [group_key(job.plan) for job in jobs]) if any(map(lacks, group))]
     passes = 2 if what == "train" else 1
-    bar.total = (bar.total or 0) + sum(passes * job.plan.recipe.epochs for company in todo for job in company)
-    for company in todo:
-        bar.set_postfix(head=_named(company), refresh=False)
+    bar.total = (bar.total or 0) + sum(passes * job.plan.recipe.epochs for group in todo for job in group)
+    for group in todo:
+        bar.set_postfix(head=_named(group), refresh=False)
         before = bar.n
-        key = sha256(",".join([what, *(job.plan.key for job in company)]).encode()).hexdigest()[:16]
-        checkpoint = Checkpoint(folder / ".training" / f"{head_of(company[0].row)}-{key}.safetensors", key)
-        work(company, bar.update, checkpoint)
+        key = sha256(",".join([what, *(job.plan.key for job in group)]).encode()).hexdigest()[:16]
+        checkpoint = Checkpoint(folder / ".training" / f"{head_of(group[0].row)}-{key}.safetensors", key)
+        work(group, bar.update, checkpoint)
         checkpoint.remove()
-        bar.update(before + passes * company[0].plan.recipe.epochs * len(company) - bar.n)  # some stop early
+        bar.update(before + passes * group[0].plan.recipe.epochs * len(group) - bar.n)  # some stop early
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,11 @@ class _Choice:
     seconds: float
 
 
-def _choose(folder: Path, parents: Parents, company: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
+def _choose(folder: Path, parents: Parents, group: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
     started = time.perf_counter()
-    curves = choose_epochs([job.plan for job in company], on_epoch, checkpoint, parents=parents)
-    seconds = (time.perf_counter() - started) / len(company)
-    for job, curve in zip(company, curves, strict=True):
+    curves = choose_epochs([job.plan for job in group], on_epoch, checkpoint, parents=parents)
+    seconds = (time.perf_counter() - started) / len(group)
+    for job, curve in zip(group, curves, strict=True):
         path = _choice_path(folder, job)
         path.parent.mkdir(parents=True, exist_ok=True)
         choice = {"key": job.plan.key, "seconds": seconds, "curve": [asdict(epoch) for epoch in curve]}
@@ -238,16 +238,16 @@ def _combinations(values: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str
     return (dict(zip(values, each, strict=True)) for each in product(*values.values()))
 
 
-def _named(company: Sequence[_Job]) -> str:
-    rows = list(dict.fromkeys(job.row for job in company))
-    return rows[0] if len(rows) == 1 else f"{head_of(rows[0])} ({len(company)} together)"
+def _named(group: Sequence[_Job]) -> str:
+    rows = list(dict.fromkeys(job.row for job in group))
+    return rows[0] if len(rows) == 1 else f"{head_of(rows[0])} ({len(group)} together)"
 
 
 def _train(
-    company: Sequence[_Job], choices: Sequence[_Choice], parents: Parents, on_epoch: OnEpoch, checkpoint: Checkpoint
+    group: Sequence[_Job], choices: Sequence[_Choice], parents: Parents, on_epoch: OnEpoch, checkpoint: Checkpoint
 ) -> list[tuple[Trained, Cost]]:
     """Side by side, each with what it cost. choices: of each, where they were made before."""
-    plans = [job.plan for job in company]
+    plans = [job.plan for job in group]
     in_training = training_macs(plans[0])
     with measured(plans[0].data.train.device, len(plans)) as spent:
 
@@ -256,9 +256,9 @@ def _train(
             on_epoch()
 
         if choices:
-            every = refit_company(plans, [choice.curve for choice in choices], count, checkpoint, parents=parents)
+            every = refit_jobs(plans, [choice.curve for choice in choices], count, checkpoint, parents=parents)
         else:
-            every = train_company(plans, count, checkpoint, parents=parents)
+            every = train_jobs(plans, count, checkpoint, parents=parents)
     spent.seconds += sum(choice.seconds for choice in choices)
     return [(trained, Cost.of(plan, trained, spent, in_training)) for plan, trained in zip(plans, every, strict=True)]
 

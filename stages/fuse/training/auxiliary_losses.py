@@ -187,7 +187,7 @@ class Objective(nn.Module):
         return x.to(next(self.parameters()).dtype)
 
 
-def check_objective(
+def check_auxiliary_losses(
     name: str,
     shapes: Mapping[str, ModalityShape],
     targets: Targets,

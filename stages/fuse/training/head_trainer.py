@@ -57,7 +57,7 @@ class Fit:
         self.draws = torch.Generator(device).manual_seed(seed)
         self.steps = 0
         self.epochs = self.batches_per_epoch = 0
-        self.stack: Stack | None = None
+        self.stack: StackedParameters | None = None
         parameters = [*self.head.parameters(), *(self.objective.parameters() if self.objective is not None else ())]
         self.optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
@@ -128,7 +128,7 @@ class Fit:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
         if self.stack is not None:
-            self.stack.dissolve()
+            self.stack.unstack()
         self.head.load_state_dict(under(state, "head."))
         if self.objective is not None:
             self.objective.load_state_dict(under(state, "objective."))
@@ -144,7 +144,7 @@ class Fit:
         self.steps, self.epochs = int(state["steps"]), int(state["epochs"])
 
 
-class Stack:
+class StackedParameters:
     """Heads that train together, with one optimiser: of every weight and of its moments there is one tensor for all
     heads, (heads, ...). What a head has of its own are views of these for as long as it is here."""
 
@@ -152,7 +152,7 @@ class Stack:
         """Takes them out of the stacks that they are in."""
         for fit in fits:
             if fit.stack is not None:
-                fit.stack.dissolve()
+                fit.stack.unstack()
         self._fits = [weakref.ref(fit) for fit in fits]
         own = {name: [fit.head.get_parameter(name) for fit in fits] for name, _ in fits[0].head.named_parameters()}
         self.weights = {name: torch.stack([each.detach() for each in same]) for name, same in own.items()}
@@ -201,7 +201,7 @@ class Stack:
         for fit in fits:
             fit.steps += 1
 
-    def dissolve(self) -> None:
+    def unstack(self) -> None:
         """Give every head its weights and moments for itself."""
         for fit in self._members():
             for parameter in fit.head.parameters():
@@ -255,10 +255,10 @@ def products(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
-def alone(fit: Fit) -> Losses:
+def train_epoch(fit: Fit) -> Losses:
     """One pass over the clips. Returns mean losses."""
     if fit.stack is not None:
-        fit.stack.dissolve()
+        fit.stack.unstack()
     fit.head.train()
     device = fit.inputs.indices.device
     sums: dict[str, Tensor] = {}

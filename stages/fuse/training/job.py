@@ -9,7 +9,7 @@ import torch
 from avfuse.stages.fuse.config import Recipe, Settings
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.heads import get_head
-from avfuse.stages.fuse.training.auxiliary_losses import check_objective
+from avfuse.stages.fuse.training.auxiliary_losses import check_auxiliary_losses
 from avfuse.stages.fuse.training.balanced_batches import balanced_batches
 from avfuse.stages.fuse.training.head_trainer import balanced_labels
 from avfuse.stages.fuse.training.overrides import Training
@@ -37,7 +37,7 @@ class Plan:
     def check(self) -> None:
         """Raises UsageError for what the head does not give or the clips do not have, before anything is trained."""
         data, recipe = self.data, self.recipe
-        check_objective(self.head, data.shapes, data.targets, self.options, recipe, data.banks)
+        check_auxiliary_losses(self.head, data.shapes, data.targets, self.options, recipe, data.banks)
         if recipe.classes_and_clips is not None:
             labels = balanced_labels(data.targets, data.truth)[data.train]
             balanced_batches(labels, *recipe.classes_and_clips, torch.Generator())

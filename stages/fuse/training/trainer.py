@@ -22,7 +22,7 @@ from avfuse.stages.fuse.training.head_trainer import Fit, Losses, predict
 from avfuse.stages.fuse.training.inputs import Inputs
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.vectorized import companies, kind_of, predict_each, train_epoch
+from avfuse.stages.fuse.training.vectorized import group_key, job_groups, predict_heads, train_epochs
 from avfuse.threads import limit_torch_threads
 
 
@@ -71,16 +71,16 @@ class Trained:
 def train_head(
     name: str, data: FusionData, seed: int, training: Training, on_epoch: Callable[[], Any] = lambda: None
 ) -> Trained:
-    """Train one head from one seed: the epoch chosen on validation, then a refit on all of train (`train_company`).
+    """Train one head from one seed: the epoch chosen on validation, then a refit on all of train (`train_jobs`).
 
     name: of a registered head. on_epoch is called after every epoch, of the choice and of the refit.
 
     Raises UsageError for an unknown head, and for a setting that cannot be.
     """
-    return train_company([Plan.of(name, data, seed, training)], on_epoch)[0]
+    return train_jobs([Plan.of(name, data, seed, training)], on_epoch)[0]
 
 
-def train_company(
+def train_jobs(
     plans: Sequence[Plan],
     on_epoch: Callable[[], Any] = lambda: None,
     checkpoint: Checkpoint | None = None,
@@ -114,14 +114,14 @@ def choose_epochs(
     *,
     parents: "Parents | None" = None,
 ) -> list[list[Epoch]]:
-    """The first half of `train_company`: learning curves on train, until validation says how many epochs to train for.
+    """The first half of `train_jobs`: learning curves on train, until validation says how many epochs to train for.
     Test clips are not looked at, so that what follows may depend on it."""
     progress = _Progress.of(plans, checkpoint)
     _choose(plans, parents or Parents(plans), progress, on_epoch, keep_chosen=False)
     return progress.curves
 
 
-def refit_company(
+def refit_jobs(
     plans: Sequence[Plan],
     curves: Sequence[Sequence[Epoch]],
     on_epoch: Callable[[], Any] = lambda: None,
@@ -152,17 +152,17 @@ class Parents:
         """More heads that will start from some."""
         wanted = {parent.key: parent for plan in plans for parent in plan.parents().values()}
         new = [plan for key, plan in wanted.items() if key not in self._companies]
-        for company in companies(new, [kind_of(plan) for plan in new]):
-            self._companies |= {plan.key: company for plan in company}
+        for group in job_groups(new, [group_key(plan) for plan in new]):
+            self._companies |= {plan.key: group for plan in group}
 
     def of(self, plan: Plan) -> dict[str, Trained]:
         """Those of one head, by name."""
         keys = {name: parent.key for name, parent in plan.parents().items()}
         for key in keys.values():
             if key not in self._trained:
-                company = self._companies[key]
-                trained = train_company(company, keep_chosen=True)
-                self._trained |= {each.key: one for each, one in zip(company, trained, strict=True)}
+                group = self._companies[key]
+                trained = train_jobs(group, keep_chosen=True)
+                self._trained |= {each.key: one for each, one in zip(group, trained, strict=True)}
         return {name: self._trained[key] for name, key in keys.items()}
 
 
@@ -185,7 +185,7 @@ def _refit(
         best = [0 for _ in plans]
     progress.load(fits)
     for epoch in range(progress.epoch + 1, max(best) + 1):
-        for _ in train_epoch([fit for fit, last in zip(fits, best, strict=True) if epoch <= last]):
+        for _ in train_epochs([fit for fit, last in zip(fits, best, strict=True) if epoch <= last]):
             on_epoch()
         progress.keep(fits, "refit", epoch)
     return [_trained(*each) for each in zip(plans, fits, progress.curves, best, chosen, strict=True)]
@@ -218,7 +218,7 @@ def _choose(
         if not running:
             break
         going_on = [fits[number] for number in running]
-        every = zip(running, train_epoch(going_on), predict_each(going_on, plans[0].data.validation), strict=True)
+        every = zip(running, train_epochs(going_on), predict_heads(going_on, plans[0].data.validation), strict=True)
         for number, losses, logits in every:
             progress.curves[number].append(_validated(plans[number], fits[number], epoch, losses, logits))
             if keep_chosen and best_epoch(progress.curves[number]).epoch == epoch:

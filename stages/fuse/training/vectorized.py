@@ -18,33 +18,33 @@ from avfuse.stages.fuse.heads import Head, build_head, get_head
 from avfuse.stages.fuse.heads.dropout import Given, Recorder, drawn_together, using
 from avfuse.stages.fuse.losses.l1 import l1_of, l1_weights
 from avfuse.stages.fuse.training.auxiliary_losses import asked
-from avfuse.stages.fuse.training.head_trainer import Fit, Losses, Stack, alone, predict, products
+from avfuse.stages.fuse.training.head_trainer import Fit, Losses, StackedParameters, predict, products, train_epoch
 from avfuse.stages.fuse.training.inputs import Batch
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import PER_HEAD
 
-TOGETHER_PARAMETERS = 6_000_000
+VMAP_MAX_PARAMETERS = 6_000_000
 """On a CPU, five heads with fewer parameters than this are faster side by side, as one head's products do not fill the
 cores. Measured on two: with 1.5 million 1.4 to 1.8 times as fast, with 10 million no faster."""
 
-TOGETHER_PARAMETERS_GPU = 20_000_000
+VMAP_MAX_PARAMETERS_GPU = 20_000_000
 """On a GPU small products leave most of it idle. 32 of the largest heads that share a pass take 10 GB with gradients
 and moments."""
 
-SIDE_BY_SIDE = 32
+MAX_GROUP_SIZE = 32
 """So many heads at most share a pass."""
 
 
-def train_epoch(fits: Sequence[Fit]) -> list[Losses]:
+def train_epochs(fits: Sequence[Fit]) -> list[Losses]:
     """One pass over the clips for every head. Several are of one kind, with inputs of the same shapes, and recipes that
     differ in nothing but PER_HEAD. Returns their mean losses."""
     if len(fits) > 1 and _share_a_pass(fits[0]):
-        return together(fits)
-    return [alone(fit) for fit in fits]
+        return train_epoch_vmapped(fits)
+    return [train_epoch(fit) for fit in fits]
 
 
 @torch.inference_mode()
-def predict_each(fits: Sequence[Fit], indices: Tensor) -> list[Tensor]:
+def predict_heads(fits: Sequence[Fit], indices: Tensor) -> list[Tensor]:
     """What `predict` gives of each head on its own inputs, (len(indices), width); at once of heads that train together
     on the same inputs."""
     inputs, stack = fits[0].inputs, fits[0].stack
@@ -63,29 +63,29 @@ def predict_each(fits: Sequence[Fit], indices: Tensor) -> list[Tensor]:
 
 def _share_a_pass(fit: Fit) -> bool:
     plain = fit.objective is None and not fit.inputs.streamed
-    return plain and is_faster_together(fit.head, fit.inputs.indices.device)
+    return plain and is_faster_vmapped(fit.head, fit.inputs.indices.device)
 
 
-def trains_together(name: str, data: FusionData, options: Settings, recipe: Recipe) -> bool:
+def trains_vmapped(name: str, data: FusionData, options: Settings, recipe: Recipe) -> bool:
     """Whether heads of this kind share passes over this data set. Those with an objective beside classification do not:
     which clips take part in it is another number for each of them."""
     if asked(recipe) or data.streamed.keys() & set(get_head(name).sees(options)):
         return False
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         head = build_head(name, data.shapes, data.targets, options)
-    return is_faster_together(head, data.train.device)
+    return is_faster_vmapped(head, data.train.device)
 
 
-def is_faster_together(head: Head, device: torch.device) -> bool:
+def is_faster_vmapped(head: Head, device: torch.device) -> bool:
     """Attention has no batched form on a CPU."""
     parameters = sum(each.numel() for each in head.parameters())
     if device.type == "cpu":
         attends = any(isinstance(module, nn.MultiheadAttention) for module in head.modules())
-        return parameters < TOGETHER_PARAMETERS and not attends
-    return parameters < TOGETHER_PARAMETERS_GPU
+        return parameters < VMAP_MAX_PARAMETERS and not attends
+    return parameters < VMAP_MAX_PARAMETERS_GPU
 
 
-def together(fits: Sequence[Fit]) -> list[Losses]:
+def train_epoch_vmapped(fits: Sequence[Fit]) -> list[Losses]:
     """One pass over the clips for all heads at once. Returns their mean losses."""
     stack, recipe = _stack_of(fits), fits[0].recipe
     head, device = fits[0].head, fits[0].inputs.indices.device
@@ -128,12 +128,12 @@ def together(fits: Sequence[Fit]) -> list[Losses]:
     return [Losses(total) for total in (totals / clips).tolist()]
 
 
-def _stack_of(fits: Sequence[Fit]) -> Stack:
+def _stack_of(fits: Sequence[Fit]) -> StackedParameters:
     """The one that they are in, or a new one."""
     for fit in fits:
         fit.head.train()
     last = fits[0].stack
-    return last if last is not None and last.is_of(fits) else Stack(fits)
+    return last if last is not None and last.is_of(fits) else StackedParameters(fits)
 
 
 def _stacked_rows(fits: Sequence[Fit], parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
@@ -160,30 +160,30 @@ def _masks_asked(head: Head, batch: Batch) -> list[tuple[torch.Size, torch.dtype
 Item = TypeVar("Item")
 
 
-def kind_of(plan: Plan) -> str | None:
+def group_key(plan: Plan) -> str | None:
     """What heads that share a pass have in common, as text; None for a head that trains alone."""
-    if not trains_together(plan.head, plan.data, plan.options, plan.recipe):
+    if not trains_vmapped(plan.head, plan.data, plan.options, plan.recipe):
         return None
     recipe = plan.recipe.model_dump(exclude=set(PER_HEAD))
     return json.dumps([plan.head, plan.options.model_dump(), recipe, str(plan.data.shapes)])
 
 
-def companies(items: Sequence[Item], kinds: Iterable[str | None], most: int = SIDE_BY_SIDE) -> list[list[Item]]:
+def job_groups(items: Sequence[Item], kinds: Iterable[str | None], most: int = MAX_GROUP_SIZE) -> list[list[Item]]:
     """Items in companies of one kind, at most so many in each; what is of no kind is alone.
 
     What trains together depends on what was asked for, not on what is there already: after a run that was broken off,
     a head then comes out of the same sums as in an unbroken one.
 
-    kinds: of each item, as `kind_of` its plan.
+    kinds: of each item, as `group_key` its plan.
     """
     found: list[list[Item]] = []
     open_ones: dict[str, list[Item]] = {}
     for item, kind in zip(items, kinds, strict=True):
-        company = None if kind is None else open_ones.get(kind)
-        if company is None or len(company) == most:
-            company = []
-            found.append(company)
+        group = None if kind is None else open_ones.get(kind)
+        if group is None or len(group) == most:
+            group = []
+            found.append(group)
             if kind is not None:
-                open_ones[kind] = company
-        company.append(item)
+                open_ones[kind] = group
+        group.append(item)
     return found

@@ -78,7 +78,7 @@ def ablate(place: Path, *arguments: object, table: str = "own.yaml", seeds: int 
 
 
 def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("train_company", "choose_epochs", "refit_company"):
+    for name in ("train_jobs", "choose_epochs", "refit_jobs"):
         monkeypatch.setattr(experiment, name, lambda *_: pytest.fail("trained again"))
 
 

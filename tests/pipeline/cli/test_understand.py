@@ -139,13 +139,13 @@ class TestContribution:
         self, understand: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = understand().stdout
-        monkeypatch.setattr(shapley, "train_company", lambda *_, **__: pytest.fail("trained again"))
+        monkeypatch.setattr(shapley, "train_jobs", lambda *_, **__: pytest.fail("trained again"))
         assert understand().stdout == first
 
     def test_one_that_was_broken_off_goes_on(
         self, understand: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        real, trained = shapley.train_company, []
+        real, trained = shapley.train_jobs, []
 
         def counting(plans: Sequence[object], **rest: object) -> object:
             if len(trained) == 2:
@@ -154,7 +154,7 @@ class TestContribution:
             return real(plans, **rest)
 
         expected = understand("--name", "unbroken").stdout
-        monkeypatch.setattr(shapley, "train_company", counting)
+        monkeypatch.setattr(shapley, "train_jobs", counting)
         with pytest.raises(click.Abort):
             understand()
         folder = tmp_path / "kitchen" / "contribution-mlp"

@@ -23,7 +23,7 @@ from avfuse.stages.fuse.data.token_layout import parts_of
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import train_company
+from avfuse.stages.fuse.training.trainer import train_jobs
 
 TARGETS = Targets((LearnedTarget("label", ("a", "b", "c")),))
 SHAPES = {"video": ModalityShape(5, 16), "audio": ModalityShape(8, 16)}
@@ -240,7 +240,7 @@ def planted(clips: int = 160, tells: Sequence[str] = ("video", "audio"), cls: bo
 
 
 def trained(plan: Plan) -> Head:
-    (only,) = train_company([plan])
+    (only,) = train_jobs([plan])
     return only.head.eval()
 
 

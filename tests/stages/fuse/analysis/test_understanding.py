@@ -33,7 +33,7 @@ from avfuse.stages.fuse.training.head_trainer import predict
 from avfuse.stages.fuse.training.inputs import Inputs
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import Trained, train_company
+from avfuse.stages.fuse.training.trainer import Trained, train_jobs
 
 DIM = 8
 QUICK = Training(epochs=25, lr=3e-3, hidden="32", dropout=0)
@@ -88,7 +88,7 @@ def halves() -> FusionData:
 
 def trained(data: FusionData, head: str = "mlp", seeds: int = 2, **settings: object) -> tuple[Plan, list[Trained]]:
     plans = [Plan.of(head, data, seed, QUICK.plus(settings)) for seed in range(seeds)]
-    return plans[0], train_company(plans)
+    return plans[0], train_jobs(plans)
 
 
 def line(found: Robustness, modality: str, change: str, strength: float | None = None) -> pd.Series:
@@ -150,9 +150,9 @@ class TestContribution:
 
         def counting(plans: Sequence[Plan], **rest: object) -> list[Trained]:
             together.append(len(plans))
-            return train_company(plans, **rest)
+            return train_jobs(plans, **rest)
 
-        monkeypatch.setattr("avfuse.stages.fuse.analysis.shapley.train_company", counting)
+        monkeypatch.setattr("avfuse.stages.fuse.analysis.shapley.train_jobs", counting)
         found = contribution(data, "mlp", QUICK.plus({"epochs": 4}), 2, split=("audio",), progress=False)
         # picture alone; one, two and three audio images, alone and with the picture
         assert sorted(together) == [2, 2, 2, 6, 6, 6, 6]
@@ -171,9 +171,9 @@ class TestContribution:
             if len(trained) == 2:
                 raise KeyboardInterrupt
             trained.append(plans)
-            return train_company(plans, **rest)
+            return train_jobs(plans, **rest)
 
-        monkeypatch.setattr("avfuse.stages.fuse.analysis.shapley.train_company", breaking_off)
+        monkeypatch.setattr("avfuse.stages.fuse.analysis.shapley.train_jobs", breaking_off)
         training = QUICK.plus({"epochs": 4})
         with pytest.raises(KeyboardInterrupt):
             contribution(data, "mlp", training, 2, keep=tmp_path, progress=False)
@@ -202,7 +202,7 @@ class TestContribution:
         assert len(keys) == 7
         contribution(data, "logreg", Training(), 1, keep=tmp_path, progress=False)
         monkeypatch.setattr(
-            "avfuse.stages.fuse.analysis.shapley.train_company", lambda *_, **__: pytest.fail("trained again")
+            "avfuse.stages.fuse.analysis.shapley.train_jobs", lambda *_, **__: pytest.fail("trained again")
         )
         contribution(data, "logreg", Training(), 1, keep=tmp_path, progress=False)
         (folder,) = tmp_path.iterdir()

@@ -18,8 +18,8 @@ from avfuse.stages.fuse.training.head_trainer import Fit, predict
 from avfuse.stages.fuse.training.inputs import Inputs
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import Parents, Trained, train_company, train_head
-from avfuse.stages.fuse.training.vectorized import train_epoch
+from avfuse.stages.fuse.training.trainer import Parents, Trained, train_head, train_jobs
+from avfuse.stages.fuse.training.vectorized import train_epochs
 
 SIZES = {"hidden": "24x12"}
 
@@ -31,7 +31,7 @@ def data(make_data: Callable[..., FusionData]) -> FusionData:
 
 def parents_of(data: FusionData, training: Training) -> dict[str, Head]:
     plans = Plan.of("mlp", data, 5, training).parents()
-    chosen = {name: train_company([plan], keep_chosen=True)[0].chosen for name, plan in plans.items()}
+    chosen = {name: train_jobs([plan], keep_chosen=True)[0].chosen for name, plan in plans.items()}
     return {name: head for name, head in chosen.items() if head is not None}
 
 
@@ -58,7 +58,7 @@ def test_with_zero_the_fusion_net_is_the_video_net_before_its_first_step(
         predict(fit.head, fit.inputs, data.test), predict(parents["video"], inputs, data.test), rtol=1e-5, atol=1e-6
     )
     before = predict(fit.head, fit.inputs, data.test)
-    train_epoch([fit])
+    train_epochs([fit])
     assert not torch.allclose(predict(fit.head, fit.inputs, data.test), before)
 
 
@@ -68,7 +68,7 @@ def test_the_zeros_for_the_sound_learn(data: FusionData, fusion: str) -> None:
     fit = started(data, training, parents_of(data, training))
     of_sound = fit.head.bring.weight if fusion == "sum" else fit.head.classifier[0].weight[:, 16:]
     assert of_sound.abs().max() == 0
-    train_epoch([fit])
+    train_epochs([fit])
     of_sound = fit.head.bring.weight if fusion == "sum" else fit.head.classifier[0].weight[:, 16:]
     assert of_sound.abs().max() > 0
 
@@ -103,8 +103,8 @@ def test_while_the_epoch_is_chosen_no_parent_has_seen_validation(data: FusionDat
     truth[data.validation] = (truth[data.validation] + 1) % 6
     other = replace(data, truth=(truth,))
     plan = Plan.of("mlp", data, 5, training).parents()["video"]
-    (one,) = train_company([plan], keep_chosen=True)
-    (two,) = train_company([Plan.of("mlp", other, 5, training).parents()["video"]], keep_chosen=True)
+    (one,) = train_jobs([plan], keep_chosen=True)
+    (two,) = train_jobs([Plan.of("mlp", other, 5, training).parents()["video"]], keep_chosen=True)
     if one.best_epoch == two.best_epoch:
         for name, weight in one.chosen.state_dict().items():
             torch.testing.assert_close(weight, two.chosen.state_dict()[name], rtol=0, atol=0)
@@ -122,13 +122,13 @@ def test_a_parent_is_trained_once_for_all_that_start_from_it(
 ) -> None:
     """Two weight decays and two seeds are four video nets, whatever learning rates and sounds follow them."""
     trained: list[tuple[str, int, float]] = []
-    original = trainer.train_company
+    original = trainer.train_jobs
 
     def noted(plans: Sequence[Plan], *rest: Any, **more: Any) -> list[Trained]:
         trained.extend((plan.head, plan.seed, plan.recipe.weight_decay) for plan in plans)
         return original(plans, *rest, **more)
 
-    monkeypatch.setattr(trainer, "train_company", noted)
+    monkeypatch.setattr(trainer, "train_jobs", noted)
     other_sound = replace(data.modalities["audio"], tokens=data.modalities["audio"].tokens + 1)
     sweep = {"lr": ["1e-3", "3e-3"], "weight_decay": ["0", "0.05"]}
     parents = Parents()

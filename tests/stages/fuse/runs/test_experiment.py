@@ -48,13 +48,13 @@ def test_results_have_a_line_per_head_and_seed(data: FusionData, tmp_path: Path)
 def test_what_was_trained_is_read_back(data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fuse(data, tmp_path / "run", ["mlp"])
     trained: list[tuple[str, list[int]]] = []
-    original = experiment.train_company
+    original = experiment.train_jobs
 
     def noted(plans: list[Plan], *rest: Any, **more: Any) -> list[Trained]:
         trained.append((plans[0].head, [plan.seed for plan in plans]))
         return original(plans, *rest, **more)
 
-    monkeypatch.setattr(experiment, "train_company", noted)
+    monkeypatch.setattr(experiment, "train_jobs", noted)
     fuse(data, tmp_path / "run", ["mlp"])
     assert trained == []
     again = fuse(data, tmp_path / "run", ["mlp", "video"], seeds=3)
@@ -66,7 +66,7 @@ def test_what_was_trained_is_read_back(data: FusionData, tmp_path: Path, monkeyp
 def test_a_run_that_was_broken_off_ends_with_the_same_bytes(
     data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together_parameters: int
 ) -> None:
-    monkeypatch.setattr(vectorized, "TOGETHER_PARAMETERS", together_parameters)
+    monkeypatch.setattr(vectorized, "VMAP_MAX_PARAMETERS", together_parameters)
     fuse(data, tmp_path / "whole", ["mlp", "audio"], seeds=3)
     fuse(data, tmp_path / "broken", ["mlp", "audio"], seeds=3)
     for name in ("mlp/seed-1.json", "mlp/seed-2.safetensors", "mlp/seed-2.json", "audio/seed-0.json"):

@@ -107,7 +107,7 @@ def with_features(data: FusionData) -> FusionData:
 def test_features_are_swept_on_the_same_clips(
     data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    monkeypatch.setattr(vectorized, "TOGETHER_PARAMETERS", together)
+    monkeypatch.setattr(vectorized, "VMAP_MAX_PARAMETERS", together)
     named = with_features(data)
     values = ["lite:mfcc", "lite:chromagram", "lite:mfcc+lite:chromagram"]
     run = fuse(named, tmp_path / "run", ["audio", "video"], {"audio": values})

@@ -38,7 +38,7 @@ from avfuse.stages.fuse.training.head_trainer import Fit
 from avfuse.stages.fuse.training.inputs import Batch, Inputs
 from avfuse.stages.fuse.training.overrides import Training
 from avfuse.stages.fuse.training.trainer import train_head
-from avfuse.stages.fuse.training.vectorized import train_epoch, trains_together
+from avfuse.stages.fuse.training.vectorized import train_epochs, trains_vmapped
 
 DIM, FRAMES, FACTORS, CLASSES, CLS = 16, 5, 6, 3, 2
 GRID = AUDIO_GRIDS[2]
@@ -149,8 +149,8 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 def test_each_loss_changes_what_is_learned(data: FusionData, settings: dict[str, Any]) -> None:
     plain, fit = fit_of(data), fit_of(data, **settings)
     assert_same(plain.head.state_dict(), fit.head.state_dict())  # what an objective needs comes after the head
-    train_epoch([plain])
-    (losses,) = train_epoch([fit])
+    train_epochs([plain])
+    (losses,) = train_epochs([fit])
     name = [each for each in EVERYTHING if each in settings][-1]
     assert losses.parts[name] > 0
     weights = torch.nn.utils.parameters_to_vector
@@ -164,11 +164,11 @@ def test_each_loss_changes_what_is_learned(data: FusionData, settings: dict[str,
 
 def test_the_parts_weighted_are_what_is_followed(data: FusionData) -> None:
     fit = fit_of(data, **EVERYTHING)
-    (losses,) = train_epoch([fit])
+    (losses,) = train_epochs([fit])
     assert list(losses.parts) == ["ce", *EVERYTHING]
     weighted = losses.parts["ce"] + sum(weight * losses.parts[name] for name, weight in EVERYTHING.items())
     assert losses.total == pytest.approx(weighted, rel=1e-5)
-    (plain,) = train_epoch([fit_of(data)])
+    (plain,) = train_epochs([fit_of(data)])
     assert plain.parts == {}
 
 
@@ -198,15 +198,15 @@ def test_all_that_is_drawn_comes_from_the_heads_own_stream(lacking: FusionData, 
     one, other = (fit_of(lacking, seed=3, modality_dropout=0.3, mask=mask, **EVERYTHING) for _ in range(2))
     torch.manual_seed(11)
     before = torch.get_rng_state()
-    train_epoch([one])
+    train_epochs([one])
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(17)
-    train_epoch([fit_of(lacking, seed=4, **EVERYTHING)])
-    train_epoch([other])
+    train_epochs([fit_of(lacking, seed=4, **EVERYTHING)])
+    train_epochs([other])
     assert_same(one.state(), other.state())
     another = fit_of(lacking, seed=3, modality_dropout=0.3, mask=mask, **EVERYTHING)
     another.draws.manual_seed(99)
-    train_epoch([another])
+    train_epochs([another])
     assert not torch.equal(another.head.classifier[1].weight, one.head.classifier[1].weight)
 
 
@@ -216,29 +216,29 @@ def test_what_was_broken_off_goes_on_with_the_same_bytes(
 ) -> None:
     whole, broken = (fit_of(lacking, head="bottleneck", blocks=1, **settings) for _ in range(2))
     for _ in range(3):
-        train_epoch([whole])
-    train_epoch([broken])
+        train_epochs([whole])
+    train_epochs([broken])
     Checkpoint(tmp_path / "state", "key").save(broken.state(), {})
     saved = Checkpoint(tmp_path / "state", "key").load()
     assert saved is not None
     resumed = fit_of(lacking, seed=5, head="bottleneck", blocks=1, **settings)
     resumed.load(saved[0])
     for _ in range(2):
-        train_epoch([resumed])
+        train_epochs([resumed])
     assert_same(whole.state(), resumed.state())
     assert any(name.startswith("objective.") for name in whole.state())
 
 
 def test_heads_with_an_objective_train_one_by_one(data: FusionData, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(**SMALL)
-    monkeypatch.setattr("avfuse.stages.fuse.training.vectorized.is_faster_together", lambda head, device: True)
+    monkeypatch.setattr("avfuse.stages.fuse.training.vectorized.is_faster_vmapped", lambda head, device: True)
     options = training.options("crossattn")
-    assert trains_together("crossattn", data, options, training.recipe("crossattn"))
-    assert not trains_together("crossattn", data, options, training.plus({"imc": 0.1}).recipe("crossattn"))
+    assert trains_vmapped("crossattn", data, options, training.recipe("crossattn"))
+    assert not trains_vmapped("crossattn", data, options, training.plus({"imc": 0.1}).recipe("crossattn"))
     together, alone = ([fit_of(data, seed=seed, **EVERYTHING) for seed in (0, 1)] for _ in range(2))
-    train_epoch(together)
+    train_epochs(together)
     for one, other in zip(together, alone, strict=True):
-        train_epoch([other])
+        train_epochs([other])
         assert_same(one.state(), other.state())
 
 
@@ -253,7 +253,7 @@ def test_heads_that_give_not_what_a_loss_needs_are_refused(data: FusionData, nam
     training = Training(**{loss: 0.1})
     what = {"avc": "vector of each modality before", "avm": "vector of each modality after", "masked": "fused token"}
     with pytest.raises(UsageError) as caught:
-        module.check_objective(
+        module.check_auxiliary_losses(
             name, data.shapes, data.targets, training.options(name), training.recipe(name), data.banks
         )
     message = str(caught.value)
@@ -519,14 +519,14 @@ def test_what_a_clip_lacks_is_never_read(lacking: FusionData, settings: dict[str
         }
         assert all(gradient.isfinite().all() for gradient in gradients.values())
         results.append({**losses, **gradients})
-        train_epoch([fit])
+        train_epochs([fit])
         assert all(parameter.isfinite().all() for parameter in fit.head.parameters())
     assert_same(*results)
 
 
 def test_a_data_set_without_sound_still_trains(data: FusionData) -> None:
     fit = fit_of(data, without="audio", **EVERYTHING)
-    (losses,) = train_epoch([fit])
+    (losses,) = train_epochs([fit])
     assert losses.parts["avc"] == losses.parts["avm"] == 0
     assert losses.parts["masked"] > 0.5
     assert fit.objective is not None
@@ -574,7 +574,7 @@ def test_half_precision_is_for_the_heads_passes_alone(data: FusionData) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         half = fit.objective(fit.head, batch, outputs, labels, fit.draws)
     assert_same(whole, half)
-    (losses,) = train_epoch([fit_of(data, precision="bfloat16", **EVERYTHING)])
+    (losses,) = train_epochs([fit_of(data, precision="bfloat16", **EVERYTHING)])
     assert np.isfinite(losses.total)
 
 
@@ -589,7 +589,7 @@ def learnable_fixture() -> FusionData:
 def trained(data: FusionData, epochs: int, **settings: Any) -> Fit:
     fit = fit_of(data, lr=5e-3, weight_decay=1e-2, epochs=epochs, **settings)
     for _ in range(epochs):
-        train_epoch([fit])
+        train_epochs([fit])
     return fit
 
 

@@ -20,7 +20,7 @@ from avfuse.stages.fuse.training import checkpoint, vectorized
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import Trained, train_company
+from avfuse.stages.fuse.training.trainer import Trained, train_jobs
 
 SETTINGS: dict[str, dict[str, object]] = {
     "mlp": {"hidden": "16x8", "schedule": "cosine", "warmup": 0.2, "modality_dropout": 0.3, "l1": 1e-4},
@@ -47,7 +47,7 @@ def train(data: FusionData, head: str, kept: Checkpoint | None, kill_after: int 
             raise Killed
 
     training = Training(epochs=6, patience=3, batch_size=32, **SETTINGS[head])
-    return train_company([Plan.of(head, data, seed, training) for seed in range(3)], on_epoch, kept)
+    return train_jobs([Plan.of(head, data, seed, training) for seed in range(3)], on_epoch, kept)
 
 
 @pytest.mark.parametrize("together", [0, 10**9])
@@ -58,7 +58,7 @@ def train(data: FusionData, head: str, kept: Checkpoint | None, kill_after: int 
 def test_training_goes_on_from_any_moment(
     data: FusionData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str, together: int, kill_after: int
 ) -> None:
-    monkeypatch.setattr(vectorized, "TOGETHER_PARAMETERS", together)
+    monkeypatch.setattr(vectorized, "VMAP_MAX_PARAMETERS", together)
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     whole = train(data, head, None)
     with pytest.raises(Killed):
@@ -77,9 +77,9 @@ def test_what_was_trained_before_is_not_trained_again(
 ) -> None:
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     epochs = []
-    original = vectorized.train_epoch
+    original = vectorized.train_epochs
     monkeypatch.setattr(
-        "avfuse.stages.fuse.training.trainer.train_epoch", lambda fits: epochs.append(len(fits)) or original(fits)
+        "avfuse.stages.fuse.training.trainer.train_epochs", lambda fits: epochs.append(len(fits)) or original(fits)
     )
     with pytest.raises(Killed):
         train(data, "mlp", Checkpoint(tmp_path / "kept", "key"), kill_after=13)

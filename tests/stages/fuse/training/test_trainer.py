@@ -16,8 +16,8 @@ from avfuse.stages.fuse.training.head_trainer import Fit, predict
 from avfuse.stages.fuse.training.inputs import Inputs
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import train_company, train_head
-from avfuse.stages.fuse.training.vectorized import train_epoch
+from avfuse.stages.fuse.training.trainer import train_head, train_jobs
+from avfuse.stages.fuse.training.vectorized import train_epochs
 
 MakeData = Callable[..., FusionData]
 QUICK = Training(epochs=12)
@@ -107,10 +107,10 @@ def test_a_head_among_many_equals_itself_alone(
         return [Fit(inputs, data.truth, recipe, seed) for seed in (4, 7, 9)]
 
     def losses(trained: list[Fit]) -> list[float]:
-        return [each.total for each in train_epoch(trained)]
+        return [each.total for each in train_epochs(trained)]
 
     def after_epochs(together: bool, trained: list[Fit]) -> list[list[float]]:
-        monkeypatch.setattr(vectorized, "is_faster_together", lambda head, device: together)
+        monkeypatch.setattr(vectorized, "is_faster_vmapped", lambda head, device: together)
         return [losses(trained) for _ in range(4)]
 
     side_by_side, alone = fits(), fits()
@@ -125,7 +125,7 @@ def test_a_head_among_many_equals_itself_alone(
 
 def test_heads_side_by_side_stop_each_at_its_own_epoch(make_data: MakeData) -> None:
     data = make_data(clips_per_class=20)
-    many = train_company([Plan.of("mlp", data, seed, Training(epochs=25)) for seed in range(4)])
+    many = train_jobs([Plan.of("mlp", data, seed, Training(epochs=25)) for seed in range(4)])
     assert len({len(trained.curve) for trained in many}) > 1
     for seed, trained in enumerate(many):
         alone = train_head("mlp", data, seed, Training(epochs=25))
