@@ -17,8 +17,8 @@ from avfuse.features.feature_names import PUBLISHED
 from avfuse.features.media.reader import MediaFile
 from avfuse.features.reproducibility import check_remade
 from avfuse.features.spec import FeatureSpec
-from avfuse.pipeline.report.comparison import read_side
 from avfuse.pipeline.report.explain.media_files import Extracted, explain_predictions, pictures_of
+from avfuse.pipeline.report.run_reference import read_run_ref
 from avfuse.stages.device import choose_device
 from avfuse.stages.extract.engine import LocalEngine
 from avfuse.stages.extract.run import extract
@@ -146,9 +146,9 @@ def predict(
     started = time.perf_counter()
     if not paths:
         raise UsageError("no clip to predict: name one media file or more")
-    side = read_side(str(run) if head is None else f"{run}:{head}")
-    row, score = (side.row, None) if side.row is not None else best_row(side.run)
-    layouts = layouts_of(side.run, side.run.heads[row][0])
+    ref = read_run_ref(str(run) if head is None else f"{run}:{head}")
+    row, score = (ref.row, None) if ref.row is not None else best_row(ref.run)
+    layouts = layouts_of(ref.run, ref.run.heads[row][0])
     specs = [spec for layout in layouts.values() for spec in layout.specs]
     weights = _with_random(weights, specs)
     for spec in specs:
@@ -162,16 +162,16 @@ def predict(
         kept = pictures_of(specs) if explain is not None and window is None else []
         every = [*specs, *kept]
         summary = extract(absolute, every, cache, _COLLECTION, engine=engine, weights=weights, progress=progress)
-        found = predict_clips(side.run, row, absolute, cache, _COLLECTION, chosen)
+        found = predict_clips(ref.run, row, absolute, cache, _COLLECTION, chosen)
         silent = _silent(clips, found)
         predictions = [
-            _prediction(index, clip, row, side.run.targets, found, silent, summary.notes.get(clip.clip_id, ()))
+            _prediction(index, clip, row, ref.run.targets, found, silent, summary.notes.get(clip.clip_id, ()))
             for index, clip in enumerate(clips)
         ]
         if explain is not None:
             here = Extracted(cache, _COLLECTION, kept)
-            predictions = explain_predictions(side.run, row, predictions, absolute, here, Path(explain), chosen)
-    return Prediction(side.run, row, score, predictions, time.perf_counter() - started)
+            predictions = explain_predictions(ref.run, row, predictions, absolute, here, Path(explain), chosen)
+    return Prediction(ref.run, row, score, predictions, time.perf_counter() - started)
 
 
 def _with_random(weights: WeightsChoice, specs: Sequence[FeatureSpec]) -> WeightsChoice:

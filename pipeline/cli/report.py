@@ -55,10 +55,9 @@ def report(
     from avfuse.features.errors import UsageError
     from avfuse.manifests import load_manifest
     from avfuse.pipeline.report import print_table
-    from avfuse.pipeline.report.comparison import Side, read_side
-    from avfuse.pipeline.report.finished_tables import is_table
     from avfuse.pipeline.report.page import merge, write_page, write_table_page
     from avfuse.pipeline.report.page.clips import Wanted
+    from avfuse.pipeline.report.run_reference import RunRef, is_table, read_run_ref
     from avfuse.stages.fuse.runs.restore import load_rows
     from avfuse.stages.fuse.runs.summary import summarise
 
@@ -70,10 +69,10 @@ def report(
         return
     if twice := next((run for run in runs if runs.count(run) > 1), None):
         raise UsageError(f"{twice} is named twice: once is enough")
-    sides = [Side(load_rows(Path(run)), None) if Path(run).is_dir() else read_side(run) for run in runs]
-    shown = merge(sides)
-    whole = len(sides) == 1 and Path(runs[0]).is_dir()
-    folder = sides[0].run.folder if whole else sides[0].run.folder.parent
+    refs = [RunRef(load_rows(Path(run)), None) if Path(run).is_dir() else read_run_ref(run) for run in runs]
+    shown = merge(refs)
+    whole = len(refs) == 1 and Path(runs[0]).is_dir()
+    folder = refs[0].run.folder if whole else refs[0].run.folder.parent
     target = require_file(output or folder / "report.html", "-o")
     manifest = load_manifest(cache, shown.runs[0].described["dataset"])
     for run in shown.runs:

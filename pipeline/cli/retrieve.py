@@ -64,7 +64,6 @@ def retrieve(
 
     from avfuse.features.errors import UsageError
     from avfuse.manifests import load_manifest
-    from avfuse.pipeline.report.comparison import read_side
     from avfuse.pipeline.report.retrieval import (
         find_query,
         measures_notes,
@@ -73,6 +72,7 @@ def retrieve(
         print_measures,
         print_nearest,
     )
+    from avfuse.pipeline.report.run_reference import read_run_ref
     from avfuse.stages.device import choose_device
     from avfuse.stages.fuse.analysis.embeddings import clips_of, embed_with, rows_with_contrast
     from avfuse.stages.fuse.analysis.retrieval import OTHER, nearest, retrieval
@@ -82,7 +82,7 @@ def retrieve(
         raise UsageError("--top is how many clips are listed for a --query: name one, --query CLIP_ID")
     if output is not None:
         require_file(output, "-o")
-    loaded = read_side(run if row is None else f"{run}:{row}").run
+    loaded = read_run_ref(run if row is None else f"{run}:{row}").run
     rows = rows_with_contrast(loaded)
     if query is not None and len(rows) > 1:
         raise UsageError(f"{run} has several rows with embeddings: name one, --head ROW ({', '.join(rows)})")

@@ -24,7 +24,7 @@ def runs() -> None:
 @runs_option
 def list_them(runs: Path) -> None:
     """Every run and table under the folder of runs, with heads or rows, seeds and the best of them."""
-    from avfuse.pipeline.report.run_list import list_runs
+    from avfuse.pipeline.report.results import list_runs
 
     found = list_runs(runs)
     if not found:
@@ -50,9 +50,10 @@ def compare(a: str, b: str) -> None:
       avfuse runs compare runs/clips/maivar-table2-lite:mfcc-fusion runs/clips/maivar-table2-lite:video
     """
     from avfuse.pipeline.report.comparison import compare as compared
-    from avfuse.pipeline.report.comparison import print_comparison, read_side
+    from avfuse.pipeline.report.comparison import print_comparison
+    from avfuse.pipeline.report.run_reference import read_run_ref
 
-    click.echo(print_comparison(compared(read_side(a), read_side(b))))
+    click.echo(print_comparison(compared(read_run_ref(a), read_run_ref(b))))
 
 
 @runs.command(short_help="Write a head's predictions to a file.")

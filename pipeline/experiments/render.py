@@ -9,8 +9,8 @@ import pandas as pd
 
 from avfuse.pipeline.experiments.results import ResultLine, Score, TableResult, as_frame
 from avfuse.pipeline.report.page import write_table_page
-from avfuse.pipeline.report.page.table_page import CSV, CURVES, JSON
-from avfuse.pipeline.report.results_table import class_words, measure_words
+from avfuse.pipeline.report.results import class_words, measure_words
+from avfuse.pipeline.report.run_reference import TABLE_CSV, TABLE_CURVES, TABLE_JSON
 from avfuse.stages.fuse.evaluation.statistics import PairedTest
 from avfuse.stages.fuse.runs.summary import chance
 
@@ -80,9 +80,9 @@ def write_files(result: TableResult, folder: Path) -> list[Path]:
     wants them. Returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     frame = as_frame(result)
-    written = {CSV: frame.to_csv(index=False), "table.md": _markdown(result), JSON: _json(result)}
+    written = {TABLE_CSV: frame.to_csv(index=False), "table.md": _markdown(result), TABLE_JSON: _json(result)}
     if result.table.curves:
-        written[CURVES] = _curves(result).to_csv(index=False)
+        written[TABLE_CURVES] = _curves(result).to_csv(index=False)
     for name, text in written.items():
         (folder / name).write_text(text)
     return [*(folder / name for name in written), write_table_page(folder, folder / "table.html")]

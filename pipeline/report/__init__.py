@@ -1,6 +1,6 @@
 """What a run looks like: a printed table, CSV, plots, and one self-contained page."""
 
-from avfuse.pipeline.report.results_table import print_table
+from avfuse.pipeline.report.results import print_table
 from avfuse.pipeline.report.write import write_results
 
 __all__ = ["print_table", "write_results"]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from avfuse.pipeline.report.results_table import measure_words
+from avfuse.pipeline.report.results import measure_words
 from avfuse.pipeline.report.text_tables import aligned, percent, points, points_span
 from avfuse.stages.fuse.analysis.class_gains import Gains
 from avfuse.stages.fuse.analysis.robustness import Robustness

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,32 +9,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avfuse.features.errors import UsageError
+from avfuse.moved_modules import renamed
 from avfuse.pipeline.report.analyses import ONE_SEED, warnings_of
-from avfuse.pipeline.report.finished_tables import is_table, tuned_heads
-from avfuse.pipeline.report.results_table import measure_words
+from avfuse.pipeline.report.results import measure_words
+from avfuse.pipeline.report.run_reference import RunRef
 from avfuse.pipeline.report.text_tables import aligned, p_value, percent, points, points_span
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.evaluation.statistics import few_groups_warning, holm, interval, paired_test
 from avfuse.stages.fuse.runs.experiment import FEATURES
-from avfuse.stages.fuse.runs.restore import load_rows, same_test
+from avfuse.stages.fuse.runs.restore import same_test
 from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
 from avfuse.stages.fuse.runs.summary import hits
 
 _ABSENT = "-"
 _Difference = tuple[str, str, str]
 
-
-@dataclass(frozen=True)
-class Side:
-    """A run, and the row of it that is meant; None for all of several."""
-
-    run: Run
-    row: str | None
-
-    @property
-    def name(self) -> str:
-        """As a user writes it."""
-        return str(self.run.folder) if self.row is None else f"{self.run.folder}:{self.row}"
+_NEW_PLACE = "avfuse.pipeline.report.run_reference"
+__getattr__ = renamed(__name__, {"Side": f"{_NEW_PLACE}.RunRef", "read_side": f"{_NEW_PLACE}.read_run_ref"})
 
 
 @dataclass(frozen=True)
@@ -51,8 +41,8 @@ class Comparison:
     notes: what is not compared, and what a reader must know.
     """
 
-    a: Side
-    b: Side
+    a: RunRef
+    b: RunRef
     differing: pd.DataFrame
     accuracies: pd.DataFrame
     measures: pd.DataFrame
@@ -69,23 +59,7 @@ class _Pair:
     seeds: tuple[list[int], list[int]]
 
 
-def read_side(text: str) -> Side:
-    """RUN or RUN:ROW, where RUN is a run's folder; of a run with one row that row is meant. Of a table's folder and one
-    of its rows, the tuned heads. Raises UsageError for what is no run, or has no such row, or none that is trained
-    yet."""
-    ends = [len(text), *(at for at, letter in enumerate(text) if letter == ":")]
-    places = [(Path(text[:end]), text[end + 1 :]) for end in ends]
-    found = next((each for each in places if is_table(each[0]) or (each[0] / "run.json").is_file()), None)
-    if found is None:
-        raise UsageError(
-            f"{text} is no run: name the folder of one that avfuse fuse trained (avfuse runs list), or FOLDER:ROW"
-        )
-    folder, row = tuned_heads(*found) if is_table(found[0]) else found
-    run = load_rows(folder, [row] if row else [])
-    return Side(run, next(iter(run.heads)) if len(run.heads) == 1 else None)
-
-
-def compare(a: Side, b: Side) -> Comparison:
+def compare(a: RunRef, b: RunRef) -> Comparison:
     """Two rows, or all rows of two runs that are called the same.
 
     Raises UsageError unless both are of the same test clips with the same classes and have a row and a seed in common.
@@ -121,7 +95,7 @@ def print_comparison(found: Comparison) -> str:
     )
 
 
-def _rows(a: Side, b: Side) -> list[tuple[str, str]]:
+def _rows(a: RunRef, b: RunRef) -> list[tuple[str, str]]:
     """Rows of A and B to compare."""
     if a.row is not None and b.row is not None:
         return [(a.row, b.row)]
@@ -248,7 +222,7 @@ def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[_Difference
             yield (name, a.get(name, _ABSENT), b.get(name, _ABSENT))
 
 
-def _notes(a: Side, b: Side, pairs: Sequence[_Pair], order: NDArray[np.int64]) -> list[str]:
+def _notes(a: RunRef, b: RunRef, pairs: Sequence[_Pair], order: NDArray[np.int64]) -> list[str]:
     found = ["Intervals: 95 %, over new seeds and new groups of test clips. p: of no difference, over the same."]
     if len(pairs) > 1:
         found.append(f"Holm: p adjusted for {len(pairs)} rows.")

@@ -6,11 +6,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from avfuse.manifests import Manifest
-from avfuse.pipeline.report.comparison import Side
 from avfuse.pipeline.report.figures import plots
 from avfuse.pipeline.report.page import merge, write_page
 from avfuse.pipeline.report.page.clips import Wanted
-from avfuse.pipeline.report.results_table import measure_words
+from avfuse.pipeline.report.results import measure_words
+from avfuse.pipeline.report.run_reference import RunRef
 from avfuse.stages.fuse.data.targets import LearnedTarget
 from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.stages.fuse.runs.summary import Row, chance
@@ -25,7 +25,7 @@ def write_results(run: Run, rows: list[Row], manifest: Manifest, cache: Path) ->
     figures = _figures(run, rows)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)
-    page = write_page(merge([Side(run, None)]), manifest, cache, folder / "report.html", Wanted())
+    page = write_page(merge([RunRef(run, None)]), manifest, cache, folder / "report.html", Wanted())
     return [folder / "results.csv", *(folder / f"{name}.png" for name in figures), page.path]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from avfuse.pipeline.report.results_table import measure_words
+from avfuse.pipeline.report.results import measure_words
 from avfuse.stages.fuse.evaluation.metrics import confusion
 from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
 

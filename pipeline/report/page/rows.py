@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from avfuse.pipeline.report.comparison import Side
+from avfuse.pipeline.report.run_reference import RunRef
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.runs.restore import same_test
 from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
@@ -58,23 +58,23 @@ class Shown:
         return next(row for row in self.rows if row.name == name)
 
 
-def merge(sides: Sequence[Side]) -> Shown:
-    """Rows of all sides, in their order; of several runs a row that others have too is called after its run as well.
+def merge(refs: Sequence[RunRef]) -> Shown:
+    """Rows of all runs, in their order; of several runs a row that others have too is called after its run as well.
 
     Raises UsageError unless all are tested on the same clips of one data set.
     """
-    runs = list(dict.fromkeys(side.run.folder for side in sides))
+    runs = list(dict.fromkeys(ref.run.folder for ref in refs))
     rows: dict[tuple[str, str], ShownRow] = {}
-    for side in sides:
-        order = same_test(sides[0].run, side.run)
-        for row, heads in side.run.heads.items():
-            if side.row in (None, row):
+    for ref in refs:
+        order = same_test(refs[0].run, ref.run)
+        for row, heads in ref.run.heads.items():
+            if ref.row in (None, row):
                 ordered = [_reordered(one, order) for one in heads]
-                rows.setdefault((str(side.run.folder), row), ShownRow(row, side.run, ordered))
+                rows.setdefault((str(ref.run.folder), row), ShownRow(row, ref.run, ordered))
     names = _names(list(rows), len(runs))
     shown = tuple(replace(each, name=name) for each, name in zip(rows.values(), names, strict=True))
     first_of = {each.run.folder: each.run for each in reversed(shown)}
-    merged = replace(sides[0].run, heads={each.name: each.heads for each in shown})
+    merged = replace(refs[0].run, heads={each.name: each.heads for each in shown})
     summaries = tuple(replace(row, label=each.name) for row, each in zip(summarise(merged), shown, strict=True))
     return Shown(tuple(first_of[folder] for folder in runs), shown, summaries)
 

@@ -17,7 +17,7 @@ from avfuse.pipeline.report.page.colours import looks
 from avfuse.pipeline.report.page.document import json_island, render
 from avfuse.pipeline.report.page.rows import Shown
 from avfuse.pipeline.report.page.tables import Cell, PageTable, cell
-from avfuse.pipeline.report.results_table import cells, chance_words, class_words, headings, measure_words
+from avfuse.pipeline.report.results import cells, chance_words, class_words, headings, measure_words
 from avfuse.stages.fuse.analysis.class_gains import gains
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.runs.run_folder import results_table

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from avfuse.pipeline.report.page.rows import Shown
-from avfuse.pipeline.report.results_table import class_words, score_words
+from avfuse.pipeline.report.results import class_words, score_words
 from avfuse.stages.fuse.evaluation.statistics import PairedTest, few_groups_warning, paired_test
 from avfuse.stages.fuse.runs.summary import Row, hits, notes, winners
 

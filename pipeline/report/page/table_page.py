@@ -7,14 +7,13 @@ from typing import Any
 import pandas as pd
 
 from avfuse.features.errors import UsageError
-from avfuse.pipeline.report.finished_tables import read_table
 from avfuse.pipeline.report.page import charts, provenance
 from avfuse.pipeline.report.page import summary as words
 from avfuse.pipeline.report.page.colours import looks
 from avfuse.pipeline.report.page.document import render
 from avfuse.pipeline.report.page.tables import Cell, PageTable, cell
+from avfuse.pipeline.report.run_reference import TABLE_CSV, TABLE_CURVES, read_table
 
-CSV, CURVES, JSON = "table.csv", "curves.csv", "table.json"
 _TEXTS = ("published", "chosen", "flags")
 """What headings of columns of text begin with."""
 
@@ -28,7 +27,7 @@ def write_table_page(folder: Path, target: Path) -> Path:
             f"{folder} holds a table of an earlier version of avfuse, which tells too little for a page: make it again "
             "(avfuse ablate; what is trained is read back)"
         )
-    page, frame = told["page"], pd.read_csv(folder / CSV, keep_default_na=False, na_values=[""])
+    page, frame = told["page"], pd.read_csv(folder / TABLE_CSV, keep_default_na=False, na_values=[""])
     names = _names(frame)
     scored = frame[frame["tuned"].notna()]
     row_looks = looks([names[row] for row in scored["id"]])
@@ -129,9 +128,9 @@ def _names(frame: pd.DataFrame) -> dict[str, str]:
 
 def _curves(folder: Path, names: Mapping[str, str]) -> dict[str, list[pd.DataFrame]]:
     """Of each row, a frame a seed; none where the table wants no curves."""
-    if not (folder / CURVES).is_file():
+    if not (folder / TABLE_CURVES).is_file():
         return {}
-    every = pd.read_csv(folder / CURVES)
+    every = pd.read_csv(folder / TABLE_CURVES)
     return {
         names[str(row)]: [each for _, each in of_row.groupby("seed")]
         for row, of_row in every.groupby("row", sort=False)

@@ -21,7 +21,8 @@ from avfuse.features.cache.maintenance.imports import Description
 from avfuse.features.errors import UsageError
 from avfuse.manifests import Manifest, load_manifest, save_manifest
 from avfuse.pipeline.provenance import describe_run
-from avfuse.pipeline.report.comparison import compare, read_side
+from avfuse.pipeline.report.comparison import compare
+from avfuse.pipeline.report.run_reference import read_run_ref
 from avfuse.pipeline.report.text_tables import aligned, p_value, percent, points, points_span
 from avfuse.stages.fuse.analysis import shapley
 from avfuse.stages.fuse.analysis.class_gains import gains
@@ -378,7 +379,7 @@ class TestCompare:
         assert re.search(rf"verb_nll +{nll[0]:.2f} +{nll[1]:.2f} +[+]?{nll[1] - nll[0]:.2f}", said)
 
     def test_rows_of_two_runs_that_are_called_the_same(self, run: Run, quicker: Path) -> None:
-        found = compare(read_side(str(run.folder)), read_side(str(quicker)))
+        found = compare(read_run_ref(str(run.folder)), read_run_ref(str(quicker)))
         other = load_run(quicker)
         assert found.accuracies["row"].tolist() == ["video", "mlp"]
         tests = [
@@ -400,8 +401,8 @@ class TestCompare:
 
     def test_a_run_of_one_row_needs_no_row_named(self, run: Run, workplace: Path) -> None:
         one = train(workplace, "one", ["logreg"], training=Training())
-        assert read_side(str(one)).row == "logreg"
-        found = compare(read_side(f"{run.folder}:mlp"), read_side(str(one)))
+        assert read_run_ref(str(one)).row == "logreg"
+        found = compare(read_run_ref(f"{run.folder}:mlp"), read_run_ref(str(one)))
         assert found.accuracies["row"].tolist() == ["mlp / logreg"]
         message = refused("runs", "compare", run.folder, one)
         assert "no row in common" in message
@@ -416,7 +417,7 @@ class TestCompare:
         described["features"]["video"] = []
         described["software"]["torch"] = "1.0"
         (copy / "run.json").write_text(json.dumps(described))
-        found = compare(read_side(f"{run.folder}:mlp"), read_side(f"{copy}:mlp"))
+        found = compare(read_run_ref(f"{run.folder}:mlp"), read_run_ref(f"{copy}:mlp"))
         differing = found.differing.set_index("what")["b"].to_dict()
         assert differing.pop("audio features") == "imported:sound@0123abcd"
         assert differing.pop("input.source of imported:sound") == "elsewhere"
@@ -432,13 +433,13 @@ class TestCompare:
             for name in ("clip_id", "logits", "target_verb", "target_noun"):
                 arrays[name] = arrays[name][order]
             np.savez(file, **arrays)
-        found = compare(read_side(f"{run.folder}:mlp"), read_side(f"{copy}:mlp"))
+        found = compare(read_run_ref(f"{run.folder}:mlp"), read_run_ref(f"{copy}:mlp"))
         assert found.accuracies[["difference", "low", "high"]].to_numpy().tolist() == [[0, 0, 0]]
         assert found.accuracies["p"].tolist() == [1]
 
     def test_groups_are_those_of_the_first(self, run: Run, copy: Path) -> None:
         change(copy, "run.json", test_groups=["one"] * len(run.groups))
-        found = compare(read_side(f"{run.folder}:mlp"), read_side(f"{copy}:mlp"))
+        found = compare(read_run_ref(f"{run.folder}:mlp"), read_run_ref(f"{copy}:mlp"))
         assert found.accuracies["b_low"].tolist() == found.accuracies["a_low"].tolist()
         assert "Test clips are grouped otherwise in B: the groups of A are used." in found.notes
 

@@ -1,9 +1,16 @@
-"""The results table as text, and the words for what is in it."""
+"""Results of runs as text: the table of a run with its headings, and a line for every run of a folder."""
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from avfuse.features.errors import UsageError
+from avfuse.pipeline.report.run_reference import TABLE_CSV, is_table, read_table
+from avfuse.pipeline.report.text_tables import aligned
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.runs.run_folder import Run
+from avfuse.stages.fuse.runs.run_folder import Run, read_description, seeds_of_heads
 from avfuse.stages.fuse.runs.summary import Row, chance, notes, winners
 
 _COSTS = ("parameters", "GMACs", "backbone GMACs", "s/epoch", "s/seed")
@@ -69,15 +76,8 @@ def chance_words(run: Run) -> str:
 
 def print_table(run: Run, summary: list[Row]) -> str:
     """The table with its notes, ready to print."""
-    rows = [headings(run.targets), *(cells(run.targets, row) for row in summary)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    lines.insert(1, "-" * len(lines[0]))
+    columns = list(headings(run.targets))
+    table = pd.DataFrame([cells(run.targets, row) for row in summary], columns=columns)
     clips = run.described["clips"]
     title = (
         f"{run.described['dataset']}: {clips['train']} train, {clips['validation']} validation, {clips['test']} test "
@@ -89,7 +89,13 @@ def print_table(run: Run, summary: list[Row]) -> str:
         for winner in winners(run)
     ]
     left_out = [f"Left out, with no usable feature: {_listed(list(clips['excluded']))}."] if clips["excluded"] else []
-    return "\n".join([title, "", *lines, "", *sweeps, *left_out, *notes(run)])
+    return "\n".join([title, "", aligned(table, ("head",)), "", *sweeps, *left_out, *notes(run)])
+
+
+def list_runs(folder: Path) -> list[str]:
+    """A line per run and table, by folder: data set, heads or rows, seeds, the best of them, when it was made."""
+    places = sorted(path for path in folder.glob("*/*") if is_table(path) or (path / "run.json").is_file())
+    return [_line(place) for place in places]
 
 
 def _more_measures(targets: Targets) -> list[tuple[str, str]]:
@@ -114,3 +120,42 @@ def _giga(count: float | None) -> str:
 def _listed(names: list[str]) -> str:
     more = len(names) - _LISTED
     return ", ".join(names[:_LISTED]) + (f" and {more} more (run.json has them)" if more > 0 else "")
+
+
+def _line(folder: Path) -> str:
+    try:
+        if is_table(folder):
+            return f"{folder}: {_table_line(folder)}"
+        described, seeds = read_description(folder), seeds_of_heads(folder)
+    except UsageError as error:
+        return str(error)
+    counts = sorted(set(seeds.values()))
+    trained = f"{'-'.join(str(count) for count in counts[:1] + counts[1:][-1:])} seeds" if counts else "nothing trained"
+    parts = [described["dataset"], ", ".join(seeds), trained, _best(folder, described), described["created"]]
+    return f"{folder}: {' | '.join(part for part in parts if part)}"
+
+
+def _best(folder: Path, described: dict[str, Any]) -> str:
+    """The best head by the mean over its seeds, none as long as the first training is not through."""
+    results = folder / "results.csv"
+    if not results.is_file():
+        return ""
+    measure = Targets.from_described(described["targets"]).measure
+    means = pd.read_csv(results).groupby("head")[measure].mean()
+    return f"best: {means.idxmax()} {100 * means.max():.1f} % {measure_words(measure)}"
+
+
+def _table_line(folder: Path) -> str:
+    """Data set, table, rows, seeds, the best row, when it was made."""
+    table = read_table(folder)
+    rows = pd.read_csv(folder / TABLE_CSV).dropna(subset="tuned")
+    best = rows.loc[rows["tuned"].idxmax()]
+    seeds = max(row["seeds"] for row in table["rows"].values())
+    parts = [
+        table["dataset"],
+        f"{table['table']}, {table['backbones']}",
+        f"{len(rows)} rows, {seeds} seeds",
+        f"best: {best['id']} {100 * best['tuned']:.1f} %",
+        table["created"],
+    ]
+    return " | ".join(parts)
