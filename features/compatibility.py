@@ -18,7 +18,7 @@ def outdated(spec: FeatureSpec) -> str | None:
 
 def is_here(model: ModelSpec) -> bool:
     """Whether a backbone's name is known here: a user's own may be registered elsewhere."""
-    return backbones.is_adapted(model.backbone) or model.backbone in backbones.names()
+    return backbones.is_adapted(model.backbone) or model.backbone in backbones.list_backbones()
 
 
 def _outdated_input(taken: AnyInput) -> str | None:
@@ -35,7 +35,7 @@ def _outdated_input(taken: AnyInput) -> str | None:
 def _outdated_backbone(model: ModelSpec) -> str | None:
     if backbones.is_adapted(model.backbone) or not is_here(model):
         return None
-    return _difference(f"backbone {model.backbone}", model.revision, backbones.get(model.backbone).revision)
+    return _difference(f"backbone {model.backbone}", model.revision, backbones.get_backbone(model.backbone).revision)
 
 
 def _difference(what: str, then: int, now: int | None) -> str | None:

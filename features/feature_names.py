@@ -139,7 +139,7 @@ def drawn_image(image: ImageInput) -> FeatureSpec:
 def _parse(name: str, known: bool = True) -> list[_Wanted]:
     """known: whether the source must be one that is here; cached features outlive the networks that they came from."""
     if name == "all":
-        return [each for backbone in backbones.names() for each in _parse(backbone)]
+        return [each for backbone in backbones.list_backbones() for each in _parse(backbone)]
     source, rest = _source(name)
     if source == IMPORTED:
         raise UsageError(
@@ -206,12 +206,12 @@ def _takes(source: str, rest: str, known: bool) -> list[str]:
     name says what it takes."""
     if source in _WITHOUT_BACKBONE:
         return list(_WITHOUT_BACKBONE[source])
-    is_here = source in backbones.names()
+    is_here = source in backbones.list_backbones()
     if rest and not is_here and (backbones.is_adapted(source) or not known):
         return ["frames", "clip", *REPRESENTATIONS, "fbank", "sound"]
     if not is_here and not backbones.is_adapted(source):
-        raise UsageError(backbones.unknown(source, [*backbones.names(), *_WITHOUT_BACKBONE]))
-    return _inputs(backbones.get(source))
+        raise UsageError(backbones.unknown_backbone_message(source, [*backbones.list_backbones(), *_WITHOUT_BACKBONE]))
+    return _inputs(backbones.get_backbone(source))
 
 
 def _inputs(backbone: Backbone) -> list[str]:
@@ -240,7 +240,7 @@ def _spec(
         return _without_backbone(wanted, style, _filter_bank_input())
     if wanted.source == "image":
         return _without_backbone(wanted, style, _image(wanted.taken, style, size or DEFAULT_SIZES[style], None))
-    backbone = backbones.get(wanted.source)
+    backbone = backbones.get_backbone(wanted.source)
     if wanted.taken not in _inputs(backbone):
         raise UsageError(f"'{wanted.name(style)}': {backbone.name} takes {', '.join(_inputs(backbone))}")
     taken: AnyInput
@@ -332,7 +332,7 @@ def _without_backbone(wanted: _Wanted, style: Style, taken: ImageInput | FilterB
 
 
 def _model(backbone: Backbone, choice: WeightsChoice) -> ModelSpec:
-    weights = choice.of(backbone.name, backbone.checkpoints)
+    weights = choice.weights_for(backbone.name, backbone.checkpoints)
     return ModelSpec(
         backbone=backbone.name, revision=backbone.revision, checkpoint=weights.sha256, untrained=weights.untrained
     )

@@ -13,7 +13,7 @@ _SHOWN = 24
 """Letters of a value that are shown where two differ."""
 
 
-def check_remade(spec: FeatureSpec, weights: WeightsChoice = PUBLISHED) -> None:
+def check_reproducible(spec: FeatureSpec, weights: WeightsChoice = PUBLISHED) -> None:
     """Raises UsageError where the feature of this name and these options has another key here, which says what
     differs; where it was computed elsewhere; and as `resolve`, such as for a backbone that is not known here."""
     if spec.imported:
@@ -21,7 +21,7 @@ def check_remade(spec: FeatureSpec, weights: WeightsChoice = PUBLISHED) -> None:
             f"feature '{spec.name}' was computed elsewhere, and cannot be made of new clips: name heads that see "
             "features of avfuse's own"
         )
-    again = remade(spec, weights)
+    again = current_spec(spec, weights)
     if again.key == spec.key:
         return
     there, here = (dict(_values(each.model_dump(mode="json"))) for each in (spec, again))
@@ -33,7 +33,7 @@ def check_remade(spec: FeatureSpec, weights: WeightsChoice = PUBLISHED) -> None:
     raise UsageError(f"feature '{spec.name}' that the heads see is not the one made here ({said}): {way_out}")
 
 
-def remade(spec: FeatureSpec, weights: WeightsChoice = PUBLISHED) -> FeatureSpec:
+def current_spec(spec: FeatureSpec, weights: WeightsChoice = PUBLISHED) -> FeatureSpec:
     """What the same name and options stand for now. Raises UsageError as `resolve`."""
     taken = spec.input
     (again,) = resolve(

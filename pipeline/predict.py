@@ -15,7 +15,7 @@ from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError, UsageError
 from avfuse.features.feature_names import PUBLISHED
 from avfuse.features.media.reader import MediaFile
-from avfuse.features.reproducibility import check_remade
+from avfuse.features.reproducibility import check_reproducible
 from avfuse.features.spec import FeatureSpec
 from avfuse.pipeline.report.explain.media_files import Extracted, explain_predictions, pictures_of
 from avfuse.pipeline.report.run_reference import read_run_ref
@@ -152,7 +152,7 @@ def predict(
     specs = [spec for layout in layouts.values() for spec in layout.specs]
     weights = _with_random(weights, specs)
     for spec in specs:
-        check_remade(spec, weights)
+        check_reproducible(spec, weights)
     chosen = choose_device(device)
     clips = _clips([Path(path) for path in paths], window, hop)
     with tempfile.TemporaryDirectory(prefix="avfuse-predict-") as folder:

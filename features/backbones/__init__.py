@@ -1,4 +1,6 @@
-"""Frozen encoders. Importing this package registers every backbone; `get("lite")` finds one."""
+"""Frozen encoders. Importing this package registers every backbone; `get_backbone("lite")` returns one."""
+
+from typing import TYPE_CHECKING
 
 from avfuse.features.backbones.models import (
     ast,  # noqa: F401
@@ -13,14 +15,15 @@ from avfuse.features.backbones.registry import (
     Backbone,
     Encoded,
     Grid,
-    get,
+    get_backbone,
     is_adapted,
-    names,
+    list_backbones,
     register,
-    unknown,
+    unknown_backbone_message,
 )
-from avfuse.features.backbones.weights import Checkpoint, Local, Weights, WeightsChoice
+from avfuse.features.backbones.weights import Checkpoint, LocalFile, Weights, WeightsChoice
 from avfuse.features.spec import Preprocess
+from avfuse.moved_modules import renamed
 
 __all__ = [
     "ADAPTERS",
@@ -28,13 +31,22 @@ __all__ = [
     "Checkpoint",
     "Encoded",
     "Grid",
-    "Local",
+    "LocalFile",
     "Preprocess",
     "Weights",
     "WeightsChoice",
-    "get",
+    "get_backbone",
     "is_adapted",
-    "names",
+    "list_backbones",
     "register",
-    "unknown",
+    "unknown_backbone_message",
 ]
+
+_RENAMED = {
+    "Local": "LocalFile",
+    "get": "get_backbone",
+    "names": "list_backbones",
+    "unknown": "unknown_backbone_message",
+}
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, _RENAMED)

@@ -82,7 +82,7 @@ def make(backbone: Backbone) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         network = backbone.make()
-        enliven(network, lambda: backbone.encode(network, noise(backbone)))
+        calibrate_batch_norms(network, lambda: backbone.encode(network, noise(backbone)))
         return network
 
 
@@ -103,7 +103,7 @@ def noise(backbone: Backbone, items: int = 8) -> Tensor:
     return ((128 + 60 * values).clamp(0, 255) - mean) / std
 
 
-def enliven(network: nn.Module, run: Callable[[], object]) -> None:
+def calibrate_batch_norms(network: nn.Module, run: Callable[[], object]) -> None:
     """Let untrained batch norms learn mean and variance of one batch: as they come, they let a deep network's numbers
     fade to zero or grow without end. Networks without batch norms stay as they are."""
     import torch

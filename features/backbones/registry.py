@@ -13,6 +13,7 @@ from avfuse.features.backbones.weights import Checkpoint
 from avfuse.features.errors import UsageError
 from avfuse.features.plugins import run_own_files
 from avfuse.features.spec import Preprocess
+from avfuse.moved_modules import renamed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,7 +45,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Sound:
+class SoundExtractor:
     """What a network of transformers wants to hear. extractor: its feature extractor's configuration, as JSON; shape:
     what that makes of a sound of any length."""
 
@@ -81,7 +82,7 @@ class Backbone:
     translate: Callable[[StateDict], StateDict] = dict
     read: "Callable[[Path], nn.Module] | None" = None
     finish: Callable[[Any], "nn.Module"] = lambda network: network
-    sound: Sound | None = None
+    sound: SoundExtractor | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -91,12 +92,12 @@ class Backbone:
         return self.checkpoints[0]
 
 
-def of_map(activations: "Tensor") -> Encoded:
+def from_feature_map(activations: "Tensor") -> Encoded:
     """A convolutional network's last map (B, D, H, W): its mean, and its cells row by row as tokens."""
     return Encoded(activations.mean(dim=(2, 3)), activations.flatten(2).transpose(1, 2))
 
 
-def map_grid(shape: tuple[int, ...]) -> Grid:
+def feature_map_grid(shape: tuple[int, ...]) -> Grid:
     """The last map of a network that halves its picture five times."""
     height, width = shape
     return Grid((height // 32, width // 32))
@@ -123,7 +124,7 @@ def is_adapted(name: str) -> bool:
     return name.partition(":")[0] in ADAPTERS and ":" in name
 
 
-def unknown(name: str, known: Sequence[str]) -> str:
+def unknown_backbone_message(name: str, known: Sequence[str]) -> str:
     """What is said of a name that no backbone has."""
     libraries = ", ".join(f"{prefix}:NAME" for prefix in ADAPTERS)
     return (
@@ -132,12 +133,12 @@ def unknown(name: str, known: Sequence[str]) -> str:
     )
 
 
-def get(name: str) -> Backbone:
+def get_backbone(name: str) -> Backbone:
     """The backbone of that name. Raises UsageError that lists the known ones."""
     if is_adapted(name):
         return _adapt(name)
-    if name not in names():
-        raise UsageError(unknown(name, names()))
+    if name not in list_backbones():
+        raise UsageError(unknown_backbone_message(name, list_backbones()))
     return _BACKBONES[name]
 
 
@@ -149,7 +150,7 @@ def _adapt(name: str) -> Backbone:
     return backbone
 
 
-def names() -> list[str]:
+def list_backbones() -> list[str]:
     """Every registered backbone, users' own among them. Raises UsageError for a user's file that cannot be used."""
     _register_users_own()
     return sorted(_BACKBONES)
@@ -164,3 +165,14 @@ def _register_users_own() -> None:
         if isinstance(loaded, Backbone) and loaded.name not in _BACKBONES:
             register(loaded)
     run_own_files(OWN_FILES)
+
+
+_RENAMED = {
+    "get": "get_backbone",
+    "map_grid": "feature_map_grid",
+    "names": "list_backbones",
+    "of_map": "from_feature_map",
+    "unknown": "unknown_backbone_message",
+}
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, _RENAMED)

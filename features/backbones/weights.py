@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 from avfuse.features.errors import UsageError
+from avfuse.moved_modules import renamed
 
 ATTEMPTS, SECONDS_BETWEEN = 3, 2.0
 SHA256_DIGITS = 64
@@ -39,7 +40,7 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Address:
+class Url:
     """Weights at an address of the web."""
 
     url: str
@@ -73,7 +74,7 @@ class HubFolder:
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalFile:
     """A file or folder of the user's; a relative path is taken from where avfuse is run."""
 
     path: Path
@@ -89,7 +90,7 @@ class Checkpoint:
     name: str
     file: str
     licence: str
-    source: Package | Address | Hub | HubFolder | Local
+    source: Package | Url | Hub | HubFolder | LocalFile
     sha256: str = ""
     non_commercial: bool = False
 
@@ -98,7 +99,7 @@ class Checkpoint:
         """Where it is looked for, and fetched to."""
         if isinstance(self.source, Package):
             return self.source.locate()
-        return self.source.path if isinstance(self.source, Local) else weights_folder() / self.file
+        return self.source.path if isinstance(self.source, LocalFile) else weights_folder() / self.file
 
     @property
     def is_here(self) -> bool:
@@ -141,7 +142,7 @@ def weights_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avfuse" / "weights"
 
 
-def find(checkpoint: Checkpoint) -> Weights:
+def find_weights(checkpoint: Checkpoint) -> Weights:
     """A checkpoint that is here already. Raises UsageError that says how to bring it when it is not, or is damaged."""
     path = checkpoint.place
     if not checkpoint.is_here:
@@ -161,7 +162,7 @@ def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTE
     if checkpoint.is_here:
         checkpoint.verify(target)
         return target
-    if isinstance(source, Package | Local):
+    if isinstance(source, Package | LocalFile):
         raise UsageError(
             f"the weights '{checkpoint.name}' come with {source}, which is not there: bring it, or name a file of "
             "yours, --weights BACKBONE=FILE (WEIGHTS=BACKBONE=FILE)"
@@ -185,11 +186,11 @@ def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTE
     raise ValueError(f"attempts={attempts}: at least one")
 
 
-def _download(checkpoint: Checkpoint, source: Address | Hub | HubFolder, folder: Path, progress: bool) -> None:
+def _download(checkpoint: Checkpoint, source: Url | Hub | HubFolder, folder: Path, progress: bool) -> None:
     """Into `folder`, verified there, then moved to its place."""
     target = checkpoint.place
     record = {"source": str(source), "licence": checkpoint.licence}
-    if isinstance(source, Address):
+    if isinstance(source, Url):
         from torch.hub import download_url_to_file
 
         arrived = folder / target.name
@@ -302,7 +303,7 @@ class WeightsChoice:
             )
         return cls(others[0] if others else "auto", tuple(named))
 
-    def of(self, backbone: str, checkpoints: Sequence[Checkpoint]) -> Weights:
+    def weights_for(self, backbone: str, checkpoints: Sequence[Checkpoint]) -> Weights:
         """The weights of one backbone, fetched where they are not here. checkpoints: its published ones, the default
         first. A folder may hold a published file under its own name, or under the hub's.
 
@@ -314,7 +315,7 @@ class WeightsChoice:
         for checkpoint in checkpoints:
             if wanted in ("auto", checkpoint.name):
                 fetch(checkpoint)
-                return find(checkpoint)
+                return find_weights(checkpoint)
         path = Path(wanted)
         if path.is_file():
             return Weights(path, file_sha256(path))
@@ -330,3 +331,7 @@ class WeightsChoice:
         if path.is_dir():
             raise UsageError(f"weights of {backbone}: the folder {path} has no {files}")
         raise UsageError(f"weights of {backbone}: there is no file {path}; published are {files}")
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Address": "Url", "Local": "LocalFile"})

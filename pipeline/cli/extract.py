@@ -234,7 +234,7 @@ def say_licences(specs: "Sequence[FeatureSpec]", choice: "WeightsChoice") -> Non
     from avfuse.features import backbones
 
     for name in dict.fromkeys(spec.model.backbone for spec in specs if spec.model is not None):
-        used = choice.of(name, backbones.get(name).checkpoints).checkpoint
+        used = choice.weights_for(name, backbones.get_backbone(name).checkpoints).checkpoint
         if used is not None and used.non_commercial:
             click.echo(
                 f"{name}: its weights ({used.name}) are licensed {used.licence}, not for commercial use", err=True

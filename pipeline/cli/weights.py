@@ -29,8 +29,8 @@ def list_them() -> None:
     from avfuse.features.backbones.weights import weights_folder
 
     click.echo(f"folder: {weights_folder()}")
-    for name in backbones.names():
-        for checkpoint in backbones.get(name).checkpoints:
+    for name in backbones.list_backbones():
+        for checkpoint in backbones.get_backbone(name).checkpoints:
             state = "here" if checkpoint.is_here else "not here"
             licence = f"{checkpoint.licence}{' (non-commercial)' if checkpoint.non_commercial else ''}"
             click.echo(f"  {name:<20} {checkpoint.name:<28} {state:<9} {licence:<32} {checkpoint.source}")
@@ -54,12 +54,12 @@ def fetch(names: tuple[str, ...]) -> None:
 def verify(names: tuple[str, ...]) -> None:
     """Hash the checkpoints NAMES, or all that are here, and hold each against what is known of it."""
     from avfuse.features import backbones
-    from avfuse.features.backbones.weights import find
+    from avfuse.features.backbones.weights import find_weights
 
-    known = [each for backbone in backbones.names() for each in backbones.get(backbone).checkpoints]
+    known = [each for backbone in backbones.list_backbones() for each in backbones.get_backbone(backbone).checkpoints]
     chosen = [_checkpoint(name) for name in names] or [each for each in known if each.is_here]
     for checkpoint in chosen:
-        found = find(checkpoint)
+        found = find_weights(checkpoint)
         proof = (
             f"begins {checkpoint.sha256[:12]}, as published" if checkpoint.sha256 else "no published hash to compare"
         )
@@ -71,8 +71,8 @@ def _checkpoint(name: str) -> "Checkpoint":
     from avfuse.features.errors import UsageError
 
     if backbones.is_adapted(name):
-        return backbones.get(name).checkpoint
-    for backbone in map(backbones.get, backbones.names()):
+        return backbones.get_backbone(name).checkpoint
+    for backbone in map(backbones.get_backbone, backbones.list_backbones()):
         if name == backbone.name:
             return backbone.checkpoint
         for checkpoint in backbone.checkpoints:

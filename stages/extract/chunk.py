@@ -84,7 +84,9 @@ class Chunk:
                 continue
             network = Network.of(spec)
             self._data[position] = np.full((len(jobs), *spec.shape), np.nan, dtype=np.float32)
-            self._layouts[position] = OutputLayout(token_grid(backbones.get(network.backbone), spec.input), spec.grid)
+            self._layouts[position] = OutputLayout(
+                token_grid(backbones.get_backbone(network.backbone), spec.input), spec.grid
+            )
             key = _batch_key(network, spec.input)
             if key not in self._batchers:
                 size = batch_size(spec.input, device)

@@ -180,8 +180,8 @@ def _load(specs: Sequence[FeatureSpec], choice: WeightsChoice, device: str) -> d
         if spec.model is None or Network.of(spec) in encoders:
             continue
         network = Network.of(spec)
-        backbone = backbones.get(network.backbone)
-        found = choice.of(backbone.name, backbone.checkpoints)
+        backbone = backbones.get_backbone(network.backbone)
+        found = choice.weights_for(backbone.name, backbone.checkpoints)
         if found.sha256 != spec.model.checkpoint:
             raise UsageError(f"the weights of {backbone.name} were replaced meanwhile: start again")
         encoders[network] = load(backbone, found, device, network.precision)

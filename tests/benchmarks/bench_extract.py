@@ -158,8 +158,8 @@ def items_of(spec: FeatureSpec) -> tuple[int, tuple[int, ...]]:
 
 def bare(name: str, specs: Sequence[FeatureSpec], clips: int) -> Callable[[], None]:
     """As many items through the network, normalised and in the device's memory from the start."""
-    backbone = backbones.get(name)
-    network = load(backbone, WEIGHTS.of(name, backbone.checkpoints), DEVICE, PRECISION)
+    backbone = backbones.get_backbone(name)
+    network = load(backbone, WEIGHTS.weights_for(name, backbone.checkpoints), DEVICE, PRECISION)
     items: dict[tuple[tuple[int, ...], int], int] = {}
     for spec in specs:
         each, shape = items_of(spec)
@@ -183,7 +183,9 @@ def ready(shape: tuple[int, ...], size: int) -> torch.Tensor:
 
 def shared_decode_saving(clips: Sequence[Clip]) -> Figure:
     """Decoding and drawing for all backbones at once, against once for each of them."""
-    inputs = {name: distinct_inputs(resolve([name], weights=WeightsChoice("random"))) for name in backbones.names()}
+    inputs = {
+        name: distinct_inputs(resolve([name], weights=WeightsChoice("random"))) for name in backbones.list_backbones()
+    }
     together = list(dict.fromkeys(each for alone in inputs.values() for each in alone))
 
     with DecodePool(WORKERS, together) as pool:

@@ -17,9 +17,9 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"on {device}, relative error and 1 - cosine, the worst of {ITEMS}")
     print(f"{'':<22}" + "".join(f"{precision:>24}" for precision in PRECISIONS))
-    for name in backbones.names():
-        backbone = backbones.get(name)
-        weights = WEIGHTS.of(name, backbone.checkpoints)
+    for name in backbones.list_backbones():
+        backbone = backbones.get_backbone(name)
+        weights = WEIGHTS.weights_for(name, backbone.checkpoints)
         torch.manual_seed(0)
         items = noise(backbone, ITEMS)
         full = load(backbone, weights, device)(items, None).pooled.float()

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from avfuse.features.audio_images import REPRESENTATION_REVISION, STYLES, Style, render
-from avfuse.features.backbones import get
+from avfuse.features.backbones import get_backbone
 from avfuse.features.backbones.loading import load
-from avfuse.features.backbones.weights import find
+from avfuse.features.backbones.weights import find_weights
 from avfuse.features.inputs import filter_bank
 
 # style: name: (mean red, green, blue; mean of the left half)
@@ -57,11 +57,11 @@ def test_the_filter_bank_is_that_of_this_revision() -> None:
 
 
 def test_lite_is_that_of_this_revision() -> None:
-    lite = get("lite")
+    lite = get_backbone("lite")
     assert lite.revision == 1
     y, x = np.mgrid[0:224, 0:224]
     gradient = np.stack([x, y, (x + y) // 2], axis=-1).astype(np.uint8)
-    vector = load(lite, find(lite.checkpoint), "cpu")(torch.tensor(gradient)[None], lite.preprocess).pooled[0]
+    vector = load(lite, find_weights(lite.checkpoint), "cpu")(torch.tensor(gradient)[None], lite.preprocess).pooled[0]
     assert vector.norm().item() == pytest.approx(12.59, abs=0.01)
     assert vector.topk(len(STRONGEST)).indices.tolist() == list(STRONGEST)
     assert vector[list(STRONGEST)].tolist() == pytest.approx(list(STRONGEST.values()), abs=5e-3)

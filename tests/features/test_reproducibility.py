@@ -8,7 +8,7 @@ from avfuse.features.backbones import WeightsChoice
 from avfuse.features.cache.maintenance.imports import Description
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
-from avfuse.features.reproducibility import check_remade, remade
+from avfuse.features.reproducibility import check_reproducible, current_spec
 from avfuse.features.spec import FeatureSpec
 
 RANDOM = WeightsChoice("random")
@@ -27,18 +27,18 @@ RANDOM = WeightsChoice("random")
 )
 def test_every_option_of_a_feature_is_found_again(options: dict[str, object]) -> None:
     for spec in resolve(**options):  # type: ignore[arg-type]
-        assert remade(spec) == spec
-        check_remade(spec)
+        assert current_spec(spec) == spec
+        check_reproducible(spec)
 
 
 def test_untrained_networks_and_half_precision_are_found_again() -> None:
     for spec in resolve(["vit:frames:tokens", "swin3d:clip"], weights=RANDOM, precision="bfloat16"):
-        assert remade(spec, RANDOM) == spec
+        assert current_spec(spec, RANDOM) == spec
 
 
 def refused(spec: FeatureSpec, weights: WeightsChoice | None = None) -> str:
     with pytest.raises(UsageError) as caught:
-        check_remade(spec, weights or WeightsChoice())
+        check_reproducible(spec, weights or WeightsChoice())
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -56,7 +56,7 @@ def test_other_weights_are_named() -> None:
 def test_weights_of_ones_own_are_found_by_their_hash(tmp_path: Path) -> None:
     (spec,) = resolve(["lite:frames"], weights=RANDOM)
     assert "model.checkpoint random there" in refused(spec)
-    check_remade(spec, RANDOM)
+    check_reproducible(spec, RANDOM)
 
 
 def test_another_revision_is_named() -> None:

@@ -42,7 +42,7 @@ REAL_MAKE = loading.make
 
 @lru_cache(maxsize=1)
 def made(name: str) -> nn.Module:
-    return REAL_MAKE(backbones.get(name))
+    return REAL_MAKE(backbones.get_backbone(name))
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def _made_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def items_of(name: str) -> torch.Tensor:
     generator_state = torch.get_rng_state()
     torch.manual_seed(0)
-    items = noise(backbones.get(name), ITEMS)
+    items = noise(backbones.get_backbone(name), ITEMS)
     torch.set_rng_state(generator_state)
     return items
 
@@ -66,8 +66,8 @@ def reference(name: str) -> Encoded:
 
 
 def encoded(name: str, device: str, precision: Precision) -> Encoded:
-    backbone = backbones.get(name)
-    network = load(backbone, WEIGHTS.of(name, backbone.checkpoints), device, precision)
+    backbone = backbones.get_backbone(name)
+    network = load(backbone, WEIGHTS.weights_for(name, backbone.checkpoints), device, precision)
     return network(items_of(name), None)
 
 
@@ -89,7 +89,9 @@ def case(name: str, precision: str) -> Any:
     return pytest.param(name, precision, marks=() if quick else pytest.mark.slow, id=f"{name}-{precision}")
 
 
-@pytest.mark.parametrize(("name", "precision"), [case(*each) for each in product(backbones.names(), PRECISIONS)])
+@pytest.mark.parametrize(
+    ("name", "precision"), [case(*each) for each in product(backbones.list_backbones(), PRECISIONS)]
+)
 def test_features_on_the_device_are_those_of_the_cpu(
     name: str, precision: Precision, device: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -106,9 +108,9 @@ def test_features_on_the_device_are_those_of_the_cpu(
 
 
 def test_pictures_are_normalised_on_the_device_as_on_the_cpu(device: str) -> None:
-    lite = backbones.get("lite")
+    lite = backbones.get_backbone("lite")
     pictures = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    weights = WEIGHTS.of("lite", lite.checkpoints)
+    weights = WEIGHTS.weights_for("lite", lite.checkpoints)
     found, expected = (load(lite, weights, each)(pictures, lite.preprocess).pooled for each in (device, "cpu"))
     assert relative_error(found, expected) < SINGLE
 

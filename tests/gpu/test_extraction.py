@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from avfuse import features
-from avfuse.features.backbones import Encoded, get
+from avfuse.features.backbones import Encoded, get_backbone
 from avfuse.features.backbones.loading import Encoder, load
-from avfuse.features.backbones.weights import find
+from avfuse.features.backbones.weights import find_weights
 from avfuse.features.clips import Clip
 from avfuse.features.feature_names import resolve
 from avfuse.features.spec import Precision, Preprocess
@@ -65,7 +65,7 @@ def test_two_processes_on_one_device_write_the_bytes_of_one(
 
 
 def through_batches(encoder: Encoder, pictures: np.ndarray, size: int, device: str) -> np.ndarray:
-    lite = get("lite")
+    lite = get_backbone("lite")
     batcher = Batcher(encoder, lite.preprocess, pictures.shape[1:], np.uint8, size, device)
     found = np.full((len(pictures), lite.feature_dim), np.nan, np.float32)
     for number, picture in enumerate(pictures):
@@ -77,7 +77,9 @@ def through_batches(encoder: Encoder, pictures: np.ndarray, size: int, device: s
 def at_once(encoder: Encoder, pictures: np.ndarray, size: int) -> np.ndarray:
     """The same batches, each waited for, from memory that is not pinned."""
     every = torch.from_numpy(pictures).split(size)
-    return torch.cat([encoder(batch.clone(), get("lite").preprocess).pooled.float().cpu() for batch in every]).numpy()
+    return torch.cat(
+        [encoder(batch.clone(), get_backbone("lite").preprocess).pooled.float().cpu() for batch in every]
+    ).numpy()
 
 
 def made_up_pictures(count: int) -> np.ndarray:
@@ -85,7 +87,7 @@ def made_up_pictures(count: int) -> np.ndarray:
 
 
 def lite_on(device: str) -> Encoder:
-    return load(get("lite"), find(get("lite").checkpoint), device)
+    return load(get_backbone("lite"), find_weights(get_backbone("lite").checkpoint), device)
 
 
 class Late:

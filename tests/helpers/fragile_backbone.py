@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from avfuse.features.backbones import Backbone, Checkpoint, Encoded, Local, Preprocess, register
+from avfuse.features.backbones import Backbone, Checkpoint, Encoded, LocalFile, Preprocess, register
 
 DEADLY = 250.0
 
@@ -31,7 +31,7 @@ register(
         feature_dim=3,
         preprocess=Preprocess(resize=32, crop=32, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1)),
         checkpoints=(
-            Checkpoint(name="fragile", file="fragile.pth", licence="none", source=Local(Path("fragile.pth"))),
+            Checkpoint(name="fragile", file="fragile.pth", licence="none", source=LocalFile(Path("fragile.pth"))),
         ),
         make=MeanColour,
         encode=lambda network, pictures: Encoded(network(pictures)),

@@ -44,7 +44,7 @@ def test_every_backbone_runs_from_end_to_end(folder: Path) -> None:
         "--workers", "1", cwd=folder,
     )  # fmt: skip
     cached = find_specs(folder / "cache", "clips")
-    assert {spec.model.backbone for spec in cached if spec.model} == set(backbones.names())
+    assert {spec.model.backbone for spec in cached if spec.model} == set(backbones.list_backbones())
     lines = [line for line in said.splitlines() if " done " in line]
     assert len(lines) == len(cached)
     assert all(line.endswith("(untrained weights)") for line in lines)

@@ -11,22 +11,24 @@ if TYPE_CHECKING:
     from avfuse.features.backbones.registry import Encoded
 
 
-class Given(NamedTuple):
+class OutputShapes(NamedTuple):
     """Shapes of what a network makes of one item. tokens: (N, D), or None."""
 
     feature_dim: int
     tokens: tuple[int, int] | None
 
 
-def probe(make: Callable[[], nn.Module], encode: Callable[[Any, Tensor], Encoded], shape: tuple[int, ...]) -> Given:
+def probe_output_shapes(
+    make: Callable[[], nn.Module], encode: Callable[[Any, Tensor], Encoded], shape: tuple[int, ...]
+) -> OutputShapes:
     """One item of zeros through the network, without weights or arithmetic where the library allows for that."""
     import torch
 
-    def give(device: str) -> Given:
+    def give(device: str) -> OutputShapes:
         with torch.device(device), torch.inference_mode():
             encoded = encode(make().eval(), torch.zeros(1, *shape))
         tokens = None if encoded.tokens is None else (encoded.tokens.shape[1], encoded.tokens.shape[2])
-        return Given(encoded.pooled.shape[1], tokens)
+        return OutputShapes(encoded.pooled.shape[1], tokens)
 
     try:
         return give("meta")

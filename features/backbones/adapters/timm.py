@@ -6,10 +6,10 @@ import difflib
 import math
 from typing import TYPE_CHECKING, Any
 
-from avfuse.features.backbones.adapters.output_shapes import probe
+from avfuse.features.backbones.adapters.output_shapes import probe_output_shapes
 from avfuse.features.backbones.loading import first_line, read_state
 from avfuse.features.backbones.registry import Backbone, Encoded, Grid
-from avfuse.features.backbones.weights import Address, Checkpoint, Hub
+from avfuse.features.backbones.weights import Checkpoint, Hub, Url
 from avfuse.features.errors import UsageError
 from avfuse.features.spec import Preprocess
 
@@ -43,7 +43,7 @@ def adapt(name: str) -> Backbone:
         except (RuntimeError, KeyError) as error:
             raise UsageError(f"{path} is no checkpoint of timm's {name} ({first_line(error)})") from error
 
-    given = probe(make, _encode, (3, preprocess.crop, preprocess.crop))
+    given = probe_output_shapes(make, _encode, (3, preprocess.crop, preprocess.crop))
     return Backbone(
         name=f"{PREFIX}:{name}",
         revision=1,
@@ -104,12 +104,12 @@ _FILTERS = ("bilinear", "bicubic", "lanczos")
 
 def _checkpoints(name: str, config: Any) -> tuple[Checkpoint, ...]:
     licence = config.license or "not stated"
-    source: Hub | Address
+    source: Hub | Url
     if config.hf_hub_id:
         source = Hub(config.hf_hub_id, "main", config.hf_hub_filename or "model.safetensors")
         file = f"timm--{name}{source.filename[source.filename.rindex('.') :]}"
     elif config.url:
-        source = Address(config.url)
+        source = Url(config.url)
         file = config.url.rpartition("/")[2]
     else:
         return ()

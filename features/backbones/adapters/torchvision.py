@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from avfuse.features.backbones.adapters.output_shapes import probe
-from avfuse.features.backbones.models.image_models import without
+from avfuse.features.backbones.adapters.output_shapes import probe_output_shapes
+from avfuse.features.backbones.models.image_models import drop_prefixes
 from avfuse.features.backbones.registry import Backbone, Encoded
-from avfuse.features.backbones.weights import Address, Checkpoint
+from avfuse.features.backbones.weights import Checkpoint, Url
 from avfuse.features.errors import UsageError
 from avfuse.features.spec import Preprocess
 
@@ -55,19 +55,19 @@ def adapt(name: str) -> Backbone:
         name=f"{PREFIX}:{name}",
         revision=1,
         inputs=("clip",) if is_video else ("frames", "image"),
-        feature_dim=probe(make, encode, (CLIP_FRAMES, *shape) if is_video else shape).feature_dim,
+        feature_dim=probe_output_shapes(make, encode, (CLIP_FRAMES, *shape) if is_video else shape).feature_dim,
         preprocess=preprocess,
         checkpoints=(
             Checkpoint(
                 name=f"{PREFIX}:{name}",
                 file=file,
                 licence="BSD-3-Clause",
-                source=Address(weights.url),
+                source=Url(weights.url),
                 sha256=file.rpartition("-")[2].partition(".")[0],
             ),
         ),
         make=make,
-        translate=without(f"{classifier}."),
+        translate=drop_prefixes(f"{classifier}."),
         encode=encode,
         sampling=f"uniform:{CLIP_FRAMES}",
     )

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avfuse.features.backbones.adapters.output_shapes import probe
-from avfuse.features.backbones.adapters.transformers_checkpoints import quiet, refuse_what_is_left
+from avfuse.features.backbones.adapters.output_shapes import probe_output_shapes
+from avfuse.features.backbones.adapters.transformers_checkpoints import check_loading_info, silence_transformers
 from avfuse.features.backbones.loading import first_line
-from avfuse.features.backbones.registry import Backbone, Encoded, Grid, InputKind, Sound
-from avfuse.features.backbones.weights import Checkpoint, HubFolder, Local, fetch
+from avfuse.features.backbones.registry import Backbone, Encoded, Grid, InputKind, SoundExtractor
+from avfuse.features.backbones.weights import Checkpoint, HubFolder, LocalFile, fetch
 from avfuse.features.errors import UsageError
 from avfuse.features.inputs.hf_audio import extracted
 from avfuse.features.inputs.resize import fit_frame
@@ -64,7 +64,7 @@ def checkpoint_of(name: str) -> Checkpoint:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UsageError(f"the folder {folder} has no config.json: {PREFIX}:FOLDER takes one in the hub's layout")
-        return Checkpoint(name=f"{PREFIX}:{name}", file=folder.name, licence="not stated", source=Local(folder))
+        return Checkpoint(name=f"{PREFIX}:{name}", file=folder.name, licence="not stated", source=LocalFile(folder))
     if not _REPOSITORY.fullmatch(name):
         raise UsageError(f"{PREFIX}:{name}: no such folder, and a repository's name is OWNER/NAME")
     file = f"{PREFIX}--{name.replace('/', '--')}"
@@ -82,7 +82,7 @@ def _of_pictures(name: str, checkpoint: Checkpoint, folder: Path, config: Any) -
     side = preprocess.crop
     shape = (frames, 3, side, side) if is_video else (3, side, side)
     try:
-        probed = probe(make, encode, shape)
+        probed = probe_output_shapes(make, encode, shape)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{PREFIX}:{name} ({config.model_type}) cannot be used ({first_line(error)})") from error
     kinds: tuple[InputKind, ...] = ("clip",) if is_video else ("frames", "image")
@@ -112,7 +112,7 @@ def _of_sounds(name: str, checkpoint: Checkpoint, folder: Path, config: Any) -> 
     sound = _sound(name, extractor)
     encode = _encoder(config.model_type)
     make, read = _maker(config), _reader(config)
-    probed = probe(make, encode, sound.shape)
+    probed = probe_output_shapes(make, encode, sound.shape)
     return Backbone(
         name=f"{PREFIX}:{name}",
         revision=1,
@@ -129,7 +129,7 @@ def _of_sounds(name: str, checkpoint: Checkpoint, folder: Path, config: Any) -> 
 
 
 def _described(folder: Path, read: Callable[[], Any]) -> Any:
-    with quiet():
+    with silence_transformers():
         try:
             return read()
         except (OSError, ValueError, KeyError, ImportError) as error:
@@ -185,14 +185,14 @@ def _reader(config: Any) -> Callable[[Path], nn.Module]:
             except (OSError, ValueError, RuntimeError) as error:
                 raise UsageError(f"{folder} holds no weights that can be read ({first_line(error)})") from error
 
-        with quiet():
+        with silence_transformers():
             network, told = load()
             missing = _of_half(told["missing_keys"], config)
             if missing and all(name.startswith("pooler.") for name in missing):
                 network, told = load(add_pooling_layer=False)  # what would be left random is left out
                 missing = _of_half(told["missing_keys"], config)
         wrong = {"missing_keys": missing, "unexpected_keys": (), "mismatched_keys": told["mismatched_keys"]}
-        refuse_what_is_left(wrong, f"{folder} is no checkpoint of its {config.model_type}")
+        check_loading_info(wrong, f"{folder} is no checkpoint of its {config.model_type}")
         return _half(network, config)
 
     return read
@@ -269,7 +269,7 @@ def _preprocess(name: str, folder: Path, is_video: bool) -> Preprocess:
     automatic = ("AutoVideoProcessor", "AutoImageProcessor") if is_video else ("AutoImageProcessor",)
     for each in automatic:
         try:
-            with quiet():
+            with silence_transformers():
                 processor = getattr(transformers, each).from_pretrained(folder, trust_remote_code=False)
             break
         except (OSError, ValueError, KeyError, ImportError) as error:
@@ -326,7 +326,7 @@ def _hold_against(name: str, processor: Any, preprocess: Preprocess, is_video: b
     Processors resize tensors, which may round a level the other way; anything beyond that is another picture.
     """
     frame = np.random.default_rng(0).integers(0, 256, (97, 171, 3), dtype=np.uint8)
-    with quiet():
+    with silence_transformers():
         try:
             given = processor(videos=[frame, frame], return_tensors="np")
         except (TypeError, ValueError):
@@ -342,7 +342,7 @@ def _hold_against(name: str, processor: Any, preprocess: Preprocess, is_video: b
         )
 
 
-def _sound(name: str, extractor: Any) -> Sound:
+def _sound(name: str, extractor: Any) -> SoundExtractor:
     """Raises UsageError for an extractor that gives longer sounds more numbers."""
     described = json.loads(extractor.to_json_string())
     described["feature_extractor_type"] = type(extractor).__name__
@@ -355,7 +355,7 @@ def _sound(name: str, extractor: Any) -> Sound:
             f"{PREFIX}:{name}: its feature extractor ({type(extractor).__name__}) gives longer sounds more numbers: "
             "one that pads to a fixed length is needed"
         )
-    return Sound(text, rate, seconds, shapes.pop())
+    return SoundExtractor(text, rate, seconds, shapes.pop())
 
 
 def _seconds(extractor: Any) -> float:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from avfuse.features.backbones.registry import StateDict
 
 Rules = Mapping[str, str]
-"""Regular expressions of authors' names -> the hub's; what `left_out` matches, a classifier, is dropped."""
+"""Regular expressions of authors' names -> the hub's; what `drop` matches, a classifier, is dropped."""
 
 
-def maker(name: str) -> Callable[[], nn.Module]:
+def transformers_maker(name: str) -> Callable[[], nn.Module]:
     """How one of transformers' encoders, such as `AST`, is made, at its published size."""
 
     def make() -> nn.Module:
@@ -38,7 +38,7 @@ def maker(name: str) -> Callable[[], nn.Module]:
     return make
 
 
-def reader(name: str, translate: Callable[[StateDict], StateDict]) -> Callable[[Path], nn.Module]:
+def transformers_reader(name: str, translate: Callable[[StateDict], StateDict]) -> Callable[[Path], nn.Module]:
     """How it is read from a weights file. translate: from the authors' layout to the hub's, which it leaves alone."""
 
     def read(path: Path) -> nn.Module:
@@ -47,7 +47,7 @@ def reader(name: str, translate: Callable[[StateDict], StateDict]) -> Callable[[
         state = translate(read_state(path))
         state = {key: tensor for key, tensor in state.items() if not key.startswith("classifier.")}
         config = getattr(transformers, f"{name}Config")()
-        with quiet():
+        with silence_transformers():
             network, told = getattr(transformers, f"{name}Model").from_pretrained(
                 None,
                 config=config,
@@ -56,13 +56,13 @@ def reader(name: str, translate: Callable[[StateDict], StateDict]) -> Callable[[
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
             )
-        refuse_what_is_left(told, f"{path} is no checkpoint of transformers' {name}Model")
+        check_loading_info(told, f"{path} is no checkpoint of transformers' {name}Model")
         return network  # type: ignore[no-any-return]
 
     return read
 
 
-def refuse_what_is_left(told: Mapping[str, Any], said: str) -> None:
+def check_loading_info(told: Mapping[str, Any], said: str) -> None:
     """Raises UsageError for tensors that found no place, and for places that found no tensor."""
     problems = []
     for key, what in (
@@ -78,7 +78,7 @@ def refuse_what_is_left(told: Mapping[str, Any], said: str) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """Without transformers' bars and reports: what matters of them is raised."""
     from transformers.utils import logging
 
@@ -93,11 +93,11 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def renamed(state: StateDict, rules: Rules, left_out: str) -> dict[str, Tensor]:
+def rename_tensors(state: StateDict, rules: Rules, drop: str) -> dict[str, Tensor]:
     """Tensors under the names that the first rule with a match gives."""
     translated = {}
     for key, tensor in state.items():
-        if re.match(left_out, key):
+        if re.match(drop, key):
             continue
         for pattern, name in rules.items():
             if re.match(pattern, key):

@@ -9,9 +9,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from avfuse.features.backbones.adapters.transformers_checkpoints import VISION_RULES, maker, reader, renamed
+from avfuse.features.backbones.adapters.transformers_checkpoints import (
+    VISION_RULES,
+    rename_tensors,
+    transformers_maker,
+    transformers_reader,
+)
 from avfuse.features.backbones.registry import Backbone, Encoded, Grid, StateDict, register
-from avfuse.features.backbones.weights import Address, Checkpoint, Hub
+from avfuse.features.backbones.weights import Checkpoint, Hub, Url
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +30,7 @@ def _translate(state: StateDict) -> StateDict:
     if "v.cls_token" not in state:
         return state
     bare = {name.removeprefix("v."): tensor for name, tensor in state.items()}
-    translated = renamed(bare, _RULES, left_out=r"mlp_head\.|head\.|head_dist\.")
+    translated = rename_tensors(bare, _RULES, drop=r"mlp_head\.|head\.|head_dist\.")
     for name in [name for name in translated if ".attn.qkv." in name]:
         layer, kind = re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.(\w+)", name).groups()  # type: ignore[union-attr]
         for part, tensor in zip(("query", "key", "value"), translated.pop(name).chunk(3), strict=True):
@@ -58,12 +63,12 @@ AST = register(
                 name="ast-audioset-authors",
                 file="audioset_10_10_0.4593.pth",
                 licence="BSD-3-Clause",
-                source=Address("https://www.dropbox.com/s/ca0b1v2nlxzyeb4/audioset_10_10_0.4593.pth?dl=1"),
+                source=Url("https://www.dropbox.com/s/ca0b1v2nlxzyeb4/audioset_10_10_0.4593.pth?dl=1"),
                 sha256="dd1042f2a5a283e6fbe5f914678e3ec3ffefe21235c8eec38d186bd7bd6aa995",
             ),
         ),
-        make=maker("AST"),
-        read=reader("AST", _translate),
+        make=transformers_maker("AST"),
+        read=transformers_reader("AST", _translate),
         encode=_encode,
         grid=lambda shape: Grid((12, 101), prefix=2),
     )

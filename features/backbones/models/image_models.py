@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from avfuse.features.backbones.registry import Backbone, Encoded, Grid, StateDict, of_map, register
-from avfuse.features.backbones.weights import Address, Checkpoint, Hub
+from avfuse.features.backbones.registry import Backbone, Encoded, Grid, StateDict, from_feature_map, register
+from avfuse.features.backbones.weights import Checkpoint, Hub, Url
 from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _HALF = (127.5, 127.5, 127.5)
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-def without(*prefixes: str) -> Callable[[StateDict], StateDict]:
+def drop_prefixes(*prefixes: str) -> Callable[[StateDict], StateDict]:
     """A checkpoint's tensors but those of a classifier."""
     return lambda state: {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
@@ -58,8 +58,8 @@ INCEPTION_RESNET_V2 = register(
             ),
         ),
         make=_timm("inception_resnet_v2"),
-        translate=without("classif."),
-        encode=lambda network, pictures: of_map(network.forward_features(pictures)),
+        translate=drop_prefixes("classif."),
+        encode=lambda network, pictures: from_feature_map(network.forward_features(pictures)),
         grid=lambda shape: Grid(((shape[0] - 43) // 32, (shape[1] - 43) // 32)),  # its convolutions are not padded
     )
 )
@@ -80,7 +80,7 @@ VIT = register(
             ),
         ),
         make=_timm("vit_base_patch16_224"),
-        translate=without("head."),
+        translate=drop_prefixes("head."),
         encode=_vit_tokens,
         grid=lambda shape: Grid((shape[0] // 16, shape[1] // 16), prefix=1),
     )
@@ -102,7 +102,7 @@ def _torchvision(
         name=f"{name}-imagenet",
         file=file,
         licence="BSD-3-Clause",
-        source=Address(f"https://download.pytorch.org/models/{file}"),
+        source=Url(f"https://download.pytorch.org/models/{file}"),
         sha256=sha256,
     )
     return Backbone(
@@ -115,7 +115,7 @@ def _torchvision(
         ),
         checkpoints=(checkpoint,),
         make=make,
-        translate=without(f"{classifier}."),
+        translate=drop_prefixes(f"{classifier}."),
         encode=lambda network, pictures: Encoded(network(pictures)),
     )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avfuse.features.backbones.registry import Backbone, Encoded, map_grid, of_map, register
+from avfuse.features.backbones.registry import Backbone, Encoded, feature_map_grid, from_feature_map, register
 from avfuse.features.backbones.weights import Checkpoint, Package
 from avfuse.features.spec import Preprocess
 
@@ -40,7 +40,7 @@ def _encode(network: EfficientNetLite0, batch: Tensor) -> Encoded:
     """A filter bank is a grey picture, bands by time."""
     if batch.ndim == 3:
         batch = batch.transpose(1, 2)[:, None].expand(-1, 3, -1, -1)
-    return of_map(network.forward_map(batch))
+    return from_feature_map(network.forward_map(batch))
 
 
 LITE = register(
@@ -64,6 +64,6 @@ LITE = register(
         make=_make,
         finish=_finish,
         encode=_encode,
-        grid=map_grid,
+        grid=feature_map_grid,
     )
 )

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from avfuse.features.backbones.adapters.transformers_checkpoints import VISION_RULES, maker, reader, renamed
+from avfuse.features.backbones.adapters.transformers_checkpoints import (
+    VISION_RULES,
+    rename_tensors,
+    transformers_maker,
+    transformers_reader,
+)
 from avfuse.features.backbones.registry import Backbone, Encoded, Grid, StateDict, register
-from avfuse.features.backbones.weights import Address, Checkpoint, Hub
+from avfuse.features.backbones.weights import Checkpoint, Hub, Url
 from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
@@ -33,7 +38,7 @@ def _translate(state: StateDict) -> StateDict:
     if "model.cls_token" not in state:
         return state
     bare = {name.removeprefix("model."): tensor for name, tensor in state.items()}
-    return renamed(bare, _RULES, left_out=r"head\.")
+    return rename_tensors(bare, _RULES, drop=r"head\.")
 
 
 def _encode(network: Any, clips: Tensor) -> Encoded:
@@ -65,11 +70,11 @@ TIMESFORMER = register(
                 file="TimeSformer_divST_8x32_224_K400.pyth",
                 licence="CC-BY-NC-4.0",
                 non_commercial=True,
-                source=Address("https://www.dropbox.com/s/g5t24we9gl5yk88/TimeSformer_divST_8x32_224_K400.pyth?dl=1"),
+                source=Url("https://www.dropbox.com/s/g5t24we9gl5yk88/TimeSformer_divST_8x32_224_K400.pyth?dl=1"),
             ),
         ),
-        make=maker("Timesformer"),
-        read=reader("Timesformer", _translate),
+        make=transformers_maker("Timesformer"),
+        read=transformers_reader("Timesformer", _translate),
         encode=_encode,
         grid=lambda shape: Grid((shape[1] // 16, shape[2] // 16, shape[0]), prefix=1),
         frame_counts=(8,),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avfuse.features.backbones.registry import Backbone, StateDict, map_grid, of_map, register
-from avfuse.features.backbones.weights import Address, Checkpoint
+from avfuse.features.backbones.registry import Backbone, StateDict, feature_map_grid, from_feature_map, register
+from avfuse.features.backbones.weights import Checkpoint, Url
 from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ TSN = register(
                 name="tsn-kinetics",
                 file="bninception_rgb_kinetics_init-d4ee618d3399.pth",
                 licence="not stated",
-                source=Address(
+                source=Url(
                     "https://yjxiong.blob.core.windows.net/ssn-models/bninception_rgb_kinetics_init-d4ee618d3399.pth"
                 ),
                 sha256="d4ee618d3399",
@@ -57,20 +57,20 @@ TSN = register(
                 name="tsn-imagenet",
                 file="bn_inception-9f5701afb96c8044.pth",
                 licence="not stated",
-                source=Address("https://yjxiong.blob.core.windows.net/models/bn_inception-9f5701afb96c8044.pth"),
+                source=Url("https://yjxiong.blob.core.windows.net/models/bn_inception-9f5701afb96c8044.pth"),
                 sha256="9f5701afb96c8044",
             ),
             Checkpoint(
                 name="tsn-imagenet-cadene",
                 file="bn_inception-52deb4733.pth",
                 licence="not stated",
-                source=Address("http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"),
+                source=Url("http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"),
                 sha256="52deb473314542a5c2f87e9e6f26f4ca42fe863d15f986414dbae8c2dfdd2353",
             ),
         ),
         make=_make,
         translate=_translate,
-        encode=lambda network, pictures: of_map(network.forward_map(pictures.flip(1))),
-        grid=map_grid,
+        encode=lambda network, pictures: from_feature_map(network.forward_map(pictures.flip(1))),
+        grid=feature_map_grid,
     )
 )

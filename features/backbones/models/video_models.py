@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from avfuse.features.backbones.models.image_models import without
+from avfuse.features.backbones.models.image_models import drop_prefixes
 from avfuse.features.backbones.registry import Backbone, Encoded, Grid, register
-from avfuse.features.backbones.weights import Address, Checkpoint
+from avfuse.features.backbones.weights import Checkpoint, Url
 from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _kinetics_checkpoint(name: str, file: str, sha256: str) -> Checkpoint:
         name=name,
         file=file,
         licence="BSD-3-Clause",
-        source=Address(f"https://download.pytorch.org/models/{file}"),
+        source=Url(f"https://download.pytorch.org/models/{file}"),
         sha256=sha256,
     )
 
@@ -60,7 +60,7 @@ SWIN3D = register(
         preprocess=_torchvisions(_IMAGENET_MEAN, _IMAGENET_STD),
         checkpoints=(_kinetics_checkpoint("swin3d-k400", "swin3d_b_1k-24f7c7c6.pth", "24f7c7c6"),),
         make=_torchvision("swin3d_b"),
-        translate=without("head."),
+        translate=drop_prefixes("head."),
         encode=_swin_tokens,
         grid=lambda shape: Grid((shape[0] // 2, shape[1] // 32, shape[2] // 32), pooled=3),
         frame_counts=(16, 32),
@@ -94,7 +94,7 @@ MVIT = register(
             ),
         ),
         make=_torchvision("mvit_v2_s"),
-        translate=without("head."),
+        translate=drop_prefixes("head."),
         encode=_mvit_tokens,
         grid=lambda shape: Grid((shape[0] // 2, shape[1] // 32, shape[2] // 32), prefix=1, pooled=3),
         frame_counts=(16,),

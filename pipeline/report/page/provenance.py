@@ -111,7 +111,7 @@ def _checkpoint(backbone: str, sha256: str) -> Checkpoint | None:
     if backbones.is_adapted(backbone):
         return None
     try:
-        published = backbones.get(backbone).checkpoints
+        published = backbones.get_backbone(backbone).checkpoints
     except UsageError:
         return None
     return next((each for each in published if each.sha256 and sha256.startswith(each.sha256)), None)

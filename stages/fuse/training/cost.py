@@ -247,7 +247,7 @@ def _here(name: str) -> "Backbone | None":
 
         if not any_transformers.checkpoint_of(theirs).is_here:
             return None
-    return backbones.get(name)
+    return backbones.get_backbone(name)
 
 
 def _counted(backbone: "Backbone", shape: tuple[int, ...], device: str) -> int:

@@ -21,7 +21,7 @@ from timm.data.transforms_factory import create_transform
 
 from avfuse.features import backbones
 from avfuse.features.backbones import Encoded, WeightsChoice
-from avfuse.features.backbones.loading import enliven, load
+from avfuse.features.backbones.loading import calibrate_batch_norms, load
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import expand_names, resolve
 from avfuse.features.inputs.hf_audio import extracted
@@ -33,7 +33,7 @@ SAMPLES = np.random.default_rng(1).normal(scale=0.1, size=48_000 * 3).astype(np.
 
 def prepared(name: str, count: int | None = None) -> torch.Tensor:
     """The picture as the backbone takes it, or a clip of it and its reversals."""
-    preprocess = backbones.get(name).preprocess
+    preprocess = backbones.get_backbone(name).preprocess
     assert preprocess is not None
     if count is None:
         return torch.from_numpy(fit_frame(PIXELS, preprocess)[None].copy())
@@ -45,8 +45,8 @@ def frames(count: int) -> list[np.ndarray]:
 
 
 def encode(name: str, items: torch.Tensor, choice: str = "auto") -> Encoded:
-    backbone = backbones.get(name)
-    weights = WeightsChoice.parse(choice).of(name, backbone.checkpoints)
+    backbone = backbones.get_backbone(name)
+    weights = WeightsChoice.parse(choice).weights_for(name, backbone.checkpoints)
     return load(backbone, weights, "cpu")(items, backbone.preprocess)
 
 
@@ -62,7 +62,7 @@ def encode(name: str, items: torch.Tensor, choice: str = "auto") -> Encoded:
 def test_timms_networks_are_timms(name: str, grid: tuple[int, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = timm.create_model(name, pretrained=False)
-    enliven(theirs, lambda: theirs(torch.randn(2, 3, 224, 224)))
+    calibrate_batch_norms(theirs, lambda: theirs(torch.randn(2, 3, 224, 224)))
     theirs.eval()
     path = tmp_path / "model.safetensors"
     save_file(theirs.state_dict(), path)
@@ -90,7 +90,9 @@ def test_torchvisions_networks_are_torchvisions(name: str, tmp_path: Path) -> No
     torch.manual_seed(0)
     more = {"transform_input": True, "init_weights": False} if name == "googlenet" else {}
     theirs = torchvision.models.get_model(name, weights=None, **more)
-    enliven(theirs, lambda: theirs(torch.randn(2, *((3, 16, 112, 112) if name == "r3d_18" else (3, 224, 224)))))
+    calibrate_batch_norms(
+        theirs, lambda: theirs(torch.randn(2, *((3, 16, 112, 112) if name == "r3d_18" else (3, 224, 224))))
+    )
     theirs.eval()
     path = tmp_path / "model.pth"
     torch.save(theirs.state_dict(), path)
@@ -287,7 +289,7 @@ def test_a_processor_that_does_something_else_is_refused(tmp_path: Path) -> None
     _, _, name = saved(of_dinov2, tmp_path)
     transformers.ConvNextImageProcessor(size={"shortest_edge": 28}, crop_pct=0.875).save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="processor") as caught:
-        backbones.get(name)
+        backbones.get_backbone(name)
     assert "\n" not in str(caught.value)
 
 

@@ -9,7 +9,7 @@ from checkout import ROOT
 from terminal import own_files
 
 from avfuse import features
-from avfuse.features.backbones import Preprocess, names
+from avfuse.features.backbones import Preprocess, list_backbones
 from avfuse.features.cache.load import Table
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
@@ -61,12 +61,12 @@ def test_cached_features_outlive_their_network(folder: Path) -> None:
     with own_files({"AVFUSE_BACKBONES": "own.py"}):
         extracted(folder)
     with own_files({"AVFUSE_BACKBONES": ""}):
-        assert "mean_colours" not in names()
+        assert "mean_colours" not in list_backbones()
         assert expand_names(["mean_colours:frames"]) == ["mean_colours:frames"]
 
 
 @pytest.mark.parametrize(("own", "said"), [("nowhere.py", "is no Python file"), ("own.py:own.py", "name is taken")])
 def test_a_file_that_cannot_be_used_is_named(own: str, said: str) -> None:
     with own_files({"AVFUSE_BACKBONES": own}), pytest.raises(UsageError, match=said) as told:
-        names()
+        list_backbones()
     assert "\n" not in str(told.value)

@@ -96,7 +96,7 @@ def test_asts_authors_file(tmp_path: Path) -> None:
     torch.save({f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}, path)
     assert "module.v.head_dist.weight" in torch.load(path, weights_only=True)
     banks = torch.randn(1, 1024, 128)
-    encoded = load(backbones.get("ast"), Weights(path, file_sha256(path)), "cpu")(banks, None)
+    encoded = load(backbones.get_backbone("ast"), Weights(path, file_sha256(path)), "cpu")(banks, None)
     expected = theirs(banks)
     torch.testing.assert_close(encoded.tokens, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(encoded.pooled, expected[:, :2].mean(dim=1), rtol=1e-4, atol=1e-4)
@@ -110,7 +110,7 @@ def test_timesformers_authors_file(tmp_path: Path) -> None:
     path = tmp_path / "TimeSformer_divST_8x32_224_K400.pyth"
     state = {f"model.{name}": tensor for name, tensor in theirs.state_dict().items()}
     torch.save({"epoch": 14, "model_state": state, "optimizer_state": {"state": {}}, "cfg": "TRAIN: true"}, path)
-    backbone = backbones.get("timesformer")
+    backbone = backbones.get_backbone("timesformer")
     pixels = torch.randint(0, 256, (1, 8, 224, 224, 3), dtype=torch.uint8)
     encoded = load(backbone, Weights(path, file_sha256(path)), "cpu")(pixels, backbone.preprocess)
     given = ((pixels / 255 - 0.45) / 0.225).movedim(-1, 2)
@@ -128,7 +128,7 @@ def test_an_authors_file_that_is_not_whole_is_refused(name: str, tmp_path: Path)
     path = tmp_path / "broken.pth"
     torch.save(state, path)
     with pytest.raises(UsageError) as caught:
-        load(backbones.get(name), Weights(path, "x"), "cpu")
+        load(backbones.get_backbone(name), Weights(path, "x"), "cpu")
     said = str(caught.value)
     for problem in ("1 tensors are missing", "1 tensors are without a place", "1 tensors are of another shape"):
         assert problem in said

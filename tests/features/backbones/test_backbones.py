@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from avfuse.features import backbones
 from avfuse.features.backbones import Backbone, Encoded, Grid
-from avfuse.features.backbones.loading import enliven, load, make, noise
+from avfuse.features.backbones.loading import calibrate_batch_norms, load, make, noise
 from avfuse.features.backbones.models.bninception import BNInception
-from avfuse.features.backbones.weights import RANDOM, Weights, file_sha256, find
+from avfuse.features.backbones.weights import RANDOM, Weights, file_sha256, find_weights
 from avfuse.features.errors import UsageError
 from avfuse.features.inputs.filter_bank import filter_banks
 from avfuse.features.inputs.resize import fit_frame
@@ -59,7 +59,7 @@ def normalised(backbone: Backbone, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def encode(name: str, items: torch.Tensor, weights: Weights = RANDOM) -> Encoded:
-    return load(backbones.get(name), weights, "cpu")(items, backbones.get(name).preprocess)
+    return load(backbones.get_backbone(name), weights, "cpu")(items, backbones.get_backbone(name).preprocess)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_tsn_is_bninception(their_bninception: torch.nn.Module, tmp_path: Path) 
     """Cadene's layout, with its classifier, loads strictly and gives its features."""
     path = tmp_path / "bn_inception.pth"
     torch.save(their_bninception.state_dict(), path)
-    pixels = batch(backbones.get("tsn"))
+    pixels = batch(backbones.get_backbone("tsn"))
     encoded = encode("tsn", pixels, Weights(path, file_sha256(path)))
     bgr = pixels.flip(-1) - torch.tensor([104.0, 117.0, 128.0])
     expected = their_bninception.features(bgr.permute(0, 3, 1, 2))
@@ -104,7 +104,7 @@ def test_tsn_loads_the_layout_of_its_authors(their_bninception: torch.nn.Module,
     torch.save({"state_dict": state, "epoch": 80}, path)
     plain = tmp_path / "plain.pth"
     torch.save(their_bninception.state_dict(), plain)
-    pixels = batch(backbones.get("tsn"), 1)
+    pixels = batch(backbones.get_backbone("tsn"), 1)
     theirs, ours = (encode("tsn", pixels, Weights(each, file_sha256(each))).pooled for each in (path, plain))
     torch.testing.assert_close(theirs, ours)
 
@@ -116,13 +116,13 @@ def test_timms_networks_are_timms(name: str, tmp_path: Path) -> None:
 
     architecture = {"vit": "vit_base_patch16_224"}.get(name, name)
     theirs = timm.create_model(architecture, pretrained=False)  # with its classifier, as published
-    enliven(theirs, lambda: theirs(noise(backbones.get(name))))
+    calibrate_batch_norms(theirs, lambda: theirs(noise(backbones.get_backbone(name))))
     theirs.eval()
     path = tmp_path / "model.safetensors"
     save_file(theirs.state_dict(), path)
-    pixels = batch(backbones.get(name), 1)
+    pixels = batch(backbones.get_backbone(name), 1)
     encoded = encode(name, pixels, Weights(path, file_sha256(path)))
-    features = theirs.forward_features(normalised(backbones.get(name), pixels))
+    features = theirs.forward_features(normalised(backbones.get_backbone(name), pixels))
     expected = theirs.forward_head(features, pre_logits=True)
     assert expected.std() > 0.05
     assert (encoded.pooled - expected).abs().max() <= 1e-4 * expected.abs().max()
@@ -144,14 +144,14 @@ def test_torchvisions_networks_are_torchvisions(name: str, architecture: str, cl
 
     torch.manual_seed(1)
     theirs = torchvision.models.get_model(architecture, weights=None)
-    enliven(theirs, lambda: theirs(noise(backbones.get(name))))
+    calibrate_batch_norms(theirs, lambda: theirs(noise(backbones.get_backbone(name))))
     theirs.eval()
     path = tmp_path / "model.pth"
     torch.save(theirs.state_dict(), path)
-    pixels = batch(backbones.get(name), 1)
+    pixels = batch(backbones.get_backbone(name), 1)
     encoded = encode(name, pixels, Weights(path, file_sha256(path)))
     setattr(theirs, classifier, torch.nn.Identity())
-    given = normalised(backbones.get(name), pixels)
+    given = normalised(backbones.get_backbone(name), pixels)
     expected = theirs(given.transpose(1, 2) if given.ndim == 5 else given)
     assert expected.std() > 0.05
     assert (encoded.pooled - expected).abs().max() <= 1e-4 * expected.abs().max()
@@ -172,9 +172,9 @@ def test_transformers_networks_are_transformers(name: str, tmp_path: Path) -> No
         inner = theirs.timesformer
     theirs.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
-    items = batch(backbones.get(name), 1)
+    items = batch(backbones.get_backbone(name), 1)
     encoded = encode(name, items, Weights(path, file_sha256(path)))
-    given = inner(items if name == "ast" else normalised(backbones.get(name), items))
+    given = inner(items if name == "ast" else normalised(backbones.get_backbone(name), items))
     torch.testing.assert_close(encoded.tokens, given.last_hidden_state, rtol=1e-4, atol=1e-5)
     expected = (given.last_hidden_state[:, 0] + given.last_hidden_state[:, 1]) / 2 if name == "ast" else None
     if expected is None:
@@ -185,7 +185,7 @@ def test_transformers_networks_are_transformers(name: str, tmp_path: Path) -> No
 @torch.inference_mode()
 def moved_most(name: str, items: torch.Tensor, changed: torch.Tensor) -> tuple[int, ...]:
     """The cell of the grid whose token differs most between two inputs."""
-    backbone = backbones.get(name)
+    backbone = backbones.get_backbone(name)
     network = load(backbone, RANDOM, "cpu")
     before, after = (network(each, backbone.preprocess).tokens for each in (items, changed))
     assert before is not None
@@ -201,7 +201,7 @@ def moved_most(name: str, items: torch.Tensor, changed: torch.Tensor) -> tuple[i
     ("name", "size", "spread"), large_ones_are_slow(("vit", 16, 0), ("lite", 32, 1), ("tsn", 32, 1))
 )
 def test_an_impulse_in_a_patch_moves_that_patchs_token(name: str, size: int, spread: int) -> None:
-    pixels = batch(backbones.get(name), 1)
+    pixels = batch(backbones.get_backbone(name), 1)
     changed = pixels.clone()
     changed[:, 4 * size : 5 * size, 2 * size : 3 * size] ^= 255
     row, column = moved_most(name, pixels, changed)
@@ -250,14 +250,14 @@ def test_tokens_are_averaged_cell_by_cell() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_random_weights_are_the_same_every_time(name: str) -> None:
-    first, second = make(backbones.get(name)).state_dict(), make(backbones.get(name)).state_dict()
+    first, second = make(backbones.get_backbone(name)).state_dict(), make(backbones.get_backbone(name)).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize("name", large_ones_are_slow(*PICTURES, *CLIPS, "ast"))
 def test_shapes_are_as_declared_and_neighbours_and_batch_size_do_not_matter(name: str) -> None:
     """At most 1e-5 of a feature's largest number, alone or beside others."""
-    backbone = backbones.get(name)
+    backbone = backbones.get_backbone(name)
     items = batch(backbone, 7 if name in SMALL else 2)
     network = load(backbone, RANDOM, "cpu")
     among = network(items, backbone.preprocess)
@@ -280,7 +280,7 @@ def test_ast_is_transformers_from_the_samples_on() -> None:
 
     samples = np.random.default_rng(0).normal(scale=0.1, size=70_000).astype(np.float32)
     theirs = transformers.ASTFeatureExtractor()(samples, sampling_rate=16_000, return_tensors="np")["input_values"]
-    network = load(backbones.get("ast"), RANDOM, "cpu")
+    network = load(backbones.get_backbone("ast"), RANDOM, "cpu")
     expected = network(torch.from_numpy(np.asarray(theirs, dtype=np.float32)), None)
     ours = network(torch.from_numpy(filter_banks([samples])), None)
     torch.testing.assert_close(ours.pooled, expected.pooled, rtol=1e-5, atol=1e-5)
@@ -291,7 +291,7 @@ def test_ast_is_transformers_from_the_samples_on() -> None:
 def test_timesformer_is_transformers_from_the_frames_on() -> None:
     import transformers
 
-    backbone = backbones.get("timesformer")
+    backbone = backbones.get_backbone("timesformer")
     assert backbone.preprocess is not None
     rng = np.random.default_rng(0)
     frames = [np.kron(rng.integers(0, 256, (24, 32, 3)), np.ones((10, 10, 1))).astype(np.uint8) for _ in range(8)]
@@ -311,9 +311,9 @@ def test_timesformer_is_transformers_from_the_frames_on() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_is_near_and_comes_as_asked(precision: Precision) -> None:
-    backbone = backbones.get("lite")
+    backbone = backbones.get_backbone("lite")
     items = batch(backbone)
-    weights = find(backbone.checkpoint)
+    weights = find_weights(backbone.checkpoint)
     full, half = (load(backbone, weights, "cpu", each)(items, backbone.preprocess) for each in ("float32", precision))
     assert half.pooled.dtype == getattr(torch, precision)
     similarity = torch.nn.functional.cosine_similarity(half.pooled.float(), full.pooled)
@@ -326,7 +326,7 @@ def test_an_impulse_in_time_and_frequency_moves_lites_token() -> None:
     banks = torch.zeros(1, 1024, 128)
     changed = banks.clone()
     changed[:, 20 * 32 : 21 * 32, 2 * 32 : 3 * 32] = 2.0
-    network = load(backbones.get("lite"), find(backbones.get("lite").checkpoint), "cpu")
+    network = load(backbones.get_backbone("lite"), find_weights(backbones.get_backbone("lite").checkpoint), "cpu")
     tokens = [network(each, None).tokens for each in (banks, changed)]
     assert tokens[0] is not None
     assert tokens[0].shape == (1, 128, 1280)
@@ -336,7 +336,7 @@ def test_an_impulse_in_time_and_frequency_moves_lites_token() -> None:
 
 
 def test_loading_is_strict_and_says_what_is_wrong(tmp_path: Path) -> None:
-    resnet = backbones.get("resnet18")
+    resnet = backbones.get_backbone("resnet18")
     state = make(resnet).state_dict()
     wrong = {
         "missing": {name: tensor for name, tensor in state.items() if name != "conv1.weight"},
@@ -358,7 +358,7 @@ def test_a_file_that_holds_no_weights_is_refused(content: bytes, ending: str, tm
     path = tmp_path / f"weights{ending}"
     path.write_bytes(content)
     with pytest.raises(UsageError, match="no weights"):
-        load(backbones.get("resnet18"), Weights(path, "x"), "cpu")
+        load(backbones.get_backbone("resnet18"), Weights(path, "x"), "cpu")
 
 
 def test_weights_files_run_no_code(tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_weights_files_run_no_code(tmp_path: Path) -> None:
     path = tmp_path / "trap.pth"
     torch.save({"conv1.weight": Trap()}, path)
     with pytest.raises(UsageError, match="no weights"):
-        load(backbones.get("resnet18"), Weights(path, "x"), "cpu")
+        load(backbones.get_backbone("resnet18"), Weights(path, "x"), "cpu")
 
 
 def test_tsns_network_has_the_published_number_of_parameters() -> None:

@@ -16,14 +16,14 @@ from checkout import ROOT
 
 from avfuse.features.backbones.weights import (
     RANDOM,
-    Address,
     Checkpoint,
     Package,
+    Url,
     Weights,
     WeightsChoice,
     fetch,
     file_sha256,
-    find,
+    find_weights,
     weights_folder,
 )
 from avfuse.features.errors import UsageError
@@ -50,16 +50,16 @@ def server(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def checkpoint(source: Address | Package | None = None, sha256: str = SHA256[:12]) -> Checkpoint:
-    source = source or Address("http://127.0.0.1:9/net.pth")
+def checkpoint(source: Url | Package | None = None, sha256: str = SHA256[:12]) -> Checkpoint:
+    source = source or Url("http://127.0.0.1:9/net.pth")
     return Checkpoint(name="net-imagenet", file="net.pth", licence="MIT", source=source, sha256=sha256)
 
 
 def test_a_fetched_file_is_whole_and_the_one_named(server: str, folder: Path) -> None:
-    path = fetch(checkpoint(Address(f"{server}/net.pth")), progress=False)
+    path = fetch(checkpoint(Url(f"{server}/net.pth")), progress=False)
     assert path == folder / "net.pth"
     assert path.read_bytes() == CONTENT
-    found = find(checkpoint())
+    found = find_weights(checkpoint())
     assert (found.path, found.sha256) == (path, SHA256)
     record = path.with_name("net.pth.fetched.json")
     assert sorted(folder.iterdir()) == [path, record]
@@ -67,29 +67,29 @@ def test_a_fetched_file_is_whole_and_the_one_named(server: str, folder: Path) ->
 
 
 def test_a_fetched_file_without_a_published_hash_is_held_against_what_arrived(server: str, folder: Path) -> None:
-    fetch(checkpoint(Address(f"{server}/net.pth"), sha256=""), progress=False)
+    fetch(checkpoint(Url(f"{server}/net.pth"), sha256=""), progress=False)
     (folder / "net.pth").write_bytes(CONTENT[:-1])
     with pytest.raises(UsageError, match="SHA-256"):
-        find(checkpoint(sha256=""))
+        find_weights(checkpoint(sha256=""))
 
 
 def test_another_file_at_the_address_is_not_kept(server: str, folder: Path) -> None:
     with pytest.raises(UsageError, match="is not the checkpoint"):
-        fetch(checkpoint(Address(f"{server}/net.pth"), sha256="0" * 12), progress=False, attempts=1)
+        fetch(checkpoint(Url(f"{server}/net.pth"), sha256="0" * 12), progress=False, attempts=1)
     assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/net.pth", "{server}/gone.pth"])
 def test_what_cannot_be_fetched_says_how_to_bring_it(server: str, folder: Path, address: str) -> None:
     with pytest.raises(UsageError, match=r"bring net\.pth") as caught:
-        fetch(checkpoint(Address(address.format(server=server))), progress=False, attempts=1)
+        fetch(checkpoint(Url(address.format(server=server))), progress=False, attempts=1)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_here_says_how_to_bring_it(folder: Path) -> None:
     with pytest.raises(UsageError, match="avfuse weights fetch net-imagenet") as caught:
-        find(checkpoint())
+        find_weights(checkpoint())
     assert str(folder) in str(caught.value)
 
 
@@ -97,7 +97,7 @@ def test_another_file_is_not_taken_for_the_checkpoint(folder: Path) -> None:
     folder.mkdir()
     (folder / "net.pth").write_bytes(b"not these")
     with pytest.raises(UsageError, match="SHA-256"):
-        find(checkpoint())
+        find_weights(checkpoint())
     with pytest.raises(UsageError, match="SHA-256"):
         fetch(checkpoint(), progress=False)
 
@@ -115,7 +115,7 @@ def test_a_package_brings_its_own(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the package nets"):
         fetch(checkpoint(Package("nets", lambda: path)), progress=False)
     path.write_bytes(CONTENT)
-    assert find(checkpoint(Package("nets", lambda: path))).path == path
+    assert find_weights(checkpoint(Package("nets", lambda: path))).path == path
 
 
 def test_weights_are_chosen_for_all_or_by_name(folder: Path, tmp_path: Path) -> None:
@@ -125,22 +125,24 @@ def test_weights_are_chosen_for_all_or_by_name(folder: Path, tmp_path: Path) -> 
     bringing.mkdir()
     (bringing / "net.pth").write_bytes(CONTENT)
     published = [checkpoint()]
-    assert WeightsChoice.parse("random").of("net", published) is RANDOM
+    assert WeightsChoice.parse("random").weights_for("net", published) is RANDOM
     assert WeightsChoice.parse(str(own)).of("net", published) == Weights(own, hashlib.sha256(b"own").hexdigest())
     assert WeightsChoice.parse(str(bringing)).of("net", published) == Weights(
         bringing / "net.pth", SHA256, published[0]
     )
     choice = WeightsChoice.parse(f"net={own},random")
-    assert choice.of("net", published).path == own
-    assert choice.of("other", published) is RANDOM
+    assert choice.weights_for("net", published).path == own
+    assert choice.weights_for("other", published) is RANDOM
     folder.mkdir()
     (folder / "net.pth").write_bytes(CONTENT)
-    assert WeightsChoice.parse("net-imagenet").of("net", published) == WeightsChoice().of("net", published)
+    assert WeightsChoice.parse("net-imagenet").weights_for("net", published) == WeightsChoice().weights_for(
+        "net", published
+    )
 
 
 def test_published_weights_are_fetched_on_the_way(server: str, folder: Path) -> None:
-    published = [checkpoint(Address(f"{server}/net.pth"))]
-    assert WeightsChoice().of("net", published) == Weights(folder / "net.pth", SHA256, published[0])
+    published = [checkpoint(Url(f"{server}/net.pth"))]
+    assert WeightsChoice().weights_for("net", published) == Weights(folder / "net.pth", SHA256, published[0])
 
 
 def test_a_folder_in_the_hubs_layout_is_weights(tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_a_busy_server_is_asked_again(tmp_path: Path, folder: Path, monkeypatch:
     (tmp_path / "net.pth").write_bytes(CONTENT)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_FlakyHandler, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = Address(f"http://127.0.0.1:{server.server_address[1]}/net.pth")
+        address = Url(f"http://127.0.0.1:{server.server_address[1]}/net.pth")
         assert fetch(checkpoint(address), progress=False).read_bytes() == CONTENT
         server.shutdown()
 
@@ -221,7 +223,7 @@ def fetched_from_hub(hub: str, source: str, folder: Path, sha256: str = "") -> s
         "from avfuse.features.backbones.weights import *\n"
         "from avfuse.features.errors import UsageError\n"
         f"one = Checkpoint(name='net', file='net.safetensors', licence='MIT', source={source}, sha256='{sha256}')\n"
-        "try: fetch(one, progress=False, attempts=1); print(find(one).sha256)\n"
+        "try: fetch(one, progress=False, attempts=1); print(find_weights(one).sha256)\n"
         "except UsageError as error: print(error)"
     )
     environment = {**os.environ, "HF_ENDPOINT": hub, "AVFUSE_WEIGHTS": str(folder), "HF_HUB_DISABLE_XET": "1"}
@@ -267,12 +269,12 @@ def test_a_choice_that_makes_no_sense_is_refused(text: str) -> None:
 
 def test_a_network_without_published_weights_says_so() -> None:
     with pytest.raises(UsageError, match=r"no weights are published for net: name a file"):
-        WeightsChoice().of("net", [])
+        WeightsChoice().weights_for("net", [])
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere\.pth.*net\.pth"):
-        WeightsChoice.parse("nowhere.pth").of("net", [checkpoint()])
+        WeightsChoice.parse("nowhere.pth").weights_for("net", [checkpoint()])
     with pytest.raises(UsageError, match=r"has no net\.pth"):
         WeightsChoice.parse(str(tmp_path)).of("net", [checkpoint()])
 

@@ -69,7 +69,7 @@ def test_torchvisions_pictures_are_prepared_as_it_does(name: str, weights: str, 
 
     pixels = frame(height, width)
     expected = torchvision.models.get_weight(weights).transforms()(Image.fromarray(pixels)).numpy()
-    np.testing.assert_allclose(normalised(backbones.get(name), pixels), expected, atol=2e-6)
+    np.testing.assert_allclose(normalised(backbones.get_backbone(name), pixels), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_torchvisions_clips_are_prepared_as_it_does(name: str, weights: str, hei
     clip = np.stack([frame(height, width), frame(height, width)[::-1]])
     transform = torchvision.models.get_weight(weights).transforms()
     expected = transform(torch.from_numpy(clip).permute(0, 3, 1, 2)).transpose(0, 1).numpy()
-    ours = np.stack([normalised(backbones.get(name), each) for each in clip])
+    ours = np.stack([normalised(backbones.get_backbone(name), each) for each in clip])
     std = np.array(transform.std).reshape(1, 3, 1, 1)
     same_but_for_halves(255 * std * ours, 255 * std * expected)
 
@@ -101,7 +101,7 @@ def test_timms_pictures_are_prepared_as_it_does(name: str, height: int, width: i
     expected = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=config))
     pixels = frame(height, width)
     np.testing.assert_allclose(
-        normalised(backbones.get(name), pixels), expected(Image.fromarray(pixels)).numpy(), atol=2e-6
+        normalised(backbones.get_backbone(name), pixels), expected(Image.fromarray(pixels)).numpy(), atol=2e-6
     )
 
 
@@ -119,5 +119,5 @@ def test_timesformers_frames_are_prepared_as_its_processor_does(height: int, wid
     )
     pixels = frame(height, width)
     expected = np.asarray(processor([pixels], return_tensors="np")["pixel_values"]).reshape(3, 224, 224)
-    ours = normalised(backbones.get("timesformer"), pixels)
+    ours = normalised(backbones.get_backbone("timesformer"), pixels)
     same_but_for_halves(255 * 0.225 * ours, 255 * 0.225 * expected, share=0.005)

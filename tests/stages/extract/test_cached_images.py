@@ -9,9 +9,9 @@ import torch
 
 from avfuse import features
 from avfuse.features.audio_images import REPRESENTATIONS, render
-from avfuse.features.backbones import get
+from avfuse.features.backbones import get_backbone
 from avfuse.features.backbones.loading import load
-from avfuse.features.backbones.weights import find
+from avfuse.features.backbones.weights import find_weights
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
@@ -108,7 +108,10 @@ def test_views_are_the_mirrored_picture_and_nothing_else(folder: Path, tmp_path:
     np.testing.assert_array_equal(seen[":h"], seen[""][:, ::-1])
     np.testing.assert_array_equal(seen[":v"], seen[""][::-1])
     np.testing.assert_array_equal(seen[":hv"], seen[""][::-1, ::-1])
-    encode, preprocess = load(get("lite"), find(get("lite").checkpoint), "cpu"), get("lite").preprocess
+    encode, preprocess = (
+        load(get_backbone("lite"), find_weights(get_backbone("lite").checkpoint), "cpu"),
+        get_backbone("lite").preprocess,
+    )
     for view, pixels in seen.items():
         expected = encode(torch.tensor(pixels.copy())[None], preprocess).pooled[0].numpy()
         stored = rows(tmp_path, f"lite:chromagram{view}")["two"]

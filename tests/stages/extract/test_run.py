@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from avfuse import features
-from avfuse.features.backbones import get
+from avfuse.features.backbones import get_backbone
 from avfuse.features.backbones.loading import load
-from avfuse.features.backbones.weights import find
+from avfuse.features.backbones.weights import find_weights
 from avfuse.features.cache import FeatureStore
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
@@ -78,7 +78,7 @@ def test_problems_name_the_file_and_the_reason(done: tuple[Path, ExtractSummary]
 
 def test_features_are_the_backbone_on_the_prepared_pixels(media: Path, done: tuple[Path, ExtractSummary]) -> None:
     cache, _ = done
-    encode = load(get("lite"), find(get("lite").checkpoint), "cpu")
+    encode = load(get_backbone("lite"), find_weights(get_backbone("lite").checkpoint), "cpu")
     for spec in ASKED:
         table = features.load("set", spec.name, cache)
         pixels = prepare(media / "other.avi", None, None, [spec.input]).outcomes[0]

@@ -7,20 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from avfuse.features.backbones import get
+from avfuse.features.backbones import get_backbone
 from avfuse.features.backbones.loading import load
 from avfuse.features.backbones.models.efficientnet_lite import EfficientNetLite0, SamePadConv2d, fold_batch_norms
-from avfuse.features.backbones.weights import find
+from avfuse.features.backbones.weights import find_weights
 from avfuse.features.inputs.resize import fit_frame
 
-LITE = get("lite")
+LITE = get_backbone("lite")
 ESPRESSO, TABBY_TIGER_EGYPTIAN_CATS = 967, {281, 282, 285}
 
 
 @pytest.fixture(scope="module")
 def network() -> EfficientNetLite0:
     network = EfficientNetLite0()
-    network.load_state_dict(torch.load(find(LITE.checkpoint).path, weights_only=True))
+    network.load_state_dict(torch.load(find_weights(LITE.checkpoint).path, weights_only=True))
     return network.eval()
 
 
@@ -71,14 +71,14 @@ def test_same_padding_adds_its_odd_pixel_at_the_end(size: int, kernel: int, stri
 
 def test_features_are_the_networks_pooled_activations(network: EfficientNetLite0) -> None:
     images = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8)
-    encoded = load(LITE, find(LITE.checkpoint), "cpu")(images, LITE.preprocess).pooled
+    encoded = load(LITE, find_weights(LITE.checkpoint), "cpu")(images, LITE.preprocess).pooled
     with torch.inference_mode():
         expected = network.forward_map((images.permute(0, 3, 1, 2).float() - 127) / 128).mean(dim=(2, 3))
     torch.testing.assert_close(encoded, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_neighbours_in_a_batch_do_not_matter() -> None:
-    encode = load(LITE, find(LITE.checkpoint), "cpu")
+    encode = load(LITE, find_weights(LITE.checkpoint), "cpu")
     images = torch.randint(0, 256, (4, 224, 224, 3), dtype=torch.uint8)
     swapped = images.clone()
     swapped[1:] = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8)

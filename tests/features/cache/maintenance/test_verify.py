@@ -494,17 +494,17 @@ def test_a_reader_that_listed_a_shard_before_it_was_rewritten_looks_again(
     store.commit(result_of(spec, clips[2:], value=3))
     reader = FeatureStore(tmp_path, "set", spec)
     expected = reader.load(clips).data
-    find, repaired = reader.find, False
+    lookup, repaired = reader.lookup, False
 
-    def find_then_repair(*arguments: object, **options: object) -> object:
+    def lookup_then_repair(*arguments: object, **options: object) -> object:
         nonlocal repaired
-        answer = find(*arguments, **options)  # type: ignore[arg-type]
+        answer = lookup(*arguments, **options)  # type: ignore[arg-type]
         if not repaired:
             repaired = True
             found(tmp_path, repair=True)
         return answer
 
-    monkeypatch.setattr(reader, "find", find_then_repair)
+    monkeypatch.setattr(reader, "lookup", lookup_then_repair)
     np.testing.assert_array_equal(reader.load(clips).data, expected)
 
 

@@ -149,7 +149,7 @@ def test_a_network_of_a_user_s_own_is_run_where_it_has_to_be(
 ) -> None:
     own = SimpleNamespace(revision=1, make=lambda: nn.Linear(224, 5), encode=encode)
     (known,) = specs("lite:mfcc")
-    monkeypatch.setattr("avfuse.stages.fuse.training.cost.backbones.get", lambda name: own)
+    monkeypatch.setattr("avfuse.stages.fuse.training.cost.backbones.get_backbone", lambda name: own)
     assert known.model is not None
     ours = known.model_copy(update={"model": known.model.model_copy(update={"backbone": encode.__name__})})
     assert backbone_macs([ours]) == expected
