@@ -108,10 +108,8 @@ def test_views_are_the_mirrored_picture_and_nothing_else(folder: Path, tmp_path:
     np.testing.assert_array_equal(seen[":h"], seen[""][:, ::-1])
     np.testing.assert_array_equal(seen[":v"], seen[""][::-1])
     np.testing.assert_array_equal(seen[":hv"], seen[""][::-1, ::-1])
-    encode, preprocess = (
-        load(get_backbone("lite"), find_weights(get_backbone("lite").checkpoint), "cpu"),
-        get_backbone("lite").preprocess,
-    )
+    lite = get_backbone("lite")
+    encode, preprocess = load(lite, find_weights(lite.checkpoint), "cpu"), lite.preprocess
     for view, pixels in seen.items():
         expected = encode(torch.tensor(pixels.copy())[None], preprocess).pooled[0].numpy()
         stored = rows(tmp_path, f"lite:chromagram{view}")["two"]
