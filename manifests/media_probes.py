@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import os
 import time
-import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, TimeoutError, wait
@@ -27,6 +26,7 @@ from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
 
 from avfuse.features import archives
+from avfuse.features.atomic import atomic_write
 from avfuse.features.errors import ClipError
 from avfuse.features.media import MediaInfo, probe
 from avfuse.threads import available_cores
@@ -268,9 +268,5 @@ def _remember(rows: Sequence[dict[str, Any]], store: Path) -> None:
     kept = _read(store)
     kept = kept.filter(pc.invert(pc.is_in(kept["path"], added["path"])))
     store.parent.mkdir(parents=True, exist_ok=True)
-    temporary = store.with_name(f".{store.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with atomic_write(store) as temporary:
         pq.write_table(pa.concat_tables([kept, added]), temporary, write_page_checksum=True)
-        temporary.replace(store)
-    finally:
-        temporary.unlink(missing_ok=True)

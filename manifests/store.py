@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from avfuse.features.atomic import atomic_write
 from avfuse.features.errors import UsageError
 from avfuse.manifests.manifest import Manifest, Target
 
@@ -57,12 +57,8 @@ def _write(path: Path, manifest: Manifest) -> None:
         "outside_root": manifest.outside_root,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_write(path) as temporary:
         _WRITERS[path.suffix[1:]](temporary, manifest.table, json.dumps(described))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_left_out(cache: Path, name: str, left_out: pd.DataFrame) -> None:

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import struct
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ import xxhash
 
 from avfuse.features.archives.seek_points import WINDOW, DamagedIndex, SeekPoints
 from avfuse.features.archives.tar_headers import Entry, Members
+from avfuse.features.atomic import atomic_write
 
 _MAGIC = b"avfuse archive 1\n"
 _START = struct.Struct(f"<{len(_MAGIC)}s16sQ")
@@ -52,17 +52,13 @@ def write(place: Path, contents: Contents) -> None:
     """Whole or not at all; indices of the archive's earlier versions go. Raises OSError."""
     earlier = [path for path in place.parent.glob(f"{place.name.partition('-')[0]}-*") if path.suffix != ".lock"]
     content, points = _table(contents), contents.points
-    partly = place.with_suffix(f".{uuid.uuid4().hex}.partial")
-    try:
-        with partly.open("xb") as file:
-            file.write(_START.pack(_MAGIC, xxhash.xxh3_128_digest(content), len(content)))
-            file.write(content)
-            for number in range(len(points.hashes) if points is not None else 0):
-                assert points is not None
+    # Under a name that begins as the index does: what a killed process leaves goes with the earlier versions.
+    with atomic_write(place, prefix=f"{place.stem}.", suffix=".partial") as temporary, temporary.open("xb") as file:
+        file.write(_START.pack(_MAGIC, xxhash.xxh3_128_digest(content), len(content)))
+        file.write(content)
+        if points is not None:
+            for number in range(len(points.hashes)):
                 file.write(points.window(number))
-        partly.replace(place)
-    finally:
-        partly.unlink(missing_ok=True)
     for path in earlier:
         if path != place:
             path.unlink(missing_ok=True)

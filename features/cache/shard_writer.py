@@ -12,7 +12,6 @@ Attributes: format_version, spec (canonical JSON), key, software (JSON).
 """
 
 import json
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from avfuse.features.atomic import atomic_write
 from avfuse.features.cache.fingerprint import Fingerprint
 from avfuse.features.clips import Clip
 from avfuse.features.spec import FeatureSpec
@@ -85,30 +85,19 @@ def write_shard(folder: Path, result: ChunkResult) -> Path:
     for part in content:
         state.update(part)
     final = folder / f"shard-{clip_set}-{state.hexdigest()}.h5"
-    temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        with temporary.open("xb", buffering=0) as file:
-            for part in content:
-                _write_all(file.fileno(), part)
-            os.fsync(file.fileno())
-        temporary.rename(final)
-        _flush(folder)
+        with atomic_write(final, durable=True) as temporary, temporary.open("xb") as file:
+            file.writelines(content)
     except OSError as error:
         error.filename = error.filename or str(folder)
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
     return final
 
 
 def write_spec(path: Path, spec: FeatureSpec) -> None:
     """The description for people beside a feature's shards, whole or not at all."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
+    with atomic_write(path) as temporary:
         temporary.write_text(spec.model_dump_json(indent=2) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def shard_content(result: ChunkResult) -> tuple[bytes, bytes]:
@@ -170,12 +159,6 @@ def _described(spec: FeatureSpec, file: h5py.File, image: bytes, header_bytes: i
     return b"%s %d %s %s\n%s\n" % (MAGIC, FORMAT_VERSION, *hashes, described)
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
 def _failed_table(failed: Sequence[tuple[Clip, Fingerprint, Failure]]) -> NDArray[np.void]:
     columns = [
         ("clip_id", _text_type([clip.clip_id for clip, _, _ in failed])),
@@ -213,14 +196,6 @@ def _texts(values: Sequence[str]) -> NDArray[np.bytes_]:
 
 def _text_type(values: Sequence[str]) -> str:
     return f"S{max([len(value.encode()) for value in values], default=1) or 1}"
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def software_versions() -> dict[str, str]:

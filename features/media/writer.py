@@ -1,7 +1,6 @@
 """Write RGB frames and a waveform to a video file, the same input always giving the same bytes."""
 
 import os
-import uuid
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,8 @@ from av.audio.stream import AudioStream
 from av.codec.context import Flags
 from av.container import OutputContainer
 from av.video.stream import VideoStream
+
+from avfuse.features.atomic import atomic_write
 
 _AUDIO_LAYOUTS = {1: "mono", 2: "stereo"}
 
@@ -66,18 +67,17 @@ def write_video(
     rate = _checked_fps(fps)
     samples = _checked_waveform(waveform, sample_rate_hz)
     # The suffix stays last so that FFmpeg picks the same container as for the target.
-    partial = target.with_name(f".{target.stem}.{uuid.uuid4().hex}.partial{target.suffix}")
-    try:
-        with av.open(str(partial), "w", container_options=_muxer_options(target.suffix)) as container:
-            video = _add_video(container, video_codec, rate, pixel_format, video_bit_rate, video_options)
-            audio = None
-            if samples is not None and sample_rate_hz is not None:
-                layout = _AUDIO_LAYOUTS[samples.shape[0]]
-                audio = _add_audio(container, audio_codec, sample_rate_hz, layout, audio_bit_rate, audio_options)
-            _mux(container, video, frames, rate, audio, samples)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    options = _muxer_options(target.suffix)
+    with (
+        atomic_write(target, suffix=f".partial{target.suffix}") as temporary,
+        av.open(str(temporary), "w", container_options=options) as container,
+    ):
+        video = _add_video(container, video_codec, rate, pixel_format, video_bit_rate, video_options)
+        audio = None
+        if samples is not None and sample_rate_hz is not None:
+            layout = _AUDIO_LAYOUTS[samples.shape[0]]
+            audio = _add_audio(container, audio_codec, sample_rate_hz, layout, audio_bit_rate, audio_options)
+        _mux(container, video, frames, rate, audio, samples)
     return target
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from avfuse.features.atomic import atomic_write
 from avfuse.features.media.writer import write_video
 from avfuse.manifests.demo import scenes, sounds
 from avfuse.manifests.demo.camera import FRAMES_PER_SECOND
@@ -280,12 +280,8 @@ def _remove_listed(root: Path, listing: dict[str, Any]) -> None:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _stable_number(text: str) -> int:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from avfuse.features.atomic import atomic_write
 from avfuse.features.errors import UsageError
 from avfuse.manifests.manifest import SEPARATOR
 from avfuse.stages.fuse.data.targets import LearnedTarget
@@ -128,10 +128,5 @@ def _truth(predictions: Predictions) -> tuple[Truth | None, ...]:
 @contextmanager
 def _written(target: Path) -> Iterator[TextIO]:
     """A file that is there as a whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield file

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from avfuse.features.atomic import atomic_write
+
 MIN_PAIRS = 7
 MIN_SECONDS = 20.0
 OUTPUT = Path(os.environ.get("BENCH_OUTPUT") or Path(__file__).resolve().parents[2] / "build" / "bench")
@@ -99,9 +101,8 @@ def write(bench_name: str, figures: Iterable[Figure], folder: Path = OUTPUT) -> 
 
 def replace_json(path: Path, content: object) -> None:
     """The whole file at once: it holds what it held before, or this."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _seconds(work: Work, clock: Clock) -> float:

@@ -1,11 +1,9 @@
 """A feature of some clips as one file that NumPy or safetensors reads. Memory holds one shard's rows at a time."""
 
 import json
-import os
 import uuid
 import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,6 +11,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from avfuse.features.atomic import atomic_write
 from avfuse.features.cache.clip_query import ClipQuery
 from avfuse.features.cache.shard_reader import read_rows
 from avfuse.features.cache.store import DONE, FeatureStore, LookupResult, retry_if_removed
@@ -52,24 +51,16 @@ def export(store: FeatureStore, clips: Sequence[Clip], target: Path) -> Exported
     check_suffix(target)
     asked = ClipQuery(clips)
     rows_file = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    written = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         found, data = retry_if_removed(lambda: _gather(store, asked, rows_file))
         present = found.outcome == DONE
         ids = np.array(asked.ids[present].tolist(), dtype=bytes)
         missing = {asked.clips[index].clip_id: found.why_missing(index) for index in np.flatnonzero(~present).tolist()}
-        with written.open("xb") as file:
-            if target.suffix.lower() == ".npz":
-                _write_npz(file, store.spec, ids, data, missing)
-            else:
-                _write_safetensors(file, store.spec, ids, data, missing)
-            file.flush()
-            os.fsync(file.fileno())
-        written.replace(target)
+        write = _write_npz if target.suffix.lower() == ".npz" else _write_safetensors
+        with atomic_write(target, durable=True) as temporary, temporary.open("xb") as file:
+            write(file, store.spec, ids, data, missing)
     finally:
-        for temporary in (rows_file, written):
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+        rows_file.unlink(missing_ok=True)
     return Exported(len(ids), missing)
 
 

@@ -1,7 +1,6 @@
 """What each modality, or each feature, is worth to a head: Shapley values of test accuracy."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from avfuse.features.atomic import atomic_write
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality, base_of
@@ -262,12 +262,8 @@ class _Kept:
 
     def save(self, hits: NDArray[np.bool_]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_name(f".{os.getpid()}.{self.file.name}")
-        try:
+        with atomic_write(self.file, suffix=".npz") as temporary:  # NumPy adds the ending where it is missing
             np.savez_compressed(temporary, hits=hits)
-            temporary.replace(self.file)
-        finally:
-            temporary.unlink(missing_ok=True)
         self.checkpoint.remove()
 
 

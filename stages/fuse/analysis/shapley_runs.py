@@ -11,7 +11,6 @@ The tables are those of `Contribution`.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from avfuse.features.atomic import atomic_write
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.analysis.shapley import Contribution, contribution, contribution_key
 from avfuse.stages.fuse.data.dataset import FusionData
@@ -123,9 +123,8 @@ def _write(folder: Path, found: Contribution, described: Mapping[str, Any]) -> N
     found.coalitions.to_csv(folder / "coalitions.csv", index=False)
     clips = {player: found.clips[player].add_prefix("seed ") for player in found.players["player"]}
     pd.concat(clips, names=["player"]).to_csv(folder / "clips.csv")
-    temporary = folder / f".{known.name}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(described, indent=2) + "\n")
-    temporary.replace(known)
+    with atomic_write(known) as temporary:
+        temporary.write_text(json.dumps(described, indent=2) + "\n")
 
 
 def _tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

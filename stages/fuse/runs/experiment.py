@@ -1,7 +1,6 @@
 """Many heads and seeds under one name, saved so that nothing is trained twice to be read again (runs.py)."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from avfuse.features.atomic import atomic_write
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import expand_names
 from avfuse.stages.fuse.data.dataset import FusionData
@@ -378,9 +378,5 @@ def _ids(data: FusionData, indices: Tensor) -> NDArray[np.bytes_]:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_write(path) as temporary:
         temporary.write_text(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

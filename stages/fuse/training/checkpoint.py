@@ -1,7 +1,6 @@
 """What training has come to, in one file that is there as a whole or not at all."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from avfuse.features.atomic import atomic_write
 from avfuse.features.errors import UsageError
 
 SECONDS = 30.0
@@ -39,17 +39,10 @@ class Checkpoint:
 
     def save(self, tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
-        try:
-            header = {"avfuse": json.dumps({"key": self.key, **described})}
-            save_file(
-                {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()},
-                temporary,
-                header,
-            )
-            temporary.replace(self.file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        header = {"avfuse": json.dumps({"key": self.key, **described})}
+        saved = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        with atomic_write(self.file) as temporary:
+            save_file(saved, temporary, header)
         self.written = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
