@@ -2,13 +2,11 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from avfuse.features.backbones import WeightsChoice
 from avfuse.features.clips import Clip
@@ -17,97 +15,23 @@ from avfuse.features.feature_names import PUBLISHED
 from avfuse.features.media.reader import MediaFile
 from avfuse.features.reproducibility import check_reproducible
 from avfuse.features.spec import FeatureSpec
+from avfuse.pipeline.prediction import MODALITY_WORDS, ClipPrediction, Prediction
 from avfuse.pipeline.report.explain.media_files import Extracted, explain_predictions, pictures_of
 from avfuse.pipeline.report.run_reference import read_run_ref
 from avfuse.stages.device import choose_device
 from avfuse.stages.extract.engine import LocalEngine
 from avfuse.stages.extract.run import extract
-from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.runs.predict import ClassProbabilities, best_row, predict_clips
 from avfuse.stages.fuse.runs.restore import layouts_of
-from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.threads import available_cores
 
 MAX_WINDOWS = 100_000
 """Of one file."""
 
-WORDS = {"video": "picture", "audio": "sound"}
-"""What modalities are called where people read of them."""
-
 _COLLECTION = "clips"
 
 Seconds = Fraction | float | int
-
-
-@dataclass(frozen=True)
-class ClipPrediction:
-    """What is said of one clip.
-
-    path: as it was given. start, end: of a window, in seconds since the file's first frame (its first sample where it
-    has no picture); None for a whole file. probabilities: by target, float64 (C,) in the order of its classes; they sum
-    to 1, but for a target with `sigmoid`. used: of `video` and `audio`, what the heads were given. notes: what one
-    should know of it, a line each. problem: why nothing can be said, and then there are no probabilities. picture: of
-    what it was explained with; unexplained: why there is none, where one was asked for.
-    """
-
-    path: Path
-    start: float | None
-    end: float | None
-    probabilities: Mapping[str, NDArray[np.float64]]
-    used: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    problem: str | None = None
-    picture: Path | None = None
-    unexplained: str | None = None
-
-    @property
-    def place(self) -> str:
-        """The file, and of a window where it is in it."""
-        return str(self.path) if self.start is None else f"{self.path} {self.start:.2f}-{self.end:.2f} s"
-
-    def top(self, target: LearnedTarget, count: int = 5) -> list[tuple[str, float]]:
-        """The likeliest classes of a target with their probabilities, the likeliest first; none where nothing can be
-        said."""
-        if self.problem is not None:
-            return []
-        values = self.probabilities[target.name]
-        return [(target.classes[each], float(values[each])) for each in np.argsort(-values, kind="stable")[:count]]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a row of a run says of clips, in the order of the files that were given, windows by time.
-
-    validation_score: the mean over seeds of Targets.selection on validation, where the row was chosen by it; None where
-    it was named, or is the only one. seconds: that all of it took, with loading the networks.
-    """
-
-    run: Run
-    row: str
-    validation_score: float | None
-    clips: list[ClipPrediction]
-    seconds: float
-
-    @property
-    def targets(self) -> Targets:
-        """What the run's heads tell of a clip."""
-        return self.run.targets
-
-    @property
-    def specs(self) -> list[FeatureSpec]:
-        """The features that the heads see."""
-        layouts = layouts_of(self.run, self.run.heads[self.row][0])
-        return [spec for layout in layouts.values() for spec in layout.specs]
-
-    @property
-    def seeds(self) -> list[int]:
-        """Those of the row, over which probabilities are averaged."""
-        return [one.seed for one in self.run.heads[self.row]]
-
-    @property
-    def seconds_per_clip(self) -> float:
-        """Of all files or windows, with loading the networks."""
-        return self.seconds / len(self.clips)
 
 
 def predict(
@@ -246,9 +170,9 @@ def _prediction(
     if not used:
         problem = "; ".join(dict.fromkeys(reasons.values()))
         if len(found.present) == 1:
-            problem += f" ({row} takes the {WORDS[next(iter(found.present))]} alone)"
+            problem += f" ({row} takes the {MODALITY_WORDS[next(iter(found.present))]} alone)"
         return ClipPrediction(clip.path, clip.start, clip.end, {}, used, tuple(notes), problem)
-    alone = "; ".join(f"{why}: predicted from the {WORDS[used[0]]} alone" for why in reasons.values())
+    alone = "; ".join(f"{why}: predicted from the {MODALITY_WORDS[used[0]]} alone" for why in reasons.values())
     said = [*([alone] if alone else []), *(["the sound is silent"] if clip.clip_id in silent else []), *notes]
     probabilities = {target.name: values[index] for target, values in zip(targets, found.probabilities, strict=True)}
     return ClipPrediction(clip.path, clip.start, clip.end, probabilities, used, tuple(said))

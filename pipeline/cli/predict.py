@@ -9,7 +9,7 @@ from avfuse.features.errors import UsageError
 from avfuse.pipeline.cli.options import device_option, parse_seconds, require_file, require_folder
 
 if TYPE_CHECKING:
-    from avfuse.pipeline.predict import Prediction
+    from avfuse.pipeline.prediction import Prediction
 
 NOTHING_EXIT_CODE = 1
 

@@ -56,7 +56,7 @@ def report(
     from avfuse.manifests import load_manifest
     from avfuse.pipeline.report import print_table
     from avfuse.pipeline.report.page import merge, write_page, write_table_page
-    from avfuse.pipeline.report.page.clips import Wanted
+    from avfuse.pipeline.report.page.clips import PageOptions
     from avfuse.pipeline.report.run_reference import RunRef, is_table, read_run_ref
     from avfuse.stages.fuse.runs.restore import load_rows
     from avfuse.stages.fuse.runs.summary import summarise
@@ -77,5 +77,5 @@ def report(
     manifest = load_manifest(cache, shown.runs[0].described["dataset"])
     for run in shown.runs:
         click.echo(print_table(run, summarise(run)))
-    wanted = Wanted(clips, not no_sound, not no_maps, round(megabytes * 1e6))
+    wanted = PageOptions(clips, not no_sound, not no_maps, round(megabytes * 1e6))
     click.echo(write_page(shown, manifest, cache, target, wanted).words)

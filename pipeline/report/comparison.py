@@ -50,7 +50,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _RowPair:
     """Two rows, a head for each seed that both have; seeds: all that each has."""
 
     name: str
@@ -109,17 +109,19 @@ def _rows(a: RunRef, b: RunRef) -> list[tuple[str, str]]:
     return [(row, row) for row in common]
 
 
-def _pair(a: Run, b: Run, row_a: str, row_b: str) -> _Pair:
+def _pair(a: Run, b: Run, row_a: str, row_b: str) -> _RowPair:
     """With the seeds that both have."""
     of_a, of_b = ({one.seed: one for one in run.heads[row]} for run, row in ((a, row_a), (b, row_b)))
     common = sorted(of_a.keys() & of_b.keys())
     if not common:
         raise UsageError(f"{a.folder}:{row_a} and {b.folder}:{row_b} have no seed in common: train both with the same")
     name = row_a if row_a == row_b else f"{row_a} / {row_b}"
-    return _Pair(name, [of_a[seed] for seed in common], [of_b[seed] for seed in common], (sorted(of_a), sorted(of_b)))
+    return _RowPair(
+        name, [of_a[seed] for seed in common], [of_b[seed] for seed in common], (sorted(of_a), sorted(of_b))
+    )
 
 
-def _accuracies(a: Run, b: Run, pair: _Pair, order: NDArray[np.int64]) -> dict[str, Any]:
+def _accuracies(a: Run, b: Run, pair: _RowPair, order: NDArray[np.int64]) -> dict[str, Any]:
     """Of `Comparison.accuracies`, but for holm."""
     of_a, of_b = hits(a.targets, pair.a), hits(b.targets, pair.b)[:, order]
     span_a, span_b, test = interval(of_a, a.groups), interval(of_b, a.groups), paired_test(of_b, of_a, a.groups)
@@ -138,7 +140,7 @@ def _accuracies(a: Run, b: Run, pair: _Pair, order: NDArray[np.int64]) -> dict[s
     }
 
 
-def _measures(pair: _Pair) -> Iterator[dict[str, Any]]:
+def _measures(pair: _RowPair) -> Iterator[dict[str, Any]]:
     """Of `Comparison.measures`: those that both were measured by."""
     known = [name for name in pair.a[0].described["metrics"] if name != "n_test"]
     for name in known:
@@ -147,7 +149,7 @@ def _measures(pair: _Pair) -> Iterator[dict[str, Any]]:
             yield {"row": pair.name, "measure": name, "a": mean_a, "b": mean_b, "difference": mean_b - mean_a}
 
 
-def _differing(a: Run, b: Run, pairs: Sequence[_Pair]) -> list[_Difference]:
+def _differing(a: Run, b: Run, pairs: Sequence[_RowPair]) -> list[_Difference]:
     """Of `Comparison.differing`. What differs in all rows alike has one line."""
     of_rows: dict[_Difference, list[str]] = {}
     for pair in pairs:
@@ -222,7 +224,7 @@ def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[_Difference
             yield (name, a.get(name, _ABSENT), b.get(name, _ABSENT))
 
 
-def _notes(a: RunRef, b: RunRef, pairs: Sequence[_Pair], order: NDArray[np.int64]) -> list[str]:
+def _notes(a: RunRef, b: RunRef, pairs: Sequence[_RowPair], order: NDArray[np.int64]) -> list[str]:
     found = ["Intervals: 95 %, over new seeds and new groups of test clips. p: of no difference, over the same."]
     if len(pairs) > 1:
         found.append(f"Holm: p adjusted for {len(pairs)} rows.")

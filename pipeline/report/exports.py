@@ -45,7 +45,7 @@ def write_epic(predictions: Predictions, target: Path, levels: Mapping[str, int]
     of github.com/epic-kitchens/C1-Action-Recognition. Raises UsageError when the run does not tell verbs and nouns, or
     the official numbers are not known of all classes.
     """
-    verbs, nouns = (_Official.of(predictions, name) for name in ("verb", "noun"))
+    verbs, nouns = (_OfficialScores.of(predictions, name) for name in ("verb", "noun"))
     described = {"version": "0.2", "challenge": "action_recognition", **levels}
     with _written(target) as file:
         file.write(json.dumps(described)[:-1] + ', "results": {')
@@ -59,7 +59,7 @@ def write_epic(predictions: Predictions, target: Path, levels: Mapping[str, int]
         file.write("\n}}\n")
 
 
-class _Official:
+class _OfficialScores:
     """One target's scores (n, C) in the order of its official numbers (C,)."""
 
     def __init__(self, scores: NDArray[np.float64], numbers: NDArray[np.int64]) -> None:
@@ -67,7 +67,7 @@ class _Official:
         self.numbers, self.scores = numbers[order].tolist(), scores[:, order]
 
     @classmethod
-    def of(cls, predictions: Predictions, name: str) -> "_Official":
+    def of(cls, predictions: Predictions, name: str) -> "_OfficialScores":
         run = predictions.run
         found = [each for each in zip(run.targets, predictions.scores, strict=True) if each[0].name == name]
         if not found or found[0][0].several:
@@ -97,7 +97,7 @@ def _check_same(known: set[str], official: set[str], what: str, folder: Path) ->
             )
 
 
-def _likeliest_pairs(verbs: _Official, nouns: _Official, clip: int) -> dict[str, float]:
+def _likeliest_pairs(verbs: _OfficialScores, nouns: _OfficialScores, clip: int) -> dict[str, float]:
     """`verb,noun` -> probability of both, the likeliest first."""
     pairs = (verbs.scores[clip][:, None] + nouns.scores[clip][None, :]).ravel()
     top = np.argpartition(-pairs, min(TOP_ACTIONS, len(pairs)) - 1)[:TOP_ACTIONS]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from avfuse.pipeline.predict import ClipPrediction, Prediction
+from avfuse.pipeline.prediction import ClipPrediction, Prediction
 from avfuse.pipeline.report.results import measure_words
 from avfuse.pipeline.report.text_tables import percent
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from avfuse.features.errors import UsageError
 from avfuse.manifests import Manifest
-from avfuse.pipeline.predict import WORDS
+from avfuse.pipeline.prediction import MODALITY_WORDS
 from avfuse.pipeline.report.analyses import warnings_of
 from avfuse.pipeline.report.text_tables import aligned, percent
 from avfuse.stages.fuse.analysis.retrieval import OTHER, Retrieval
@@ -52,8 +52,8 @@ def print_measures(measures: pd.DataFrame) -> str:
     which = f"{first['queries']} {_CLIPS[first['split']]} with sound and picture"
     table = pd.DataFrame(
         {
-            "from": measures["from"].map(WORDS),
-            "to": measures["to"].map(WORDS),
+            "from": measures["from"].map(MODALITY_WORDS),
+            "to": measures["to"].map(MODALITY_WORDS),
             "clips": measures["candidates"].astype(str),
             "measure": measures["measure"].map(_heading),
             "found": list(map(_value, measures["measure"], measures["value"])),
@@ -116,7 +116,7 @@ def print_nearest(
 ) -> str:
     """The nearest `top` of all candidates, as `nearest_table` has them, and where the query's own partner is."""
     shown, own = nearest.head(top), nearest[nearest["own"]]
-    here, there = WORDS[source], WORDS[OTHER[source]]
+    here, there = MODALITY_WORDS[source], MODALITY_WORDS[OTHER[source]]
     table = pd.DataFrame(
         {
             "rank": shown["rank"].map("{:g}".format),

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from avfuse.manifests import Manifest
 from avfuse.pipeline.report.figures import plots
 from avfuse.pipeline.report.page import merge, write_page
-from avfuse.pipeline.report.page.clips import Wanted
+from avfuse.pipeline.report.page.clips import PageOptions
 from avfuse.pipeline.report.results import measure_words
 from avfuse.pipeline.report.run_reference import RunRef
 from avfuse.stages.fuse.data.targets import LearnedTarget
@@ -25,7 +25,7 @@ def write_results(run: Run, rows: list[Row], manifest: Manifest, cache: Path) ->
     figures = _figures(run, rows)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)
-    page = write_page(merge([RunRef(run, None)]), manifest, cache, folder / "report.html", Wanted())
+    page = write_page(merge([RunRef(run, None)]), manifest, cache, folder / "report.html", PageOptions())
     return [folder / "results.csv", *(folder / f"{name}.png" for name in figures), page.path]
 
 

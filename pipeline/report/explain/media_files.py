@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,14 +12,12 @@ from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError, UsageError
 from avfuse.features.inputs.prepare import Outcome
 from avfuse.features.spec import AnyInput, FeatureSpec, FilterBankInput, FramesInput
+from avfuse.pipeline.prediction import ClipPrediction
 from avfuse.pipeline.report.explain.figure import Shown, clip_page
 from avfuse.pipeline.report.explain.network_inputs import ClipPictures, is_drawn
 from avfuse.pipeline.report.explain.run_clips import NUMBERS, file_name, named_classes, parts_of, table_of
 from avfuse.stages.fuse.analysis.attribution import Explanation, explain_clips
 from avfuse.stages.fuse.runs.run_folder import Run
-
-if TYPE_CHECKING:
-    from avfuse.pipeline.predict import ClipPrediction
 
 _AT_A_TIME = 64
 """Clips whose features are in memory."""
@@ -68,12 +65,12 @@ def pictures_of(specs: Sequence[FeatureSpec]) -> list[FeatureSpec]:
 def explain_predictions(
     run: Run,
     row: str,
-    predictions: Sequence["ClipPrediction"],
+    predictions: Sequence[ClipPrediction],
     clips: Sequence[Clip],
     extracted: Extracted,
     folder: Path,
     device: str = "cpu",
-) -> list["ClipPrediction"]:
+) -> list[ClipPrediction]:
     """The same predictions with a picture each, of whole files, or of one window of each file: that of which the heads
     are surest. By Grad-CAM, of the likeliest class. One that cannot be explained says why, and stays as it is.
 
@@ -114,7 +111,7 @@ def explain_predictions(
 def _draw(
     run: Run,
     row: str,
-    prediction: "ClipPrediction",
+    prediction: ClipPrediction,
     pictures: ClipPictures,
     found: Explanation,
     number: int,
@@ -127,7 +124,7 @@ def _draw(
     clip_page(named, "", [shown], number).savefig(file)
 
 
-def _to_explain(predictions: Sequence["ClipPrediction"]) -> list[int]:
+def _to_explain(predictions: Sequence[ClipPrediction]) -> list[int]:
     """Whole files, and of each file's windows the surest."""
     surest: dict[tuple[Path, int | None], int] = {}
     for at, each in enumerate(predictions):
@@ -138,10 +135,10 @@ def _to_explain(predictions: Sequence["ClipPrediction"]) -> list[int]:
     return list(surest.values())
 
 
-def _sureness(prediction: "ClipPrediction") -> float:
+def _sureness(prediction: ClipPrediction) -> float:
     """The probability of the likeliest class; of several targets the product."""
     return float(np.prod([values.max() for values in prediction.probabilities.values()]))
 
 
-def _window(prediction: "ClipPrediction") -> str:
+def _window(prediction: ClipPrediction) -> str:
     return "" if prediction.start is None else f"-{prediction.start:.2f}-{prediction.end:.2f}s"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from avfuse.pipeline.report.page.colours import Look
+from avfuse.pipeline.report.page.colours import RowStyle
 
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 _LOSSES = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
@@ -43,7 +43,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Bar:
+class ScoreBar:
     """A score with its interval, shares of 1."""
 
     name: str
@@ -52,7 +52,9 @@ class Bar:
     high: float
 
 
-def score_bars(bars: Sequence[Bar], looks: Mapping[str, Look], measure: str, chance: float, title: str) -> Chart:
+def score_bars(
+    bars: Sequence[ScoreBar], styles: Mapping[str, RowStyle], measure: str, chance: float, title: str
+) -> Chart:
     """A bar a row with its 95 % interval; a dotted line is chance. measure: what the score is called."""
     height = 34 * len(bars) + 96
     values = [100 * bar.score for bar in bars]
@@ -63,9 +65,9 @@ def score_bars(bars: Sequence[Bar], looks: Mapping[str, Look], measure: str, cha
             orientation="h",
             width=0.62,
             marker={
-                "color": [looks[bar.name].colour for bar in bars],
+                "color": [styles[bar.name].colour for bar in bars],
                 "pattern": {
-                    "shape": [looks[bar.name].pattern for bar in bars],
+                    "shape": [styles[bar.name].pattern for bar in bars],
                     "fillmode": "overlay",
                     "fgopacity": 0.6,
                 },
@@ -102,7 +104,7 @@ def score_bars(bars: Sequence[Bar], looks: Mapping[str, Look], measure: str, cha
 
 
 def learning_curves(
-    curves: Mapping[str, Sequence[pd.DataFrame]], looks: Mapping[str, Look], score: str
+    curves: Mapping[str, Sequence[pd.DataFrame]], styles: Mapping[str, RowStyle], score: str
 ) -> dict[str, Chart]:
     """`score` and `loss` per epoch. A line is the mean over seeds that still train, its band from the lowest seed to
     the highest. curves: of each row, a frame a seed as `curve.csv` has it; rows without epochs are left out."""
@@ -122,7 +124,7 @@ def learning_curves(
         for name, every in trained.items():
             for part, column, scale in columns:
                 table = _over_seeds(every, column, scale)
-                for trace in _lines(name, part, table, looks[name], band=len(every) > 1):
+                for trace in _lines(name, part, table, styles[name], band=len(every) > 1):
                     figure.add_trace(trace)
                 numbers += [
                     [name, part, int(epoch), f"{mean:.4g}", f"{low:.4g}", f"{high:.4g}"]
@@ -152,15 +154,15 @@ def _over_seeds(every: Sequence[pd.DataFrame], column: str, scale: float) -> pd.
     )
 
 
-def _lines(name: str, part: str, table: pd.DataFrame, look: Look, band: bool) -> list[go.Scatter]:
+def _lines(name: str, part: str, table: pd.DataFrame, style: RowStyle, band: bool) -> list[go.Scatter]:
     """`meta` says which row and which clips a trace belongs to, for the switches of the page."""
     epochs = table.index.tolist()
     meta = {"row": name, "part": part}
     train = part == "train"
-    dash = "dot" if train else look.dash
+    dash = "dot" if train else style.dash
     found = []
     if band:
-        red, green, blue = (int(look.colour[start : start + 2], 16) for start in (1, 3, 5))
+        red, green, blue = (int(style.colour[start : start + 2], 16) for start in (1, 3, 5))
         found.append(
             go.Scatter(
                 x=[*epochs, *reversed(epochs)],
@@ -178,7 +180,7 @@ def _lines(name: str, part: str, table: pd.DataFrame, look: Look, band: bool) ->
             x=epochs,
             y=_rounded(table["mean"]),
             mode="lines",
-            line={"color": look.colour, "width": 1.4 if train else 2.2, "dash": dash},
+            line={"color": style.colour, "width": 1.4 if train else 2.2, "dash": dash},
             meta=meta,
             hovertemplate=f"{plain(name)}, {part}<br>epoch %{{x}}: %{{y:.3g}}<extra></extra>",
         )

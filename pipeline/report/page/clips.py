@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from avfuse.manifests import Manifest
 from avfuse.pipeline.report.disagreement import all_right, mean_probabilities, most_disputed, true_label
-from avfuse.pipeline.report.page.heatmaps import Attended, Drawer, explain_row
+from avfuse.pipeline.report.page.heatmaps import HeatmapDrawer, RowExplanations, explain_row
 from avfuse.pipeline.report.page.media import cached_images, look
-from avfuse.pipeline.report.page.rows import Shown
+from avfuse.pipeline.report.page.rows import PageRows
 from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.stages.fuse.runs.summary import hits
 
@@ -21,7 +21,7 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PageOptions:
     """What the page may hold. clips: of how many at most there are pictures and sound; sound: whether it is heard;
     maps: whether rows are explained; bytes: how large the page may become."""
 
@@ -31,14 +31,14 @@ class Wanted:
     bytes: int = 10_000_000
 
 
-def listed(shown: Shown) -> list[dict[str, Any]]:
+def listed(page: PageRows) -> list[dict[str, Any]]:
     """A line a test clip, those on which rows disagree most first: `id`; `label`, its true classes in words; `truth`,
     their numbers, a list a target; `right`, the share of seeds that get it right, a row; `top`, the likeliest classes
     with their probabilities (means over seeds, in tenths of a per cent), a row and a target; `likely_right`, whether
     the means are right, a row."""
-    targets, first = shown.targets, shown.first
-    means = [mean_probabilities(targets, row.heads) for row in shown.rows]
-    seeds_right = np.stack([hits(targets, row.heads).mean(axis=0) for row in shown.rows])
+    targets, first = page.targets, page.first
+    means = [mean_probabilities(targets, row.heads) for row in page.rows]
+    seeds_right = np.stack([hits(targets, row.heads).mean(axis=0) for row in page.rows])
     likely_right = np.stack([all_right(each, first.truth) for each in means])
     tops = [[_top(part) for part in each] for each in means]
     disagreement = np.minimum(likely_right.sum(axis=0), (~likely_right).sum(axis=0))
@@ -67,17 +67,19 @@ def fitting(clips: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     return found
 
 
-def with_media(shown: Shown, manifest: Manifest, cache: Path, wanted: Wanted) -> Iterator[tuple[str, dict[str, Any]]]:
+def with_media(
+    page: PageRows, manifest: Manifest, cache: Path, options: PageOptions
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Ids of clips, the most disputed first, with pictures, sound and maps, one by one."""
-    chosen = most_disputed(shown.merged, wanted.clips)
+    chosen = most_disputed(page.merged, options.clips)
     known = {clip.clip_id: clip for clip in manifest.clips()}
-    ids = [shown.first.clip_ids[number] for number in chosen]
+    ids = [page.first.clip_ids[number] for number in chosen]
     clips = [known[clip_id] for clip_id in ids if clip_id in known]
-    attended: dict[str, tuple[Run, Attended]] = {}
-    if wanted.maps and clips:
-        attended = {row.name: (row.run, explain_row(row.run, row.heads[0].row, cache, clips)) for row in shown.rows}
+    attended: dict[str, tuple[Run, RowExplanations]] = {}
+    if options.maps and clips:
+        attended = {row.name: (row.run, explain_row(row.run, row.heads[0].row, cache, clips)) for row in page.rows}
     for at, clip in enumerate(clips):
-        media = look(clip, wanted.sound)
+        media = look(clip, options.sound)
         found: dict[str, Any] = {
             "frames": [list(each) for each in media.frames],
             "images": media.images or cached_images(clip, cache, manifest.collection),
@@ -85,7 +87,7 @@ def with_media(shown: Shown, manifest: Manifest, cache: Path, wanted: Wanted) ->
             "notes": media.notes,
         }
         if attended:
-            drawer = Drawer(clip, attended)
+            drawer = HeatmapDrawer(clip, attended)
             found["maps"] = drawer.draw(at)
             found["pictures"] = drawer.pictures
         yield clip.clip_id, found

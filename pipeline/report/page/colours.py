@@ -11,7 +11,7 @@ _PATTERNS = ("", "/", "x", ".")
 
 
 @dataclass(frozen=True)
-class Look:
+class RowStyle:
     """colour, and for rows beyond the palette a dash of lines and a pattern of bars."""
 
     colour: str
@@ -19,10 +19,10 @@ class Look:
     pattern: str
 
 
-def looks(names: Sequence[str]) -> dict[str, Look]:
+def row_styles(names: Sequence[str]) -> dict[str, RowStyle]:
     """By name, in order."""
     found = {}
     for number, name in enumerate(names):
         again = number // len(PALETTE) % len(_DASHES)
-        found[name] = Look(PALETTE[number % len(PALETTE)], _DASHES[again], _PATTERNS[again])
+        found[name] = RowStyle(PALETTE[number % len(PALETTE)], _DASHES[again], _PATTERNS[again])
     return found

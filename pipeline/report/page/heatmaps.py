@@ -25,14 +25,14 @@ _TILE = 112
 
 
 @dataclass(frozen=True)
-class Attended:
+class RowExplanations:
     """Explanations of a row's likeliest class, by method; why there is none."""
 
     explanations: Mapping[Method, Explanation]
     without: Mapping[Method, str]
 
 
-def explain_row(run: Run, row: str, cache: Path, clips: Sequence[Clip]) -> Attended:
+def explain_row(run: Run, row: str, cache: Path, clips: Sequence[Clip]) -> RowExplanations:
     """A row of a run on some test clips. What cannot be explained says why: a head without gradients or attention,
     features that are gone from the cache."""
     alone = replace(run, heads={row: run.heads[row]})
@@ -44,13 +44,13 @@ def explain_row(run: Run, row: str, cache: Path, clips: Sequence[Clip]) -> Atten
             found[method] = explanations[row]
         except UsageError as error:
             without[method] = str(error)
-    return Attended(found, without)
+    return RowExplanations(found, without)
 
 
-class Drawer:
+class HeatmapDrawer:
     """Draws explanations of one clip. Pictures that several rows share are kept once, in `pictures`."""
 
-    def __init__(self, clip: Clip, attended: Mapping[str, tuple[Run, Attended]]) -> None:
+    def __init__(self, clip: Clip, attended: Mapping[str, tuple[Run, RowExplanations]]) -> None:
         parts = [
             part
             for _, each in attended.values()

@@ -15,7 +15,7 @@ from avfuse.stages.fuse.runs.summary import Row, summarise
 
 
 @dataclass(frozen=True)
-class ShownRow:
+class PageRow:
     """A row of a run by its name on the page. `heads`, one a seed, have the order of clips of the page's first run."""
 
     name: str
@@ -24,11 +24,11 @@ class ShownRow:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PageRows:
     """Rows of runs of one data set. `rows` go with `summaries`, which are called as they are."""
 
     runs: tuple[Run, ...]
-    rows: tuple[ShownRow, ...]
+    rows: tuple[PageRow, ...]
     summaries: tuple[Row, ...]
 
     @property
@@ -54,29 +54,29 @@ class Shown:
         """The folders of control runs."""
         return [str(run.folder) for run in self.runs if run.described["training"]["shuffle_labels"]]
 
-    def row(self, name: str) -> ShownRow:
+    def row(self, name: str) -> PageRow:
         return next(row for row in self.rows if row.name == name)
 
 
-def merge(refs: Sequence[RunRef]) -> Shown:
+def merge(refs: Sequence[RunRef]) -> PageRows:
     """Rows of all runs, in their order; of several runs a row that others have too is called after its run as well.
 
     Raises UsageError unless all are tested on the same clips of one data set.
     """
     runs = list(dict.fromkeys(ref.run.folder for ref in refs))
-    rows: dict[tuple[str, str], ShownRow] = {}
+    rows: dict[tuple[str, str], PageRow] = {}
     for ref in refs:
         order = same_test(refs[0].run, ref.run)
         for row, heads in ref.run.heads.items():
             if ref.row in (None, row):
                 ordered = [_reordered(one, order) for one in heads]
-                rows.setdefault((str(ref.run.folder), row), ShownRow(row, ref.run, ordered))
+                rows.setdefault((str(ref.run.folder), row), PageRow(row, ref.run, ordered))
     names = _names(list(rows), len(runs))
     shown = tuple(replace(each, name=name) for each, name in zip(rows.values(), names, strict=True))
     first_of = {each.run.folder: each.run for each in reversed(shown)}
     merged = replace(refs[0].run, heads={each.name: each.heads for each in shown})
     summaries = tuple(replace(row, label=each.name) for row, each in zip(summarise(merged), shown, strict=True))
-    return Shown(tuple(first_of[folder] for folder in runs), shown, summaries)
+    return PageRows(tuple(first_of[folder] for folder in runs), shown, summaries)
 
 
 def _names(places: Sequence[tuple[str, str]], runs: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from avfuse.pipeline.report.page.rows import Shown
+from avfuse.pipeline.report.page.rows import PageRows
 from avfuse.pipeline.report.results import class_words, score_words
 from avfuse.stages.fuse.evaluation.statistics import PairedTest, few_groups_warning, paired_test
 from avfuse.stages.fuse.runs.summary import Row, hits, notes, winners
@@ -42,55 +42,55 @@ MEANINGS = {
 }
 
 
-def summary(shown: Shown) -> list[str]:
+def summary(page: PageRows) -> list[str]:
     """The main result in words, without more certainty than the intervals allow."""
-    best = max(shown.summaries, key=lambda row: row.score)
+    best = max(page.summaries, key=lambda row: row.score)
     said = (
-        f"On {best.n_test} test clips of {class_words(shown.targets)}, {best.label} reaches {100 * best.score:.1f} %"
-        f"{score_words(shown.targets)} (95 % interval {100 * best.low:.1f} to {100 * best.high:.1f})"
+        f"On {best.n_test} test clips of {class_words(page.targets)}, {best.label} reaches {100 * best.score:.1f} %"
+        f"{score_words(page.targets)} (95 % interval {100 * best.low:.1f} to {100 * best.high:.1f})"
     )
-    several = len(shown.summaries) > 1
+    several = len(page.summaries) > 1
     more = (
-        f", the most of {len(shown.summaries)} rows; the highest of several is always a little flattered."
+        f", the most of {len(page.summaries)} rows; the highest of several is always a little flattered."
         if several
         else "."
     )
-    few = few_groups_warning(shown.runs[0].groups)
+    few = few_groups_warning(page.runs[0].groups)
     return [
         said + more,
         *([few] if few is not None else []),
-        *_gain(shown, best),
-        *_rivals(shown, best),
-        *_sweeps(shown),
+        *_gain(page, best),
+        *_rivals(page, best),
+        *_sweeps(page),
     ]
 
 
-def table_notes(shown: Shown) -> list[str]:
+def table_notes(page: PageRows) -> list[str]:
     """Of all runs, each once."""
-    return list(dict.fromkeys(note for run in shown.runs for note in notes(run)))
+    return list(dict.fromkeys(note for run in page.runs for note in notes(run)))
 
 
-def best_single(shown: Shown) -> Row | None:
+def best_single(page: PageRows) -> Row | None:
     """The better of the rows of one modality."""
-    return max((row for row in shown.summaries if _is_single(shown, row)), key=lambda row: row.score, default=None)
+    return max((row for row in page.summaries if _is_single(page, row)), key=lambda row: row.score, default=None)
 
 
-def best_fusion(shown: Shown) -> Row | None:
+def best_fusion(page: PageRows) -> Row | None:
     """The best row of several modalities."""
-    joint = [row for row in shown.summaries if not _is_single(shown, row)]
+    joint = [row for row in page.summaries if not _is_single(page, row)]
     return max(joint, key=lambda row: row.score, default=None)
 
 
-def _is_single(shown: Shown, row: Row) -> bool:
-    return shown.row(row.label).heads[0].head in SINGLE
+def _is_single(page: PageRows, row: Row) -> bool:
+    return page.row(row.label).heads[0].head in SINGLE
 
 
-def _gain(shown: Shown, best: Row) -> list[str]:
-    alone = best_single(shown)
+def _gain(page: PageRows, best: Row) -> list[str]:
+    alone = best_single(page)
     if alone is None or best.label == alone.label:
         return []
     said = f"The best single modality, {alone.label}, reaches {100 * alone.score:.1f} %"
-    test = _compared(shown, best.label, alone.label)
+    test = _compared(page, best.label, alone.label)
     if test is None:
         return [f"{said}; they have no seed in common, so the difference is not tested."]
     span = f"{100 * test.low:+.1f} to {100 * test.high:+.1f}"
@@ -98,12 +98,12 @@ def _gain(shown: Shown, best: Row) -> list[str]:
     return [f"{said}: fusion differs by {100 * test.difference:+.1f} points (95 % interval {span}){open_end}."]
 
 
-def _rivals(shown: Shown, best: Row) -> list[str]:
+def _rivals(page: PageRows, best: Row) -> list[str]:
     """Rows that a paired test, unadjusted, cannot tell from the best one."""
     near = []
-    for row in shown.summaries:
+    for row in page.summaries:
         if row.label != best.label:
-            test = _compared(shown, best.label, row.label)
+            test = _compared(page, best.label, row.label)
             if test is None or test.low <= 0 <= test.high:
                 near.append(row.label)
     if not near:
@@ -114,24 +114,24 @@ def _rivals(shown: Shown, best: Row) -> list[str]:
     ]
 
 
-def _compared(shown: Shown, name: str, other: str) -> PairedTest | None:
+def _compared(page: PageRows, name: str, other: str) -> PairedTest | None:
     """Of the seeds that both have; None without any."""
-    one, two = shown.row(name), shown.row(other)
+    one, two = page.row(name), page.row(other)
     common = sorted({head.seed for head in one.heads} & {head.seed for head in two.heads})
     if not common:
         return None
-    sides = [hits(shown.targets, [head for head in row.heads if head.seed in common]) for row in (one, two)]
-    return paired_test(sides[0], sides[1], shown.runs[0].groups)
+    sides = [hits(page.targets, [head for head in row.heads if head.seed in common]) for row in (one, two)]
+    return paired_test(sides[0], sides[1], page.runs[0].groups)
 
 
 def _and(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
-def _sweeps(shown: Shown) -> list[str]:
+def _sweeps(page: PageRows) -> list[str]:
     return [
         f"Of {each.rows} rows of {each.head}, validation prefers {each.values}: {100 * each.validation:.1f} % there, "
         f"{100 * each.test:.1f} % on test."
-        for run in shown.runs
+        for run in page.runs
         for each in winners(run)
     ]

@@ -9,7 +9,7 @@ import pandas as pd
 from avfuse.features.errors import UsageError
 from avfuse.pipeline.report.page import charts, provenance
 from avfuse.pipeline.report.page import summary as words
-from avfuse.pipeline.report.page.colours import looks
+from avfuse.pipeline.report.page.colours import row_styles
 from avfuse.pipeline.report.page.document import render
 from avfuse.pipeline.report.page.tables import Cell, PageTable, cell
 from avfuse.pipeline.report.run_reference import TABLE_CSV, TABLE_CURVES, read_table
@@ -30,26 +30,26 @@ def write_table_page(folder: Path, target: Path) -> Path:
     page, frame = told["page"], pd.read_csv(folder / TABLE_CSV, keep_default_na=False, na_values=[""])
     names = _names(frame)
     scored = frame[frame["tuned"].notna()]
-    row_looks = looks([names[row] for row in scored["id"]])
+    styles = row_styles([names[row] for row in scored["id"]])
     curves = _curves(folder, names)
     bars = charts.score_bars(
         [
-            charts.Bar(names[row.id], row.tuned, row.tuned_low, row.tuned_high)  # type: ignore[attr-defined]
+            charts.ScoreBar(names[row.id], row.tuned, row.tuned_low, row.tuned_high)  # type: ignore[attr-defined]
             for row in scored.itertuples()
         ],
-        row_looks,
+        styles,
         page["measure"],
         page["chance"],
         f"{told['table']}-scores",
     )
     figures = {"scores": bars.described()}
-    drawn = charts.learning_curves(curves, row_looks, page["measure"])
+    drawn = charts.learning_curves(curves, styles, page["measure"])
     figures |= {f"curves-{kind}": chart.described() for kind, chart in drawn.items()}
-    shown_rows = [{"name": name, "colour": look.colour, "seeds": 0} for name, look in row_looks.items()]
+    shown_rows = [{"name": name, "colour": look.colour, "seeds": 0} for name, look in styles.items()]
     html = render(
         "table.html.j2",
         {
-            **_context(told, row_looks),
+            **_context(told, styles),
             "has_curves": bool(drawn),
             "csv": frame.round(4).to_csv(index=False),
         },
@@ -60,9 +60,9 @@ def write_table_page(folder: Path, target: Path) -> Path:
     return target
 
 
-def _context(told: Mapping[str, Any], row_looks: Mapping[str, Any]) -> dict[str, Any]:
+def _context(told: Mapping[str, Any], styles: Mapping[str, Any]) -> dict[str, Any]:
     page, name = told["page"], told["table"]
-    colours = {label: look.colour for label, look in row_looks.items()}
+    colours = {label: style.colour for label, style in styles.items()}
     return {
         "title": f"{page['title']} on {told['dataset']}",
         "heading": page["title"],

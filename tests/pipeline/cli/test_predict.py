@@ -19,7 +19,8 @@ from avfuse.features.feature_names import resolve
 from avfuse.features.media import write_video
 from avfuse.features.spec import FeatureSpec
 from avfuse.manifests import Manifest, load_manifest, save_manifest
-from avfuse.pipeline.predict import Prediction, predict
+from avfuse.pipeline.predict import predict
+from avfuse.pipeline.prediction import Prediction
 from avfuse.pipeline.provenance import describe_run
 from avfuse.pipeline.report.predictions import as_frame, print_summary, timeline
 from avfuse.stages.extract.run import extract

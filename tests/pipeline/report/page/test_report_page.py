@@ -22,7 +22,7 @@ from avfuse.features.media import Waveform
 from avfuse.manifests import load_manifest, save_manifest
 from avfuse.pipeline.cli.main import avfuse
 from avfuse.pipeline.report.page.charts import plain
-from avfuse.pipeline.report.page.colours import looks
+from avfuse.pipeline.report.page.colours import row_styles
 from avfuse.pipeline.report.page.document import json_island
 from avfuse.pipeline.report.page.media import encode_sound
 from avfuse.pipeline.report.page.tables import cell
@@ -155,7 +155,7 @@ def test_a_row_has_one_colour_in_every_figure(page: ReadPage) -> None:
     for trace in page.islands["figures"]["curves-score"]["data"]:
         if "fill" not in trace:
             assert trace["line"]["color"] == colours[trace["meta"]["row"]]
-    many = looks([str(number) for number in range(20)])
+    many = row_styles([str(number) for number in range(20)])
     assert len({(look.colour, look.dash) for look in many.values()}) == 20
 
 
