@@ -7,7 +7,7 @@ from avfuse.features.media.reader import READERS
 from avfuse.features.spec import AnyInput, FeatureSpec, FilterBankInput, ImageInput, ImportedInput, ModelSpec
 
 
-def outdated(spec: FeatureSpec) -> str | None:
+def outdated_reason(spec: FeatureSpec) -> str | None:
     """Which reader, representation, filter bank or backbone has had another revision since; None where none has.
 
     An outdated feature stays usable, and is never made again: what is extracted now has another key. Networks of
@@ -16,7 +16,7 @@ def outdated(spec: FeatureSpec) -> str | None:
     return _outdated_input(spec.input) or (None if spec.model is None else _outdated_backbone(spec.model))
 
 
-def is_here(model: ModelSpec) -> bool:
+def is_registered(model: ModelSpec) -> bool:
     """Whether a backbone's name is known here: a user's own may be registered elsewhere."""
     return backbones.is_adapted(model.backbone) or model.backbone in backbones.list_backbones()
 
@@ -33,7 +33,7 @@ def _outdated_input(taken: AnyInput) -> str | None:
 
 
 def _outdated_backbone(model: ModelSpec) -> str | None:
-    if backbones.is_adapted(model.backbone) or not is_here(model):
+    if backbones.is_adapted(model.backbone) or not is_registered(model):
         return None
     return _difference(f"backbone {model.backbone}", model.revision, backbones.get_backbone(model.backbone).revision)
 

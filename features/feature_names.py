@@ -124,12 +124,12 @@ def expand_names(wanted: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(expanded))
 
 
-def takes_no_backbone(name: str) -> bool:
+def is_raw_input(name: str) -> bool:
     """Whether a feature of this name is a backbone's input itself."""
     return name.partition(":")[0] in _WITHOUT_BACKBONE
 
 
-def drawn_image(image: ImageInput) -> FeatureSpec:
+def image_spec(image: ImageInput) -> FeatureSpec:
     """The spec of a picture as it was drawn: what is cached of it serves every backbone."""
     return _without_backbone(
         _Wanted("image", image.representation, None, None, None, "id"), image.style, image.as_drawn

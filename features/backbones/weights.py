@@ -95,15 +95,15 @@ class Checkpoint:
     non_commercial: bool = False
 
     @property
-    def place(self) -> Path:
+    def location(self) -> Path:
         """Where it is looked for, and fetched to."""
         if isinstance(self.source, Package):
             return self.source.locate()
         return self.source.path if isinstance(self.source, LocalFile) else weights_folder() / self.file
 
     @property
-    def is_here(self) -> bool:
-        return self.place.exists()
+    def is_available(self) -> bool:
+        return self.location.exists()
 
     def verify(self, path: Path) -> str:
         """The SHA-256 of a file or folder that is to be this checkpoint. Raises UsageError when it is not."""
@@ -144,8 +144,8 @@ def weights_folder() -> Path:
 
 def find_weights(checkpoint: Checkpoint) -> Weights:
     """A checkpoint that is here already. Raises UsageError that says how to bring it when it is not, or is damaged."""
-    path = checkpoint.place
-    if not checkpoint.is_here:
+    path = checkpoint.location
+    if not checkpoint.is_available:
         raise UsageError(
             f"the weights '{checkpoint.name}' are not here: avfuse weights fetch {checkpoint.name}, or put "
             f"{checkpoint.file} from {checkpoint.source} into {path.parent}, or name your own file (--weights)"
@@ -158,8 +158,8 @@ def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTE
 
     Raises UsageError when it cannot be had: offline, gone, or another file than named.
     """
-    target, source = checkpoint.place, checkpoint.source
-    if checkpoint.is_here:
+    target, source = checkpoint.location, checkpoint.source
+    if checkpoint.is_available:
         checkpoint.verify(target)
         return target
     if isinstance(source, Package | LocalFile):
@@ -188,7 +188,7 @@ def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTE
 
 def _download(checkpoint: Checkpoint, source: Url | Hub | HubFolder, folder: Path, progress: bool) -> None:
     """Into `folder`, verified there, then moved to its place."""
-    target = checkpoint.place
+    target = checkpoint.location
     record = {"source": str(source), "licence": checkpoint.licence}
     if isinstance(source, Url):
         from torch.hub import download_url_to_file

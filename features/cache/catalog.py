@@ -41,7 +41,7 @@ class CachedFeature:
     def paths(self) -> list[Path]:
         return [self.folder / name for name in shard_names(self.folder)]
 
-    def is_called(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         """Whether a user who writes `name`, `name@key` or the folder's name means this one."""
         plain, _, key = text.partition("@")
         named = self.spec is not None and self.spec.name == plain and self.key.startswith(key)
@@ -74,17 +74,17 @@ def cached_features(cache: Path, collection: str) -> list[CachedFeature]:
     return [CachedFeature(cache, collection, folder, _spec_in(folder)) for folder in folders]
 
 
-def choose(features: Sequence[CachedFeature], names: Sequence[str], collection: str) -> list[CachedFeature]:
+def select_features(features: Sequence[CachedFeature], names: Sequence[str], collection: str) -> list[CachedFeature]:
     """The features that a user names. Raises UsageError for a name that fits none."""
     for name in names:
-        if not any(feature.is_called(name) for feature in features):
+        if not any(feature.matches(name) for feature in features):
             raise UsageError(f"feature '{name}' is not cached for '{collection}': avfuse features list names what is")
-    return [feature for feature in features if any(map(feature.is_called, names))]
+    return [feature for feature in features if any(map(feature.matches, names))]
 
 
-def choose_one(features: Sequence[CachedFeature], name: str, collection: str) -> CachedFeature:
+def select_feature(features: Sequence[CachedFeature], name: str, collection: str) -> CachedFeature:
     """The one feature of a name. Raises UsageError where it fits none, or several."""
-    chosen = choose(features, [name], collection)
+    chosen = select_features(features, [name], collection)
     if len(chosen) > 1:
         choices = ", ".join(feature.name for feature in chosen)
         raise UsageError(f"feature '{name}' is cached in {len(chosen)} variants: pick one of {choices}")
@@ -117,11 +117,11 @@ class ReadableStore(FeatureStore):
         try:
             return super()._read(path)
         except (UsageError, OSError) as error:
-            self.unreadable[path] = what_is_wrong(path, error)
+            self.unreadable[path] = error_reason(path, error)
             return None
 
 
-def what_is_wrong(path: Path, error: UsageError | OSError) -> str:
+def error_reason(path: Path, error: UsageError | OSError) -> str:
     """An error about a file, in words that need not name it again."""
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror}"

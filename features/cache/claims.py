@@ -48,18 +48,18 @@ class Claims:
     def __init__(self, cache: Path, collection: str) -> None:
         self.folder = cache / collection / FOLDER
 
-    def take(self, marks: Sequence[int]) -> tuple[NDArray[np.bool_], Claim | None]:
+    def acquire(self, marks: Sequence[int]) -> tuple[NDArray[np.bool_], Claim | None]:
         """Claim what nobody else has in work. Returns which of the marks that are (n,), and the claim to release."""
         wanted = np.array(marks, dtype=np.uint64)
         try:
-            return self._take(wanted)
+            return self._acquire(wanted)
         except (NotImplementedError, Timeout, OSError):
             return np.ones(len(wanted), dtype=bool), None
 
-    def _take(self, wanted: ClaimIds) -> tuple[NDArray[np.bool_], Claim | None]:
+    def _acquire(self, wanted: ClaimIds) -> tuple[NDArray[np.bool_], Claim | None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / _BOARD, timeout=_BOARD_SECONDS):
-            free = ~np.isin(wanted, self._in_work())
+            free = ~np.isin(wanted, self._claimed_ids())
             if not free.any():
                 return free, None
             path = self.folder / f"{uuid.uuid4().hex}.claim"
@@ -68,17 +68,17 @@ class Claims:
             path.write_bytes(wanted[free].tobytes())
             return free, Claim(path, lock)
 
-    def in_work(self) -> ClaimIds:
+    def claimed_ids(self) -> ClaimIds:
         """What living runs have in work now. What dead ones left is cleared away."""
         if not self.folder.is_dir():
             return np.empty(0, np.uint64)
         try:
             with FileLock(self.folder / _BOARD, timeout=_BOARD_SECONDS):
-                return self._in_work()
+                return self._claimed_ids()
         except (NotImplementedError, Timeout, OSError):
             return np.empty(0, np.uint64)
 
-    def look(self, clear: bool = False) -> tuple[int, list[Path]]:
+    def scan(self, clear: bool = False) -> tuple[int, list[Path]]:
         """How many claims living runs have, and the files that dead runs left, which go when `clear` is set. Where
         locks do not work, nothing is known: (0, [])."""
         if not self.folder.is_dir():
@@ -97,7 +97,7 @@ class Claims:
             return 0, []
 
     @contextmanager
-    def upkeep(self) -> Iterator[None]:
+    def exclusive_maintenance(self) -> Iterator[None]:
         """While this is open, nobody else takes shards or rows of this collection away. Extraction may go on, it only
         adds. Raises UsageError where somebody else does, and on a file system without locks."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ class Claims:
     def _claims(self) -> list[Path]:
         return sorted(self.folder.glob("*.claim"))
 
-    def _in_work(self) -> ClaimIds:
+    def _claimed_ids(self) -> ClaimIds:
         return np.concatenate([np.empty(0, np.uint64), *map(_read, self._living())])
 
     def _living(self) -> Iterable[Path]:

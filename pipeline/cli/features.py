@@ -12,7 +12,7 @@ from avfuse.pipeline.cli.options import cache_option, require_file
 if TYPE_CHECKING:
     from avfuse.features.cache.catalog import CachedFeature
     from avfuse.features.cache.maintenance.imports import Stored
-    from avfuse.features.cache.maintenance.summary import Listed
+    from avfuse.features.cache.maintenance.summary import FeatureStatus
     from avfuse.features.spec import FeatureSpec
     from avfuse.manifests import Manifest
 
@@ -52,17 +52,19 @@ def list_them(dataset: str | None, missing: bool, as_json: bool, cache: Path) ->
     """
     from avfuse.features.cache.catalog import cached_features, collections
     from avfuse.features.cache.clip_query import ClipQuery
-    from avfuse.features.cache.maintenance.summary import describe
+    from avfuse.features.cache.maintenance.summary import feature_status
     from avfuse.features.errors import UsageError
 
     if missing and dataset is None:
         raise UsageError("--missing needs to know of which data set: add --dataset")
     known, manifests = collections(cache), _manifests(cache, dataset)
-    every: list[Listed] = []
+    every: list[FeatureStatus] = []
     for collection in known if dataset is None else [manifests[0].collection]:
         data_sets = {each.name: ClipQuery(each.clips()) for each in manifests if each.collection == collection}
         listed = [
-            describe(feature, data_sets, dataset) for feature in cached_features(cache, collection) if feature.paths()
+            feature_status(feature, data_sets, dataset)
+            for feature in cached_features(cache, collection)
+            if feature.paths()
         ]
         every += listed
         if listed and not as_json:
@@ -134,7 +136,7 @@ def remove(names: tuple[str, ...], unreachable: bool, dataset: str, yes: bool, c
       avfuse features remove lite:frames@d5438abd --dataset demo
       avfuse features remove --unreachable --dataset demo --yes
     """
-    from avfuse.features.cache.catalog import cached_features, choose_one
+    from avfuse.features.cache.catalog import cached_features, select_feature
     from avfuse.features.cache.clip_query import ClipQuery
     from avfuse.features.cache.maintenance import remove as removal
     from avfuse.features.errors import UsageError
@@ -150,7 +152,7 @@ def remove(names: tuple[str, ...], unreachable: bool, dataset: str, yes: bool, c
         listed = [ClipQuery(each.clips()) for each in sharing]
         removals = _unreachable(here, listed)
     else:
-        chosen = dict.fromkeys(choose_one(here, name, collection) for name in names)
+        chosen = dict.fromkeys(select_feature(here, name, collection) for name in names)
         removals = [removal.plan_whole(feature) for feature in chosen]
     for each in removals:
         rows = "all of it" if each.whole else _count(each.clips, "clip")
@@ -184,14 +186,14 @@ def export(name: str, dataset: str, target: Path, cache: Path) -> None:
       avfuse features export lite:mfcc@286a923b --dataset demo -o mfcc.safetensors
     """
     from avfuse.features.cache import FeatureStore
-    from avfuse.features.cache.catalog import cached_features, choose_one
+    from avfuse.features.cache.catalog import cached_features, select_feature
     from avfuse.features.cache.maintenance import export as exporting
     from avfuse.features.errors import UsageError
     from avfuse.manifests import load_manifest
 
     require_file(exporting.check_suffix(target), "-o")
     manifest = load_manifest(cache, dataset)
-    feature = choose_one(cached_features(cache, manifest.collection), name, manifest.collection)
+    feature = select_feature(cached_features(cache, manifest.collection), name, manifest.collection)
     if feature.spec is None:
         raise UsageError(f"no shard of '{feature.name}' can be read: avfuse features verify says why")
     written = exporting.export(FeatureStore(cache, manifest.collection, feature.spec), manifest.clips(), target)
@@ -233,10 +235,10 @@ def import_them(
     """
     from tqdm import tqdm
 
-    from avfuse.features.cache.maintenance.imports import Description, find_files, import_files
+    from avfuse.features.cache.maintenance.imports import ImportDescription, find_files, import_files
     from avfuse.manifests import load_manifest
 
-    described = Description(name, modality, description, reduce, DTYPES[dtype])
+    described = ImportDescription(name, modality, description, reduce, DTYPES[dtype])
     manifest = load_manifest(cache, dataset)
     files, missing = find_files(folder, manifest.clips(), pattern)
     with tqdm(total=2 * len(files), unit="file", desc="import", disable=None) as bar:
@@ -261,37 +263,37 @@ def _manifests(cache: Path, dataset: str | None) -> "list[Manifest]":
 
 def _chosen(cache: Path, names: Sequence[str], dataset: str | None) -> "dict[str, list[CachedFeature] | None]":
     """The named features by collection; None for all of one."""
-    from avfuse.features.cache.catalog import cached_features, choose, collections
+    from avfuse.features.cache.catalog import cached_features, collections, select_features
 
     where = collections(cache) if dataset is None else [_manifests(cache, dataset)[0].collection]
     if not names:
         return dict.fromkeys(where)
     here = {collection: cached_features(cache, collection) for collection in where}
     everything = [feature for each in here.values() for feature in each]
-    choose(everything, names, ", ".join(where))
+    select_features(everything, names, ", ".join(where))
     chosen: dict[str, list[CachedFeature] | None] = {}
     for collection, each in here.items():
-        chosen[collection] = [feature for feature in each if any(map(feature.is_called, names))]
+        chosen[collection] = [feature for feature in each if any(map(feature.matches, names))]
     return {collection: each for collection, each in chosen.items() if each}
 
 
 def _unreachable(here: "Sequence[CachedFeature]", listed: "Sequence[Any]") -> "list[Any]":
     from avfuse.features.cache.maintenance.remove import plan_unlisted, plan_whole
-    from avfuse.features.compatibility import outdated
+    from avfuse.features.compatibility import outdated_reason
 
     removals = []
     for feature in here:
         if feature.spec is None:
             if feature.paths():
                 click.echo(f"{feature.name} cannot be read and is left alone: avfuse features verify", err=True)
-        elif reason := outdated(feature.spec):
+        elif reason := outdated_reason(feature.spec):
             removals.append(plan_whole(feature, reason))
         elif planned := plan_unlisted(feature, listed):
             removals.append(planned)
     return removals
 
 
-def _print_listed(listed: "Sequence[Listed]", missing: bool) -> None:
+def _print_listed(listed: "Sequence[FeatureStatus]", missing: bool) -> None:
     width = max(len(each.feature.name) for each in listed)
     for each in listed:
         spec = each.feature.spec
@@ -306,16 +308,16 @@ def _print_listed(listed: "Sequence[Listed]", missing: bool) -> None:
             )
         for path, reason in each.unreadable.items():
             click.echo(f"    {path.name}: {reason} (avfuse features verify --repair)")
-        if missing and each.lacking:
-            click.echo(f"    missing ({len(each.lacking)}): {', '.join(each.lacking)}")
+        if missing and each.missing_clips:
+            click.echo(f"    missing ({len(each.missing_clips)}): {', '.join(each.missing_clips)}")
         for clip_id, failure in each.failures.items() if missing else ():
             click.echo(
                 f"    failed: {clip_id}: {failure.stage}: {failure.message} ({_count(failure.attempts, 'attempt')})"
             )
 
 
-def _as_json(listed: "Listed", dataset: str | None) -> dict[str, Any]:
-    from avfuse.features.compatibility import outdated
+def _as_json(listed: "FeatureStatus", dataset: str | None) -> dict[str, Any]:
+    from avfuse.features.compatibility import outdated_reason
 
     spec = listed.feature.spec
     entry: dict[str, Any] = {
@@ -335,11 +337,11 @@ def _as_json(listed: "Listed", dataset: str | None) -> dict[str, Any]:
         "failed": listed.failed,
         "missing": listed.missing,
         "untrained": spec.untrained,
-        "outdated": outdated(spec),
+        "outdated": outdated_reason(spec),
         "spec": spec.model_dump(mode="json"),
     }
     if dataset is not None:
-        entry["missing_clips"] = listed.lacking
+        entry["missing_clips"] = listed.missing_clips
         entry["failed_clips"] = {
             clip_id: {"reason": f"{failure.stage}: {failure.message}", "attempts": failure.attempts}
             for clip_id, failure in listed.failures.items()
@@ -364,12 +366,12 @@ def _source(spec: "FeatureSpec") -> str:
 
 def _mark(spec: "FeatureSpec") -> str:
     """What to know of a feature before one uses it."""
-    from avfuse.features.compatibility import is_here, outdated
+    from avfuse.features.compatibility import is_registered, outdated_reason
 
     marks = ["untrained weights"] if spec.untrained else []
-    if reason := outdated(spec):
+    if reason := outdated_reason(spec):
         marks.append(f"cannot be made any more: {reason}")
-    if spec.model is not None and not is_here(spec.model):
+    if spec.model is not None and not is_registered(spec.model):
         marks.append(f"cannot be made here: no backbone is called {spec.model.backbone}")
     return f"  ({'; '.join(marks)})" if marks else ""
 

@@ -31,7 +31,7 @@ def list_them() -> None:
     click.echo(f"folder: {weights_folder()}")
     for name in backbones.list_backbones():
         for checkpoint in backbones.get_backbone(name).checkpoints:
-            state = "here" if checkpoint.is_here else "not here"
+            state = "here" if checkpoint.is_available else "not here"
             licence = f"{checkpoint.licence}{' (non-commercial)' if checkpoint.non_commercial else ''}"
             click.echo(f"  {name:<20} {checkpoint.name:<28} {state:<9} {licence:<32} {checkpoint.source}")
 
@@ -57,7 +57,7 @@ def verify(names: tuple[str, ...]) -> None:
     from avfuse.features.backbones.weights import find_weights
 
     known = [each for backbone in backbones.list_backbones() for each in backbones.get_backbone(backbone).checkpoints]
-    chosen = [_checkpoint(name) for name in names] or [each for each in known if each.is_here]
+    chosen = [_checkpoint(name) for name in names] or [each for each in known if each.is_available]
     for checkpoint in chosen:
         found = find_weights(checkpoint)
         proof = (

@@ -11,7 +11,7 @@ from avfuse.features.cache import ClipQuery, FeatureStore
 from avfuse.features.cache.store import DONE, NO_AUDIO, NO_SOUND, Loaded
 from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError
-from avfuse.features.feature_names import drawn_image
+from avfuse.features.feature_names import image_spec
 from avfuse.features.inputs.prepare import NoAudio
 from avfuse.features.inputs.resize import fit_image
 from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput, View
@@ -22,7 +22,7 @@ class CachedImages:
 
     def __init__(self, cache: Path, collection: str, specs: Iterable[FeatureSpec]) -> None:
         wanted = dict.fromkeys(spec.input.as_drawn for spec in specs if isinstance(spec.input, ImageInput))
-        stores = {image: FeatureStore(cache, collection, drawn_image(image)) for image in wanted}
+        stores = {image: FeatureStore(cache, collection, image_spec(image)) for image in wanted}
         self._stores = {image: store for image, store in stores.items() if store.paths()}
 
     @property

@@ -141,7 +141,7 @@ class Extractor:
         """Claim what of a chunk nobody else has in work, and of that leave out what somebody has done since."""
         pairs = [(position, job) for job in chunk for position in job.missing]
         keys = [spec.key for spec in self._extraction.specs]
-        free, claim = self._claims.take([claim_id(keys[position], job.clip) for position, job in pairs])
+        free, claim = self._claims.acquire([claim_id(keys[position], job.clip) for position, job in pairs])
         busy = {(position, job.clip.clip_id) for (position, job), ours in zip(pairs, free, strict=True) if not ours}
         ours, postponed = (_jobs_in_work(chunk, busy, elsewhere) for elsewhere in (False, True))
         lacking = remaining_jobs(self._stores, ours, self._extraction.known_shards)

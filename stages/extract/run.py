@@ -142,7 +142,7 @@ def _wait_for_other_runs(jobs: tuple[ClipJob, ...], extraction: ExtractionJob) -
     claims = Claims(extraction.cache, extraction.collection)
     stores = extraction.stores()
     while True:
-        in_work = set(claims.in_work().tolist())
+        in_work = set(claims.claimed_ids().tolist())
         jobs = remaining_jobs(stores, jobs, extraction.known_shards)
         if not any(
             claim_id(extraction.specs[position].key, job.clip) in in_work for job in jobs for position in job.missing

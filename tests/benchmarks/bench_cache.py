@@ -23,7 +23,7 @@ from pairs import Figure, compare, write
 from avfuse import features
 from avfuse.features.cache import ChunkResult, ClipQuery, FeatureStore, fingerprint
 from avfuse.features.cache.catalog import cached_features
-from avfuse.features.cache.maintenance.summary import describe
+from avfuse.features.cache.maintenance.summary import feature_status
 from avfuse.features.cache.maintenance.verify import verify
 from avfuse.features.clips import Clip
 from avfuse.features.feature_names import resolve
@@ -102,7 +102,7 @@ def size_figures(folder: Path) -> list[Figure]:
 
     def list_it(cache: Path, asked: Sequence[Clip]) -> None:
         for feature in cached_features(cache, COLLECTION):
-            describe(feature, {"all": ClipQuery(asked)})
+            feature_status(feature, {"all": ClipQuery(asked)})
 
     def prove(cache: Path) -> None:
         assert not list(verify(cache, COLLECTION))

@@ -6,7 +6,7 @@ import pytest
 
 from avfuse.features.audio_images import REPRESENTATIONS
 from avfuse.features.errors import UsageError
-from avfuse.features.feature_names import drawn_image, expand_names, resolve
+from avfuse.features.feature_names import expand_names, image_spec, resolve
 
 
 def test_a_backbone_means_all_it_takes() -> None:
@@ -110,7 +110,7 @@ def test_the_papers_pictures_are_normalised_as_they_were() -> None:
 
 def test_a_backbones_picture_and_the_picture_itself_are_drawn_alike() -> None:
     lite, image = resolve(["lite:mfcc:h", "image:mfcc"])
-    assert drawn_image(lite.input) == image
+    assert image_spec(lite.input) == image
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from avfuse.features.backbones import WeightsChoice
-from avfuse.features.cache.maintenance.imports import Description
+from avfuse.features.cache.maintenance.imports import ImportDescription
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
 from avfuse.features.reproducibility import check_reproducible, current_spec
@@ -69,5 +69,5 @@ def test_another_revision_is_named() -> None:
 
 
 def test_what_was_computed_elsewhere_cannot_be_made_of_new_clips() -> None:
-    spec = Description("i3d", "video", "made up", dtype="float32").spec((3, 8))
+    spec = ImportDescription("i3d", "video", "made up", dtype="float32").spec((3, 8))
     assert "'imported:i3d' was computed elsewhere" in refused(spec)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from avfuse.features.cache import ChunkResult, FeatureStore
 from avfuse.features.cache.fingerprint import MISSING
-from avfuse.features.cache.maintenance.imports import Description
+from avfuse.features.cache.maintenance.imports import ImportDescription
 from avfuse.manifests import Manifest, Target, save_manifest
 
 DIM, FRAMES = 16, 3
@@ -21,7 +21,7 @@ def save_set(cache: Path, manifest: Manifest, video: np.ndarray, audio: np.ndarr
     """A manifest with its features, video (n, T, D) and audio (n, D); a clip of NaN has no such stream."""
     save_manifest(cache, manifest)
     for modality, rows in (("video", video), ("audio", audio)):
-        spec = Description(_FEATURES[modality], modality, "made up", dtype="float32").spec(rows.shape[1:])
+        spec = ImportDescription(_FEATURES[modality], modality, "made up", dtype="float32").spec(rows.shape[1:])
         there = ~np.isnan(rows).any(axis=tuple(range(1, rows.ndim)))
         clips = list(zip(manifest.clips(), rows.astype(np.float32), there, strict=True))
         result = ChunkResult(

@@ -25,7 +25,7 @@ _COPY_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportSummary:
     """What went into a file: how many clips; missing: why the others did not, by clip id."""
 
     clips: int
@@ -39,7 +39,7 @@ def check_suffix(path: Path) -> Path:
     return path
 
 
-def export(store: FeatureStore, clips: Sequence[Clip], target: Path) -> Exported:
+def export(store: FeatureStore, clips: Sequence[Clip], target: Path) -> ExportSummary:
     """Write the rows of some clips, verified, in their order, whole or not at all.
 
     NPZ holds the arrays `clip_id` (n,) as UTF-8 bytes, `data` (n, *shape), `missing` and `missing_because` (m,) as
@@ -61,7 +61,7 @@ def export(store: FeatureStore, clips: Sequence[Clip], target: Path) -> Exported
             write(file, store.spec, ids, data, missing)
     finally:
         rows_file.unlink(missing_ok=True)
-    return Exported(len(ids), missing)
+    return ExportSummary(len(ids), missing)
 
 
 def _gather(store: FeatureStore, asked: ClipQuery, path: Path) -> tuple[LookupResult, NDArray[np.generic]]:

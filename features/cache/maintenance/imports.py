@@ -37,7 +37,7 @@ Stored = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)
-class Description:
+class ImportDescription:
     """What whoever brings a feature says of it. reduce: `mean` over a clip's rows, `uniform:N` for the N at the centres
     of N equal segments, or None. dtype: how rows are stored.
 
@@ -72,7 +72,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportSummary:
     """How an import ended, in clips: new, there: with equal numbers before. without_media: new ones whose media file is
     not there, which count for as long as it is not."""
 
@@ -121,9 +121,9 @@ def import_files(
     cache: Path,
     collection: str,
     files: Files,
-    description: Description,
+    description: ImportDescription,
     passed: Callable[[int], object] = lambda steps: None,
-) -> Imported:
+) -> ImportSummary:
     """Bring the arrays of some clips, (D,) or (T, D), all of one shape once they are reduced, into the cache. Clips
     that are there already with equal numbers are left alone.
 
@@ -136,7 +136,7 @@ def import_files(
     spec = description.spec(read_array(files[0][1], description).shape)
     _refuse_variants(cache, collection, spec)
     claims = Claims(cache, collection)
-    free, claim = claims.take([claim_id(spec.key, clip) for clip, _ in files])
+    free, claim = claims.acquire([claim_id(spec.key, clip) for clip, _ in files])
     try:
         if not free.all():
             raise UsageError(f"another import of '{spec.name}' is under way: wait for it")
@@ -146,10 +146,10 @@ def import_files(
     finally:
         if claim is not None:
             claim.release()
-    return Imported(spec, store.folder, len(new), len(files) - len(new), without_media)
+    return ImportSummary(spec, store.folder, len(new), len(files) - len(new), without_media)
 
 
-def read_array(path: Path, description: Description) -> NDArray[np.generic]:
+def read_array(path: Path, description: ImportDescription) -> NDArray[np.generic]:
     """One clip's array, reduced and as it is stored: (D,) or (T, D). Raises UsageError that names the file."""
     try:
         with path.open("rb") as file:
@@ -182,7 +182,7 @@ def _reduced(array: NDArray[np.generic], reduce: str | None, path: Path) -> NDAr
 
 
 def _check(
-    store: FeatureStore, files: Files, description: Description, passed: Callable[[int], object]
+    store: FeatureStore, files: Files, description: ImportDescription, passed: Callable[[int], object]
 ) -> list[tuple[Clip, Path]]:
     """Read every file. Returns those whose clips are not in the cache."""
     found = store.lookup(ClipQuery([clip for clip, _ in files]))
@@ -203,7 +203,7 @@ def _check(
     return new
 
 
-def _commit(store: FeatureStore, new: Files, description: Description, passed: Callable[[int], object]) -> int:
+def _commit(store: FeatureStore, new: Files, description: ImportDescription, passed: Callable[[int], object]) -> int:
     """Returns how many clips' media files are not there."""
     size = max(1, min(CHUNK_CLIPS, CHUNK_BYTES // store.spec.bytes_per_clip))
     software = {name: version for name, version in software_versions().items() if name in ("avfuse", "numpy")}
@@ -220,7 +220,7 @@ def _commit(store: FeatureStore, new: Files, description: Description, passed: C
     return without_media
 
 
-def _one(path: Path, spec: FeatureSpec, description: Description) -> NDArray[np.generic]:
+def _one(path: Path, spec: FeatureSpec, description: ImportDescription) -> NDArray[np.generic]:
     """One clip's array, of the shape that all have."""
     array = read_array(path, description)
     if array.shape == spec.shape:

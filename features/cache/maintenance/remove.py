@@ -69,8 +69,8 @@ def remove(cache: Path, collection: str, removals: Iterable[Removal], listed: Se
     work, and DamagedShard.
     """
     claims = Claims(cache, collection)
-    with claims.upkeep():
-        if claims.look()[0]:
+    with claims.exclusive_maintenance():
+        if claims.scan()[0]:
             raise UsageError(f"a run has clips of '{collection}' in work: wait for its end, then remove")
         for removal in removals:
             if removal.whole:

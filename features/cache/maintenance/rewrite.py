@@ -1,7 +1,7 @@
 """Taking rows out of shards, which never change: a new shard is committed first, then the old one goes.
 
 Between the two a clip is there twice, which is legal. Only one process may do this to a collection at a time, or each
-of two could drop a row because the other has it: `Claims.upkeep` sees to that. Readers that listed a shard before it
+of two could drop a row because the other has it: `Claims.exclusive_maintenance` sees to that. Readers that listed a shard before it
 went look again; a running extraction only adds shards.
 """
 

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from avfuse.features.cache.catalog import (
     CachedFeature,
     cached_features,
+    error_reason,
     is_feature_folder,
     media_group_ids,
-    what_is_wrong,
 )
 from avfuse.features.cache.claims import FOLDER as CLAIMS
 from avfuse.features.cache.claims import Claims
@@ -94,7 +94,7 @@ def verify(
     if not repair:
         yield from _verify(cache, collection, features, claims, repair, passed)
         return
-    with claims.upkeep():
+    with claims.exclusive_maintenance():
         yield from _verify(cache, collection, features, claims, repair, passed)
 
 
@@ -141,7 +141,7 @@ def _verify_shards(feature: CachedFeature, repair: bool, passed: Callable[[int],
             moved = _moved(set_aside(path, error.reason)) if repair else ""
             yield Finding(path, error.reason, moved)
         except (UsageError, OSError) as error:
-            yield Finding(path, what_is_wrong(path, error))
+            yield Finding(path, error_reason(path, error))
         passed(size)
     yield from _verify_rows(proofs, repair)
     if proofs:
@@ -257,7 +257,7 @@ def _verify_collection(folder: Path, claims: Claims, repair: bool) -> Iterator[F
     for path in sorted(claims.folder.glob("*")):
         if path.suffix not in (".claim", ".lock"):
             yield Finding(path, _FOREIGN)
-    for path in claims.look(clear=repair)[1]:
+    for path in claims.scan(clear=repair)[1]:
         yield Finding(path, "is left of a run that has ended", "removed" if repair else "")
 
 
@@ -267,7 +267,7 @@ def _is_left(path: Path, claims: Claims) -> bool:
         age = time.time() - path.stat().st_mtime
     except FileNotFoundError:  # finished meanwhile
         return False
-    living, _ = claims.look()
+    living, _ = claims.scan()
     return not living or (path.is_file() and age > YOUNG_SECONDS)
 
 

@@ -17,7 +17,7 @@ from avfuse.features.cache import ClipQuery, FeatureStore
 from avfuse.features.cache.store import DONE, NOT_EXTRACTED, extract_hint, find_spec, find_specs
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
-from avfuse.features.feature_names import takes_no_backbone
+from avfuse.features.feature_names import is_raw_input
 from avfuse.features.spec import IMPORTED, FeatureSpec
 from avfuse.manifests import Manifest, Target
 from avfuse.manifests.manifest import classes_of
@@ -145,7 +145,7 @@ def load_data(
         if not features:
             raise UsageError(f"no {name} feature is named: give one, for example {name.upper()}=lite:images")
         for feature in features:
-            if takes_no_backbone(feature) and feature.partition("@")[0] != FILTER_BANK:
+            if is_raw_input(feature) and feature.partition("@")[0] != FILTER_BANK:
                 raise UsageError(
                     f"feature '{feature}' is a backbone's input: heads take its output, such as lite:chromagram"
                 )

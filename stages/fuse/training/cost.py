@@ -245,7 +245,7 @@ def _here(name: str) -> "Backbone | None":
     if prefix == "hf":
         from avfuse.features.backbones.adapters import transformers as any_transformers
 
-        if not any_transformers.checkpoint_of(theirs).is_here:
+        if not any_transformers.checkpoint_of(theirs).is_available:
             return None
     return backbones.get_backbone(name)
 

@@ -210,7 +210,7 @@ def test_remove_what_nobody_can_ask_for(avfuse: Avfuse, store: FeatureStore, cli
 
 
 def test_remove_waits_for_no_run(avfuse: Avfuse, store: FeatureStore, cache: Path) -> None:
-    _, claim = Claims(cache, "films").take([1])
+    _, claim = Claims(cache, "films").acquire([1])
     assert claim is not None
     done = avfuse("features", "remove", "lite:mfcc", "--dataset", "films", "--yes")
     claim.release()

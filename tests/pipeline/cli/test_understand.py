@@ -17,7 +17,7 @@ from made_up_sets import DIM, INPUTS, kitchen, sounds
 
 from avfuse.features.cache import ChunkResult, FeatureStore
 from avfuse.features.cache.fingerprint import MISSING
-from avfuse.features.cache.maintenance.imports import Description
+from avfuse.features.cache.maintenance.imports import ImportDescription
 from avfuse.features.errors import UsageError
 from avfuse.manifests import Manifest, load_manifest, save_manifest
 from avfuse.pipeline.provenance import describe_run
@@ -42,7 +42,7 @@ SOUNDS = ["imported:sound", "imported:hiss"]
 
 def add_hiss(cache: Path, manifest: Manifest) -> None:
     """A feature of the sound that tells nothing."""
-    spec = Description("hiss", "audio", "made up", dtype="float32").spec((DIM,))
+    spec = ImportDescription("hiss", "audio", "made up", dtype="float32").spec((DIM,))
     rows = np.random.default_rng(0).standard_normal((len(manifest), DIM)).astype(np.float32)
     done = [(clip, MISSING) for clip in manifest.clips()]
     FeatureStore(cache, manifest.collection, spec).commit(ChunkResult(spec, done=done, data=list(rows), no_audio=[]))

@@ -129,7 +129,7 @@ def test_what_another_run_has_in_work_is_waited_for_and_done_when_it_ends_withou
 ) -> None:
     monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
     claims = Claims(tmp_path, "set")
-    _, claim = claims.take([claim_id(PICTURE.key, clip) for clip in sounding[:2]])
+    _, claim = claims.acquire([claim_id(PICTURE.key, clip) for clip in sounding[:2]])
     assert claim is not None
     told: list[str] = []
 
@@ -233,7 +233,7 @@ def test_claims_are_exclusive_and_end_with_their_process(sounding: list[Clip], t
 import sys
 from pathlib import Path
 from avfuse.features.cache.claims import Claims
-free, claim = Claims(Path({str(tmp_path)!r}), "set").take({marks[:4]})
+free, claim = Claims(Path({str(tmp_path)!r}), "set").acquire({marks[:4]})
 print(free.tolist(), flush=True)
 sys.stdin.read()
 """
@@ -244,15 +244,15 @@ sys.stdin.read()
     assert other.stdout is not None
     assert other.stdout.readline().strip() == str([True] * 4)
     claims = Claims(tmp_path, "set")
-    free, claim = claims.take(marks[2:6])
+    free, claim = claims.acquire(marks[2:6])
     assert free.tolist() == [False, False, True, True]
-    assert sorted(claims.in_work().tolist()) == sorted(marks[:6])
+    assert sorted(claims.claimed_ids().tolist()) == sorted(marks[:6])
     other.kill()
     other.communicate()
-    assert sorted(claims.in_work().tolist()) == sorted(marks[4:6])
+    assert sorted(claims.claimed_ids().tolist()) == sorted(marks[4:6])
     assert claim is not None
     claim.release()
-    assert claims.in_work().size == 0
+    assert claims.claimed_ids().size == 0
     assert {path.name for path in claims.folder.iterdir()} == {"board.lock"}
 
 
@@ -260,7 +260,7 @@ def test_where_no_locks_can_be_had_everything_is_free(
     sounding: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "set").write_text("a file where a folder should be")
-    free, claim = Claims(tmp_path, "set").take([claim_id("key", clip) for clip in sounding])
+    free, claim = Claims(tmp_path, "set").acquire([claim_id("key", clip) for clip in sounding])
     assert free.all()
     assert claim is None
 

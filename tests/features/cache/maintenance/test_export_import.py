@@ -13,13 +13,13 @@ from avfuse.features.cache import FeatureStore
 from avfuse.features.cache.claims import Claims, claim_id
 from avfuse.features.cache.maintenance import export as exporting
 from avfuse.features.cache.maintenance.export import export
-from avfuse.features.cache.maintenance.imports import Description, Imported, find_files, import_files
+from avfuse.features.cache.maintenance.imports import ImportDescription, ImportSummary, find_files, import_files
 from avfuse.features.cache.maintenance.verify import verify
 from avfuse.features.cache.shard_reader import DamagedShard, read_software
 from avfuse.features.cache.store import ABSENT, DONE
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
-from avfuse.features.feature_names import expand_names, resolve, takes_no_backbone
+from avfuse.features.feature_names import expand_names, is_raw_input, resolve
 from avfuse.features.spec import FeatureSpec, ImportedInput
 
 
@@ -144,9 +144,9 @@ def test_nothing_to_export_is_a_line(tmp_path: Path, store: FeatureStore, clips:
 # --- import ---
 
 
-def description(**changes: object) -> Description:
+def description(**changes: object) -> ImportDescription:
     said = {"name": "i3d", "modality": "video", "text": "I3D RGB, Kinetics-400", **changes}
-    return Description(**said)  # type: ignore[arg-type]
+    return ImportDescription(**said)  # type: ignore[arg-type]
 
 
 def fill(folder: Path, arrays: dict[str, object]) -> Path:
@@ -165,7 +165,9 @@ def varying(clips: list[Clip], dim: int = 4) -> dict[str, object]:
     }
 
 
-def brought(tmp_path: Path, clips: list[Clip], folder: Path, pattern: str | None = None, **said: object) -> Imported:
+def brought(
+    tmp_path: Path, clips: list[Clip], folder: Path, pattern: str | None = None, **said: object
+) -> ImportSummary:
     files, _ = find_files(folder, clips, pattern)
     return import_files(tmp_path, "set", files, description(**said))
 
@@ -371,7 +373,7 @@ def test_media_that_are_not_there_are_counted(tmp_path: Path, clips: list[Clip])
 def test_two_imports_at_once_do_not_mix(tmp_path: Path, clips: list[Clip]) -> None:
     folder = fill(tmp_path / "npy", {"clip-0": np.zeros(4)})
     spec = description().spec((4,))
-    _, claim = Claims(tmp_path, "set").take([claim_id(spec.key, clips[0])])
+    _, claim = Claims(tmp_path, "set").acquire([claim_id(spec.key, clips[0])])
     assert claim is not None
     with pytest.raises(UsageError, match="under way"):
         brought(tmp_path, clips, folder)
@@ -393,7 +395,7 @@ def test_many_clips_come_in_several_shards(tmp_path: Path, monkeypatch: pytest.M
 
 def test_imported_names_can_be_asked_for_and_not_extracted() -> None:
     assert expand_names(["imported:i3d", "imported:i3d@0123abcd"]) == ["imported:i3d", "imported:i3d@0123abcd"]
-    assert not takes_no_backbone("imported:i3d")
+    assert not is_raw_input("imported:i3d")
     with pytest.raises(UsageError, match=r"computed elsewhere.*avfuse features import"):
         resolve(["imported:i3d"])
 

@@ -6,13 +6,13 @@ import pytest
 from cached import make_clips, result_of
 
 from avfuse.features.cache import ClipQuery, FeatureStore
-from avfuse.features.cache.catalog import CachedFeature, cached_features, choose, choose_one, collections
+from avfuse.features.cache.catalog import CachedFeature, cached_features, collections, select_feature, select_features
 from avfuse.features.cache.claims import Claims
 from avfuse.features.cache.maintenance.remove import plan_unlisted, plan_whole, remove
-from avfuse.features.cache.maintenance.summary import describe
+from avfuse.features.cache.maintenance.summary import feature_status
 from avfuse.features.cache.store import ABSENT, DONE
 from avfuse.features.clips import Clip
-from avfuse.features.compatibility import outdated
+from avfuse.features.compatibility import outdated_reason
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
 from avfuse.features.spec import FeatureSpec, ImageInput
@@ -38,7 +38,7 @@ def test_clips_are_counted_once_by_the_row_that_counts(tmp_path: Path, spec: Fea
     store.commit(result_of(spec, clips[:2], clips[2:3], clips[3:5]))
     store.commit(result_of(spec, [*clips[1:2], clips[3]]))
     data_sets = {"all": ClipQuery(clips), "few": ClipQuery(clips[:1])}
-    listed = describe(only(tmp_path), data_sets)
+    listed = feature_status(only(tmp_path), data_sets)
     assert (listed.done, listed.no_audio, listed.failed) == (3, 1, 1)
     assert listed.missing == {"all": 1, "few": 0}
     assert listed.shards == 2
@@ -51,9 +51,9 @@ def test_over_a_data_set_its_clips_alone_count_and_are_named(
     FeatureStore(tmp_path, "set", spec).commit(result_of(spec, clips[:2], clips[2:3], clips[3:5], attempts=2))
     clips[1].path.write_bytes(b"replaced")
     asked = ClipQuery([clips[5], clips[4], clips[1], Clip("clip-0", clips[0].path, 0.0, 1.0), clips[2]])
-    listed = describe(only(tmp_path), {"some": asked}, over="some")
+    listed = feature_status(only(tmp_path), {"some": asked}, over="some")
     assert (listed.done, listed.no_audio, listed.failed, listed.missing) == (0, 1, 1, {"some": 3})
-    assert listed.lacking == ["clip-5", "clip-1", "clip-0"]
+    assert listed.missing_clips == ["clip-5", "clip-1", "clip-0"]
     assert list(listed.failures) == ["clip-4"]
     assert listed.failures["clip-4"].attempts == 2
 
@@ -65,7 +65,7 @@ def test_a_damaged_shard_is_named_and_the_others_counted(tmp_path: Path, spec: F
         content = bytearray(damaged.read_bytes())
         content[60] ^= 1
         damaged.write_bytes(content)
-    listed = describe(only(tmp_path), {"all": ClipQuery(clips)})
+    listed = feature_status(only(tmp_path), {"all": ClipQuery(clips)})
     assert listed.done == 2
     assert listed.missing == {"all": 4}
     assert listed.shards == 3
@@ -79,11 +79,11 @@ def test_a_feature_of_damaged_shards_alone_is_still_listed(
     path = FeatureStore(tmp_path, "set", spec).commit(result_of(spec, clips))
     path.write_bytes(b"")
     feature = only(tmp_path)
-    listed = describe(feature, {})
+    listed = feature_status(feature, {})
     assert feature.spec is None
     assert feature.name == spec.folder
     assert list(listed.unreadable) == [path]
-    assert choose_one([feature], spec.folder, "set") == feature
+    assert select_feature([feature], spec.folder, "set") == feature
 
 
 def test_what_lies_beside_collections_is_none(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
@@ -100,16 +100,16 @@ def test_features_are_found_by_name_or_key(tmp_path: Path, clips: list[Clip]) ->
     for spec in (one, other):
         FeatureStore(tmp_path, "set", spec).commit(result_of(spec, clips[:1]))
     here = cached_features(tmp_path, "set")
-    assert len(choose(here, ["lite:frames"], "set")) == 2
-    assert choose_one(here, f"lite:frames@{one.key}", "set").spec == one
+    assert len(select_features(here, ["lite:frames"], "set")) == 2
+    assert select_feature(here, f"lite:frames@{one.key}", "set").spec == one
     with pytest.raises(UsageError, match=f"pick one of .*lite:frames@{one.key}"):
-        choose_one(here, "lite:frames", "set")
+        select_feature(here, "lite:frames", "set")
     with pytest.raises(UsageError, match="features list"):
-        choose(here, ["lite:mfcc"], "set")
+        select_features(here, ["lite:mfcc"], "set")
 
 
 def test_what_another_revision_made_is_outdated(spec: FeatureSpec) -> None:
-    assert outdated(spec) is None
+    assert outdated_reason(spec) is None
     assert isinstance(spec.input, ImageInput)
     assert spec.model is not None
     older = spec.input.reader.model_copy(update={"revision": 1})
@@ -118,18 +118,20 @@ def test_what_another_revision_made_is_outdated(spec: FeatureSpec) -> None:
         ({"input": spec.input.model_copy(update={"revision": 1})}, "audio images of revision 1"),
         ({"model": spec.model.model_copy(update={"revision": 99})}, "backbone lite of revision 99"),
     ):
-        reason = outdated(spec.model_copy(update=update))
+        reason = outdated_reason(spec.model_copy(update=update))
         assert reason is not None
         assert named in reason
     (bank,) = resolve(["audio:fbank"])
-    assert outdated(bank) is None
-    assert outdated(bank.model_copy(update={"input": bank.input.model_copy(update={"revision": 0})})) is not None
+    assert outdated_reason(bank) is None
+    assert outdated_reason(bank.model_copy(update={"input": bank.input.model_copy(update={"revision": 0})})) is not None
 
 
 def test_a_backbone_that_is_not_here_is_not_outdated(spec: FeatureSpec) -> None:
     assert spec.model is not None
     for name in ("somebodys_own", "timm:none"):
-        assert outdated(spec.model_copy(update={"model": spec.model.model_copy(update={"backbone": name})})) is None
+        assert (
+            outdated_reason(spec.model_copy(update={"model": spec.model.model_copy(update={"backbone": name})})) is None
+        )
 
 
 # --- removal ---
@@ -144,7 +146,7 @@ def test_a_feature_goes_whole_and_alone(tmp_path: Path, spec: FeatureSpec, clips
     (store.folder / "set-aside" / "shard-x.h5").touch()
     other = spec.model_copy(update={"name": "lite:waveplot"})
     FeatureStore(tmp_path, "set", other).commit(result_of(other, clips))
-    planned = plan_whole(choose_one(cached_features(tmp_path, "set"), "lite:mfcc", "set"))
+    planned = plan_whole(select_feature(cached_features(tmp_path, "set"), "lite:mfcc", "set"))
     assert (planned.clips, len(planned.shards)) == (4, 2)
     assert len(store.paths()) == 2
     remove(tmp_path, "set", [planned])
@@ -163,7 +165,7 @@ def test_what_avfuse_did_not_write_stays(tmp_path: Path, spec: FeatureSpec, clip
 def test_nothing_goes_while_a_run_is_at_work(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
     store = FeatureStore(tmp_path, "set", spec)
     path = store.commit(result_of(spec, clips))
-    _, claim = Claims(tmp_path, "set").take([1])
+    _, claim = Claims(tmp_path, "set").acquire([1])
     assert claim is not None
     with pytest.raises(UsageError, match="in work"):
         remove(tmp_path, "set", [plan_whole(only(tmp_path))])

@@ -395,7 +395,7 @@ def test_a_rewriting_that_was_interrupted_is_finished(
 
 
 def test_only_one_repairs_at_a_time(tmp_path: Path, shard: Path) -> None:
-    with Claims(tmp_path, "set").upkeep(), pytest.raises(UsageError, match="wait for it"):
+    with Claims(tmp_path, "set").exclusive_maintenance(), pytest.raises(UsageError, match="wait for it"):
         found(tmp_path, repair=True)
 
 
@@ -419,7 +419,7 @@ def test_a_temporary_file_goes_unless_a_living_run_may_write_it(tmp_path: Path, 
     young.touch()
     old.touch()
     touch(old, 7200)
-    _, claim = Claims(tmp_path, "set").take([1, 2])
+    _, claim = Claims(tmp_path, "set").acquire([1, 2])
     assert claim is not None
     assert [finding.path for finding in found(tmp_path)] == [old]
     assert [finding.path for finding in found(tmp_path, repair=True)] == [old]
@@ -433,7 +433,7 @@ def test_a_temporary_file_goes_unless_a_living_run_may_write_it(tmp_path: Path, 
 
 def test_what_a_dead_run_claimed_goes(tmp_path: Path, shard: Path) -> None:
     claims = Claims(tmp_path, "set")
-    _, living = claims.take([1])
+    _, living = claims.acquire([1])
     assert living is not None
     left = [claims.folder / name for name in ("dead.claim", "dead.lock", "alone.lock", "unlocked.claim")]
     for path in left:
@@ -442,7 +442,7 @@ def test_what_a_dead_run_claimed_goes(tmp_path: Path, shard: Path) -> None:
     assert all(path.exists() for path in left)
     found(tmp_path, repair=True)
     assert not any(path.exists() for path in left)
-    assert claims.in_work().tolist() == [1]
+    assert claims.claimed_ids().tolist() == [1]
     living.release()
     assert found(tmp_path) == []
 
@@ -462,7 +462,7 @@ def test_an_empty_feature_folder_goes(tmp_path: Path, spec: FeatureSpec, shard: 
     empty = tmp_path / "set" / "lite.none-0123abcd"
     empty.mkdir()
     (empty / "spec.json").write_text("{}")
-    _, claim = Claims(tmp_path, "set").take([1])
+    _, claim = Claims(tmp_path, "set").acquire([1])
     assert claim is not None
     assert found(tmp_path) == []
     claim.release()
@@ -476,7 +476,7 @@ def test_features_can_be_picked(tmp_path: Path, spec: FeatureSpec, clips: list[C
     other = spec.model_copy(update={"name": "lite:waveplot"})
     path = FeatureStore(tmp_path, "set", other).commit(result_of(other, clips))
     path.write_bytes(b"")
-    (mine,) = [each for each in cached_features(tmp_path, "set") if each.is_called("lite:mfcc")]
+    (mine,) = [each for each in cached_features(tmp_path, "set") if each.matches("lite:mfcc")]
     assert list(verify(tmp_path, "set", [mine])) == []
     assert [finding.path for finding in found(tmp_path)] == [path]
 
