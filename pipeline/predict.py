@@ -23,7 +23,7 @@ from avfuse.stages.extract.engine import LocalEngine
 from avfuse.stages.extract.run import extract
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.runs.predict import ClassProbabilities, best_row, predict_clips
-from avfuse.stages.fuse.runs.restore import layouts_of
+from avfuse.stages.fuse.runs.restore import saved_layouts
 from avfuse.threads import available_cores
 
 MAX_WINDOWS = 100_000
@@ -72,7 +72,7 @@ def predict(
         raise UsageError("no clip to predict: name one media file or more")
     ref = read_run_ref(str(run) if head is None else f"{run}:{head}")
     row, score = (ref.row, None) if ref.row is not None else best_row(ref.run)
-    layouts = layouts_of(ref.run, ref.run.heads[row][0])
+    layouts = saved_layouts(ref.run, ref.run.heads[row][0])
     specs = [spec for layout in layouts.values() for spec in layout.specs]
     weights = _with_random(weights, specs)
     for spec in specs:

@@ -99,7 +99,7 @@ def fuse(
     from avfuse.stages.fuse.data.dataset import load_data
     from avfuse.stages.fuse.heads import get_head
     from avfuse.stages.fuse.heads.base import STANDARD
-    from avfuse.stages.fuse.runs.experiment import reads_banks, run_experiment
+    from avfuse.stages.fuse.runs.experiment import needs_filter_banks, run_experiment
     from avfuse.stages.fuse.runs.summary import summarise
     from avfuse.stages.fuse.training.overrides import Training
 
@@ -119,7 +119,7 @@ def fuse(
     manifest = load_manifest(cache, dataset)
     chosen = choose_device(device)
     memory = device_memory_bytes(chosen) // 2 if memory_gib is None else int(memory_gib * 2**30)
-    data = load_data(manifest, cache, inputs, chosen, memory, banks=reads_banks(heads, training, swept))
+    data = load_data(manifest, cache, inputs, chosen, memory, banks=needs_filter_banks(heads, training, swept))
     for modality, streamed in data.streamed.items():
         click.echo(f"{modality}: {streamed.bytes_on_disk / 2**30:.1f} GiB do not fit in memory, so they are streamed")
     folder = require_folder(runs / dataset / check_name(name or fusion.replace(",", "+"), "run"), "--runs")

@@ -74,29 +74,29 @@ def retrieve(
     )
     from avfuse.pipeline.report.run_reference import read_run_ref
     from avfuse.stages.device import choose_device
-    from avfuse.stages.fuse.analysis.embeddings import clips_of, embed_with, rows_with_contrast
+    from avfuse.stages.fuse.analysis.embeddings import clips_of, contrastive_rows, embed_clips
     from avfuse.stages.fuse.analysis.retrieval import OTHER, nearest, retrieval
-    from avfuse.stages.fuse.runs.restore import data_of
+    from avfuse.stages.fuse.runs.restore import load_run_data
 
     if top is not None and query is None:
         raise UsageError("--top is how many clips are listed for a --query: name one, --query CLIP_ID")
     if output is not None:
         require_file(output, "-o")
     loaded = read_run_ref(run if row is None else f"{run}:{row}").run
-    rows = rows_with_contrast(loaded)
+    rows = contrastive_rows(loaded)
     if query is not None and len(rows) > 1:
         raise UsageError(f"{run} has several rows with embeddings: name one, --head ROW ({', '.join(rows)})")
     chosen = choose_device(device)
     memory = memory_bytes(chosen, memory_gib)
     manifest = load_manifest(cache, loaded.described["dataset"])
-    data = data_of(loaded, manifest, cache, chosen, memory)
+    data = load_run_data(loaded, manifest, cache, chosen, memory)
     clips = clips_of(data, split)
     if query is None:
         truth = [each[clips].cpu().numpy() for each in data.truth]
         groups = data.table["group"].to_numpy(dtype=object)[clips.cpu().numpy()]
         tables = []
         for name, heads in rows.items():
-            every = embed_with(heads, data, clips)
+            every = embed_clips(heads, data, clips)
             ways = [retrieval(every, way, truth, groups) for way in OTHER if source in (None, way)]
             tables.append(measures_table(name, len(heads), split, ways))
             click.echo(f"{print_measures(tables[-1])}\n")
@@ -109,7 +109,7 @@ def retrieve(
         embedded = torch.cat([clips, clips.new_tensor([wanted])]).unique()
         places = embedded.cpu().numpy()
         at, among = np.searchsorted(places, wanted), np.searchsorted(places, clips.cpu().numpy())
-        found = nearest(embed_with(heads, data, embedded), way, int(at), among)
+        found = nearest(embed_clips(heads, data, embedded), way, int(at), among)
         every_one = nearest_table(data, manifest, wanted, found.assign(clip=places[found["clip"]]))
         shown = top or 5
         click.echo(print_nearest(loaded, name, data, wanted, way, split, every_one, shown))

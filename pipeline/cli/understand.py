@@ -95,7 +95,7 @@ def contribution(
     from avfuse.stages.fuse.analysis.shapley_runs import run_contribution
     from avfuse.stages.fuse.data.dataset import load_data
     from avfuse.stages.fuse.heads import get_head
-    from avfuse.stages.fuse.runs.experiment import reads_banks
+    from avfuse.stages.fuse.runs.experiment import needs_filter_banks
     from avfuse.stages.fuse.training.overrides import Training
 
     get_head(fusion)
@@ -109,7 +109,7 @@ def contribution(
     inputs = {modality: expand_names(comma_list(text)) for modality, text in (("video", video), ("audio", audio))}
     chosen = choose_device(device)
     memory = memory_bytes(chosen, memory_gib)
-    data = load_data(manifest, cache, inputs, chosen, memory, banks=reads_banks([fusion], training, {}))
+    data = load_data(manifest, cache, inputs, chosen, memory, banks=needs_filter_banks([fusion], training, {}))
     folder = require_folder(runs / dataset / check_name(name or f"contribution-{fusion}", "run"), "--runs")
     described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
     run = run_contribution(data, folder, fusion, training, seeds, described, split=parts, replace=replace)
@@ -148,16 +148,22 @@ def robustness(
     from avfuse.pipeline.report.analyses import print_robustness, robustness_notes
     from avfuse.stages.device import choose_device
     from avfuse.stages.fuse.analysis.robustness import robustness as measure
-    from avfuse.stages.fuse.runs.restore import data_of, load_head, load_rows, load_rows_of_both, plan_of
+    from avfuse.stages.fuse.runs.restore import (
+        job_from_result,
+        load_audio_video_rows,
+        load_head,
+        load_rows,
+        load_run_data,
+    )
 
     chosen = choose_device(device)
     memory = memory_bytes(chosen, memory_gib)
-    loaded = load_rows(run, rows) if rows else load_rows_of_both(run)
-    data = data_of(loaded, load_manifest(cache, loaded.described["dataset"]), cache, chosen, memory)
+    loaded = load_rows(run, rows) if rows else load_audio_video_rows(run)
+    data = load_run_data(loaded, load_manifest(cache, loaded.described["dataset"]), cache, chosen, memory)
     folder = require_folder(output or run, "-o")
     tables = {}
     for row, heads in loaded.heads.items():
-        found = measure(plan_of(heads[0], data), [load_head(one, data) for one in heads], seed)
+        found = measure(job_from_result(heads[0], data), [load_head(one, data) for one in heads], seed)
         tables[row] = found.table
         click.echo(f"{print_robustness(loaded, row, found)}\n")
     for note in robustness_notes(loaded):
@@ -184,13 +190,13 @@ def gains(run: Path, before: str, after: str, run_before: Path | None, output: P
     from avfuse.features.errors import UsageError
     from avfuse.pipeline.report.analyses import print_gains, warnings_of
     from avfuse.stages.fuse.analysis.class_gains import gains as measure
-    from avfuse.stages.fuse.runs.restore import load_rows, same_test
+    from avfuse.stages.fuse.runs.restore import load_rows, match_test_clips
 
     other = run_before or run
     if other.resolve() == run.resolve() and before == after:
         raise UsageError(f"--before and --after are both '{after}' of {run}: name two rows, or another --run-before")
     first, second = load_rows(other, [before]), load_rows(run, [after])
-    same_test(first, second)
+    match_test_clips(first, second)
     folder = require_folder(output or run, "-o")
     found = measure(second.targets, first.heads[before], second.heads[after])
     was, now = (before, after) if run_before is None else (f"{other}:{before}", f"{run}:{after}")

@@ -16,7 +16,7 @@ from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.evaluation.metrics import per_class
 from avfuse.stages.fuse.evaluation.statistics import PairedTest, few_groups_warning, holm, interval, paired_test
 from avfuse.stages.fuse.evaluation.subsets import participants, subset_accuracies, subsets
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 from avfuse.stages.fuse.runs.summary import chance, hits
 
 _POWER_80 = 2.8
@@ -148,14 +148,14 @@ def _flat(line: ResultLine, result: TableResult) -> dict[str, Any]:
     return flat | {"parameters": line.parameters, "flags": line.flags, "verdict": line.verdict}
 
 
-def _score(run: Run, runs: list[HeadRun]) -> Score:
+def _score(run: Run, runs: list[SeedResult]) -> Score:
     right = hits(run.targets, runs)
     span = interval(right, run.groups)
     of_seeds = right.mean(axis=1)
     return Score(span.mean, span.low, span.high, float(of_seeds.std(ddof=1)) if len(runs) > 1 else float("nan"))
 
 
-def _measures(targets: Targets, runs: list[HeadRun], parts: Mapping[str, NDArray[np.bool_]]) -> dict[str, float]:
+def _measures(targets: Targets, runs: list[SeedResult], parts: Mapping[str, NDArray[np.bool_]]) -> dict[str, float]:
     """Means over seeds; a cost that is not known of all is left out."""
     every = [
         {
@@ -187,7 +187,7 @@ def _subsets(run: Run, manifest: Manifest) -> dict[str, NDArray[np.bool_]]:
     return subsets(run.targets, fitted, test)
 
 
-def _classes(run: Run, runs: list[HeadRun], wanted: Sequence[str]) -> dict[str, float]:
+def _classes(run: Run, runs: list[SeedResult], wanted: Sequence[str]) -> dict[str, float]:
     """Accuracy in classes that a table names, means over seeds; several targets have none."""
     if not wanted or len(run.targets) > 1:
         return {}
@@ -204,7 +204,7 @@ def _flags(table: ExperimentTable, trained: TrainedRow, backbones: Backbones, ch
     return "".join(name for name, holds in flags.items() if holds)
 
 
-def _verdict(run: Run, own: list[HeadRun], published: Mapping[str, float]) -> str:
+def _verdict(run: Run, own: list[SeedResult], published: Mapping[str, float]) -> str:
     """Whether the published score lies in the interval of ours with the paper's settings."""
     number = published.get(run.targets.measure)
     if number is None:

@@ -20,7 +20,7 @@ from avfuse.pipeline.experiments.schema import ExperimentTable, TableRow
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.runs.experiment import Bar, Pick, run_experiment
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 from avfuse.stages.fuse.training.overrides import Training
 from avfuse.stages.fuse.training.trainer import Parents
 
@@ -51,8 +51,8 @@ class TrainedRow:
 
     row: TableRow
     run: Run
-    own: list[HeadRun]
-    tuned: list[HeadRun]
+    own: list[SeedResult]
+    tuned: list[SeedResult]
     chosen: str
     settings: Mapping[str, Any]
     features: Inputs

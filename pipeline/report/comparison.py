@@ -17,8 +17,8 @@ from avfuse.pipeline.report.text_tables import aligned, p_value, percent, points
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.evaluation.statistics import few_groups_warning, holm, interval, paired_test
 from avfuse.stages.fuse.runs.experiment import FEATURES
-from avfuse.stages.fuse.runs.restore import same_test
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+from avfuse.stages.fuse.runs.restore import match_test_clips
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 from avfuse.stages.fuse.runs.summary import hits
 
 _ABSENT = "-"
@@ -54,8 +54,8 @@ class _RowPair:
     """Two rows, a head for each seed that both have; seeds: all that each has."""
 
     name: str
-    a: list[HeadRun]
-    b: list[HeadRun]
+    a: list[SeedResult]
+    b: list[SeedResult]
     seeds: tuple[list[int], list[int]]
 
 
@@ -64,7 +64,7 @@ def compare(a: RunRef, b: RunRef) -> Comparison:
 
     Raises UsageError unless both are of the same test clips with the same classes and have a row and a seed in common.
     """
-    order = same_test(a.run, b.run)
+    order = match_test_clips(a.run, b.run)
     pairs = [_pair(a.run, b.run, *rows) for rows in _rows(a, b)]
     accuracies = pd.DataFrame([_accuracies(a.run, b.run, pair, order) for pair in pairs])
     return Comparison(
@@ -179,7 +179,7 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
-def _row_facts(one: HeadRun, seeds: Sequence[int], one_by_one: bool) -> dict[str, str]:
+def _row_facts(one: SeedResult, seeds: Sequence[int], one_by_one: bool) -> dict[str, str]:
     """Of the heads of a row. seeds: all that there are of it. one_by_one: whether each option is a fact of its own."""
     described = one.described
     swept = {f"{name} features of the row": value for name, value in described["swept"].items() if name in FEATURES}

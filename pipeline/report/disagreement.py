@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.evaluation.metrics import Truth
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 
 
 def most_disputed(run: Run, count: int) -> list[int]:
@@ -25,7 +25,7 @@ def most_disputed(run: Run, count: int) -> list[int]:
     return chosen
 
 
-def true_label(targets: Targets, run: HeadRun, index: int) -> str:
+def true_label(targets: Targets, run: SeedResult, index: int) -> str:
     """The true classes of a test clip, such as `take + plate`, or `dog barking | wind noise` of one target."""
     named = []
     for target, truth in zip(targets, run.truth, strict=True):
@@ -43,7 +43,7 @@ def all_right(parts: list[NDArray[np.float64]], truth: tuple[Truth, ...]) -> NDA
     return np.logical_and.reduce(right)
 
 
-def mean_probabilities(targets: Targets, runs: list[HeadRun]) -> list[NDArray[np.float64]]:
+def mean_probabilities(targets: Targets, runs: list[SeedResult]) -> list[NDArray[np.float64]]:
     """Target by target, (n_test, C)."""
     every = [
         [_probabilities(part, target.sigmoid) for target, part in zip(targets, targets.split(one.logits), strict=True)]

@@ -461,7 +461,9 @@ def say_how_trained(fits: Sequence[Fit]) -> None:
     head = fits[0].head
     numbers = sum(each.numel() for each in head.parameters())
     together = vectorized.is_faster_vmapped(head, fits[0].inputs.indices.device)
-    say(f"train_epochs takes {len(fits)} heads of {numbers:,} parameters {'side by side' if together else 'one by one'}")
+    say(
+        f"train_epochs takes {len(fits)} heads of {numbers:,} parameters {'side by side' if together else 'one by one'}"
+    )
 
 
 def together_figure(batch: int) -> Figure:

@@ -24,7 +24,7 @@ from avfuse.stages.fuse.analysis.attribution import Explanation, Method, explain
 from avfuse.stages.fuse.data.dataset import FILTER_BANK
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.data.token_layout import Part
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 
 Explained = Literal["predicted", "true"]
 NUMBERS = "explanations.csv"
@@ -87,7 +87,7 @@ def explain_rows(
     return found, instead
 
 
-def _check_same(run: Run, row: str, heads: Sequence[HeadRun], clips: Sequence[int], found: Explanation) -> None:
+def _check_same(run: Run, row: str, heads: Sequence[SeedResult], clips: Sequence[int], found: Explanation) -> None:
     """Raises UsageError unless heads give what is explained the probability that they gave it when they were tested."""
     every = []
     for one in heads:
@@ -205,7 +205,7 @@ _AXES = {("video", 1): ("frame",)}
 _AXES_ELSE = {0: (), 1: ("column",), 2: ("line", "column"), 3: ("frame", "line", "column")}
 
 
-def _verdict(first: HeadRun, number: int, classes: NDArray[np.int64]) -> str:
+def _verdict(first: SeedResult, number: int, classes: NDArray[np.int64]) -> str:
     right = [
         bool(truth[number][guess]) if truth.ndim == 2 else truth[number] == guess
         for truth, guess in zip(first.truth, classes.tolist(), strict=True)
@@ -213,10 +213,10 @@ def _verdict(first: HeadRun, number: int, classes: NDArray[np.int64]) -> str:
     return "right" if all(right) else "wrong"
 
 
-def _true_classes(first: HeadRun, clips: Sequence[int]) -> NDArray[np.int64]:
+def _true_classes(first: SeedResult, clips: Sequence[int]) -> NDArray[np.int64]:
     columns = [truth.argmax(axis=1) if truth.ndim == 2 else truth for truth in first.truth]
     return np.stack(columns, axis=1)[list(clips)].astype(np.int64)
 
 
-def _first(run: Run) -> HeadRun:
+def _first(run: Run) -> SeedResult:
     return next(iter(run.heads.values()))[0]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from avfuse.pipeline.report.results import measure_words
 from avfuse.stages.fuse.evaluation.metrics import confusion
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 
 ALL_SHOWN = 40
 """Up to so many classes a confusion matrix shows all of them, of more the `MOST_ERRORS` with the most errors."""
@@ -102,7 +102,7 @@ def shortened(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
-def _seeds_and_mean(axes, runs: list[HeadRun], column: str, colour: str, label: str, scale: float = 1) -> None:  # type: ignore[no-untyped-def]
+def _seeds_and_mean(axes, runs: list[SeedResult], column: str, colour: str, label: str, scale: float = 1) -> None:  # type: ignore[no-untyped-def]
     for one in runs:
         axes.plot(one.curve["epoch"], scale * one.curve[column], color=colour, alpha=0.25, linewidth=0.8)
     shared = min(len(one.curve) for one in runs)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from avfuse.pipeline.report.run_reference import RunRef
 from avfuse.stages.fuse.data.targets import Targets
-from avfuse.stages.fuse.runs.restore import same_test
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+from avfuse.stages.fuse.runs.restore import match_test_clips
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 from avfuse.stages.fuse.runs.summary import Row, summarise
 
 
@@ -20,7 +20,7 @@ class PageRow:
 
     name: str
     run: Run
-    heads: list[HeadRun]
+    heads: list[SeedResult]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PageRows:
     summaries: tuple[Row, ...]
 
     @property
-    def first(self) -> HeadRun:
+    def first(self) -> SeedResult:
         """For the clips that all have, and their truth."""
         return self.rows[0].heads[0]
 
@@ -66,7 +66,7 @@ def merge(refs: Sequence[RunRef]) -> PageRows:
     runs = list(dict.fromkeys(ref.run.folder for ref in refs))
     rows: dict[tuple[str, str], PageRow] = {}
     for ref in refs:
-        order = same_test(refs[0].run, ref.run)
+        order = match_test_clips(refs[0].run, ref.run)
         for row, heads in ref.run.heads.items():
             if ref.row in (None, row):
                 ordered = [_reordered(one, order) for one in heads]
@@ -87,7 +87,7 @@ def _names(places: Sequence[tuple[str, str]], runs: int) -> list[str]:
     return [f"{short[folder]}: {row}" if often[row] > 1 else row for folder, row in places]
 
 
-def _reordered(one: HeadRun, order: NDArray[np.int64]) -> HeadRun:
+def _reordered(one: SeedResult, order: NDArray[np.int64]) -> SeedResult:
     if np.array_equal(order, np.arange(len(order))):
         return one
     return replace(

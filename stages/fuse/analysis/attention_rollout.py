@@ -33,7 +33,7 @@ _OTHER = {"video": "audio", "audio": "video"}
 
 
 @contextmanager
-def noted(head: nn.Module) -> Iterator[dict[str, Tensor]]:
+def record_attention(head: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Inside, the softmax weights of each nn.MultiheadAttention and PoolingAttention in `head`, float (B, heads,
     queries, keys), are noted under the module's name, those of its last pass. They are computed beside the pass, whose
     outputs stay the same to the bit; outside nothing is slower than before."""
@@ -62,7 +62,7 @@ def _note(
     weights[name] = found
 
 
-def why_no_attention(head: Head) -> str | None:
+def why_without_attention(head: Head) -> str | None:
     """Why `attention` has nothing to say of a head, in words; None where it has."""
     if isinstance(head, CrossAttention) and not len(head.layers):
         return "crossattn with layers=0 attends to nothing"
@@ -90,9 +90,9 @@ def attention(head: Head, prepared: Mapping[str, Tensor], present: Masks) -> dic
     prepared: what `forward` takes. The head must be in evaluation mode. Raises UsageError for other heads, and where
     nothing is read.
     """
-    if (why := why_no_attention(head)) is not None:
+    if (why := why_without_attention(head)) is not None:
         raise UsageError(f"{why}: take crossattn, bottleneck, mmt, mat_lite or mat, or Grad-CAM, which every head has")
-    with noted(head) as weights:
+    with record_attention(head) as weights:
         head(prepared, present)
     averaged = {name: each.mean(dim=1) for name, each in weights.items()}
     lengths = {name: shape.length for name, shape in head.shapes.items()}

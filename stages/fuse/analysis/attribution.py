@@ -16,15 +16,15 @@ from avfuse.features.cache import FeatureStore
 from avfuse.features.cache.store import NOT_EXTRACTED, extract_hint
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
-from avfuse.stages.fuse.analysis.attention_rollout import attention, why_no_attention
-from avfuse.stages.fuse.analysis.perturbations import Seen
+from avfuse.stages.fuse.analysis.attention_rollout import attention, why_without_attention
+from avfuse.stages.fuse.analysis.perturbations import ModalityTokens
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.data.token_layout import Part, parts_of
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.heads.base import Masks
 from avfuse.stages.fuse.runs.predict import load_clips
-from avfuse.stages.fuse.runs.restore import layouts_of, options_of, recipe_of, restore
+from avfuse.stages.fuse.runs.restore import restore, saved_layouts, saved_options, saved_recipe
 from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.stages.fuse.training.job import Plan
 
@@ -84,7 +84,7 @@ class _Clips:
     present: Masks
 
     @classmethod
-    def of(cls, head: Head, seen: Sequence[Seen], which: Tensor) -> "_Clips":
+    def of(cls, head: Head, seen: Sequence[ModalityTokens], which: Tensor) -> "_Clips":
         doors = head.doors()
         tokens = {
             each.name: doors[each.name].standardise(each.rows[which], each.present[which])[:, list(each.views.at_test)]
@@ -129,7 +129,7 @@ def explain(
         UsageError: no modality has a map: for want of cells or of attention, or because no cell reaches the logits.
     """
     own = replace(plan, data=replace(plan.data, test=clips))
-    seen = [Seen.of(own, name, door) for name, door in heads[0].doors().items()]
+    seen = [ModalityTokens.of(own, name, door) for name, door in heads[0].doors().items()]
     every = {each.name: parts_of(each.modality, each.views.at_test) for each in seen}
     cells = {
         name: torch.from_numpy(np.concatenate([part.tokens.ravel() for part in parts])).to(clips.device)
@@ -167,7 +167,7 @@ def _refusal(plan: Plan, method: Method, without: Mapping[str, str]) -> UsageErr
     return UsageError(f"head '{plan.head}' gives no {method} map ({reasons})")
 
 
-def _why_none(seen: Seen, cells: int) -> str:
+def _why_none(seen: ModalityTokens, cells: int) -> str:
     """Empty where there can be a map."""
     if cells < 2:
         return "one vector a clip has no cells: name features with frames or tokens, such as lite:fbank:tokens"
@@ -251,17 +251,17 @@ def explain_clips(
     Grad-CAM where `attention` was asked for, of heads that have none.
 
     Args:
-        clips: of which the features of `layouts_of` are in the collection, in the order of the explanation.
+        clips: of which the features of `saved_layouts` are in the collection, in the order of the explanation.
         classes: int64 (clips, targets), as of `explain`.
 
     Raises:
         UsageError: as `explain` and `restore`, and for clips of which these features were not extracted.
     """
     heads = run.heads[row]
-    layouts = layouts_of(run, heads[0])
+    layouts = saved_layouts(run, heads[0])
     shapes = {name: layout.shape for name, layout in layouts.items()}
     trained = [restore(one, shapes, run.targets, torch.device(device)) for one in heads]
-    why = why_no_attention(trained[0]) if method == "attention" else None
+    why = why_without_attention(trained[0]) if method == "attention" else None
     stores = {spec.key: FeatureStore(cache, collection, spec) for layout in layouts.values() for spec in layout.specs}
     modalities, missing = load_clips(layouts, stores, clips, device)
     for clip, reasons in zip(clips, missing, strict=True):
@@ -273,5 +273,5 @@ def explain_clips(
     every, nothing = torch.arange(len(clips), device=device), torch.empty(0, dtype=torch.int64, device=device)
     table = pd.DataFrame({"clip_id": [clip.clip_id for clip in clips]})
     data = FusionData(modalities, run.targets, (), table, nothing, nothing, every, nothing, {})
-    plan = Plan(heads[0].head, data, heads[0].seed, recipe_of(heads[0]), options_of(heads[0]))
+    plan = Plan(heads[0].head, data, heads[0].seed, saved_recipe(heads[0]), saved_options(heads[0]))
     return explain(plan, trained, every, "grad-cam" if why else method, classes), why

@@ -9,7 +9,7 @@ import pandas as pd
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import Logits, Truth, confusion, correct
-from avfuse.stages.fuse.runs.run_folder import HeadRun
+from avfuse.stages.fuse.runs.run_folder import SeedResult
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Gains:
     confusions: pd.DataFrame
 
 
-def gains(targets: Targets, before: Sequence[HeadRun], after: Sequence[HeadRun]) -> Gains:
+def gains(targets: Targets, before: Sequence[SeedResult], after: Sequence[SeedResult]) -> Gains:
     """Compare the seeds of two rows. Raises UsageError unless they predict the same test clips."""
     one, other = before[0], after[0]
     if one.clip_ids != other.clip_ids or not all(map(np.array_equal, one.truth, other.truth)):

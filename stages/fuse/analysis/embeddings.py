@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,12 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avfuse.features.errors import UsageError
+from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.heads import Head
-from avfuse.stages.fuse.runs.restore import load_head, load_objective, plan_of
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run
+from avfuse.stages.fuse.runs.restore import job_from_result, load_head, load_objective
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 from avfuse.stages.fuse.training.auxiliary_losses import Objective
 from avfuse.stages.fuse.training.inputs import Inputs
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"embed_with": "embed_clips"})
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Embeddings:
     has: Mapping[str, NDArray[np.bool_]]
 
 
-def rows_with_contrast(run: Run) -> dict[str, list[HeadRun]]:
+def contrastive_rows(run: Run) -> dict[str, list[SeedResult]]:
     """The rows of a run that have embeddings. Raises UsageError where there is none."""
     found = {row: heads for row, heads in run.heads.items() if heads[0].described["recipe"]["avc"]}
     if not found:
@@ -48,7 +53,7 @@ def clips_of(data: FusionData, split: str) -> Tensor:
     return parts[split].sort().values
 
 
-def embed_with(heads: Sequence[HeadRun], data: FusionData, clips: Tensor) -> list[Embeddings]:
+def embed_clips(heads: Sequence[SeedResult], data: FusionData, clips: Tensor) -> list[Embeddings]:
     """The clips at the indices given, int64 (n,), as each saved head embeds them. heads: seeds of one row. data: what
     their run was trained on.
 
@@ -57,7 +62,7 @@ def embed_with(heads: Sequence[HeadRun], data: FusionData, clips: Tensor) -> lis
     """
     loaded = [load_head(one, data) for one in heads]
     objectives = [load_objective(one, head) for one, head in zip(heads, loaded, strict=True)]
-    plan = plan_of(heads[0], data)
+    plan = job_from_result(heads[0], data)
     fitted = torch.cat([data.train, data.validation])
     inputs = Inputs.of(plan.head, plan.data, fitted, plan.options, plan.recipe)
     found = [embed(head, objective, inputs, clips) for head, objective in zip(loaded, objectives, strict=True)]

@@ -27,7 +27,7 @@ _CLIPS = 1024
 
 
 @dataclass(frozen=True)
-class Seen:
+class ModalityTokens:
     """A modality of the test clips: rows (n, V, T, D) as they are cached, present bool (n,). scale: restores what has
     variance 1 in each dimension to the variance of standardised tokens."""
 
@@ -40,7 +40,7 @@ class Seen:
     scale: ModalityInput
 
     @classmethod
-    def of(cls, plan: Plan, name: str, door: ModalityInput) -> "Seen":
+    def of(cls, plan: Plan, name: str, door: ModalityInput) -> "ModalityTokens":
         data, modality = plan.data, plan.data.modalities[name]
         views = Views.of(modality, plan.recipe)
         present = modality.present[data.test]
@@ -81,7 +81,7 @@ class Change:
     alter: Callable[[Tensor], Tensor] | None
 
 
-def changes(seen: Seen, labels: NDArray[np.int64], seed: int) -> Iterator[Change]:
+def changes(seen: ModalityTokens, labels: NDArray[np.int64], seed: int) -> Iterator[Change]:
     """All that `robustness` says, of one modality. labels: the test clips' classes, int64 (n,)."""
     has = seen.present.cpu().numpy()
     everyone = np.ones_like(has)
@@ -98,7 +98,7 @@ def changes(seen: Seen, labels: NDArray[np.int64], seed: int) -> Iterator[Change
         yield Change(seen.name, name, math.nan, ~has | (partner >= 0), partner >= 0, _swap(seen, partner))
 
 
-def _noise(seen: Seen, snr_db: float, seed: int) -> Callable[[Tensor], Tensor]:
+def _noise(seen: ModalityTokens, snr_db: float, seed: int) -> Callable[[Tensor], Tensor]:
     """Every ratio adds the same noise, scaled."""
     draws = torch.Generator().manual_seed(seed)
 
@@ -110,7 +110,7 @@ def _noise(seen: Seen, snr_db: float, seed: int) -> Callable[[Tensor], Tensor]:
     return alter
 
 
-def _shift(seen: Seen, share: float) -> Callable[[Tensor], Tensor] | None:
+def _shift(seen: ModalityTokens, share: float) -> Callable[[Tensor], Tensor] | None:
     """None where there is no time axis."""
     views, tokens = np.arange(seen.rows.shape[1]), np.arange(seen.rows.shape[2])
     windows = list(seen.views.at_test)
@@ -144,7 +144,7 @@ def _rolled(order: NDArray[np.int64], cells: tuple[int, ...], axis: int, share: 
     return np.roll(order.reshape(cells), steps, axis).ravel()
 
 
-def _swap(seen: Seen, partner: NDArray[np.int64]) -> Callable[[Tensor], Tensor]:
+def _swap(seen: ModalityTokens, partner: NDArray[np.int64]) -> Callable[[Tensor], Tensor]:
     """partner: int64 (n,), -1 for a clip that stays as it is."""
     source = torch.from_numpy(np.where(partner >= 0, partner, np.arange(len(partner)))).to(seen.rows.device)
     return lambda clips: seen.standardised(source[clips])

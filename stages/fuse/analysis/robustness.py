@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from avfuse.stages.fuse.analysis.perturbations import Change, Seen, changes
+from avfuse.stages.fuse.analysis.perturbations import Change, ModalityTokens, changes
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.evaluation.metrics import all_correct
 from avfuse.stages.fuse.evaluation.statistics import difference_interval
@@ -62,7 +62,7 @@ def robustness(plan: Plan, heads: Sequence[Head], seed: int = 0) -> Robustness:
         seed: of noise and partners.
     """
     data = plan.data
-    seen = [Seen.of(plan, name, door) for name, door in heads[0].doors().items()]
+    seen = [ModalityTokens.of(plan, name, door) for name, door in heads[0].doors().items()]
     labels = _classes(data)
     everyone = np.ones(len(labels), dtype=bool)
     every = [Change("", "unchanged", math.nan, everyone, ~everyone, None)]
@@ -103,7 +103,9 @@ def _line(
     }
 
 
-def _hits(plan: Plan, heads: Sequence[Head], seen: Sequence[Seen], every: Sequence[Change]) -> NDArray[np.bool_]:
+def _hits(
+    plan: Plan, heads: Sequence[Head], seen: Sequence[ModalityTokens], every: Sequence[Change]
+) -> NDArray[np.bool_]:
     """Whether each head gets each clip right under each change. (changes, heads, n_test)."""
     data = plan.data
     truth = [each[data.test].cpu().numpy() for each in data.truth]

@@ -78,7 +78,7 @@ class _Job:
         return path.exists() and read_json(path)["key"] == self.plan.key
 
 
-def reads_banks(heads: Sequence[str], training: Training, sweep: Mapping[str, Sequence[str]]) -> bool:
+def needs_filter_banks(heads: Sequence[str], training: Training, sweep: Mapping[str, Sequence[str]]) -> bool:
     """Whether any head is trained to reconstruct hidden sound, for which FusionData.banks have to be loaded."""
     every = [training.plus({"masked": value}) for value in sweep.get("masked", ())] or [training]
     return any(each.recipe(head).masked > 0 for each in every for head in heads)

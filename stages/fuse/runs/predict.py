@@ -16,8 +16,8 @@ from avfuse.stages.fuse.data.modality import Layout, Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import Logits, Truth, log_softmax
 from avfuse.stages.fuse.heads import Head
-from avfuse.stages.fuse.runs.restore import layouts_of, options_of, recipe_of, restore
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run, load_run, seeds_of_heads
+from avfuse.stages.fuse.runs.restore import restore, saved_layouts, saved_options, saved_recipe
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult, count_seeds, load_run
 from avfuse.stages.fuse.training.head_trainer import predict
 from avfuse.stages.fuse.training.inputs import Inputs
 
@@ -49,11 +49,11 @@ def predict_clips(
 ) -> ClassProbabilities:
     """The probabilities of a row's classes, its seeds taken together as `load_predictions` takes them.
 
-    cache, collection: where the features of `layouts_of` have been extracted to. What is tested and what is predicted
-    goes one way: `Inputs` with a head's own statistics, and `fitting.predict`. Raises UsageError as `restore`.
+    cache, collection: where the features of `saved_layouts` have been extracted to. Clips take the same path as at
+    test: `Inputs` with a head's own statistics, then `head_trainer.predict`. Raises UsageError as `restore`.
     """
     heads = run.heads[row]
-    layouts = layouts_of(run, heads[0])
+    layouts = saved_layouts(run, heads[0])
     shapes = {name: layout.shape for name, layout in layouts.items()}
     trained = [(one, restore(one, shapes, run.targets, torch.device(device))) for one in heads]
     stores = {spec.key: FeatureStore(cache, collection, spec) for layout in layouts.values() for spec in layout.specs}
@@ -71,14 +71,14 @@ def predict_clips(
 
 def _predict(
     run: Run,
-    trained: Sequence[tuple[HeadRun, Head]],
+    trained: Sequence[tuple[SeedResult, Head]],
     layouts: Mapping[str, Layout],
     stores: Mapping[str, FeatureStore],
     clips: Sequence[Clip],
     device: str,
 ) -> ClassProbabilities:
     modalities, missing = load_clips(layouts, stores, clips, device)
-    left_out = recipe_of(trained[0][0]).without
+    left_out = saved_recipe(trained[0][0]).without
     present = {name: each.present.cpu().numpy() for name, each in modalities.items() if name != left_out}
     usable = np.logical_or.reduce(list(present.values()))
     found = [np.full((len(clips), len(target.classes)), np.nan) for target in run.targets]
@@ -86,7 +86,7 @@ def _predict(
         indices = torch.from_numpy(np.flatnonzero(usable)).to(device)
         logits = []
         for one, head in trained:
-            inputs = Inputs.of_trained(head, modalities, indices, options_of(one), recipe_of(one))
+            inputs = Inputs.of_trained(head, modalities, indices, saved_options(one), saved_recipe(one))
             logits.append(predict(head, inputs, indices).cpu().numpy())
         for every, target, scores in zip(found, run.targets, mean_scores(run.targets, logits), strict=True):
             every[usable] = probabilities(target, scores)
@@ -142,7 +142,7 @@ def load_predictions(folder: Path, head: str, split: str, seed: int | None = Non
 
     split: test or unlabelled. Raises UsageError for a head, a seed or a split that the run does not have.
     """
-    known = seeds_of_heads(folder)
+    known = count_seeds(folder)
     if head not in known:
         raise UsageError(f"{folder} holds no head '{head}': it has {', '.join(known) or 'none yet'}")
     run = load_run(folder, head)
@@ -170,7 +170,7 @@ def probabilities(target: LearnedTarget, scores: NDArray[np.float64]) -> NDArray
     return 1 / (1 + np.exp(-scores)) if target.sigmoid else np.exp(scores)  # type: ignore[no-any-return]
 
 
-def _predicted(one: HeadRun, labelled: bool) -> tuple[list[str], NDArray[np.float32]]:
+def _predicted(one: SeedResult, labelled: bool) -> tuple[list[str], NDArray[np.float32]]:
     return (one.clip_ids, one.logits) if labelled else one.unlabelled()
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,21 +17,25 @@ from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import expand_names
 from avfuse.features.spec import FeatureSpec
 from avfuse.manifests import Manifest
+from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.config import Recipe, Settings
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.data.modality import Layout
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
-from avfuse.stages.fuse.runs.experiment import FEATURES, reads_banks
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run, head_of, load_run, seeds_of_heads
+from avfuse.stages.fuse.runs.experiment import FEATURES, needs_filter_banks
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult, count_seeds, head_of, load_run
 from avfuse.stages.fuse.training.auxiliary_losses import Objective
 from avfuse.stages.fuse.training.inputs import forked
 from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
 from avfuse.threads import limit_torch_threads
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"data_of": "load_run_data"})
 
-def plan_of(one: HeadRun, data: FusionData) -> Plan:
+
+def job_from_result(one: SeedResult, data: FusionData) -> Plan:
     """What a saved head was trained by. data: what its run was trained on, of which a row of swept features sees a
     part. Raises UsageError for other clips or features than those."""
     if data.fingerprint != one.described["data"]:
@@ -44,27 +48,27 @@ def plan_of(one: HeadRun, data: FusionData) -> Plan:
         one.head,
         data.only({name: _names(data.modalities[name].specs, text) for name, text in swept.items()}) if swept else data,
         one.seed,
-        recipe_of(one),
-        options_of(one),
+        saved_recipe(one),
+        saved_options(one),
         one.described["training"]["shuffle_labels"],
     )
 
 
-def recipe_of(one: HeadRun) -> Recipe:
+def saved_recipe(one: SeedResult) -> Recipe:
     """How a saved head was trained."""
     return Recipe.model_validate(one.described["recipe"])
 
 
-def options_of(one: HeadRun) -> Settings:
+def saved_options(one: SeedResult) -> Settings:
     """A saved head's own options."""
     return get_head(one.head).Options.model_validate(one.described["options"])
 
 
-def layouts_of(run: Run, one: HeadRun) -> dict[str, Layout]:
+def saved_layouts(run: Run, one: SeedResult) -> dict[str, Layout]:
     """The features that a saved head sees, by modality, as run.json describes them. Raises UsageError where that is not
     what it was, by its key."""
     layouts = {}
-    for name in get_head(one.head).sees(options_of(one)):
+    for name in get_head(one.head).sees(saved_options(one)):
         specs = [_described(run, each) for each in run.described["features"][name]]
         layout = Layout.of(name, specs)
         if (text := one.described["swept"].get(name)) is not None:
@@ -73,20 +77,20 @@ def layouts_of(run: Run, one: HeadRun) -> dict[str, Layout]:
     return layouts
 
 
-def load_head(one: HeadRun, data: FusionData) -> Head:
-    """A saved head on the data's device, ready to predict. Raises UsageError as `plan_of` does, and where its weights
-    are gone, damaged, or of another version of the head."""
-    plan = plan_of(one, data)
+def load_head(one: SeedResult, data: FusionData) -> Head:
+    """A saved head on the data's device, ready to predict. Raises UsageError as `job_from_result`, and where its
+    weights are missing, damaged, or of another version of the head."""
+    plan = job_from_result(one, data)
     return restore(one, plan.data.shapes, plan.data.targets, data.train.device)
 
 
-def restore(one: HeadRun, shapes: Mapping[str, ModalityShape], targets: Targets, device: torch.device) -> Head:
+def restore(one: SeedResult, shapes: Mapping[str, ModalityShape], targets: Targets, device: torch.device) -> Head:
     """A saved head without its data. shapes: of the modalities that it sees. Raises UsageError as `load_head` does
     over its weights."""
     if device.type == "cpu":
         limit_torch_threads()
     with torch.random.fork_rng(devices=forked(device)):
-        head = build_head(one.head, shapes, targets, options_of(one)).to(device)
+        head = build_head(one.head, shapes, targets, saved_options(one)).to(device)
     file = one.file.with_suffix(".safetensors")
     try:
         head.load_state_dict(dict(_weights(file)))
@@ -95,10 +99,10 @@ def restore(one: HeadRun, shapes: Mapping[str, ModalityShape], targets: Targets,
     return head.eval()
 
 
-def load_objective(one: HeadRun, head: Head) -> Objective:
+def load_objective(one: SeedResult, head: Head) -> Objective:
     """Audio-video contrast of a saved head, on its device, with the common space that it was trained in. head: what
     `load_head` gives of it. Raises UsageError where it was trained without, and where the space is gone or damaged."""
-    recipe = recipe_of(one)
+    recipe = saved_recipe(one)
     if not recipe.avc:
         raise UsageError(f"{one.file.parent} was trained without audio-video contrast: train with --set avc=0.5")
     file = one.file.with_suffix(".space.safetensors")
@@ -155,7 +159,7 @@ def _names(specs: Sequence[FeatureSpec], text: str) -> list[str]:
 def load_rows(folder: Path, rows: Sequence[str] = ()) -> Run:
     """A run with these rows alone, or all of them. Raises UsageError for one that it does not have, and where none is
     trained yet."""
-    known = list(seeds_of_heads(folder))
+    known = list(count_seeds(folder))
     if not known:
         raise UsageError(f"{folder} holds no trained head yet: finish it with avfuse fuse")
     if unknown := [row for row in rows if row not in known]:
@@ -166,7 +170,7 @@ def load_rows(folder: Path, rows: Sequence[str] = ()) -> Run:
     return replace(parts[0], heads={row: heads for part in parts for row, heads in part.heads.items()})
 
 
-def load_rows_of_both(folder: Path) -> Run:
+def load_audio_video_rows(folder: Path) -> Run:
     """A run with the rows whose heads take both modalities. Raises UsageError where there is none."""
     run = load_rows(folder)
     heads = {}
@@ -180,7 +184,7 @@ def load_rows_of_both(folder: Path) -> Run:
     return replace(run, heads=heads)
 
 
-def data_of(
+def load_run_data(
     run: Run, manifest: Manifest, cache: Path, device: str = "cpu", memory_bytes: int | None = None
 ) -> FusionData:
     """The features that a run names, by key. memory_bytes: as the run had it, see `load_data`.
@@ -192,7 +196,7 @@ def data_of(
         name: [f"{spec['name']}@{spec['key']}" for spec in specs] for name, specs in described["features"].items()
     }
     heads = [head_of(row) for row in described["rows"]]
-    banks = reads_banks(heads, Training(**described["training"]), described["sweep"])
+    banks = needs_filter_banks(heads, Training(**described["training"]), described["sweep"])
     data = load_data(manifest, cache, inputs, device, memory_bytes, banks=banks)
     if data.fingerprint != described["data"]:
         raise UsageError(
@@ -202,7 +206,7 @@ def data_of(
     return data
 
 
-def same_test(a: Run, b: Run) -> NDArray[np.int64]:
+def match_test_clips(a: Run, b: Run) -> NDArray[np.int64]:
     """Where each test clip of A is among those of B. int64 (n_test,). Raises UsageError unless they are the same clips
     with the same classes."""
     (one, *_), (other, *_) = next(iter(a.heads.values())), next(iter(b.heads.values()))

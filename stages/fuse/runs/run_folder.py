@@ -34,7 +34,7 @@ FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True)
-class HeadRun:
+class SeedResult:
     """One trained head, read back: logits float32 (n_test, width) and the truth, an array a target, in the order of
     clip_ids. `row` is its head with the values swept."""
 
@@ -60,11 +60,11 @@ class HeadRun:
 
 @dataclass(frozen=True)
 class Run:
-    """A named set of trained heads over one data set, by row. `groups` (n_test,) go with every HeadRun's clips."""
+    """A named set of trained heads over one data set, by row. `groups` (n_test,) go with every SeedResult's clips."""
 
     folder: Path
     described: dict[str, Any]
-    heads: dict[str, list[HeadRun]]
+    heads: dict[str, list[SeedResult]]
 
     @cached_property
     def targets(self) -> Targets:
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def groups(self) -> NDArray[np.object_]:
-        """The group of each test clip (n_test,), in the order of HeadRun.clip_ids."""
+        """The group of each test clip (n_test,), in the order of SeedResult.clip_ids."""
         return np.array(self.described["test_groups"], dtype=object)
 
 
@@ -83,15 +83,15 @@ def head_of(row: str) -> str:
 
 def load_run(folder: Path, head: str | None = None) -> Run:
     """Read a run back, all of its heads or one. Raises UsageError when there is none, or another version made it."""
-    described = read_description(folder)
-    heads: dict[str, list[HeadRun]] = {}
+    described = read_run_metadata(folder)
+    heads: dict[str, list[SeedResult]] = {}
     for name in described["rows"]:
         if head in (None, name) and (paths := seed_files(folder, name)):
             heads[name] = [_load_head(described["targets"], name, path) for path in paths]
     return Run(folder, described, heads)
 
 
-def read_description(folder: Path) -> dict[str, Any]:
+def read_run_metadata(folder: Path) -> dict[str, Any]:
     """What run.json says. Raises UsageError when there is none, or another version made it."""
     described = read_json(folder / "run.json")
     if described.get("format_version") != FORMAT_VERSION:
@@ -101,9 +101,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     return described
 
 
-def seeds_of_heads(folder: Path) -> dict[str, int]:
+def count_seeds(folder: Path) -> dict[str, int]:
     """How many seeds of which rows a run's folder holds."""
-    rows = read_description(folder)["rows"]
+    rows = read_run_metadata(folder)["rows"]
     return {row: len(paths) for row in rows if (paths := seed_files(folder, row))}
 
 
@@ -128,11 +128,11 @@ def results_table(run: Run) -> pd.DataFrame:
     )
 
 
-def _load_head(targets: Sequence[Mapping[str, Any]], head: str, path: Path) -> HeadRun:
+def _load_head(targets: Sequence[Mapping[str, Any]], head: str, path: Path) -> SeedResult:
     stem = path.with_suffix("")
     file = path.with_suffix(".npz")
     with np.load(file, allow_pickle=False) as saved:
-        return HeadRun(
+        return SeedResult(
             row=head,
             seed=int(stem.name.split("-")[1]),
             file=file,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import all_correct
 from avfuse.stages.fuse.evaluation.statistics import few_groups_warning, interval
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run, head_of
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult, head_of
 
 _COST = (
     "GMACs: 10^9 multiply-adds for one clip at test; of backbones every frame, audio image and window, each pass once "
@@ -45,7 +45,7 @@ def summarise(run: Run) -> list[Row]:
     return [_row(run, runs) for runs in run.heads.values()]
 
 
-def hits(targets: Targets, runs: list[HeadRun]) -> NDArray[np.bool_]:
+def hits(targets: Targets, runs: list[SeedResult]) -> NDArray[np.bool_]:
     """(S, n_test): whether each seed got each clip right, every target of it."""
     return np.stack([all_correct(targets, one.logits, one.truth) for one in runs])
 
@@ -103,7 +103,7 @@ def _of_several(target: LearnedTarget, selection: str) -> str:
     return f"{target.name}: trained with a sigmoid for each class, {why}; {counted} classes of 50 % or more{chosen}."
 
 
-def _row(run: Run, runs: list[HeadRun]) -> Row:
+def _row(run: Run, runs: list[SeedResult]) -> Row:
     scores = [one.described["metrics"][run.targets.measure] for one in runs]
     span = interval(hits(run.targets, runs), run.groups)
     return Row(
@@ -125,16 +125,16 @@ def _row(run: Run, runs: list[HeadRun]) -> Row:
     )
 
 
-def _mean_cost(runs: list[HeadRun], name: str) -> float | None:
+def _mean_cost(runs: list[SeedResult], name: str) -> float | None:
     return None if any(one.described["cost"][name] is None for one in runs) else _mean(runs, "cost", name)
 
 
-def _mean(runs: list[HeadRun], part: str, name: str) -> float:
+def _mean(runs: list[SeedResult], part: str, name: str) -> float:
     return float(np.mean([one.described[part][name] for one in runs]))
 
 
 @dataclass(frozen=True)
-class Winner:
+class SelectedRow:
     """The best of a head's rows by the mean over seeds of Targets.selection on validation, of so many; shares of 1. The
     share on test is that of Targets.measure."""
 
@@ -150,12 +150,12 @@ class Winner:
         return self.row.partition(",")[2].replace(",", ", ")
 
 
-def validation_score(run: Run, runs: list[HeadRun]) -> float:
+def validation_score(run: Run, runs: list[SeedResult]) -> float:
     """Mean over seeds."""
     return float(np.mean([one.described["cost"][f"validation_{run.targets.selection}"] for one in runs]))
 
 
-def winners(run: Run) -> list[Winner]:
+def winners(run: Run) -> list[SelectedRow]:
     """One for each head that has several rows, in the run's order. Of equals the first wins."""
     rows: dict[str, list[str]] = {}
     for row in run.heads:
@@ -163,7 +163,7 @@ def winners(run: Run) -> list[Winner]:
     return [_winner(run, head, of_head) for head, of_head in rows.items() if len(of_head) > 1]
 
 
-def _winner(run: Run, head: str, rows: list[str]) -> Winner:
+def _winner(run: Run, head: str, rows: list[str]) -> SelectedRow:
     best = max(rows, key=lambda row: validation_score(run, run.heads[row]))
     tests = [one.described["metrics"][run.targets.measure] for one in run.heads[best]]
-    return Winner(head, best, len(rows), validation_score(run, run.heads[best]), float(np.mean(tests)))
+    return SelectedRow(head, best, len(rows), validation_score(run, run.heads[best]), float(np.mean(tests)))

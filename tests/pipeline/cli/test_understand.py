@@ -31,7 +31,7 @@ from avfuse.stages.fuse.analysis.shapley import contribution
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.evaluation.statistics import holm, interval, paired_test
 from avfuse.stages.fuse.runs.experiment import run_experiment
-from avfuse.stages.fuse.runs.restore import load_head, plan_of
+from avfuse.stages.fuse.runs.restore import job_from_result, load_head
 from avfuse.stages.fuse.runs.run_folder import Run, load_run
 from avfuse.stages.fuse.runs.summary import hits
 from avfuse.stages.fuse.training.overrides import Training
@@ -233,7 +233,7 @@ class TestRobustness:
         written = pd.read_csv(run.folder / "robustness.csv", keep_default_na=False, na_values={"strength": [""]})
         assert written["row"].unique().tolist() == ["mlp"]
         heads = run.heads["mlp"]
-        found = robustness(plan_of(heads[0], data), [load_head(one, data) for one in heads]).table
+        found = robustness(job_from_result(heads[0], data), [load_head(one, data) for one in heads]).table
         pd.testing.assert_frame_equal(written.drop(columns="row"), found, check_dtype=False)
         assert f"mlp, 2 seeds: {percent(found['accuracy'].iloc[0])} % as the clips are" in said
         for row in found.iloc[1:].itertuples():

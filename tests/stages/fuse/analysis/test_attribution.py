@@ -13,7 +13,7 @@ from torch import Tensor
 from avfuse.features.backbones import WeightsChoice
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
-from avfuse.stages.fuse.analysis.attention_rollout import attention, noted, why_no_attention
+from avfuse.stages.fuse.analysis.attention_rollout import attention, record_attention, why_without_attention
 from avfuse.stages.fuse.analysis.attribution import Explanation, explain
 from avfuse.stages.fuse.config import Recipe
 from avfuse.stages.fuse.data.dataset import FusionData, Modality
@@ -46,7 +46,7 @@ class TestAttention:
         head, tokens = made_up_head(name), made_up_tokens()
         with torch.no_grad():
             before = head(tokens, PRESENT)["logits"]
-            with noted(head) as weights:
+            with record_attention(head) as weights:
                 during = head(tokens, PRESENT)["logits"]
             count = len(weights)
             weights.clear()
@@ -61,7 +61,7 @@ class TestAttention:
         seen = {}
         layer = head.get_submodule("layers.0.attend.video.attend")
         layer.register_forward_hook(lambda module, given, output: seen.update(context=given[2], output=output[0]))
-        with torch.no_grad(), noted(head) as weights:
+        with torch.no_grad(), record_attention(head) as weights:
             head(tokens, PRESENT)
         of_values = layer.in_proj_weight[-layer.embed_dim :], layer.in_proj_bias[-layer.embed_dim :]
         values = F.linear(seen["context"], *of_values).unflatten(2, (layer.num_heads, -1)).transpose(1, 2)
@@ -70,7 +70,7 @@ class TestAttention:
 
     def test_one_layer_of_cross_attention_is_its_weights_averaged_over_readers(self) -> None:
         head, tokens = made_up_head("crossattn"), made_up_tokens()
-        with torch.no_grad(), noted(head) as weights:
+        with torch.no_grad(), record_attention(head) as weights:
             head(tokens, PRESENT)
         found = attention(head, tokens, PRESENT)
         torch.testing.assert_close(found["audio"], weights["layers.0.attend.video.attend"].mean(dim=(1, 2)))
@@ -79,14 +79,14 @@ class TestAttention:
     def test_where_there_is_a_cls_the_classifier_takes_it_as_the_reader(self) -> None:
         shapes = {"video": ModalityShape(5, 16, prefix=1, grid=(2, 2)), "audio": SHAPES["audio"]}
         head, tokens = made_up_head("crossattn", shapes), made_up_tokens()
-        with torch.no_grad(), noted(head) as weights:
+        with torch.no_grad(), record_attention(head) as weights:
             head(tokens, PRESENT)
         expected = weights["layers.0.attend.video.attend"].mean(dim=1)[:, 0]
         torch.testing.assert_close(attention(head, tokens, PRESENT)["audio"], expected)
 
     def test_a_bottleneck_of_one_block_is_rolled_as_by_hand(self) -> None:
         head, tokens = made_up_head("bottleneck", blocks=1, update="parallel_mean"), made_up_tokens()
-        with torch.no_grad(), noted(head) as weights:
+        with torch.no_grad(), record_attention(head) as weights:
             head(tokens, PRESENT)
         of_video = weights["exchange.video_blocks.0.attend.attend"].mean(dim=1)[:, 5:, :5].mean(dim=1)
         of_audio = weights["exchange.audio_blocks.0.attend.attend"].mean(dim=1)[:, :4, 4:].mean(dim=1)
@@ -155,7 +155,7 @@ class TestMultiscaleAttention:
         layer = head.get_submodule("encode.blocks.1.attend")
         seen = {}
         layer.register_forward_hook(lambda module, given, output: seen.update(given=given[0], output=output))
-        with torch.no_grad(), noted(head) as weights:
+        with torch.no_grad(), record_attention(head) as weights:
             head(tokens, PRESENT)
             queries, _, values = layer._pooled(seen["given"])
         mixed = weights["encode.blocks.1.attend"] @ values
@@ -171,7 +171,7 @@ class TestMultiscaleAttention:
 
     def test_without_pooling_one_block_reads_as_by_hand(self, tokens: dict[str, Tensor]) -> None:
         head = made_up_head("mat_lite", GRID_SHAPES, pooling="none")
-        with torch.no_grad(), noted(head) as weights:
+        with torch.no_grad(), record_attention(head) as weights:
             head(tokens, PRESENT)
         rolled = torch.full((3, 1, 32), 1 / 32)
         for number in (2, 1, 0):
@@ -188,9 +188,9 @@ class TestMultiscaleAttention:
         assert (found[:, 64:] == 0).all()
 
     def test_heads_without_attention_say_so(self) -> None:
-        assert why_no_attention(made_up_head("mlp")) == "head 'mlp' has no attention between cached tokens"
-        assert why_no_attention(made_up_head("alpha")) == "head 'alpha' has no attention between cached tokens"
-        assert why_no_attention(made_up_head("bottleneck")) is None
+        assert why_without_attention(made_up_head("mlp")) == "head 'mlp' has no attention between cached tokens"
+        assert why_without_attention(made_up_head("alpha")) == "head 'alpha' has no attention between cached tokens"
+        assert why_without_attention(made_up_head("bottleneck")) is None
 
 
 SMALL = {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.analysis import retrieval as module
-from avfuse.stages.fuse.analysis.embeddings import Embeddings, clips_of, embed, embed_with, rows_with_contrast
+from avfuse.stages.fuse.analysis.embeddings import Embeddings, clips_of, contrastive_rows, embed, embed_clips
 from avfuse.stages.fuse.analysis.retrieval import OTHER, nearest, retrieval, similarity
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.runs import experiment
@@ -225,7 +225,7 @@ def saved(data: FusionData, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
 
 def recall(run: Run, data: FusionData, source: str) -> float:
     clips = clips_of(data, "test")
-    every = embed_with(run.heads["crossattn"], data, clips)
+    every = embed_clips(run.heads["crossattn"], data, clips)
     found = retrieval(every, source, [each[clips].numpy() for each in data.truth], alone(len(clips)))
     assert by_name(found.measures, "chance")["recall@1"] == pytest.approx(1 / 49)  # of 50 test clips one lacks each
     return by_name(found.measures)["recall@1"]
@@ -250,7 +250,7 @@ def test_saved_heads_embed_as_they_did_when_they_were_trained(
     run, kept = saved
     clips = clips_of(data, "all")
     assert clips.tolist() == list(range(200))
-    found = embed_with(run.heads["crossattn"], data, clips)
+    found = embed_clips(run.heads["crossattn"], data, clips)
     training = Training(**run.described["training"])
     plan = training.options("crossattn"), training.recipe("crossattn")
     inputs = Inputs.of("crossattn", data, torch.cat([data.train, data.validation]), *plan)
@@ -317,9 +317,9 @@ def test_heads_without_contrast_have_no_embeddings(data: FusionData, tmp_path: P
     assert not list((plain.folder / "crossattn").glob("*.space.safetensors"))
     for run in (plain, only_inside):
         with pytest.raises(UsageError, match=r"trained without audio-video contrast: train with --set avc=0.5"):
-            rows_with_contrast(run)
+            contrastive_rows(run)
         with pytest.raises(UsageError, match=r"crossattn was trained without audio-video contrast: .*--set avc=0.5"):
-            embed_with(run.heads["crossattn"], data, data.test)
+            embed_clips(run.heads["crossattn"], data, data.test)
 
 
 def test_heads_whose_space_is_gone_or_useless_predict_but_cannot_be_searched(data: FusionData, tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_heads_whose_space_is_gone_or_useless_predict_but_cannot_be_searched(dat
         load_objective(one, head)
     save_file({name: each * torch.nan for name, each in space.items()}, file)
     with pytest.raises(UsageError, match=r"seed-0 gives no numbers: its training diverged"):
-        embed_with([one], data, data.test)
+        embed_clips([one], data, data.test)
     file.unlink()
     load_head(one, data)
     with pytest.raises(

@@ -15,7 +15,7 @@ from avfuse.features.backbones import WeightsChoice
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
 from avfuse.stages.fuse.analysis.class_gains import gains
-from avfuse.stages.fuse.analysis.perturbations import Change, Seen, changes
+from avfuse.stages.fuse.analysis.perturbations import Change, ModalityTokens, changes
 from avfuse.stages.fuse.analysis.robustness import Robustness, robustness
 from avfuse.stages.fuse.analysis.shapley import MAX_PLAYERS, contribution, contribution_key, shapley
 from avfuse.stages.fuse.config import Recipe
@@ -27,8 +27,8 @@ from avfuse.stages.fuse.evaluation.statistics import difference_interval
 from avfuse.stages.fuse.heads.mlp import MlpFusion
 from avfuse.stages.fuse.heads.modality_input import ModalityInput
 from avfuse.stages.fuse.runs.experiment import run_experiment
-from avfuse.stages.fuse.runs.restore import load_head, plan_of
-from avfuse.stages.fuse.runs.run_folder import HeadRun, Run, load_run
+from avfuse.stages.fuse.runs.restore import job_from_result, load_head
+from avfuse.stages.fuse.runs.run_folder import Run, SeedResult, load_run
 from avfuse.stages.fuse.training.head_trainer import predict
 from avfuse.stages.fuse.training.inputs import Inputs
 from avfuse.stages.fuse.training.job import Plan
@@ -39,7 +39,7 @@ DIM = 8
 QUICK = Training(epochs=25, lr=3e-3, hidden="32", dropout=0)
 
 
-def data_of(classes: np.ndarray, video: np.ndarray, audio: np.ndarray) -> FusionData:
+def fusion_data(classes: np.ndarray, video: np.ndarray, audio: np.ndarray) -> FusionData:
     """Frames (n, T, D), and three audio images (n, 3, D) that can be told apart by name. Of sixteen clips in a row four
     are for validation and four for testing."""
     count = len(classes)
@@ -83,7 +83,7 @@ def halves() -> FusionData:
     first holds it, the others nothing."""
     classes = np.arange(320) % 4
     audio = np.concatenate([pointing(np.array([0, 1, 2, 2])[classes], 1, 1), noise(320, 2, 2)], axis=1)
-    return data_of(classes, pointing(np.array([2, 2, 0, 1])[classes], 3, 3), audio)
+    return fusion_data(classes, pointing(np.array([2, 2, 0, 1])[classes], 3, 3), audio)
 
 
 def trained(data: FusionData, head: str = "mlp", seeds: int = 2, **settings: object) -> tuple[Plan, list[Trained]]:
@@ -134,7 +134,7 @@ class TestContribution:
     def test_of_an_exclusive_or_each_has_half(self) -> None:
         number = np.arange(400)
         seen, heard = number % 2, number // 2 % 2
-        data = data_of(seen ^ heard, pointing(seen, 3, 1), pointing(heard, 1, 2))
+        data = fusion_data(seen ^ heard, pointing(seen, 3, 1), pointing(heard, 1, 2))
         found = contribution(data, "mlp", QUICK, 2, progress=False)
         players = found.players.set_index("player")
         assert players["value"].to_dict() == pytest.approx({"video": 0.25, "audio": 0.25}, abs=0.08)
@@ -224,7 +224,7 @@ class TestContribution:
 
     def test_nothing_is_worth_the_most_frequent_class(self) -> None:
         classes = np.array([0, 0, 0, 1] * 4 + [0, 1, 1, 1] * 4 + [0, 1, 2, 2] * 4)
-        data = data_of(classes, noise(48, 2, 0), noise(48, 1, 1))
+        data = fusion_data(classes, noise(48, 2, 0), noise(48, 1, 1))
         found = contribution(data, "logreg", Training(), 1, progress=False)
         fitted = torch.cat([data.train, data.validation])
         counts = np.bincount(classes[fitted.numpy()])
@@ -339,7 +339,7 @@ class TestRobustness:
         first, second = noise(2, 1, 5)[:, 0]
         frames = np.stack([first, first, second, second])[None] * np.ones((320, 1, 1))
         frames[classes == 1] = frames[classes == 1][:, ::-1]
-        data = data_of(classes, frames + 0.2 * noise(320, 4, 6), pointing(classes, 1, 7) + 8 * noise(320, 1, 8))
+        data = fusion_data(classes, frames + 0.2 * noise(320, 4, 6), pointing(classes, 1, 7) + 8 * noise(320, 1, 8))
         plan, every = trained(data, seeds=1, video="flatten")
         found = robustness(plan, [each.head for each in every])
         assert line(found, "", "unchanged")["accuracy"] == 1
@@ -353,7 +353,7 @@ class TestRobustness:
             assert row["drop"] == 0
             assert found.clips[row.name].equals(found.clips[0])
         door = every[0].head.doors()["video"]
-        seen = Seen.of(plan, "video", door)
+        seen = ModalityTokens.of(plan, "video", door)
         clips = torch.arange(len(plan.data.test))
         (shift, _) = (each for each in changes(seen, np.zeros(len(clips), int), 0) if each.name == "shift")
         moved = shift.alter(clips)  # type: ignore[misc]
@@ -393,7 +393,9 @@ class TestRobustness:
 class TestChanges:
     """Of one modality of clips whose tokens say which clip and which token they are."""
 
-    def seen(self, specs: Sequence[str], clips: int = 6, sampling: str | None = None, **changed: object) -> Seen:
+    def seen(
+        self, specs: Sequence[str], clips: int = 6, sampling: str | None = None, **changed: object
+    ) -> ModalityTokens:
         wanted = resolve(specs, sampling, weights=WeightsChoice("random"))
         found = [spec.model_copy(update={"shape": (*spec.shape[:-1], 1), **changed}) for spec in wanted]
         layout = Layout.of("audio", found)
@@ -402,14 +404,14 @@ class TestChanges:
         rows = rows + 100.0 * torch.arange(len(layout.alternatives))[:, None, None]
         several = rows if len(layout.alternatives) > 1 else None
         modality = Modality(rows[:, 0], torch.ones(clips, dtype=torch.bool), layout.specs, several, layout)
-        data = replace(data_of(np.arange(16) % 2, noise(16, 1, 0), noise(16, 1, 1)), modalities={"audio": modality})
+        data = replace(fusion_data(np.arange(16) % 2, noise(16, 1, 0), noise(16, 1, 1)), modalities={"audio": modality})
         data = replace(data, test=torch.arange(clips))
-        return Seen.of(Plan("audio", data, 0, Recipe(), Recipe()), "audio", ModalityInput(layout.shape))
+        return ModalityTokens.of(Plan("audio", data, 0, Recipe(), Recipe()), "audio", ModalityInput(layout.shape))
 
-    def named(self, seen: Seen, name: str, labels: Sequence[int] = (0, 0, 0, 1, 1, 1)) -> list[Change]:
+    def named(self, seen: ModalityTokens, name: str, labels: Sequence[int] = (0, 0, 0, 1, 1, 1)) -> list[Change]:
         return [each for each in changes(seen, np.array(labels), 0) if each.name == name]
 
-    def partners(self, seen: Seen, name: str, labels: Sequence[int]) -> tuple[Change, np.ndarray]:
+    def partners(self, seen: ModalityTokens, name: str, labels: Sequence[int]) -> tuple[Change, np.ndarray]:
         (change,) = self.named(seen, name, labels)
         return change, change.alter(torch.arange(len(labels)))[:, 0, 0, 0].long().numpy()  # type: ignore[misc]
 
@@ -490,13 +492,13 @@ class TestChanges:
         generator = np.random.default_rng(0)
         scales = np.array([0.01, 1, 50, 1, 1, 1, 1, 1])
         audio = scales * generator.standard_normal((1600, 1, DIM)) + 7
-        data = data_of(np.arange(1600) % 2, noise(1600, 1, 0), audio)
+        data = fusion_data(np.arange(1600) % 2, noise(1600, 1, 0), audio)
         for as_is in (False, True):
             door = ModalityInput(data.shapes["audio"], as_is=as_is)
             fitted = torch.cat([data.train, data.validation])
             tokens = data.modalities["audio"].tokens[fitted]
             door.fit([(tokens, torch.ones(len(tokens), dtype=torch.bool))])
-            seen = Seen.of(Plan("audio", data, 0, Recipe(), Recipe()), "audio", door)
+            seen = ModalityTokens.of(Plan("audio", data, 0, Recipe(), Recipe()), "audio", door)
             clips = torch.arange(len(data.test))
             variance = door.standardise(tokens, torch.ones(len(tokens), dtype=torch.bool)).var(dim=0)[0].numpy()
             every = self.named(seen, "noise", [0] * len(clips))
@@ -532,13 +534,13 @@ class TestSaved:
         before = torch.random.get_rng_state()
         for runs in load_run(run.folder).heads.values():
             for one in runs:
-                plan, head = plan_of(one, data), load_head(one, data)
+                plan, head = job_from_result(one, data), load_head(one, data)
                 fitted = torch.cat([data.train, data.validation])
                 inputs = Inputs.of(plan.head, plan.data, fitted, plan.options, plan.recipe)
                 torch.testing.assert_close(predict(head, inputs, data.test).numpy(), one.logits, rtol=1e-5, atol=1e-5)
                 assert plan.seed == one.seed
                 assert plan.data.shapes["audio"].length == len(one.described["swept"]["audio"].split("+"))
-            plan, heads = plan_of(runs[0], data), [load_head(one, data) for one in runs]
+            plan, heads = job_from_result(runs[0], data), [load_head(one, data) for one in runs]
             right = np.stack([all_correct(run.targets, one.logits, one.truth) for one in runs], axis=1)
             np.testing.assert_array_equal(robustness(plan, heads).clips[0], right)
         assert torch.equal(torch.random.get_rng_state(), before)
@@ -558,11 +560,11 @@ class TestSaved:
             load_head(replace(one, file=other.file), data)
 
 
-def predictions(row: str, guesses: Sequence[Sequence[int]], truth: Sequence[int] | np.ndarray) -> list[HeadRun]:
+def predictions(row: str, guesses: Sequence[Sequence[int]], truth: Sequence[int] | np.ndarray) -> list[SeedResult]:
     """A seed for each list of guesses."""
     known = np.asarray(truth)
     return [
-        HeadRun(
+        SeedResult(
             row, seed, Path(), {}, [f"clip{i}" for i in range(len(known))], (known,), np.eye(3)[each], pd.DataFrame()
         )
         for seed, each in enumerate(guesses)
@@ -608,9 +610,9 @@ class TestGains:
         two = Targets((LearnedTarget("verb", ("a", "b", "c")), LearnedTarget("noun", ("x", "y"))))
         truth = (np.array([0, 1]), np.array([1, 1]))
 
-        def run(verbs: list[int], nouns: list[int]) -> list[HeadRun]:
+        def run(verbs: list[int], nouns: list[int]) -> list[SeedResult]:
             logits = np.concatenate([np.eye(3)[verbs], np.eye(2)[nouns]], axis=1)
-            return [HeadRun("mlp", 0, Path(), {}, ["one", "other"], truth, logits, pd.DataFrame())]
+            return [SeedResult("mlp", 0, Path(), {}, ["one", "other"], truth, logits, pd.DataFrame())]
 
         found = gains(two, run([0, 0], [0, 0]), run([0, 1], [0, 1]))
         lines = found.classes.set_index(["target", "class"])["difference"]

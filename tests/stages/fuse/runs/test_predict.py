@@ -13,7 +13,7 @@ from avfuse.manifests import Manifest
 from avfuse.stages.fuse.data.dataset import load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.predict import best_row, load_predictions, predict_clips, probabilities
-from avfuse.stages.fuse.runs.restore import layouts_of
+from avfuse.stages.fuse.runs.restore import saved_layouts
 from avfuse.stages.fuse.runs.run_folder import Run, load_run
 from avfuse.stages.fuse.training.overrides import Training
 
@@ -72,7 +72,7 @@ def test_rows_of_swept_features_see_these_alone(tmp_path: Path) -> None:
     manifest = kitchen(tmp_path, clips=80)
     run = train(tmp_path, manifest, ["mlp"], sweep={"audio": ["imported:sound"], "lr": ["1e-3", "1e-2"]})
     row = "mlp,audio=imported:sound,lr=1e-2"
-    assert [spec.name for spec in layouts_of(run, run.heads[row][0])["audio"].specs] == ["imported:sound"]
+    assert [spec.name for spec in saved_layouts(run, run.heads[row][0])["audio"].specs] == ["imported:sound"]
     check_same(tmp_path, manifest, run, row)
 
 
@@ -136,5 +136,5 @@ def test_a_description_that_its_key_does_not_prove_is_refused(kitchen_run: tuple
         run = load_run(kitchen_run[2].folder)
         run.described["features"]["video"][0] |= change
         with pytest.raises(UsageError, match="does not describe feature 'imported:picture' as its key") as caught:
-            layouts_of(run, run.heads["mlp"][0])
+            saved_layouts(run, run.heads["mlp"][0])
         assert "\n" not in str(caught.value)

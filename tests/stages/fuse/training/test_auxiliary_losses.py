@@ -31,7 +31,7 @@ from avfuse.stages.fuse.heads.dropout import Own, using
 from avfuse.stages.fuse.losses.contrastive import audio_video_contrast, intra_modality_contrast
 from avfuse.stages.fuse.losses.masked_reconstruction import Reconstruction
 from avfuse.stages.fuse.losses.matching import Pairs
-from avfuse.stages.fuse.runs.experiment import reads_banks, run_experiment
+from avfuse.stages.fuse.runs.experiment import needs_filter_banks, run_experiment
 from avfuse.stages.fuse.training import auxiliary_losses as module
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
 from avfuse.stages.fuse.training.head_trainer import Fit
@@ -286,10 +286,10 @@ def test_a_run_is_refused_before_anything_is_trained(data: FusionData, tmp_path:
 
 def test_whether_banks_are_read_is_known_from_what_was_asked() -> None:
     heads = ["mlp", "crossattn"]
-    assert not reads_banks(heads, Training(avc=0.5), {})
-    assert reads_banks(heads, Training(masked="0.01"), {})
-    assert reads_banks(heads, Training(), {"masked": ["0", "0.01"], "lr": ["1e-3"]})
-    assert not reads_banks(heads, Training(masked="0.01"), {"masked": ["0"]})
+    assert not needs_filter_banks(heads, Training(avc=0.5), {})
+    assert needs_filter_banks(heads, Training(masked="0.01"), {})
+    assert needs_filter_banks(heads, Training(), {"masked": ["0", "0.01"], "lr": ["1e-3"]})
+    assert not needs_filter_banks(heads, Training(masked="0.01"), {"masked": ["0"]})
 
 
 # Matching
