@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from avfuse.features.spec import FeatureSpec
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.runs.restore import layouts_of
+from avfuse.stages.fuse.runs.restore import saved_layouts
 from avfuse.stages.fuse.runs.run_folder import Run
 
 MODALITY_WORDS = {"video": "picture", "audio": "sound"}
@@ -73,7 +73,7 @@ class Prediction:
     @property
     def specs(self) -> list[FeatureSpec]:
         """The features that the heads see."""
-        layouts = layouts_of(self.run, self.run.heads[self.row][0])
+        layouts = saved_layouts(self.run, self.run.heads[self.row][0])
         return [spec for layout in layouts.values() for spec in layout.specs]
 
     @property

@@ -10,7 +10,7 @@ from avfuse.features.errors import UsageError
 from avfuse.pipeline.report.run_reference import TABLE_CSV, is_table, read_table
 from avfuse.pipeline.report.text_tables import aligned
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.runs.run_folder import Run, read_description, seeds_of_heads
+from avfuse.stages.fuse.runs.run_folder import Run, count_seeds, read_run_metadata
 from avfuse.stages.fuse.runs.summary import Row, chance, notes, winners
 
 _COSTS = ("parameters", "GMACs", "backbone GMACs", "s/epoch", "s/seed")
@@ -126,7 +126,7 @@ def _line(folder: Path) -> str:
     try:
         if is_table(folder):
             return f"{folder}: {_table_line(folder)}"
-        described, seeds = read_description(folder), seeds_of_heads(folder)
+        described, seeds = read_run_metadata(folder), count_seeds(folder)
     except UsageError as error:
         return str(error)
     counts = sorted(set(seeds.values()))
