@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,7 @@ if TYPE_CHECKING:
 @device_option
 @cache_option
 @runs_option
-@click.pass_context
 def ablate(
-    context: click.Context,
     table: str | None,
     dataset: str,
     backbones: str,
@@ -117,7 +116,7 @@ def ablate(
     require_some(rows, chosen, not_run)
     found, missing = find_cached(cache, manifest, requested_features(chosen, rows, data_set))
     if missing and extract:
-        _extract(context, dataset, missing, device, cache)
+        _extract(dataset, missing, device, cache)
         found, missing = find_cached(cache, manifest, requested_features(chosen, rows, data_set))
     if missing and not partial:
         todo = " && ".join(extract_commands(dataset, missing))
@@ -182,11 +181,13 @@ def _changed(table: "ExperimentTable", data_set: str | None, dataset: str, given
     return [*found, *(f"{name}={value}" for name, value in given.items() if name != "patience")]
 
 
-def _extract(
-    context: click.Context, dataset: str, missing: "Sequence[RequestedFeature]", device: str, cache: Path
-) -> None:
-    from avfuse.pipeline.cli.extract import extract
+def _extract(dataset: str, missing: "Sequence[RequestedFeature]", device: str, cache: Path) -> None:
+    require_folder(cache, "--cache")
+    from avfuse.features.feature_names import resolve
     from avfuse.pipeline.experiments.roles import group_by_sampling
+    from avfuse.pipeline.extraction import extract_data_set
 
+    warn = partial(click.echo, err=True)
     for sampling, names in group_by_sampling(missing).items():
-        context.invoke(extract, dataset=dataset, features=",".join(names), frames=sampling, device=device, cache=cache)
+        if not extract_data_set(dataset, resolve(names, sampling), cache, log=click.echo, warn=warn, device=device):
+            raise click.exceptions.Exit(1)

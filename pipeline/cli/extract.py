@@ -1,13 +1,13 @@
 """`avfuse extract`: stage one."""
 
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from avfuse.pipeline.cli.manifest import builder_options, find_manifest
+from avfuse.pipeline.cli.manifest import builder_options
 from avfuse.pipeline.cli.options import (
     cache_option,
     comma_list,
@@ -19,13 +19,8 @@ from avfuse.pipeline.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from avfuse.features.audio_images import Style
-    from avfuse.features.backbones import WeightsChoice
-    from avfuse.features.spec import Dtype, FeatureSpec, Precision
-    from avfuse.stages.extract.engine import Engine
-    from avfuse.stages.extract.run import ExtractSummary
+    from avfuse.features.spec import Dtype, Precision
 
 
 PRECISIONS: "dict[str, Precision]" = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -128,7 +123,7 @@ def extract(
     worker_resources: str | None,
     device: str,
     cache: Path,
-    **described: Any,
+    **dataset_options: Any,
 ) -> None:
     """Compute the features of a data set and keep them; what is in the cache already is not computed again.
 
@@ -143,42 +138,36 @@ def extract(
       avfuse extract --dataset clips --chunk-range 3/8          (one of eight jobs of a queue)
     """
     require_folder(cache, "--cache")
-    part, resources = _chunk_range(chunk_range), _check_engine(engine, scheduler, worker_resources)
+    selected, resources = _chunk_range(chunk_range), _check_engine(engine, scheduler, worker_resources)
     from avfuse.features.backbones import WeightsChoice
     from avfuse.features.feature_names import resolve
+    from avfuse.pipeline.extraction import extract_data_set
+    from avfuse.stages.extract.pool import DEFAULT_LIMITS
 
     choice = WeightsChoice.parse(weights)
-    specs = resolve(comma_list(features), frames, reader, style, size, choice, PRECISIONS[precision], DTYPES[dtype])
-    say_licences(specs, choice)
-    listed, said = find_manifest(dataset, cache, described)
-    click.echo(said)
-    from avfuse.stages.extract.plan import clip_range
-    from avfuse.stages.extract.pool import DEFAULT_LIMITS
-    from avfuse.stages.extract.run import extract as run_extract
-
     limits = DEFAULT_LIMITS
     if clip_seconds is not None:
         limits = replace(limits, seconds=clip_seconds)
     if clip_memory is not None:
         limits = replace(limits, memory_bytes=round(clip_memory * 2**30))
-    clips = clip_range(listed.clips()[:limit], *part)
-    with _engine(scheduler, device, workers, resources) as chosen:
-        summary = run_extract(
-            clips,
-            specs,
-            cache,
-            listed.collection,
-            device=device,
-            workers=workers,
-            engine=chosen,
-            retry_failed=retry_failed,
-            weights=choice,
-            limits=limits,
-            tell=click.echo,
-        )
-    _print(summary, len(clips))
-    if clips and not any(feature.done or feature.no_audio for feature in summary.features):
-        click.echo("avfuse: none of these clips could be used", err=True)
+    any_usable = extract_data_set(
+        dataset,
+        resolve(comma_list(features), frames, reader, style, size, choice, PRECISIONS[precision], DTYPES[dtype]),
+        cache,
+        log=click.echo,
+        warn=partial(click.echo, err=True),
+        dataset_options=dataset_options,
+        limit=limit,
+        chunk_range=selected,
+        device=device,
+        workers=workers,
+        scheduler=scheduler,
+        worker_resources=resources,
+        retry_failed=retry_failed,
+        weights=choice,
+        limits=limits,
+    )
+    if not any_usable:
         raise click.exceptions.Exit(1)
 
 
@@ -213,64 +202,3 @@ def _check_engine(name: str, scheduler: str | None, resources: str | None) -> di
         return {resource: float(count) for resource, count in (part.split("=") for part in comma_list(resources))}
     except ValueError as error:
         raise UsageError(f"--worker-resources {resources}: write NAME=N, for example GPU=1") from error
-
-
-@contextmanager
-def _engine(
-    scheduler: str | None, device: str, workers: int | None, resources: dict[str, float] | None
-) -> "Iterator[Engine | None]":
-    """The cluster of a scheduler; None for this machine."""
-    if scheduler is None:
-        yield None
-        return
-    from avfuse.pipeline.cluster.engine import DaskEngine
-
-    with DaskEngine(scheduler, device, workers, resources, click.echo) as engine:
-        yield engine
-
-
-def say_licences(specs: "Sequence[FeatureSpec]", choice: "WeightsChoice") -> None:
-    """Weights that are not for every use say so whenever they are used."""
-    from avfuse.features import backbones
-
-    for name in dict.fromkeys(spec.model.backbone for spec in specs if spec.model is not None):
-        used = choice.weights_for(name, backbones.get_backbone(name).checkpoints).checkpoint
-        if used is not None and used.non_commercial:
-            click.echo(
-                f"{name}: its weights ({used.name}) are licensed {used.licence}, not for commercial use", err=True
-            )
-
-
-def _print(summary: "ExtractSummary", clips: int) -> None:
-    if summary.new:
-        others = ", the others were in the cache" if summary.new < clips else ""
-        again = f" ({summary.retried} had failed before)" if summary.retried else ""
-        click.echo(f"{summary.new} of {clips} clips were worked on{again}{others}")
-    else:
-        click.echo(f"nothing to extract: all {clips} clips are in the cache")
-    if summary.elsewhere:
-        click.echo(f"{summary.elsewhere} clips were extracted meanwhile by other runs on this cache")
-    extra = sum(feature.extra for feature in summary.features)
-    if extra:
-        click.echo(f"{extra} rows are there twice, because two runs did the same work; each clip is read once")
-    width = max(len(feature.spec.name) for feature in summary.features)
-    for feature in summary.features:
-        note = "  (untrained weights)" if feature.spec.untrained else ""
-        click.echo(
-            f"  {feature.spec.name:<{width}}  {feature.done:>6} done  {feature.no_audio:>4} without audio"
-            f"  {feature.failed:>4} failed  {feature.folder}{note}"
-        )
-    if summary.no_audio:
-        click.echo(f"without an audio stream ({len(summary.no_audio)}): {', '.join(summary.no_audio)}")
-    if summary.notes:
-        click.echo(f"used, but look ({len(summary.notes)}):")
-        by_notes: dict[str, list[str]] = {}
-        for clip_id, notes in summary.notes.items():
-            by_notes.setdefault("; ".join(notes), []).append(clip_id)
-        for said, clip_ids in by_notes.items():
-            others = f" and {len(clip_ids) - 1} others" if len(clip_ids) > 1 else ""
-            click.echo(f"  {clip_ids[0]}{others}: {said}")
-    if summary.problems:
-        click.echo(f"could not be used ({len(summary.problems)}):")
-        for clip_id, reasons in summary.problems.items():
-            click.echo(f"  {clip_id}: {'; '.join(reasons)}")

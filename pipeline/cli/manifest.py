@@ -2,15 +2,11 @@
 
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from avfuse.pipeline.cli.options import cache_option, comma_list, require_folder
-
-if TYPE_CHECKING:
-    from avfuse.manifests import Built, Manifest
-    from avfuse.manifests.subsets import Part
 
 
 def _comma_separated(context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...]:
@@ -138,7 +134,7 @@ class _DataSets(click.Group):
         command = click.Command(
             name,
             params=[*COMMON, *own, probe],
-            callback=lambda cache, probe, **described: _list(name, cache, probe, described),
+            callback=lambda cache, probe, **options: _list(name, cache, probe, options),
             help=f"{builder.summary}.\n\n\b\n{builder.guide}",
             short_help=builder.summary,
         )
@@ -184,112 +180,8 @@ def check(dataset: str, allow_shared_groups: bool, cache: Path) -> None:
     click.echo("groups lie in one split each" if not crossing else f"{len(crossing)} groups in several splits: allowed")
 
 
-def _list(dataset: str, cache: Path, probe: bool, described: dict[str, Any]) -> None:
-    built = build_manifest(dataset, cache, probe, described)
-    click.echo(account(built))
-
-
-def build_manifest(dataset: str, cache: Path, probe: bool, described: dict[str, Any]) -> "Built":
-    """Build and save a data set's manifest, and beside it what was left out."""
-    from avfuse.manifests import build, save_manifest
-    from avfuse.manifests.store import save_left_out
-
+def _list(dataset: str, cache: Path, probe: bool, options: dict[str, Any]) -> None:
     require_folder(cache, "--cache")
-    replace, format = described.pop("replace", None), described.pop("format", None)
-    root, name = described.pop("root", None), described.pop("name", None)
-    built = build(dataset, root, cache, name, part=_part(described), probe=probe, **described)
-    save_manifest(cache, built.manifest, bool(replace), format or "parquet")
-    save_left_out(cache, built.manifest.name, built.left_out)
-    return built
+    from avfuse.pipeline.data_sets import build_manifest, build_report
 
-
-def _part(described: dict[str, Any]) -> "Part":
-    """Takes the options of a part out of the others."""
-    from avfuse.manifests.subsets import Part
-
-    taken = {name: described.pop(name, None) for name in ("fraction", "clips", "folds", "fold", "validation", "seed")}
-    sampling = described.pop("sampling", None)
-    return Part(**{name: value for name, value in taken.items() if value is not None}, stratified=sampling != "random")
-
-
-def find_manifest(dataset: str, cache: Path, described: dict[str, Any]) -> tuple["Manifest", str]:
-    """The data set of that name that was listed before, or, where something new is said of it, the builder's of that
-    name; and what to say of it."""
-    from avfuse.features.errors import UsageError
-    from avfuse.manifests import builders, list_manifests, load_manifest
-
-    known, is_kind = list_manifests(cache), dataset in builders()
-    given = [name for name, value in described.items() if value not in (None, ())]
-    if dataset in known and not given and dataset != "demo":
-        listed = load_manifest(cache, dataset)
-        return listed, listed.summary()
-    if is_kind:
-        built = build_manifest(dataset, cache, False, described)
-        return built.manifest, account(built)
-    if dataset in known:
-        raise UsageError(
-            f"data set '{dataset}' was listed before: leave --{given[0].replace('_', '-')} out, or list it again "
-            "(avfuse manifest)"
-        )
-    before = f"listed before in {cache}: {', '.join(known)}" if known else f"none was listed before in {cache}"
-    raise UsageError(f"unknown data set '{dataset}': choose from {', '.join(builders())} (folder needs ROOT); {before}")
-
-
-def account(built: "Built") -> str:
-    """What was listed, found and left out, split by split; what was found in the files; and what to know of it."""
-    lines = [built.manifest.summary()]
-    counts = built.counts
-    is_official = bool((counts["expected"] >= 0).any() or (counts["listed"] != counts["used"]).any())
-    if is_official:
-        shown = [name for name in counts if name in ("listed", "found", "used") or (counts[name] > 0).any()]
-        cells = [["", *(name.replace("_", " ") for name in shown)]]
-        cells += [
-            [split, *("-" if row[name] < 0 else f"{row[name]:,}" for name in shown)] for split, row in counts.iterrows()
-        ]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-        lines += ["  " + "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in cells]
-    for split, row in counts.iterrows():
-        if row["expected"] >= 0 and row["listed"] != row["expected"]:
-            lines.append(
-                f"note: the lists have {row['listed']:,} {split} clips, the published ones {row['expected']:,}"
-            )
-        if row["published"] >= 0 and row["used"] != row["published"]:  # before a part is taken
-            lines.append(f"note: {row['used']:,} {split} clips are used, the paper says {row['published']:,}")
-    if built.probes is not None:
-        lines.append(_media(built))
-    for why, count in built.left_out["why"].value_counts().items():
-        example = built.left_out["clip_id"][built.left_out["why"] == why].iloc[0]
-        lines.append(f"left out, {why}: {count:,} clips, such as {example}")
-    return "\n".join([*lines, *(f"note: {note}" for note in built.notes)])
-
-
-def _media(built: "Built") -> str:
-    """One line on what the files are."""
-    from tqdm import tqdm
-
-    assert built.probes is not None
-    files = built.probes.assign(path=built.manifest.table["path"]).drop_duplicates("path")
-    seconds, size = files["duration_seconds"].sum(), files["size"].clip(lower=0).sum()
-    length = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-    parts = [f"{len(files):,} files, {length}, {tqdm.format_sizeof(size, 'B', 1024)}"]
-
-    def commonest(texts: Any) -> str | None:
-        counts = texts.dropna().value_counts()
-        return f"{counts.index[0]} ({100 * counts.iloc[0] / len(files):.0f} %)" if len(counts) else None
-
-    seen, heard = files[files["has_video"].eq(True)], files[files["has_audio"].eq(True)]
-    pictures = seen["width"].map("{:.0f}".format) + "x" + seen["height"].map("{:.0f}".format)
-    rates = seen["frames_per_second"].dropna().map("{:.4g} fps".format)
-    sounds = heard["sample_rate_hz"].map(lambda rate: f"{rate / 1000:g} kHz") + heard["channels"].map(
-        lambda channels: {1: " mono", 2: " stereo"}.get(channels, f" {channels:.0f} channels")
-    )
-    parts += [text for text in (commonest(pictures), commonest(rates), commonest(sounds)) if text is not None]
-    without = len(files) - len(heard) - int(files["problem"].notna().sum())
-    if without:
-        parts.append(f"{without:,} without sound")
-    problems = files["problem"].dropna()
-    if len(problems):
-        parts.append(
-            f"{len(problems):,} cannot be read, such as {files['path'][problems.index[0]]}: {problems.iloc[0]}"
-        )
-    return "; ".join(parts)
+    click.echo(build_report(build_manifest(dataset, cache, options, probe=probe)))

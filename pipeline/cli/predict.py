@@ -75,7 +75,7 @@ def predict(
     if explain is not None:
         require_folder(explain, "--explain")
     from avfuse.features.backbones import WeightsChoice
-    from avfuse.pipeline.cli.extract import say_licences
+    from avfuse.pipeline.extraction import licence_notices
     from avfuse.pipeline.predict import predict as predicted
     from avfuse.pipeline.report.analyses import warnings_of
     from avfuse.pipeline.report.predictions import print_pictures, print_summary
@@ -96,7 +96,8 @@ def predict(
     _give(found, form, top, output)
     for line in print_pictures(found):
         click.echo(line, err=True)
-    say_licences([spec for spec in found.specs if not spec.untrained], choice)
+    for notice in licence_notices([spec for spec in found.specs if not spec.untrained], choice):
+        click.echo(notice, err=True)
     for warning in warnings_of(found.run.described):
         click.echo(warning, err=True)
     click.echo(print_summary(found), err=True)

@@ -59,14 +59,14 @@ def test_ucf101_from_nothing_to_a_table(tmp_path: Path, avfuse: Avfuse) -> None:
     assert "ucf101-audio51: 26 clips (10 train, 8 val, 8 test), 2 classes" in listed
     assert "left out, no audio stream: 1 clips, such as v_ApplyEyeMakeup_g08_c02" in listed
     assert "the paper says 4,893" in listed
-    assert "26 clips were worked on" in extract(avfuse, "ucf101-audio51", tmp_path).replace("26 of 26", "26")
+    assert "26 clips processed" in extract(avfuse, "ucf101-audio51", tmp_path).replace("26 of 26", "26")
     fused = fuse(avfuse, "ucf101-audio51", tmp_path)
     assert "10 train, 8 validation, 8 test clips, 2 classes" in fused
     assert "8    100.0" in fused
     # Another split, and all classes, share what is cached.
     avfuse("manifest", "ucf101", "--subset", "audio51", "--split", 2, cwd=tmp_path)
     assert "nothing to extract: all 26 clips are in the cache" in extract(avfuse, "ucf101-audio51-split2", tmp_path)
-    assert "14 of 40 clips were worked on" in extract(avfuse, "ucf101", tmp_path)
+    assert "14 of 40 clips processed" in extract(avfuse, "ucf101", tmp_path)
     left_out = pd.read_csv(tmp_path / "cache" / "manifests" / "left-out" / "ucf101.csv")
     assert left_out["why"].tolist() == ["empty (0 bytes)", "not found"]
 
@@ -111,7 +111,7 @@ def test_epic_kitchens_100_with_two_targets(tmp_path: Path, avfuse: Avfuse) -> N
         cwd=tmp_path,
     )
     assert "3 verb classes, 4 noun classes" in listed
-    assert "34 of 34 clips were worked on" in extract(avfuse, "epic_kitchens_100", tmp_path)
+    assert "34 of 34 clips processed" in extract(avfuse, "epic_kitchens_100", tmp_path)
     fused = fuse(avfuse, "epic_kitchens_100", tmp_path, "mlp,average")
     assert "verb" in fused
     assert "noun" in fused
