@@ -74,8 +74,8 @@ def retrieve(
     )
     from avfuse.pipeline.report.run_reference import read_run_ref
     from avfuse.stages.device import choose_device
-    from avfuse.stages.fuse.analysis.embeddings import clips_of, contrastive_rows, embed_clips
-    from avfuse.stages.fuse.analysis.retrieval import OTHER, nearest, retrieval
+    from avfuse.stages.fuse.analysis.embeddings import contrastive_rows, embed_clips, split_indices
+    from avfuse.stages.fuse.analysis.retrieval import OTHER_MODALITY, evaluate_retrieval, nearest_clips
     from avfuse.stages.fuse.runs.restore import load_run_data
 
     if top is not None and query is None:
@@ -90,14 +90,14 @@ def retrieve(
     memory = memory_bytes(chosen, memory_gib)
     manifest = load_manifest(cache, loaded.described["dataset"])
     data = load_run_data(loaded, manifest, cache, chosen, memory)
-    clips = clips_of(data, split)
+    clips = split_indices(data, split)
     if query is None:
         truth = [each[clips].cpu().numpy() for each in data.truth]
         groups = data.table["group"].to_numpy(dtype=object)[clips.cpu().numpy()]
         tables = []
         for name, heads in rows.items():
             every = embed_clips(heads, data, clips)
-            ways = [retrieval(every, way, truth, groups) for way in OTHER if source in (None, way)]
+            ways = [evaluate_retrieval(every, way, truth, groups) for way in OTHER_MODALITY if source in (None, way)]
             tables.append(measures_table(name, len(heads), split, ways))
             click.echo(f"{print_measures(tables[-1])}\n")
         for note in measures_notes(loaded, split, groups):
@@ -109,7 +109,7 @@ def retrieve(
         embedded = torch.cat([clips, clips.new_tensor([wanted])]).unique()
         places = embedded.cpu().numpy()
         at, among = np.searchsorted(places, wanted), np.searchsorted(places, clips.cpu().numpy())
-        found = nearest(embed_clips(heads, data, embedded), way, int(at), among)
+        found = nearest_clips(embed_clips(heads, data, embedded), way, int(at), among)
         every_one = nearest_table(data, manifest, wanted, found.assign(clip=places[found["clip"]]))
         shown = top or 5
         click.echo(print_nearest(loaded, name, data, wanted, way, split, every_one, shown))

@@ -189,7 +189,7 @@ def gains(run: Path, before: str, after: str, run_before: Path | None, output: P
     """
     from avfuse.features.errors import UsageError
     from avfuse.pipeline.report.analyses import print_gains, warnings_of
-    from avfuse.stages.fuse.analysis.class_gains import gains as measure
+    from avfuse.stages.fuse.analysis.class_gains import class_gains as measure
     from avfuse.stages.fuse.runs.restore import load_rows, match_test_clips
 
     other = run_before or run

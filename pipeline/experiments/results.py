@@ -17,7 +17,7 @@ from avfuse.stages.fuse.evaluation.metrics import per_class
 from avfuse.stages.fuse.evaluation.statistics import PairedTest, few_groups_warning, holm, interval, paired_test
 from avfuse.stages.fuse.evaluation.subsets import participants, subset_accuracies, subsets
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
-from avfuse.stages.fuse.runs.summary import chance, hits
+from avfuse.stages.fuse.runs.summary import chance, correct_matrix
 
 _POWER_80 = 2.8
 """A difference of so many standard errors is found four times out of five at the level of 5 %."""
@@ -87,7 +87,9 @@ def collect_results(
     by_id = {each.row.id: each for each in trained}
     tests = {
         each.row.id: paired_test(
-            hits(run.targets, each.tuned), hits(run.targets, by_id[each.row.baseline].tuned), run.groups
+            correct_matrix(run.targets, each.tuned),
+            correct_matrix(run.targets, by_id[each.row.baseline].tuned),
+            run.groups,
         )
         for each in trained
         if each.row.baseline in by_id
@@ -149,7 +151,7 @@ def _flat(line: ResultLine, result: TableResult) -> dict[str, Any]:
 
 
 def _score(run: Run, runs: list[SeedResult]) -> Score:
-    right = hits(run.targets, runs)
+    right = correct_matrix(run.targets, runs)
     span = interval(right, run.groups)
     of_seeds = right.mean(axis=1)
     return Score(span.mean, span.low, span.high, float(of_seeds.std(ddof=1)) if len(runs) > 1 else float("nan"))

@@ -8,7 +8,7 @@ import pandas as pd
 
 from avfuse.pipeline.report.results import measure_words
 from avfuse.pipeline.report.text_tables import aligned, percent, points, points_span
-from avfuse.stages.fuse.analysis.class_gains import Gains
+from avfuse.stages.fuse.analysis.class_gains import ClassGains
 from avfuse.stages.fuse.analysis.robustness import Robustness
 from avfuse.stages.fuse.analysis.shapley_runs import ContributionRun
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
@@ -124,7 +124,7 @@ def robustness_notes(run: Run) -> list[str]:
     ]
 
 
-def print_gains(found: Gains, targets: Targets, before: str, after: str) -> str:
+def print_gains(found: ClassGains, targets: Targets, before: str, after: str) -> str:
     """How many clips change, and the classes and confusions that change most. before, after: the rows' names."""
     classes, pairs = found.classes, found.confusions
     several = len(targets) > 1

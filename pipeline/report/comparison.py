@@ -19,7 +19,7 @@ from avfuse.stages.fuse.evaluation.statistics import few_groups_warning, holm, i
 from avfuse.stages.fuse.runs.experiment import FEATURES
 from avfuse.stages.fuse.runs.restore import match_test_clips
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
-from avfuse.stages.fuse.runs.summary import hits
+from avfuse.stages.fuse.runs.summary import correct_matrix
 
 _ABSENT = "-"
 _Difference = tuple[str, str, str]
@@ -123,7 +123,7 @@ def _pair(a: Run, b: Run, row_a: str, row_b: str) -> _RowPair:
 
 def _accuracies(a: Run, b: Run, pair: _RowPair, order: NDArray[np.int64]) -> dict[str, Any]:
     """Of `Comparison.accuracies`, but for holm."""
-    of_a, of_b = hits(a.targets, pair.a), hits(b.targets, pair.b)[:, order]
+    of_a, of_b = correct_matrix(a.targets, pair.a), correct_matrix(b.targets, pair.b)[:, order]
     span_a, span_b, test = interval(of_a, a.groups), interval(of_b, a.groups), paired_test(of_b, of_a, a.groups)
     return {
         "row": pair.name,

@@ -11,7 +11,7 @@ from avfuse.pipeline.report.run_reference import TABLE_CSV, is_table, read_table
 from avfuse.pipeline.report.text_tables import aligned
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.runs.run_folder import Run, count_seeds, read_run_metadata
-from avfuse.stages.fuse.runs.summary import Row, chance, notes, winners
+from avfuse.stages.fuse.runs.summary import Row, chance, notes, selected_rows
 
 _COSTS = ("parameters", "GMACs", "backbone GMACs", "s/epoch", "s/seed")
 _LISTED = 20
@@ -86,7 +86,7 @@ def print_table(run: Run, summary: list[Row]) -> str:
     sweeps = [
         f"Of {winner.rows} rows of {winner.head}, validation prefers {winner.values}: {100 * winner.validation:.1f} % "
         f"{measure_words(run.targets.selection)} there, {100 * winner.test:.1f} % on test."
-        for winner in winners(run)
+        for winner in selected_rows(run)
     ]
     left_out = [f"Left out, with no usable feature: {_listed(list(clips['excluded']))}."] if clips["excluded"] else []
     return "\n".join([title, "", aligned(table, ("head",)), "", *sweeps, *left_out, *notes(run)])

@@ -12,7 +12,7 @@ from avfuse.manifests import Manifest
 from avfuse.pipeline.prediction import MODALITY_WORDS
 from avfuse.pipeline.report.analyses import warnings_of
 from avfuse.pipeline.report.text_tables import aligned, percent
-from avfuse.stages.fuse.analysis.retrieval import OTHER, Retrieval
+from avfuse.stages.fuse.analysis.retrieval import OTHER_MODALITY, Retrieval
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.evaluation.statistics import few_groups_warning
 from avfuse.stages.fuse.runs.run_folder import Run
@@ -36,7 +36,7 @@ def measures_table(row: str, seeds: int, split: str, found: Sequence[Retrieval])
     """A line a way of searching and a measure, shares of 1 but for the median rank."""
     lines = [
         each.measures.assign(
-            **{"row": row, "seeds": seeds, "split": split, "from": each.source, "to": OTHER[each.source]},
+            **{"row": row, "seeds": seeds, "split": split, "from": each.source, "to": OTHER_MODALITY[each.source]},
             queries=len(each.queries),
             candidates=each.candidates,
         )
@@ -116,7 +116,7 @@ def print_nearest(
 ) -> str:
     """The nearest `top` of all candidates, as `nearest_table` has them, and where the query's own partner is."""
     shown, own = nearest.head(top), nearest[nearest["own"]]
-    here, there = MODALITY_WORDS[source], MODALITY_WORDS[OTHER[source]]
+    here, there = MODALITY_WORDS[source], MODALITY_WORDS[OTHER_MODALITY[source]]
     table = pd.DataFrame(
         {
             "rank": shown["rank"].map("{:g}".format),

@@ -72,7 +72,7 @@ def clip_page(pictures: ClipPictures, label: str, shown: Sequence[Shown], clip: 
     for each, count in zip(shown, bands, strict=True):
         _draw_title(page, (left, top + 18), each, clip, {other.explanation.method for other in shown})
         for number, part in enumerate(each.explanation.parts.get("video", [])):
-            heat = each.explanation.map_of("video", number, clip)
+            heat = each.explanation.heatmap("video", number, clip)
             _draw_video(page, (left, top + number * _BAND + _TITLE), pictures.frames(part), heat, part)
         if "video" not in each.explanation.parts:
             page.note((left, top + _TITLE, _STRIP, SIDE), _why(each.explanation, "video"))
@@ -246,7 +246,7 @@ def _draw_sounds(
         page.note((left, top, SIDE, SIDE), _why(explanation, "audio"))
         return
     parts = explanation.parts["audio"]
-    maps = [explanation.map_of("audio", number, clip) for number in range(len(parts))]
+    maps = [explanation.heatmap("audio", number, clip) for number in range(len(parts))]
     if any(np.isnan(heat).any() for heat in maps):
         page.note((left, top, SIDE, SIDE), "The clip has no sound, or nothing of it reaches the score.")
         return

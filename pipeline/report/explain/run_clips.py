@@ -180,7 +180,7 @@ def table_of(targets: Targets, row: str, found: Explanation, names: Sequence[Map
                     "probability": float(np.prod(found.probabilities[at])),
                     "modality": modality,
                 }
-                tables.append(pd.DataFrame({**said, **where, "relevance": found.map_of(modality, number, at).ravel()}))
+                tables.append(pd.DataFrame({**said, **where, "relevance": found.heatmap(modality, number, at).ravel()}))
     return pd.concat(tables, ignore_index=True)
 
 

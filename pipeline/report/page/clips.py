@@ -15,7 +15,7 @@ from avfuse.pipeline.report.page.heatmaps import HeatmapDrawer, RowExplanations,
 from avfuse.pipeline.report.page.media import cached_images, look
 from avfuse.pipeline.report.page.rows import PageRows
 from avfuse.stages.fuse.runs.run_folder import Run
-from avfuse.stages.fuse.runs.summary import hits
+from avfuse.stages.fuse.runs.summary import correct_matrix
 
 TOP = 5
 
@@ -38,7 +38,7 @@ def listed(page: PageRows) -> list[dict[str, Any]]:
     the means are right, a row."""
     targets, first = page.targets, page.first
     means = [mean_probabilities(targets, row.heads) for row in page.rows]
-    seeds_right = np.stack([hits(targets, row.heads).mean(axis=0) for row in page.rows])
+    seeds_right = np.stack([correct_matrix(targets, row.heads).mean(axis=0) for row in page.rows])
     likely_right = np.stack([all_right(each, first.truth) for each in means])
     tops = [[_top(part) for part in each] for each in means]
     disagreement = np.minimum(likely_right.sum(axis=0), (~likely_right).sum(axis=0))

@@ -84,7 +84,7 @@ class HeatmapDrawer:
                 panels += [{"kind": "note", "title": modality, "words": why}] if why else []
                 continue
             parts = explanation.parts[modality]
-            maps = [explanation.map_of(modality, number, at) for number in range(len(parts))]
+            maps = [explanation.heatmap(modality, number, at) for number in range(len(parts))]
             if any(np.isnan(each).any() for each in maps):
                 words = "the clip lacks it, or nothing of it reaches the score"
                 panels.append({"kind": "note", "title": modality, "words": words})

@@ -18,7 +18,7 @@ from avfuse.pipeline.report.page.document import json_island, render
 from avfuse.pipeline.report.page.rows import PageRows
 from avfuse.pipeline.report.page.tables import Cell, PageTable, cell
 from avfuse.pipeline.report.results import cells, chance_words, class_words, headings, measure_words
-from avfuse.stages.fuse.analysis.class_gains import gains
+from avfuse.stages.fuse.analysis.class_gains import class_gains
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.runs.run_folder import results_table
 from avfuse.stages.fuse.runs.summary import chance
@@ -206,7 +206,7 @@ def _gains(page: PageRows) -> dict[str, Any]:
     order = {(each.name, one): None for each in page.targets for one in each.classes}
     pairs, classes = {}, []
     for before, after in combinations(chosen, 2):
-        found = gains(page.targets, page.rows[before].heads, page.rows[after].heads).classes
+        found = class_gains(page.targets, page.rows[before].heads, page.rows[after].heads).classes
         table = found.set_index(["target", "class"])
         table = table.loc[[each for each in order if each in table.index]]
         pairs[f"{before}>{after}"] = table[["before", "after", "fixed", "broken"]].round(4).to_numpy().tolist()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from avfuse.pipeline.report.page.rows import PageRows
 from avfuse.pipeline.report.results import class_words, score_words
 from avfuse.stages.fuse.evaluation.statistics import PairedTest, few_groups_warning, paired_test
-from avfuse.stages.fuse.runs.summary import Row, hits, notes, winners
+from avfuse.stages.fuse.runs.summary import Row, correct_matrix, notes, selected_rows
 
 SINGLE = ("audio", "video")
 
@@ -120,7 +120,7 @@ def _compared(page: PageRows, name: str, other: str) -> PairedTest | None:
     common = sorted({head.seed for head in one.heads} & {head.seed for head in two.heads})
     if not common:
         return None
-    sides = [hits(page.targets, [head for head in row.heads if head.seed in common]) for row in (one, two)]
+    sides = [correct_matrix(page.targets, [head for head in row.heads if head.seed in common]) for row in (one, two)]
     return paired_test(sides[0], sides[1], page.runs[0].groups)
 
 
@@ -133,5 +133,5 @@ def _sweeps(page: PageRows) -> list[str]:
         f"Of {each.rows} rows of {each.head}, validation prefers {each.values}: {100 * each.validation:.1f} % there, "
         f"{100 * each.test:.1f} % on test."
         for run in page.runs
-        for each in winners(run)
+        for each in selected_rows(run)
     ]

@@ -63,7 +63,7 @@ def _note(
 
 
 def why_without_attention(head: Head) -> str | None:
-    """Why `attention` has nothing to say of a head, in words; None where it has."""
+    """Why `attention_rollout` has nothing to say of a head, in words; None where it has."""
     if isinstance(head, CrossAttention) and not len(head.layers):
         return "crossattn with layers=0 attends to nothing"
     if isinstance(head, CrossAttention | Bottleneck | MMT | MATOnly | MATLiteOnly):
@@ -72,7 +72,7 @@ def why_without_attention(head: Head) -> str | None:
 
 
 @torch.no_grad()
-def attention(head: Head, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
+def attention_rollout(head: Head, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
     """How a head's attention is spread over the tokens of each modality that is read: (B, tokens), sums of one over a
     clip's tokens, and NaN for clips without a modality that takes part.
 

@@ -16,7 +16,8 @@ from avfuse.features.cache import FeatureStore
 from avfuse.features.cache.store import NOT_EXTRACTED, extract_hint
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
-from avfuse.stages.fuse.analysis.attention_rollout import attention, why_without_attention
+from avfuse.moved_modules import warn_moved
+from avfuse.stages.fuse.analysis.attention_rollout import attention_rollout, why_without_attention
 from avfuse.stages.fuse.analysis.perturbations import ModalityTokens
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.targets import Targets
@@ -24,7 +25,7 @@ from avfuse.stages.fuse.data.token_layout import Part, parts_of
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.heads.base import Masks
 from avfuse.stages.fuse.runs.predict import load_clips
-from avfuse.stages.fuse.runs.restore import restore, saved_layouts, saved_options, saved_recipe
+from avfuse.stages.fuse.runs.restore import restore_head, saved_layouts, saved_options, saved_recipe
 from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.stages.fuse.training.job import Plan
 
@@ -61,7 +62,7 @@ class Explanation:
     without_map: Mapping[str, str]
     heads: int = 1
 
-    def map_of(self, modality: str, part: int, clip: int) -> NDArray[np.float64]:
+    def heatmap(self, modality: str, part: int, clip: int) -> NDArray[np.float64]:
         """The map of one feature of a modality, in the shape of its cells, times the number of the modality's cells: 1
         is what each would have were all alike."""
         sizes = [each.tokens.size for each in self.parts[modality]]
@@ -69,6 +70,11 @@ class Explanation:
         row = self.maps[modality][clip] * ends[-1]
         own: NDArray[np.float64] = row[ends[part] - sizes[part] : ends[part]]
         return own.reshape(self.parts[modality][part].tokens.shape)
+
+    def map_of(self, modality: str, part: int, clip: int) -> NDArray[np.float64]:
+        """`heatmap` by its old name, for one release."""
+        warn_moved("Explanation.map_of", "Explanation.heatmap")
+        return self.heatmap(modality, part, clip)
 
     def zeros(self, modality: str, clip: int) -> int:
         """How many heads have a map of a modality that is zero everywhere; 0 where there is none."""
@@ -117,7 +123,7 @@ def explain(
     `grad-cam` (Selvaraju et al., ICCV 2017) over the standardised tokens of each modality: relu(sum_d w_d x_td), where
     w_d is the mean over cells t of the gradient of the class's logit with respect to x_td; of several targets it is the
     sum of their classes' logits. Heads that average tokens, or lay them side by side, are differentiated through that.
-    `attention`: see `avfuse.stages.fuse.analysis.attention_rollout.attention`; it is the same whatever the class.
+    `attention`: see `attention_rollout`; it does not depend on the class.
 
     Args:
         plan: of any of the seeds.
@@ -220,7 +226,7 @@ def _grad_cam(head: Head, clips: _Clips, cells: Mapping[str, Tensor], columns: T
 
 def _attention(head: Head, clips: _Clips, cells: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """(B, cells) by modality. What CLS and its like get is left out."""
-    every = [attention(head, prepared, clips.present) for prepared in clips.passes(head)]
+    every = [attention_rollout(head, prepared, clips.present) for prepared in clips.passes(head)]
     maps = {}
     for name, where in cells.items():
         if name in every[0]:
@@ -255,12 +261,12 @@ def explain_clips(
         classes: int64 (clips, targets), as of `explain`.
 
     Raises:
-        UsageError: as `explain` and `restore`, and for clips of which these features were not extracted.
+        UsageError: as `explain` and `restore_head`, and for clips of which these features were not extracted.
     """
     heads = run.heads[row]
     layouts = saved_layouts(run, heads[0])
     shapes = {name: layout.shape for name, layout in layouts.items()}
-    trained = [restore(one, shapes, run.targets, torch.device(device)) for one in heads]
+    trained = [restore_head(one, shapes, run.targets, torch.device(device)) for one in heads]
     why = why_without_attention(trained[0]) if method == "attention" else None
     stores = {spec.key: FeatureStore(cache, collection, spec) for layout in layouts.values() for spec in layout.specs}
     modalities, missing = load_clips(layouts, stores, clips, device)

@@ -2,18 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from avfuse.features.errors import UsageError
+from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import Logits, Truth, confusion, correct
 from avfuse.stages.fuse.runs.run_folder import SeedResult
 
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"gains": "class_gains", "Gains": "ClassGains"})
+
 
 @dataclass(frozen=True)
-class Gains:
+class ClassGains:
     """Every target for itself, averaged over seeds; shares of 1.
 
     classes: a line a class that test clips have, the largest gain first. `target`, `class`, `clips` of it; `before` and
@@ -31,7 +36,7 @@ class Gains:
     confusions: pd.DataFrame
 
 
-def gains(targets: Targets, before: Sequence[SeedResult], after: Sequence[SeedResult]) -> Gains:
+def class_gains(targets: Targets, before: Sequence[SeedResult], after: Sequence[SeedResult]) -> ClassGains:
     """Compare the seeds of two rows. Raises UsageError unless they predict the same test clips."""
     one, other = before[0], after[0]
     if one.clip_ids != other.clip_ids or not all(map(np.array_equal, one.truth, other.truth)):
@@ -44,7 +49,7 @@ def gains(targets: Targets, before: Sequence[SeedResult], after: Sequence[SeedRe
     for target, truth, of_one, of_other in zip(targets, one.truth, *parts, strict=True):
         classes.append(_classes(target, truth, of_one, of_other))
         confusions.append(_confusions(target, truth, of_one, of_other))
-    return Gains(pd.concat(classes, ignore_index=True), pd.concat(confusions, ignore_index=True))
+    return ClassGains(pd.concat(classes, ignore_index=True), pd.concat(confusions, ignore_index=True))
 
 
 def _classes(target: LearnedTarget, truth: Truth, before: Sequence[Logits], after: Sequence[Logits]) -> pd.DataFrame:

@@ -14,13 +14,13 @@ from avfuse.features.errors import UsageError
 from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.heads import Head
-from avfuse.stages.fuse.runs.restore import job_from_result, load_head, load_objective
+from avfuse.stages.fuse.runs.restore import job_from_result, load_auxiliary_losses, load_head
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 from avfuse.stages.fuse.training.auxiliary_losses import Objective
 from avfuse.stages.fuse.training.inputs import Inputs
 
 if not TYPE_CHECKING:
-    __getattr__ = renamed(__name__, {"embed_with": "embed_clips"})
+    __getattr__ = renamed(__name__, {"embed_with": "embed_clips", "clips_of": "split_indices"})
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def contrastive_rows(run: Run) -> dict[str, list[SeedResult]]:
     return found
 
 
-def clips_of(data: FusionData, split: str) -> Tensor:
+def split_indices(data: FusionData, split: str) -> Tensor:
     """Indices, int64 (n,), of `test` clips, of those that heads were trained on (`train`), or of `all` these."""
     fitted = torch.cat([data.train, data.validation])
     parts = {"test": data.test, "train": fitted, "all": torch.cat([fitted, data.test])}
@@ -61,11 +61,13 @@ def embed_clips(heads: Sequence[SeedResult], data: FusionData, clips: Tensor) ->
     finite, and for other clips or features than it was trained on.
     """
     loaded = [load_head(one, data) for one in heads]
-    objectives = [load_objective(one, head) for one, head in zip(heads, loaded, strict=True)]
+    objectives = [load_auxiliary_losses(one, head) for one, head in zip(heads, loaded, strict=True)]
     plan = job_from_result(heads[0], data)
     fitted = torch.cat([data.train, data.validation])
     inputs = Inputs.of(plan.head, plan.data, fitted, plan.options, plan.recipe)
-    found = [embed(head, objective, inputs, clips) for head, objective in zip(loaded, objectives, strict=True)]
+    found = [
+        embed_with_head(head, objective, inputs, clips) for head, objective in zip(loaded, objectives, strict=True)
+    ]
     for one, each in zip(heads, found, strict=True):
         if not all(np.isfinite(vectors).all() for vectors in each.vectors.values()):
             raise UsageError(f"{one.file.with_suffix('')} gives no numbers: its training diverged, try a lower lr")
@@ -73,7 +75,7 @@ def embed_clips(heads: Sequence[SeedResult], data: FusionData, clips: Tensor) ->
 
 
 @torch.inference_mode()
-def embed(head: Head, objective: Objective, inputs: Inputs, clips: Tensor) -> Embeddings:
+def embed_with_head(head: Head, objective: Objective, inputs: Inputs, clips: Tensor) -> Embeddings:
     """The clips at the indices given, int64 (n,), in evaluation mode: what audio-video contrast compares of them. Where
     temporal windows are averaged at test, the direction of the mean of their vectors."""
     head.eval()

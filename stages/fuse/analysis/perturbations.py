@@ -69,7 +69,7 @@ class ModalityTokens:
 
 
 @dataclass(frozen=True)
-class Change:
+class Perturbation:
     """Test clips (B,) -> their standardised tokens (B, V, T, D), called in the clips' order; None: taken away.
     kept: bool (n,), the clips that it is measured on."""
 
@@ -81,21 +81,21 @@ class Change:
     alter: Callable[[Tensor], Tensor] | None
 
 
-def changes(seen: ModalityTokens, labels: NDArray[np.int64], seed: int) -> Iterator[Change]:
+def perturbations(seen: ModalityTokens, labels: NDArray[np.int64], seed: int) -> Iterator[Perturbation]:
     """All that `robustness` says, of one modality. labels: the test clips' classes, int64 (n,)."""
     has = seen.present.cpu().numpy()
     everyone = np.ones_like(has)
-    yield Change(seen.name, "dropped", math.nan, everyone, has, None)
+    yield Perturbation(seen.name, "dropped", math.nan, everyone, has, None)
     for ratio in SNR_DB:
-        yield Change(seen.name, "noise", ratio, everyone, has, _noise(seen, ratio, seed))
+        yield Perturbation(seen.name, "noise", ratio, everyone, has, _noise(seen, ratio, seed))
     for share in SHIFTS:
         if (alter := _shift(seen, share)) is not None:
-            yield Change(seen.name, "shift", share, everyone, has, alter)
+            yield Perturbation(seen.name, "shift", share, everyone, has, alter)
     for name, partner in (
         ("same class", _partners_of_same_class(labels, has, np.random.default_rng(seed))),
         ("other class", _partners_of_other_class(labels, has, np.random.default_rng(seed))),
     ):
-        yield Change(seen.name, name, math.nan, ~has | (partner >= 0), partner >= 0, _swap(seen, partner))
+        yield Perturbation(seen.name, name, math.nan, ~has | (partner >= 0), partner >= 0, _swap(seen, partner))
 
 
 def _noise(seen: ModalityTokens, snr_db: float, seed: int) -> Callable[[Tensor], Tensor]:

@@ -3,20 +3,25 @@
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from avfuse.features.errors import UsageError
+from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.analysis.embeddings import Embeddings
 from avfuse.stages.fuse.evaluation.metrics import Truth
 from avfuse.stages.fuse.evaluation.statistics import Interval, interval
 
-OTHER: Mapping[str, str] = {"audio": "video", "video": "audio"}
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"retrieval": "evaluate_retrieval", "nearest": "nearest_clips"})
+
+OTHER_MODALITY: Mapping[str, str] = {"audio": "video", "video": "audio"}
 """By the modality of a query, that of what is found."""
 
-AT = (1, 5, 10)
+CUTOFFS = (1, 5, 10)
 """How many of the nearest are looked at."""
 
 DECIMALS = 6
@@ -44,16 +49,18 @@ class Retrieval:
     measures: pd.DataFrame
 
 
-def similarity(every: Sequence[Embeddings], source: str, queries: NDArray[np.int64]) -> NDArray[np.float64]:
+def cosine_similarity(every: Sequence[Embeddings], source: str, queries: NDArray[np.int64]) -> NDArray[np.float64]:
     """Cosines of the clips at the indices `queries` (q,), in the modality `source`, with all clips in the other one,
     averaged over heads. (q, n); what stands in columns of clips without that modality means nothing."""
     total = np.zeros((len(queries), len(every[0].has[source])))
     for each in every:
-        total += each.vectors[source][queries].astype(np.float64) @ each.vectors[OTHER[source]].T.astype(np.float64)
+        total += each.vectors[source][queries].astype(np.float64) @ each.vectors[OTHER_MODALITY[source]].T.astype(
+            np.float64
+        )
     return np.round(total / len(every), DECIMALS)
 
 
-def retrieval(
+def evaluate_retrieval(
     every: Sequence[Embeddings], source: str, truth: Sequence[Truth], groups: NDArray[np.object_]
 ) -> Retrieval:
     """How well clips find their own partners, and others of their class.
@@ -80,13 +87,13 @@ def retrieval(
 
     Raises UsageError where fewer than two clips have both modalities.
     """
-    candidates = np.flatnonzero(every[0].has[OTHER[source]])
+    candidates = np.flatnonzero(every[0].has[OTHER_MODALITY[source]])
     queries = np.flatnonzero(every[0].has["audio"] & every[0].has["video"])
     if len(queries) < 2:
         raise UsageError(
             f"{len(queries)} of {len(groups)} clips have both sound and picture: name a split with more (--split all)"
         )
-    ks = [k for k in AT if k <= len(candidates)]
+    ks = [k for k in CUTOFFS if k <= len(candidates)]
     found = pd.concat([_ranked(every, source, part, candidates, truth, ks) for part in _parts(queries, len(groups))])
     return Retrieval(
         source,
@@ -96,18 +103,18 @@ def retrieval(
     )
 
 
-def nearest(every: Sequence[Embeddings], source: str, query: int, among: NDArray[np.int64]) -> pd.DataFrame:
+def nearest_clips(every: Sequence[Embeddings], source: str, query: int, among: NDArray[np.int64]) -> pd.DataFrame:
     """The clips at the indices `among` that have the other modality, the nearest to one query first, and equals in the
-    order given: `clip`, the index, its `similarity`, and its `rank`, of equals the middle.
+    order given: `clip`, the index, its `cosine_similarity`, and its `rank`, of equals the middle.
 
     Raises UsageError where there is none, and where the query lacks the modality `source`.
     """
     if not every[0].has[source][query]:
-        raise UsageError(f"the query has no {source} feature: search --from {OTHER[source]}")
-    candidates = among[every[0].has[OTHER[source]][among]]
+        raise UsageError(f"the query has no {source} feature: search --from {OTHER_MODALITY[source]}")
+    candidates = among[every[0].has[OTHER_MODALITY[source]][among]]
     if not len(candidates):
-        raise UsageError(f"no clip of this split has a feature of {OTHER[source]}: name another (--split all)")
-    similarities = pd.Series(similarity(every, source, np.array([query]))[0, candidates])
+        raise UsageError(f"no clip of this split has a feature of {OTHER_MODALITY[source]}: name another (--split all)")
+    similarities = pd.Series(cosine_similarity(every, source, np.array([query]))[0, candidates])
     found = pd.DataFrame({"clip": candidates, "similarity": similarities, "rank": similarities.rank(ascending=False)})
     return found.sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
 
@@ -126,7 +133,7 @@ def _ranked(
     ks: Sequence[int],
 ) -> pd.DataFrame:
     """Of `Retrieval.queries`, and `same`, the share of candidates that are of a query's class."""
-    similarities = similarity(every, source, queries)
+    similarities = cosine_similarity(every, source, queries)
     own = similarities[np.arange(len(queries)), queries][:, None]
     similarities = similarities[:, candidates]
     same = _of_one_class(truth, queries, candidates)

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from avfuse.stages.fuse.analysis.perturbations import Change, ModalityTokens, changes
+from avfuse.stages.fuse.analysis.perturbations import ModalityTokens, Perturbation, perturbations
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.evaluation.metrics import all_correct
 from avfuse.stages.fuse.evaluation.statistics import difference_interval
@@ -65,8 +65,8 @@ def robustness(plan: Plan, heads: Sequence[Head], seed: int = 0) -> Robustness:
     seen = [ModalityTokens.of(plan, name, door) for name, door in heads[0].doors().items()]
     labels = _classes(data)
     everyone = np.ones(len(labels), dtype=bool)
-    every = [Change("", "unchanged", math.nan, everyone, ~everyone, None)]
-    every += [change for each in seen for change in changes(each, labels, seed) if change.changed.any()]
+    every = [Perturbation("", "unchanged", math.nan, everyone, ~everyone, None)]
+    every += [change for each in seen for change in perturbations(each, labels, seed) if change.changed.any()]
     hits = _hits(plan, heads, seen, every)
     test = data.test.cpu().numpy()
     groups = data.table["group"].to_numpy(dtype=object)[test]
@@ -83,7 +83,7 @@ def robustness(plan: Plan, heads: Sequence[Head], seed: int = 0) -> Robustness:
 
 
 def _line(
-    change: Change, before: NDArray[np.bool_], after: NDArray[np.bool_], groups: NDArray[np.object_]
+    change: Perturbation, before: NDArray[np.bool_], after: NDArray[np.bool_], groups: NDArray[np.object_]
 ) -> dict[str, object]:
     """Of `Robustness.table`. before, after: (heads, n_test)."""
     before, after = before[:, change.kept], after[:, change.kept]
@@ -104,7 +104,7 @@ def _line(
 
 
 def _hits(
-    plan: Plan, heads: Sequence[Head], seen: Sequence[ModalityTokens], every: Sequence[Change]
+    plan: Plan, heads: Sequence[Head], seen: Sequence[ModalityTokens], every: Sequence[Perturbation]
 ) -> NDArray[np.bool_]:
     """Whether each head gets each clip right under each change. (changes, heads, n_test)."""
     data = plan.data

@@ -8,7 +8,7 @@ from hashlib import sha256
 from itertools import combinations
 from math import comb
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from avfuse.features.atomic import atomic_write
 from avfuse.features.errors import UsageError
+from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality, base_of
 from avfuse.stages.fuse.evaluation.metrics import all_correct
@@ -28,6 +29,9 @@ from avfuse.stages.fuse.training.job import Plan
 from avfuse.stages.fuse.training.overrides import Training
 from avfuse.stages.fuse.training.trainer import train_jobs
 from avfuse.stages.fuse.training.vectorized import MAX_GROUP_SIZE, group_key, job_groups
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"shapley": "shapley_values"})
 
 MAX_PLAYERS = 10
 """n players are 2^n - 1 trainings for each seed."""
@@ -101,7 +105,7 @@ def contribution(
         right[coalition] = np.array([hits[coalition, seed] for seed in range(seeds)], np.float64)
     test = data.test.cpu().numpy()
     groups = data.table["group"].to_numpy(dtype=object)[test]
-    values = shapley(right)
+    values = shapley_values(right)
     clips = pd.concat({name: pd.DataFrame(each.T) for name, each in values.items()}, axis=1, names=["player", "seed"])
     return Contribution(
         pd.DataFrame(_line(name, player, right, values[name], groups) for name, player in players.items()),
@@ -132,7 +136,7 @@ def contribution_key(data: FusionData, head: str, training: Training, seeds: int
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def shapley(values: Mapping[Coalition, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+def shapley_values(values: Mapping[Coalition, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
     """The Shapley value of every player: what it adds to the players before it, averaged over all their orders.
 
     values: of every coalition, the empty one among them, in arrays of one shape, number by number.

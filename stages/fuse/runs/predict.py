@@ -16,7 +16,7 @@ from avfuse.stages.fuse.data.modality import Layout, Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import Logits, Truth, log_softmax
 from avfuse.stages.fuse.heads import Head
-from avfuse.stages.fuse.runs.restore import restore, saved_layouts, saved_options, saved_recipe
+from avfuse.stages.fuse.runs.restore import restore_head, saved_layouts, saved_options, saved_recipe
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult, count_seeds, load_run
 from avfuse.stages.fuse.training.head_trainer import predict
 from avfuse.stages.fuse.training.inputs import Inputs
@@ -50,12 +50,12 @@ def predict_clips(
     """The probabilities of a row's classes, its seeds taken together as `load_predictions` takes them.
 
     cache, collection: where the features of `saved_layouts` have been extracted to. Clips take the same path as at
-    test: `Inputs` with a head's own statistics, then `head_trainer.predict`. Raises UsageError as `restore`.
+    test: `Inputs` with a head's own statistics, then `head_trainer.predict`. Raises UsageError as `restore_head`.
     """
     heads = run.heads[row]
     layouts = saved_layouts(run, heads[0])
     shapes = {name: layout.shape for name, layout in layouts.items()}
-    trained = [(one, restore(one, shapes, run.targets, torch.device(device))) for one in heads]
+    trained = [(one, restore_head(one, shapes, run.targets, torch.device(device))) for one in heads]
     stores = {spec.key: FeatureStore(cache, collection, spec) for layout in layouts.values() for spec in layout.specs}
     size = max(1, min(_CLIPS, _BYTES // max(layout.bytes_per_clip for layout in layouts.values())))
     parts = [

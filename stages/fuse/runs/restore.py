@@ -81,10 +81,10 @@ def load_head(one: SeedResult, data: FusionData) -> Head:
     """A saved head on the data's device, ready to predict. Raises UsageError as `job_from_result`, and where its
     weights are missing, damaged, or of another version of the head."""
     plan = job_from_result(one, data)
-    return restore(one, plan.data.shapes, plan.data.targets, data.train.device)
+    return restore_head(one, plan.data.shapes, plan.data.targets, data.train.device)
 
 
-def restore(one: SeedResult, shapes: Mapping[str, ModalityShape], targets: Targets, device: torch.device) -> Head:
+def restore_head(one: SeedResult, shapes: Mapping[str, ModalityShape], targets: Targets, device: torch.device) -> Head:
     """A saved head without its data. shapes: of the modalities that it sees. Raises UsageError as `load_head` does
     over its weights."""
     if device.type == "cpu":
@@ -99,7 +99,7 @@ def restore(one: SeedResult, shapes: Mapping[str, ModalityShape], targets: Targe
     return head.eval()
 
 
-def load_objective(one: SeedResult, head: Head) -> Objective:
+def load_auxiliary_losses(one: SeedResult, head: Head) -> Objective:
     """Audio-video contrast of a saved head, on its device, with the common space that it was trained in. head: what
     `load_head` gives of it. Raises UsageError where it was trained without, and where the space is gone or damaged."""
     recipe = saved_recipe(one)

@@ -1,14 +1,19 @@
 """Rows of a results table, from saved predictions."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import all_correct
 from avfuse.stages.fuse.evaluation.statistics import few_groups_warning, interval
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult, head_of
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"hits": "correct_matrix"})
 
 _COST = (
     "GMACs: 10^9 multiply-adds for one clip at test; of backbones every frame, audio image and window, each pass once "
@@ -45,7 +50,7 @@ def summarise(run: Run) -> list[Row]:
     return [_row(run, runs) for runs in run.heads.values()]
 
 
-def hits(targets: Targets, runs: list[SeedResult]) -> NDArray[np.bool_]:
+def correct_matrix(targets: Targets, runs: list[SeedResult]) -> NDArray[np.bool_]:
     """(S, n_test): whether each seed got each clip right, every target of it."""
     return np.stack([all_correct(targets, one.logits, one.truth) for one in runs])
 
@@ -105,7 +110,7 @@ def _of_several(target: LearnedTarget, selection: str) -> str:
 
 def _row(run: Run, runs: list[SeedResult]) -> Row:
     scores = [one.described["metrics"][run.targets.measure] for one in runs]
-    span = interval(hits(run.targets, runs), run.groups)
+    span = interval(correct_matrix(run.targets, runs), run.groups)
     return Row(
         label=runs[0].row,
         seeds=len(runs),
@@ -155,7 +160,7 @@ def validation_score(run: Run, runs: list[SeedResult]) -> float:
     return float(np.mean([one.described["cost"][f"validation_{run.targets.selection}"] for one in runs]))
 
 
-def winners(run: Run) -> list[SelectedRow]:
+def selected_rows(run: Run) -> list[SelectedRow]:
     """One for each head that has several rows, in the run's order. Of equals the first wins."""
     rows: dict[str, list[str]] = {}
     for row in run.heads:

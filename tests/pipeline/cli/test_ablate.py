@@ -24,7 +24,7 @@ from avfuse.pipeline.experiments.schema import load_backbones, load_table
 from avfuse.stages.fuse.evaluation.statistics import interval, paired_test
 from avfuse.stages.fuse.runs import experiment
 from avfuse.stages.fuse.runs.run_folder import load_run
-from avfuse.stages.fuse.runs.summary import hits
+from avfuse.stages.fuse.runs.summary import correct_matrix
 
 TABLE = """
 name: own
@@ -110,7 +110,7 @@ def test_numbers_are_those_of_the_trained_heads(place: Path, table: pd.DataFrame
         run = runs[head]
         chosen = table.loc[row, "chosen"]
         name = head if pd.isna(chosen) else f"{head},{chosen.replace(', ', ',')}"
-        tuned[row] = hits(run.targets, run.heads[name])
+        tuned[row] = correct_matrix(run.targets, run.heads[name])
         span = interval(tuned[row], run.groups)
         assert table.loc[row, ["tuned", "tuned_low", "tuned_high"]].tolist() == pytest.approx([*vars(span).values()])
     test = paired_test(tuned["svc"], tuned["video"], runs["svc"].groups)

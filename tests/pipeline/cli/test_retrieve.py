@@ -14,8 +14,8 @@ from avfuse.features.errors import UsageError
 from avfuse.manifests import load_manifest
 from avfuse.pipeline.cli.main import avfuse
 from avfuse.pipeline.provenance import describe_run
-from avfuse.stages.fuse.analysis.embeddings import clips_of, embed_clips
-from avfuse.stages.fuse.analysis.retrieval import retrieval
+from avfuse.stages.fuse.analysis.embeddings import embed_clips, split_indices
+from avfuse.stages.fuse.analysis.retrieval import evaluate_retrieval
 from avfuse.stages.fuse.data.dataset import load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.run_folder import load_run
@@ -63,10 +63,10 @@ def test_the_table_has_both_ways_with_intervals_and_chance(workplace: Path, run:
     assert (table["queries"] == 28).all()
     assert (table["candidates"] == 29).all()
     data = load_data(load_manifest(workplace / "cache", "pairs"), workplace / "cache", INPUTS)
-    clips = clips_of(data, "test")
+    clips = split_indices(data, "test")
     every = embed_clips(load_run(run).heads[ROW], data, clips)
     groups = data.table["group"].to_numpy(dtype=object)[clips]
-    expected = retrieval(every, "video", [each[clips].numpy() for each in data.truth], groups).measures
+    expected = evaluate_retrieval(every, "video", [each[clips].numpy() for each in data.truth], groups).measures
     written = table[table["from"] == "video"].reset_index(drop=True)
     pd.testing.assert_frame_equal(written[expected.columns], expected)
     values = expected.set_index("measure")

@@ -25,7 +25,7 @@ from avfuse.pipeline.report.comparison import compare
 from avfuse.pipeline.report.run_reference import read_run_ref
 from avfuse.pipeline.report.text_tables import aligned, p_value, percent, points, points_span
 from avfuse.stages.fuse.analysis import shapley
-from avfuse.stages.fuse.analysis.class_gains import gains
+from avfuse.stages.fuse.analysis.class_gains import class_gains
 from avfuse.stages.fuse.analysis.robustness import robustness
 from avfuse.stages.fuse.analysis.shapley import contribution
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
@@ -33,7 +33,7 @@ from avfuse.stages.fuse.evaluation.statistics import holm, interval, paired_test
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.restore import job_from_result, load_head
 from avfuse.stages.fuse.runs.run_folder import Run, load_run
-from avfuse.stages.fuse.runs.summary import hits
+from avfuse.stages.fuse.runs.summary import correct_matrix
 from avfuse.stages.fuse.training.overrides import Training
 
 QUICK = Training(epochs=3, hidden="16")
@@ -264,7 +264,7 @@ class TestRobustness:
         with pytest.raises(UsageError, match="name its --memory"):
             self.understand(streamed, workplace)
         said = self.understand(streamed, workplace, "--memory", 0).output
-        hit = hits(load_run(streamed).targets, load_run(streamed).heads["mlp"])
+        hit = correct_matrix(load_run(streamed).targets, load_run(streamed).heads["mlp"])
         assert f"mlp, 2 seeds: {percent(hit.mean())} % as the clips are" in said
 
     def test_controls_and_untrained_features_are_named(self, workplace: Path, copy: Path) -> None:
@@ -306,7 +306,7 @@ class TestRobustness:
 class TestGains:
     def test_tables_are_those_of_the_function(self, run: Run, tmp_path: Path) -> None:
         said = call("understand", "gains", run.folder, "--before", "video", "--after", "mlp", "-o", tmp_path).output
-        found = gains(run.targets, run.heads["video"], run.heads["mlp"])
+        found = class_gains(run.targets, run.heads["video"], run.heads["mlp"])
         for file, table in (("gains.csv", found.classes), ("confusions.csv", found.confusions)):
             written = pd.read_csv(tmp_path / file)
             assert written[["row_before", "row_after"]].drop_duplicates().to_numpy().tolist() == [["video", "mlp"]]
@@ -325,7 +325,7 @@ class TestGains:
 
     def test_ten_at_most_are_shown_and_counted(self, run: Run) -> None:
         said = call("understand", "gains", run.folder, "--before", "audio", "--after", "mlp").output
-        pairs = gains(run.targets, run.heads["audio"], run.heads["mlp"]).confusions
+        pairs = class_gains(run.targets, run.heads["audio"], run.heads["mlp"]).confusions
         fewer = pairs[pairs["difference"] < 0]
         assert len(fewer) > 10
         assert f"Confusions that are fewer, the 10 largest of {len(fewer)}:" in said
@@ -339,7 +339,7 @@ class TestGains:
         said = call("understand", "gains", run.folder, *arguments).output
         assert f"From {other}:mlp to {run.folder}:mlp" in said
         assert f"{other}:mlp: UNTRAINED weights in imported:sound" in said
-        found = gains(run.targets, load_run(other).heads["mlp"], run.heads["mlp"])
+        found = class_gains(run.targets, load_run(other).heads["mlp"], run.heads["mlp"])
         differences = pd.read_csv(tmp_path / "gains.csv")["difference"]
         assert differences.tolist() == pytest.approx(found.classes["difference"].tolist())
         shutil.rmtree(other)
@@ -363,7 +363,7 @@ class TestCompare:
 
     def test_two_rows(self, run: Run) -> None:
         said = call("runs", "compare", f"{run.folder}:video", f"{run.folder}:mlp").output
-        video, mlp = (hits(run.targets, run.heads[row]) for row in ("video", "mlp"))
+        video, mlp = (correct_matrix(run.targets, run.heads[row]) for row in ("video", "mlp"))
         test = paired_test(mlp, video, run.groups)
         spans = [interval(each, run.groups) for each in (video, mlp)]
         (line,) = [each for each in said.splitlines() if each.endswith(f"  {p_value(test.p)}")]
@@ -383,7 +383,11 @@ class TestCompare:
         other = load_run(quicker)
         assert found.accuracies["row"].tolist() == ["video", "mlp"]
         tests = [
-            paired_test(hits(run.targets, other.heads[row][:2]), hits(run.targets, run.heads[row]), run.groups)
+            paired_test(
+                correct_matrix(run.targets, other.heads[row][:2]),
+                correct_matrix(run.targets, run.heads[row]),
+                run.groups,
+            )
             for row in ("video", "mlp")
         ]
         assert found.accuracies["difference"].tolist() == [each.difference for each in tests]

@@ -26,7 +26,7 @@ from avfuse.pipeline.report.page.colours import row_styles
 from avfuse.pipeline.report.page.document import json_island
 from avfuse.pipeline.report.page.media import encode_sound
 from avfuse.pipeline.report.page.tables import cell
-from avfuse.stages.fuse.analysis.class_gains import gains
+from avfuse.stages.fuse.analysis.class_gains import class_gains
 from avfuse.stages.fuse.runs.run_folder import load_run
 
 pytestmark = pytest.mark.slow  # the runs that it shows are trained first
@@ -162,7 +162,7 @@ def test_a_row_has_one_colour_in_every_figure(page: ReadPage) -> None:
 def test_gains_are_those_of_every_pair(page: ReadPage, workplace: Path) -> None:
     run, told = load_run(workplace / "runs/tones/all"), page.islands["page"]["gains"]
     assert len(told["pairs"]) == 6
-    expected = gains(run.targets, run.heads["video"], run.heads["crossattn"]).classes.set_index("class")
+    expected = class_gains(run.targets, run.heads["video"], run.heads["crossattn"]).classes.set_index("class")
     for (_, name, clips), values in zip(told["classes"], told["pairs"]["1>3"], strict=True):
         row = expected.loc[name]
         assert clips == row["clips"]

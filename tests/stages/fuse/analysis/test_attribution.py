@@ -13,7 +13,7 @@ from torch import Tensor
 from avfuse.features.backbones import WeightsChoice
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
-from avfuse.stages.fuse.analysis.attention_rollout import attention, record_attention, why_without_attention
+from avfuse.stages.fuse.analysis.attention_rollout import attention_rollout, record_attention, why_without_attention
 from avfuse.stages.fuse.analysis.attribution import Explanation, explain
 from avfuse.stages.fuse.config import Recipe
 from avfuse.stages.fuse.data.dataset import FusionData, Modality
@@ -72,7 +72,7 @@ class TestAttention:
         head, tokens = made_up_head("crossattn"), made_up_tokens()
         with torch.no_grad(), record_attention(head) as weights:
             head(tokens, PRESENT)
-        found = attention(head, tokens, PRESENT)
+        found = attention_rollout(head, tokens, PRESENT)
         torch.testing.assert_close(found["audio"], weights["layers.0.attend.video.attend"].mean(dim=(1, 2)))
         torch.testing.assert_close(found["video"], weights["layers.0.attend.audio.attend"].mean(dim=(1, 2)))
 
@@ -82,7 +82,7 @@ class TestAttention:
         with torch.no_grad(), record_attention(head) as weights:
             head(tokens, PRESENT)
         expected = weights["layers.0.attend.video.attend"].mean(dim=1)[:, 0]
-        torch.testing.assert_close(attention(head, tokens, PRESENT)["audio"], expected)
+        torch.testing.assert_close(attention_rollout(head, tokens, PRESENT)["audio"], expected)
 
     def test_a_bottleneck_of_one_block_is_rolled_as_by_hand(self) -> None:
         head, tokens = made_up_head("bottleneck", blocks=1, update="parallel_mean"), made_up_tokens()
@@ -90,7 +90,7 @@ class TestAttention:
             head(tokens, PRESENT)
         of_video = weights["exchange.video_blocks.0.attend.attend"].mean(dim=1)[:, 5:, :5].mean(dim=1)
         of_audio = weights["exchange.audio_blocks.0.attend.attend"].mean(dim=1)[:, :4, 4:].mean(dim=1)
-        found = attention(head, tokens, PRESENT)
+        found = attention_rollout(head, tokens, PRESENT)
         torch.testing.assert_close(found["video"], of_video / of_video.sum(dim=1, keepdim=True))
         torch.testing.assert_close(found["audio"], of_audio / of_audio.sum(dim=1, keepdim=True))
 
@@ -99,9 +99,9 @@ class TestAttention:
     def test_shares_add_up_to_one_and_go_with_their_clip(self, name: str, update: str) -> None:
         options = {"layers": 2} if name == "crossattn" else {"update": update}
         head, tokens = made_up_head(name, **options), made_up_tokens()
-        found = attention(head, tokens, PRESENT)
+        found = attention_rollout(head, tokens, PRESENT)
         order = torch.tensor([3, 1, 5, 0, 2, 4])
-        turned = attention(head, {key: each[order] for key, each in tokens.items()}, PRESENT)
+        turned = attention_rollout(head, {key: each[order] for key, each in tokens.items()}, PRESENT)
         assert {key: each.shape for key, each in found.items()} == {"video": (6, 5), "audio": (6, 8)}
         for key, each in found.items():
             assert (each > 0).all()
@@ -110,18 +110,18 @@ class TestAttention:
 
     def test_clips_without_a_modality_have_none(self) -> None:
         present = {"video": None, "audio": torch.tensor([True, False, True, True, True, True])}
-        found = attention(made_up_head("bottleneck"), made_up_tokens(), present)
+        found = attention_rollout(made_up_head("bottleneck"), made_up_tokens(), present)
         assert found["audio"][1].isnan().all()
         assert found["video"].isfinite().all()
-        crossed = attention(made_up_head("crossattn"), made_up_tokens(), present)
+        crossed = attention_rollout(made_up_head("crossattn"), made_up_tokens(), present)
         assert all(each[1].isnan().all() and each[[0, 2, 3, 4, 5]].isfinite().all() for each in crossed.values())
 
     def test_what_is_not_read_is_not_there(self) -> None:
-        assert set(attention(made_up_head("crossattn", reads="video"), made_up_tokens(), PRESENT)) == {"audio"}
+        assert set(attention_rollout(made_up_head("crossattn", reads="video"), made_up_tokens(), PRESENT)) == {"audio"}
         with pytest.raises(UsageError, match="layers=0 attends to nothing"):
-            attention(made_up_head("crossattn", layers=0), made_up_tokens(), PRESENT)
+            attention_rollout(made_up_head("crossattn", layers=0), made_up_tokens(), PRESENT)
         with pytest.raises(UsageError, match="head 'mlp' has no attention between cached tokens: take crossattn"):
-            attention(made_up_head("mlp"), made_up_tokens(), PRESENT)
+            attention_rollout(made_up_head("mlp"), made_up_tokens(), PRESENT)
 
 
 GRID_SHAPES = {"video": ModalityShape(5, 16), "audio": ModalityShape(2 + 4 * 8, 16, prefix=2, grid=(4, 8))}
@@ -142,7 +142,7 @@ class TestMultiscaleAttention:
         self, name: str, pooling: str, tokens: dict[str, Tensor]
     ) -> None:
         head = made_up_head(name, GRID_SHAPES, pooling=pooling)
-        found = attention(head, tokens, PRESENT)
+        found = attention_rollout(head, tokens, PRESENT)
         assert set(found) == ({"audio"} if name == "mat_lite" else {"audio", "video"})
         assert found["audio"].shape == (3, 34)
         assert (found["audio"][:, :2] == 0).all()
@@ -166,7 +166,7 @@ class TestMultiscaleAttention:
         for name, each in head.named_parameters():
             if "attend.qkv" in name or "attend.positions" in name:
                 torch.nn.init.zeros_(each)
-        found = attention(head, tokens, PRESENT)["audio"][:, 2:]
+        found = attention_rollout(head, tokens, PRESENT)["audio"][:, 2:]
         torch.testing.assert_close(found, torch.full_like(found, 1 / 32))
 
     def test_without_pooling_one_block_reads_as_by_hand(self, tokens: dict[str, Tensor]) -> None:
@@ -176,12 +176,12 @@ class TestMultiscaleAttention:
         rolled = torch.full((3, 1, 32), 1 / 32)
         for number in (2, 1, 0):
             rolled = (rolled @ weights[f"encode.blocks.{number}.attend"].mean(dim=1) + rolled) / 2
-        torch.testing.assert_close(attention(head, tokens, PRESENT)["audio"][:, 2:], rolled[:, 0])
+        torch.testing.assert_close(attention_rollout(head, tokens, PRESENT)["audio"][:, 2:], rolled[:, 0])
 
     def test_of_the_filter_bank_itself_shares_are_of_its_frames(self) -> None:
         shapes = {"audio": ModalityShape(66, 32, raw=True)}
         banks = torch.randn(2, 66, 32, generator=torch.Generator().manual_seed(3))
-        found = attention(made_up_head("mat", shapes), {"audio": banks}, {"audio": None})["audio"]
+        found = attention_rollout(made_up_head("mat", shapes), {"audio": banks}, {"audio": None})["audio"]
         assert found.shape == (2, 66)
         torch.testing.assert_close(found.sum(dim=1), torch.ones(2))
         assert (found[:, :64] > 0).all()
@@ -258,7 +258,7 @@ class TestGradCam:
     @pytest.mark.parametrize("head", ["audio", "mlp", "average", "crossattn", "bottleneck", "logreg"])
     def test_the_cell_that_carries_the_class_is_found(self, head: str) -> None:
         found = explained(planted(tells=["audio"]), head)
-        maps = np.stack([found.map_of("audio", 0, clip) for clip in range(24)])
+        maps = np.stack([found.heatmap("audio", 0, clip) for clip in range(24)])
         assert maps.shape == (24, *GRID)
         assert np.mean(maps.reshape(24, -1).argmax(axis=1) == CELL) > 0.8
 
@@ -326,7 +326,7 @@ class TestGradCam:
 
     def test_attention_goes_the_same_way(self, data: FusionData) -> None:
         found = explained(data, "crossattn", epochs=1, clips=4, method="attention")
-        assert found.map_of("audio", 0, 0).shape == GRID
+        assert found.heatmap("audio", 0, 0).shape == GRID
         for each in found.maps.values():
             np.testing.assert_allclose(each.sum(axis=1), 1)
         with pytest.raises(UsageError, match="head 'video' has no attention"):
@@ -335,7 +335,7 @@ class TestGradCam:
     def test_windows_that_are_averaged_at_test_are_explained_together(self) -> None:
         data = windowed()
         found = explained(data, "video", epochs=15)
-        assert found.map_of("video", 0, 0).shape == (10,)
+        assert found.heatmap("video", 0, 0).shape == (10,)
         assert np.mean(found.maps["video"].argmax(axis=1) == 5 + FRAME) > 0.8
         attended = explained(data, "crossattn", epochs=1, clips=4, method="attention")
         assert attended.maps["video"].shape == (4, 10)

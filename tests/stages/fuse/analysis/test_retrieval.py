@@ -14,12 +14,18 @@ from safetensors.torch import load_file, save_file
 
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.analysis import retrieval as module
-from avfuse.stages.fuse.analysis.embeddings import Embeddings, clips_of, contrastive_rows, embed, embed_clips
-from avfuse.stages.fuse.analysis.retrieval import OTHER, nearest, retrieval, similarity
+from avfuse.stages.fuse.analysis.embeddings import (
+    Embeddings,
+    contrastive_rows,
+    embed_clips,
+    embed_with_head,
+    split_indices,
+)
+from avfuse.stages.fuse.analysis.retrieval import OTHER_MODALITY, cosine_similarity, evaluate_retrieval, nearest_clips
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.runs import experiment
 from avfuse.stages.fuse.runs.experiment import run_experiment
-from avfuse.stages.fuse.runs.restore import load_head, load_objective
+from avfuse.stages.fuse.runs.restore import load_auxiliary_losses, load_head
 from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.stages.fuse.training.head_trainer import Fit
 from avfuse.stages.fuse.training.inputs import Inputs
@@ -32,7 +38,7 @@ CONTRAST = Training(avc=1, dim=32, heads=2, epochs=12, patience=12, lr=3e-3)
 def placed(audio: Sequence[int], video: Sequence[int], **lacking: Sequence[int]) -> Embeddings:
     """Clips on corners of a cube, by number; `audio` and `video` name clips that lack the modality."""
     corners = np.eye(6, dtype=np.float32)
-    has = {name: np.ones(len(audio), dtype=bool) for name in OTHER}
+    has = {name: np.ones(len(audio), dtype=bool) for name in OTHER_MODALITY}
     for name, clips in lacking.items():
         has[name.removeprefix("no_")][list(clips)] = False
     return Embeddings({"audio": corners[list(audio)], "video": corners[list(video)]}, has)
@@ -57,7 +63,7 @@ def test_a_case_with_ties_counted_by_hand() -> None:
     """Sound 0 and 1 find pictures 0, 1 and 4 equally near, sound 2 finds its own, sound 3 finds nothing; clip 4 has no
     sound and is a candidate all the same."""
     clips = placed([0, 0, 1, 2, 5], [0, 0, 1, 3, 0], no_audio=[4])
-    found = retrieval([clips], "audio", [np.array([0, 1, 0, 1, 1])], alone(5))
+    found = evaluate_retrieval([clips], "audio", [np.array([0, 1, 0, 1, 1])], alone(5))
     assert found.candidates == 5
     assert found.queries["clip"].tolist() == [0, 1, 2, 3]
     assert found.queries["nearer"].tolist() == [0, 0, 0, 0]
@@ -87,18 +93,18 @@ def test_a_case_with_ties_counted_by_hand() -> None:
 
 def test_the_other_way_has_other_queries_and_candidates() -> None:
     clips = placed([0, 0, 1, 2, 5], [0, 0, 1, 3, 0], no_audio=[4])
-    found = retrieval([clips], "video", [np.zeros(5, dtype=np.int64)], alone(5))
+    found = evaluate_retrieval([clips], "video", [np.zeros(5, dtype=np.int64)], alone(5))
     assert found.candidates == 4
     assert found.queries["rank"].tolist() == [1.5, 1.5, 1, 2.5]
     assert by_name(found.measures)["recall@1"] == pytest.approx((1 / 2 + 1 / 2 + 1 + 1 / 4) / 4)
     assert "recall@5" not in by_name(found.measures)
 
 
-@pytest.mark.parametrize("source", OTHER)
+@pytest.mark.parametrize("source", OTHER_MODALITY)
 def test_embeddings_that_tell_nothing_come_out_at_chance(source: str) -> None:
     clips = placed([0] * 20, [0] * 20, no_video=[3])
     for labels in (np.random.default_rng(0).integers(3, size=20), np.zeros(20, dtype=np.int64)):
-        measures = retrieval([clips], source, [labels], alone(20)).measures
+        measures = evaluate_retrieval([clips], source, [labels], alone(20)).measures
         assert measures["value"].tolist() == pytest.approx(measures["chance"].tolist())
         assert not measures.isna().any(axis=None)
 
@@ -107,7 +113,7 @@ def test_without_ties_measures_are_those_of_sorted_lists() -> None:
     clips, labels = scattered(30, seed=1), np.arange(30) % 4
     order = np.argsort(-(clips.vectors["audio"] @ clips.vectors["video"].T), axis=1)
     ranks = 1 + np.array([np.flatnonzero(row == clip)[0] for clip, row in enumerate(order)])
-    found = by_name(retrieval([clips], "audio", [labels], alone(30)).measures)
+    found = by_name(evaluate_retrieval([clips], "audio", [labels], alone(30)).measures)
     for k in (1, 5, 10):
         assert found[f"recall@{k}"] == pytest.approx((ranks <= k).mean())
         assert found[f"precision@{k}"] == pytest.approx((labels[order[:, :k]] == labels[:, None]).mean())
@@ -117,8 +123,8 @@ def test_without_ties_measures_are_those_of_sorted_lists() -> None:
 
 def test_similarities_of_seeds_are_averaged() -> None:
     one, other = scattered(6, seed=1), scattered(6, seed=2)
-    each = [similarity([clips], "video", np.arange(6)) for clips in (one, other)]
-    np.testing.assert_allclose(similarity([one, other], "video", np.arange(6)), np.mean(each, axis=0), atol=2e-6)
+    each = [cosine_similarity([clips], "video", np.arange(6)) for clips in (one, other)]
+    np.testing.assert_allclose(cosine_similarity([one, other], "video", np.arange(6)), np.mean(each, axis=0), atol=2e-6)
     np.testing.assert_allclose(each[0], one.vectors["video"] @ one.vectors["audio"].T, atol=2e-6)
 
 
@@ -126,14 +132,14 @@ def test_clips_that_differ_by_rounding_are_equals() -> None:
     clips = placed([0, 1, 2], [0, 0, 2])
     clips.vectors["video"][1] *= np.float32(1 + 1e-7)
     assert clips.vectors["video"][1, 0] > 1
-    assert retrieval([clips], "audio", [np.arange(3)], alone(3)).queries["rank"].tolist() == [1.5, 2, 1]
+    assert evaluate_retrieval([clips], "audio", [np.arange(3)], alone(3)).queries["rank"].tolist() == [1.5, 2, 1]
 
 
 def test_queries_a_few_at_a_time_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     clips, labels = scattered(30, seed=1), np.arange(30) % 4
-    at_once = retrieval([clips], "audio", [labels], alone(30))
+    at_once = evaluate_retrieval([clips], "audio", [labels], alone(30))
     monkeypatch.setattr(module, "_BYTES", 8 * 30 * 7)
-    in_parts = retrieval([clips], "audio", [labels], alone(30))
+    in_parts = evaluate_retrieval([clips], "audio", [labels], alone(30))
     pd.testing.assert_frame_equal(in_parts.queries, at_once.queries)
     pd.testing.assert_frame_equal(in_parts.measures, at_once.measures)
 
@@ -144,7 +150,7 @@ def test_of_one_class_are_clips_that_agree_in_every_target() -> None:
     several = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 0]], dtype=bool)
 
     def precision(*truth: np.ndarray) -> list[float]:
-        return retrieval([clips], "audio", truth, alone(4)).queries["precision@1"].tolist()
+        return evaluate_retrieval([clips], "audio", truth, alone(4)).queries["precision@1"].tolist()
 
     assert precision(verb) == [0.5] * 4
     assert precision(verb, noun) == [0.25, 0.25, 0.5, 0.5]
@@ -156,7 +162,7 @@ def test_larger_groups_make_wider_intervals() -> None:
     audio = clips.vectors["audio"] + 0.9 * clips.vectors["video"] * (np.arange(200) // 20 % 2)[:, None]
     clips = Embeddings({**clips.vectors, "audio": audio}, clips.has)
     narrow, wide = (
-        retrieval([clips], "audio", [labels], groups).measures.set_index("measure").loc["recall@10"]
+        evaluate_retrieval([clips], "audio", [labels], groups).measures.set_index("measure").loc["recall@10"]
         for groups in (alone(200), alone(200) // 20)
     )
     assert narrow["value"] == wide["value"]
@@ -175,20 +181,22 @@ def test_the_medians_interval_holds_the_median() -> None:
 
 def test_the_nearest_come_first_and_equals_in_their_order() -> None:
     clips = placed([0, 1, 2, 3], [1, 0, 0, 2], no_video=[3])
-    found = nearest([clips], "audio", 0, np.array([0, 1, 2, 3]))
+    found = nearest_clips([clips], "audio", 0, np.array([0, 1, 2, 3]))
     assert found["clip"].tolist() == [1, 2, 0]
     assert found["similarity"].tolist() == [1, 1, 0]
     assert found["rank"].tolist() == [1.5, 1.5, 3]
-    assert nearest([clips], "audio", 0, np.array([2, 3]))["clip"].tolist() == [2]
+    assert nearest_clips([clips], "audio", 0, np.array([2, 3]))["clip"].tolist() == [2]
     with pytest.raises(UsageError, match="the query has no video feature: search --from audio"):
-        nearest([clips], "video", 3, np.array([0, 1]))
+        nearest_clips([clips], "video", 3, np.array([0, 1]))
     with pytest.raises(UsageError, match="no clip of this split has a feature of video"):
-        nearest([clips], "audio", 0, np.array([3]))
+        nearest_clips([clips], "audio", 0, np.array([3]))
 
 
 def test_clips_that_are_no_pairs_cannot_be_measured() -> None:
     with pytest.raises(UsageError, match="1 of 3 clips have both sound and picture"):
-        retrieval([placed([0, 1, 2], [0, 1, 2], no_audio=[0], no_video=[2])], "audio", [np.arange(3)], alone(3))
+        evaluate_retrieval(
+            [placed([0, 1, 2], [0, 1, 2], no_audio=[0], no_video=[2])], "audio", [np.arange(3)], alone(3)
+        )
 
 
 # Of trained heads
@@ -224,9 +232,9 @@ def saved(data: FusionData, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
 
 
 def recall(run: Run, data: FusionData, source: str) -> float:
-    clips = clips_of(data, "test")
+    clips = split_indices(data, "test")
     every = embed_clips(run.heads["crossattn"], data, clips)
-    found = retrieval(every, source, [each[clips].numpy() for each in data.truth], alone(len(clips)))
+    found = evaluate_retrieval(every, source, [each[clips].numpy() for each in data.truth], alone(len(clips)))
     assert by_name(found.measures, "chance")["recall@1"] == pytest.approx(1 / 49)  # of 50 test clips one lacks each
     return by_name(found.measures)["recall@1"]
 
@@ -238,7 +246,7 @@ def test_contrast_finds_partners_that_share_more_than_a_class(
     dealt = made(tmp_path / "cache", dealt=True)
     by_class = train(data, tmp_path / "by_class", CONTRAST.plus({"contrast_labels": True}))
     by_dealt = train(dealt, tmp_path / "dealt")
-    for source in OTHER:
+    for source in OTHER_MODALITY:
         assert recall(saved[0], data, source) > 0.7
         assert recall(by_dealt, dealt, source) < 0.2
         assert recall(by_class, data, source) < recall(saved[0], data, source) - 0.2
@@ -248,20 +256,20 @@ def test_saved_heads_embed_as_they_did_when_they_were_trained(
     data: FusionData, saved: tuple[Run, list[Trained]]
 ) -> None:
     run, kept = saved
-    clips = clips_of(data, "all")
+    clips = split_indices(data, "all")
     assert clips.tolist() == list(range(200))
     found = embed_clips(run.heads["crossattn"], data, clips)
     training = Training(**run.described["training"])
     plan = training.options("crossattn"), training.recipe("crossattn")
     inputs = Inputs.of("crossattn", data, torch.cat([data.train, data.validation]), *plan)
     batch = inputs.rows(clips)
-    has = {name: data.modalities[name].present for name in OTHER}
+    has = {name: data.modalities[name].present for name in OTHER_MODALITY}
     for each, trained in zip(found, kept, strict=True):
         assert trained.space is not None
         with torch.inference_mode():
             outputs = trained.head.eval()(batch.prepared, batch.present)
             own = trained.space(outputs["before_video"], outputs["before_audio"], has["video"], has["audio"])
-        for name in OTHER:
+        for name in OTHER_MODALITY:
             np.testing.assert_array_equal(each.vectors[name], getattr(own, name).numpy())
             np.testing.assert_array_equal(each.has[name], has[name].numpy())
             assert each.vectors[name].dtype == np.float32
@@ -280,7 +288,7 @@ def fitted(data: FusionData) -> Fit:
 def test_embeddings_are_what_the_loss_compares(data: FusionData) -> None:
     fit = fitted(data)
     assert fit.objective is not None
-    found = embed(fit.head, fit.objective, fit.inputs, data.test)
+    found = embed_with_head(fit.head, fit.objective, fit.inputs, data.test)
     with torch.no_grad():
         batch = fit.inputs.rows(data.test)
         losses = fit.losses(batch)  # the head is in evaluation mode, as embed leaves it
@@ -295,19 +303,19 @@ def test_windows_are_averaged_and_of_unit_length(data: FusionData, monkeypatch: 
     assert fit.objective is not None
     clips = data.train[:8]
     turned = clips.roll(1)
-    one, other = (embed(fit.head, fit.objective, fit.inputs, which) for which in (clips, turned))
+    one, other = (embed_with_head(fit.head, fit.objective, fit.inputs, which) for which in (clips, turned))
     passes = [fit.inputs.rows(clips), fit.inputs.rows(turned)]
     monkeypatch.setattr(Inputs, "at_test", lambda self, indices: iter([(torch.arange(8), passes)]))
-    found = embed(fit.head, fit.objective, fit.inputs, clips)
-    for name in OTHER:
+    found = embed_with_head(fit.head, fit.objective, fit.inputs, clips)
+    for name in OTHER_MODALITY:
         total = one.vectors[name] + other.vectors[name]
         expected = total / np.linalg.norm(total, axis=1, keepdims=True)
         np.testing.assert_allclose(found.vectors[name], expected, atol=1e-6)
 
 
 def test_splits_are_what_heads_were_trained_and_tested_on(data: FusionData) -> None:
-    assert set(clips_of(data, "train").tolist()) == {*data.train.tolist(), *data.validation.tolist()}
-    assert clips_of(data, "test").tolist() == data.test.tolist()
+    assert set(split_indices(data, "train").tolist()) == {*data.train.tolist(), *data.validation.tolist()}
+    assert split_indices(data, "test").tolist() == data.test.tolist()
 
 
 def test_heads_without_contrast_have_no_embeddings(data: FusionData, tmp_path: Path) -> None:
@@ -330,10 +338,10 @@ def test_heads_whose_space_is_gone_or_useless_predict_but_cannot_be_searched(dat
     space = load_file(file)
     file.write_bytes(b"no weights")
     with pytest.raises(UsageError, match=r"seed-0\.space\.safetensors is damaged"):
-        load_objective(one, head)
+        load_auxiliary_losses(one, head)
     file.write_bytes((run.folder / "crossattn" / "seed-0.safetensors").read_bytes())
     with pytest.raises(UsageError, match=r"seed-0\.space\.safetensors is not of this head"):
-        load_objective(one, head)
+        load_auxiliary_losses(one, head)
     save_file({name: each * torch.nan for name, each in space.items()}, file)
     with pytest.raises(UsageError, match=r"seed-0 gives no numbers: its training diverged"):
         embed_clips([one], data, data.test)
@@ -342,7 +350,7 @@ def test_heads_whose_space_is_gone_or_useless_predict_but_cannot_be_searched(dat
     with pytest.raises(
         UsageError, match=r"seed-0\.space\.safetensors is not there.*earlier version.*run\.json"
     ) as said:
-        load_objective(one, head)
+        load_auxiliary_losses(one, head)
     assert "\n" not in str(said.value)
     (run.folder / "crossattn" / "seed-0.json").unlink()
     train(data, tmp_path / "run", CONTRAST.plus({"epochs": 1}))

@@ -14,10 +14,10 @@ from made_up_sets import INPUTS, kitchen, sounds
 from avfuse.features.backbones import WeightsChoice
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
-from avfuse.stages.fuse.analysis.class_gains import gains
-from avfuse.stages.fuse.analysis.perturbations import Change, ModalityTokens, changes
+from avfuse.stages.fuse.analysis.class_gains import class_gains
+from avfuse.stages.fuse.analysis.perturbations import ModalityTokens, Perturbation, perturbations
 from avfuse.stages.fuse.analysis.robustness import Robustness, robustness
-from avfuse.stages.fuse.analysis.shapley import MAX_PLAYERS, contribution, contribution_key, shapley
+from avfuse.stages.fuse.analysis.shapley import MAX_PLAYERS, contribution, contribution_key, shapley_values
 from avfuse.stages.fuse.config import Recipe
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.data.modality import Layout, Modality
@@ -217,7 +217,7 @@ class TestContribution:
         subsets = [frozenset(n for bit, n in enumerate(names) if number >> bit & 1) for number in range(16)]
         values = {subset: generator.random(3) for subset in sorted(subsets, key=len)}
         orders = list(permutations(names))
-        for player, value in shapley(values).items():
+        for player, value in shapley_values(values).items():
             before = [frozenset(order[: order.index(player)]) for order in orders]
             expected = np.mean([values[each | {player}] - values[each] for each in before], axis=0)
             np.testing.assert_allclose(value, expected)
@@ -355,7 +355,7 @@ class TestRobustness:
         door = every[0].head.doors()["video"]
         seen = ModalityTokens.of(plan, "video", door)
         clips = torch.arange(len(plan.data.test))
-        (shift, _) = (each for each in changes(seen, np.zeros(len(clips), int), 0) if each.name == "shift")
+        (shift, _) = (each for each in perturbations(seen, np.zeros(len(clips), int), 0) if each.name == "shift")
         moved = shift.alter(clips)  # type: ignore[misc]
         assert not torch.equal(moved, seen.standardised(clips))
         torch.testing.assert_close(seen.stored(moved), seen.stored(seen.standardised(clips)))
@@ -408,10 +408,10 @@ class TestChanges:
         data = replace(data, test=torch.arange(clips))
         return ModalityTokens.of(Plan("audio", data, 0, Recipe(), Recipe()), "audio", ModalityInput(layout.shape))
 
-    def named(self, seen: ModalityTokens, name: str, labels: Sequence[int] = (0, 0, 0, 1, 1, 1)) -> list[Change]:
-        return [each for each in changes(seen, np.array(labels), 0) if each.name == name]
+    def named(self, seen: ModalityTokens, name: str, labels: Sequence[int] = (0, 0, 0, 1, 1, 1)) -> list[Perturbation]:
+        return [each for each in perturbations(seen, np.array(labels), 0) if each.name == name]
 
-    def partners(self, seen: ModalityTokens, name: str, labels: Sequence[int]) -> tuple[Change, np.ndarray]:
+    def partners(self, seen: ModalityTokens, name: str, labels: Sequence[int]) -> tuple[Perturbation, np.ndarray]:
         (change,) = self.named(seen, name, labels)
         return change, change.alter(torch.arange(len(labels)))[:, 0, 0, 0].long().numpy()  # type: ignore[misc]
 
@@ -578,7 +578,7 @@ class TestGains:
         truth = [0, 0, 0, 0, 1, 1]
         before = predictions("audio", [[0, 1, 1, 2, 1, 1], [0, 1, 0, 2, 1, 0]], truth)
         after = predictions("mlp", [[0, 0, 0, 2, 0, 1]], truth)
-        found = gains(self.targets, before, after)
+        found = class_gains(self.targets, before, after)
         # a: right before in shares 1, 0, .5, 0, and now 1, 1, 1, 0; b: 1, .5, and now 0, 1
         expected = pd.DataFrame(
             {
@@ -614,7 +614,7 @@ class TestGains:
             logits = np.concatenate([np.eye(3)[verbs], np.eye(2)[nouns]], axis=1)
             return [SeedResult("mlp", 0, Path(), {}, ["one", "other"], truth, logits, pd.DataFrame())]
 
-        found = gains(two, run([0, 0], [0, 0]), run([0, 1], [0, 1]))
+        found = class_gains(two, run([0, 0], [0, 0]), run([0, 1], [0, 1]))
         lines = found.classes.set_index(["target", "class"])["difference"]
         assert lines.to_dict() == {("verb", "b"): 1, ("verb", "a"): 0, ("noun", "y"): 0.5}
         pairs = found.confusions.set_index(["target", "true", "predicted"])["difference"]
@@ -623,7 +623,7 @@ class TestGains:
     def test_a_clip_of_several_classes_counts_under_each(self) -> None:
         several = Targets((LearnedTarget("label", ("a", "b", "c"), several=True, sigmoid=True),))
         truth = np.array([[1, 1, 0], [0, 1, 0]], dtype=bool)
-        found = gains(several, predictions("one", [[2, 1]], truth), predictions("other", [[0, 1]], truth))
+        found = class_gains(several, predictions("one", [[2, 1]], truth), predictions("other", [[0, 1]], truth))
         assert found.classes.set_index("class")["difference"].to_dict() == {"a": 1, "b": 0.5}
         assert found.classes.set_index("class")["clips"].to_dict() == {"a": 1, "b": 2}
         pairs = found.confusions.set_index(["true", "predicted"])["difference"]
@@ -631,10 +631,10 @@ class TestGains:
 
     def test_equal_rows_change_nothing(self) -> None:
         runs = predictions("mlp", [[0, 1, 2]], [0, 1, 1])
-        found = gains(self.targets, runs, runs)
+        found = class_gains(self.targets, runs, runs)
         assert (found.classes[["difference", "fixed", "broken"]] == 0).all(axis=None)
         assert len(found.confusions) == 0
 
     def test_other_clips_are_refused(self) -> None:
         with pytest.raises(UsageError, match="'audio' and 'mlp' are not of the same test clips"):
-            gains(self.targets, predictions("audio", [[0, 1]], [0, 1]), predictions("mlp", [[0]], [0]))
+            class_gains(self.targets, predictions("audio", [[0, 1]], [0, 1]), predictions("mlp", [[0]], [0]))

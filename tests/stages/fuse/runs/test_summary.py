@@ -18,7 +18,7 @@ from avfuse.stages.fuse.data.modality import Layout, Modality
 from avfuse.stages.fuse.runs import experiment
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.run_folder import Run
-from avfuse.stages.fuse.runs.summary import summarise, validation_score, winners
+from avfuse.stages.fuse.runs.summary import selected_rows, summarise, validation_score
 from avfuse.stages.fuse.training import vectorized
 from avfuse.stages.fuse.training.overrides import Training
 from avfuse.stages.fuse.training.trainer import train_head
@@ -65,16 +65,16 @@ def test_a_row_of_a_sweep_is_the_head_trained_with_its_values(data: FusionData, 
 
 def test_validation_picks_the_winner_whatever_the_test_says(data: FusionData, tmp_path: Path) -> None:
     run = fuse(data, tmp_path / "run", ["audio", "mlp"], {"lr": ["1e-5", "1e-2"]}, Training(epochs=8))
-    assert [(winner.head, winner.values, winner.rows) for winner in winners(run)] == [
+    assert [(winner.head, winner.values, winner.rows) for winner in selected_rows(run)] == [
         ("audio", "lr=1e-2", 2),
         ("mlp", "lr=1e-2", 2),
     ]
     for one in run.heads["mlp,lr=1e-5"]:  # as if it were perfect on test
         one.described["metrics"]["top1"] = 1.0
-    assert winners(run)[1].values == "lr=1e-2"
+    assert selected_rows(run)[1].values == "lr=1e-2"
     for one in run.heads["mlp,lr=1e-5"]:
         one.described["cost"]["validation_top1"] = 1.0
-    assert winners(run)[1].values == "lr=1e-5"
+    assert selected_rows(run)[1].values == "lr=1e-5"
     printed = print_table(run, summarise(run))
     assert "Of 2 rows of mlp, validation prefers lr=1e-5: 100.0 % top-1 there, 100.0 % on test." in printed
 
@@ -169,5 +169,5 @@ def test_two_targets_are_swept_too(tmp_path: Path) -> None:
     manifest = kitchen(tmp_path)
     data = load_data(manifest, tmp_path, INPUTS)
     run = fuse(data, tmp_path / "run", ["mlp"], {"lr": ["1e-5", "1e-2"]}, Training(epochs=6))
-    assert winners(run)[0].values == "lr=1e-2"
+    assert selected_rows(run)[0].values == "lr=1e-2"
     assert json.loads((tmp_path / "run" / "run.json").read_text())["sweep"] == {"lr": ["1e-5", "1e-2"]}
