@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from avfuse.pipeline.cli.options import assignments, cache_option, device_option, require_folder, runs_option
+from avfuse.pipeline.cli.options import (
+    assignments,
+    cache_option,
+    device_option,
+    epochs_option,
+    memory_bytes,
+    memory_option,
+    require_folder,
+    runs_option,
+    seeds_option,
+    settings_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +38,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="What the table's roles stand for: paper, lite, or a .yaml file of your own.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds per row.")
-@click.option("--epochs", type=click.IntRange(min=1), help="At most so many epochs (default: the paper's).")
-@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any setting, in place of the paper's.")
+@seeds_option
+@epochs_option
+@settings_option
 @click.option(
     "--grid",
     type=click.Choice(["small", "none"]),
@@ -40,12 +51,7 @@ if TYPE_CHECKING:
 @click.option("--extract", is_flag=True, help="Extract what is not in the cache first.")
 @click.option("--partial", is_flag=True, help="Run the rows whose features are there, and leave the others out.")
 @click.option("--name", help="What to call the folder of results (default: the table and the backbones).")
-@click.option(
-    "--memory",
-    "memory_gib",
-    type=click.FloatRange(min=0),
-    help="GiB that features may take; what does not fit is streamed (default: half of the machine's).",
-)
+@memory_option
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -105,7 +111,7 @@ def ablate(
     from avfuse.pipeline.experiments.rows import GRID, TableOptions
     from avfuse.pipeline.experiments.run_table import train_rows
     from avfuse.pipeline.provenance import describe_run
-    from avfuse.stages.device import choose_device, device_memory_bytes
+    from avfuse.stages.device import choose_device
 
     given: dict[str, Any] = {**assignments("--set", settings), **({} if epochs is None else {"epochs": str(epochs)})}
     if epochs is not None:
@@ -140,7 +146,7 @@ def ablate(
         settings=given,
         grid=GRID if grid == "small" else {},
         device=machine,
-        memory_bytes=device_memory_bytes(machine) // 2 if memory_gib is None else int(memory_gib * 2**30),
+        memory_bytes=memory_bytes(machine, memory_gib),
         jobs=jobs,
     )
     folder = require_folder(runs / dataset, "--runs")

@@ -8,12 +8,21 @@ import click
 
 from avfuse.pipeline.cli.options import (
     assignments,
+    audio_option,
     cache_option,
     comma_list,
     device_option,
+    epochs_option,
+    memory_bytes,
+    memory_option,
+    replace_option,
     require_folder,
     runs_option,
+    seeds_option,
+    settings_option,
+    training_settings,
     unique_list,
+    video_option,
 )
 
 
@@ -26,17 +35,15 @@ from avfuse.pipeline.cli.options import (
     help="Comma-separated heads: audio, video, average, mlp, crossattn, bottleneck (all: these six), alpha, mat, "
     "mat_lite, mmt, svc, logreg, or your own.",
 )
-@click.option("--video", default="lite:frames", show_default=True, help="The feature that heads see as video.")
-@click.option("--audio", default="lite:images", show_default=True, help="Comma-separated features seen as audio.")
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds per head.")
+@video_option
+@audio_option
+@seeds_option
 @click.option("--name", help="What to call the run (default: the fusion).")
-@click.option("--epochs", type=click.IntRange(min=1), help="At most so many epochs (default: the head's own).")
+@epochs_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Clips per step (default: the head's own).")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.")
 @click.option("--weight-decay", type=click.FloatRange(min=0), help="Decoupled weight decay.")
-@click.option(
-    "--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other setting of training or of a head."
-)
+@settings_option
 @click.option(
     "--sweep",
     metavar="NAME=V1,V2,...",
@@ -46,13 +53,8 @@ from avfuse.pipeline.cli.options import (
 @click.option(
     "--shuffle-labels", is_flag=True, help="Control: permute the training labels; accuracy must fall to chance."
 )
-@click.option(
-    "--memory",
-    "memory_gib",
-    type=click.FloatRange(min=0),
-    help="GiB that features may take; what does not fit is streamed from the cache (default: half of the machine's).",
-)
-@click.option("--replace", is_flag=True, help="Replace a run of this name that has other settings.")
+@memory_option
+@replace_option
 @device_option
 @cache_option
 @runs_option
@@ -89,13 +91,12 @@ def fuse(
       avfuse fuse --dataset clips --fusion mlp --set video=flatten --sweep lr=1e-4,3e-4 --sweep l1=0,1e-5
       avfuse fuse --dataset clips --fusion audio,mlp --sweep audio=lite:mfcc,lite:chromagram
     """
-    from avfuse.features.errors import UsageError
     from avfuse.features.feature_names import expand_names
     from avfuse.features.name_rules import check_name
     from avfuse.manifests import load_manifest
     from avfuse.pipeline.provenance import describe_run
     from avfuse.pipeline.report import print_table, write_results
-    from avfuse.stages.device import choose_device, device_memory_bytes
+    from avfuse.stages.device import choose_device
     from avfuse.stages.fuse.data.dataset import load_data
     from avfuse.stages.fuse.heads import get_head
     from avfuse.stages.fuse.heads.base import STANDARD
@@ -111,14 +112,11 @@ def fuse(
         name: ",".join(values).replace("+", ",") for name, values in swept.items() if name in ("video", "audio")
     }
     inputs = {name: expand_names(comma_list(text)) for name, text in features.items()}
-    others = assignments("--set", settings)
-    if "shuffle_labels" in others:
-        raise UsageError("--set shuffle_labels: it is a flag of its own, --shuffle-labels")
     given = {"lr": lr, "weight_decay": weight_decay, "batch_size": batch_size, "epochs": epochs}
-    training = Training(shuffle_labels=shuffle_labels, **given | others)
+    training = Training(shuffle_labels=shuffle_labels, **given | training_settings(settings))
     manifest = load_manifest(cache, dataset)
     chosen = choose_device(device)
-    memory = device_memory_bytes(chosen) // 2 if memory_gib is None else int(memory_gib * 2**30)
+    memory = memory_bytes(chosen, memory_gib)
     data = load_data(manifest, cache, inputs, chosen, memory, banks=needs_filter_banks(heads, training, swept))
     for modality, streamed in data.streamed.items():
         click.echo(f"{modality}: {streamed.bytes_on_disk / 2**30:.1f} GiB do not fit in memory, so they are streamed")

@@ -35,6 +35,26 @@ memory_option = click.option(
     type=click.FloatRange(min=0),
     help="GiB that features may take; what does not fit is streamed from the cache (default: half of the machine's).",
 )
+video_option = click.option(
+    "--video", default="lite:frames", show_default=True, help="The feature that heads take as video."
+)
+audio_option = click.option(
+    "--audio", default="lite:images", show_default=True, help="Comma-separated features that heads take as audio."
+)
+seeds_option = click.option(
+    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Number of seeds per row."
+)
+epochs_option = click.option(
+    "--epochs", type=click.IntRange(min=1), help="Maximum number of epochs (default: the head's, or the paper's)."
+)
+settings_option = click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Any setting of training or of a head, instead of its default.",
+)
+replace_option = click.option("--replace", is_flag=True, help="Replace a run of this name that has other settings.")
 reader_option = click.option(
     "--reader",
     default="pyav",
@@ -139,6 +159,14 @@ def unique_list(given: str, text: str) -> list[str]:
     if twice := [name for name, count in Counter(found).items() if count > 1]:
         raise UsageError(f"{given}: {twice[0]} is named twice, once is enough")
     return found
+
+
+def training_settings(settings: Iterable[str]) -> dict[str, str]:
+    """Settings given by --set. Raises UsageError for shuffle_labels, which has a flag of its own."""
+    values = assignments("--set", settings)
+    if "shuffle_labels" in values:
+        raise UsageError("--set shuffle_labels: it is a flag of its own, --shuffle-labels")
+    return values
 
 
 def assignments(flag: str, given: Iterable[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from avfuse.pipeline.cli.options import cache_option, device_option, memory_bytes, require_file
+from avfuse.pipeline.cli.options import cache_option, device_option, memory_bytes, memory_option, require_file
 
 
 @click.command(short_help="Find pictures by sound and sounds by picture, and measure how well.")
@@ -26,12 +26,7 @@ from avfuse.pipeline.cli.options import cache_option, device_option, memory_byte
     help="The clips searched; train is all that heads were trained on.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A CSV file for what is printed.")
-@click.option(
-    "--memory",
-    "memory_gib",
-    type=click.FloatRange(min=0),
-    help="GiB that features may take, as of the run (default: half of the machine's).",
-)
+@memory_option
 @device_option
 @cache_option
 def retrieve(

@@ -7,15 +7,21 @@ from pathlib import Path
 import click
 
 from avfuse.pipeline.cli.options import (
-    assignments,
+    audio_option,
     cache_option,
     comma_list,
     device_option,
+    epochs_option,
     memory_bytes,
     memory_option,
+    replace_option,
     require_folder,
     runs_option,
+    seeds_option,
+    settings_option,
+    training_settings,
     unique_list,
+    video_option,
 )
 
 run_argument = click.argument("run", type=click.Path(path_type=Path))
@@ -40,20 +46,18 @@ def understand() -> None:
 @understand.command(short_help="What each modality, or each feature, is worth to a head.")
 @click.option("--dataset", required=True, help="A data set whose features are in the cache.")
 @click.option("--fusion", default="mlp", show_default=True, help="One head.")
-@click.option("--video", default="lite:frames", show_default=True, help="The feature that heads see as video.")
-@click.option("--audio", default="lite:images", show_default=True, help="Comma-separated features seen as audio.")
+@video_option
+@audio_option
 @click.option("--split", help="Comma-separated modalities of which each feature has a value of its own.")
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds per head.")
+@seeds_option
 @click.option("--name", help="What to call it under runs/ (default: contribution-FUSION).")
-@click.option("--epochs", type=click.IntRange(min=1), help="At most so many epochs (default: the head's own).")
-@click.option(
-    "--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other setting of training or of the head."
-)
+@epochs_option
+@settings_option
 @click.option(
     "--shuffle-labels", is_flag=True, help="Control: permute the training labels; values must fall to nothing."
 )
 @memory_option
-@click.option("--replace", is_flag=True, help="Replace what is there of this name with other settings.")
+@replace_option
 @device_option
 @cache_option
 @runs_option
@@ -85,7 +89,6 @@ def contribution(
       avfuse understand contribution --dataset clips --fusion mlp --split audio --seeds 3 --name images
       avfuse understand contribution --dataset clips --fusion crossattn --audio lite:chromagram --set lr=3e-4
     """
-    from avfuse.features.errors import UsageError
     from avfuse.features.feature_names import expand_names
     from avfuse.features.name_rules import check_name
     from avfuse.manifests import load_manifest
@@ -100,10 +103,7 @@ def contribution(
 
     get_head(fusion)
     parts = unique_list(f"--split {split}", split) if split is not None else []
-    others = assignments("--set", settings)
-    if "shuffle_labels" in others:
-        raise UsageError("--set shuffle_labels: it is a flag of its own, --shuffle-labels")
-    training = Training(shuffle_labels=shuffle_labels, **{"epochs": epochs} | others)
+    training = Training(shuffle_labels=shuffle_labels, **{"epochs": epochs} | training_settings(settings))
     training.check([fusion])
     manifest = load_manifest(cache, dataset)
     inputs = {modality: expand_names(comma_list(text)) for modality, text in (("video", video), ("audio", audio))}
