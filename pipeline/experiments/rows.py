@@ -147,7 +147,7 @@ def _train(
         asked = {name: [one for one in runs if one.seed < options.seeds] for name, runs in run.heads.items()}
         return replace(run, heads={name: runs for name, runs in asked.items() if runs})
 
-    grid = {} if get_head(head).fits_at_once else options.grid
+    grid = {} if get_head(head).fits_without_epochs else options.grid
     own_row, best = _row_of(head, settings, grid), ""
 
     def tested(scores: Mapping[str, float]) -> set[str]:

@@ -236,7 +236,7 @@ def _numbers(name: str, selection: Any, width: int) -> NDArray[np.int64]:
 def _check_sees(head: str, training: Training, columns: Columns) -> None:
     """Raises UsageError for settings that mean nothing to the head, and where it takes a modality that is not there."""
     training.check([head])
-    sees = get_head(head).sees(training.options(head))
+    sees = get_head(head).used_modalities(training.options(head))
     lacking = [name for name in sees if name not in columns]
     if lacking:
         raise UsageError(
@@ -321,7 +321,7 @@ def _predicted(head: Head, modalities: Mapping[str, Modality], rows: Tensor, wit
     """Logits float64 (len(rows), n_classes) on the CPU. without: the modality that the head was trained without."""
     device = next(head.parameters()).device
     prepared, present = {}, {}
-    for name, door in head.doors().items():
+    for name, door in head.modality_inputs().items():
         modality = modalities[name]
         present[name] = modality.present[rows].to(device) & (name != without)
         prepared[name] = door.prepare(modality.tokens[rows].to(device), modality.present[rows].to(device)).double()

@@ -242,7 +242,7 @@ class Kind:
     def plain_inputs(self, data: FusionData) -> Tensor:
         """The same as anybody would write it: (n, width)."""
         parts = []
-        for name in get_head(self.head).sees(self.options):
+        for name in get_head(self.head).used_modalities(self.options):
             modality = data.modalities[name]
             assert isinstance(modality, Modality)
             deviation, mean = torch.std_mean(modality.tokens[: len(data.train)], dim=0)

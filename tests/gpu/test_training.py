@@ -56,7 +56,7 @@ HEADS = [pytest.param(name, marks=() if name in ("mlp", "crossattn") else pytest
 TOGETHER = [
     pytest.param(name, marks=() if name == "mlp" else pytest.mark.slow)
     for name in head_names()
-    if not get_head(name).fits_at_once and name not in ON_BANKS
+    if not get_head(name).fits_without_epochs and name not in ON_BANKS
 ]
 
 

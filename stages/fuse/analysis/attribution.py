@@ -91,7 +91,7 @@ class _Clips:
 
     @classmethod
     def of(cls, head: Head, seen: Sequence[ModalityTokens], which: Tensor) -> "_Clips":
-        doors = head.doors()
+        doors = head.modality_inputs()
         tokens = {
             each.name: doors[each.name].standardise(each.rows[which], each.present[which])[:, list(each.views.at_test)]
             for each in seen
@@ -101,9 +101,9 @@ class _Clips:
 
     def passes(self, head: Head) -> Iterator[dict[str, Tensor]]:
         """What `forward` takes, for each of the windows that are averaged."""
-        doors = head.doors()
+        doors = head.modality_inputs()
         for number in range(max(each.shape[1] for each in self.tokens.values())):
-            yield {name: doors[name].shaped(each[:, number % each.shape[1]]) for name, each in self.tokens.items()}
+            yield {name: doors[name].to_layout(each[:, number % each.shape[1]]) for name, each in self.tokens.items()}
 
     def logits(self, head: Head) -> Tensor:
         """(B, width), as at test."""
@@ -135,7 +135,7 @@ def explain(
         UsageError: no modality has a map: for want of cells or of attention, or because no cell reaches the logits.
     """
     own = replace(plan, data=replace(plan.data, test=clips))
-    seen = [ModalityTokens.of(own, name, door) for name, door in heads[0].doors().items()]
+    seen = [ModalityTokens.of(own, name, door) for name, door in heads[0].modality_inputs().items()]
     every = {each.name: parts_of(each.modality, each.views.at_test) for each in seen}
     cells = {
         name: torch.from_numpy(np.concatenate([part.tokens.ravel() for part in parts])).to(clips.device)

@@ -45,7 +45,7 @@ class ModalityTokens:
         views = Views.of(modality, plan.recipe)
         present = modality.present[data.test]
         scale = ModalityInput(door.shape).to(present.device)
-        if door.as_is:
+        if door.unstandardised:
             fitted = torch.cat([data.train, data.validation])
             scale.fit(
                 (_rows(data, modality, part, Views())[:, 0], modality.present[part]) for part in fitted.split(_CLIPS)
@@ -61,7 +61,7 @@ class ModalityTokens:
 
     def stored(self, standardised: Tensor) -> Tensor:
         """As `Inputs` has it."""
-        return standardised if self.views.count > 1 else self.door.shaped(standardised[:, 0])
+        return standardised if self.views.count > 1 else self.door.to_layout(standardised[:, 0])
 
     @property
     def bytes_per_clip(self) -> int:
@@ -105,7 +105,7 @@ def _noise(seen: ModalityTokens, snr_db: float, seed: int) -> Callable[[Tensor],
     def alter(clips: Tensor) -> Tensor:
         tokens = seen.standardised(clips)
         noise = torch.randn(tokens.shape, generator=draws).to(tokens.device)
-        return tokens + 10 ** (-snr_db / 20) * seen.scale.restore(noise)
+        return tokens + 10 ** (-snr_db / 20) * seen.scale.unstandardise(noise)
 
     return alter
 

@@ -62,7 +62,7 @@ def robustness(plan: Plan, heads: Sequence[Head], seed: int = 0) -> Robustness:
         seed: of noise and partners.
     """
     data = plan.data
-    seen = [ModalityTokens.of(plan, name, door) for name, door in heads[0].doors().items()]
+    seen = [ModalityTokens.of(plan, name, door) for name, door in heads[0].modality_inputs().items()]
     labels = _classes(data)
     everyone = np.ones(len(labels), dtype=bool)
     every = [Perturbation("", "unchanged", math.nan, everyone, ~everyone, None)]

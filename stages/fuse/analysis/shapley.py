@@ -153,7 +153,7 @@ def shapley_values(values: Mapping[Coalition, NDArray[np.float64]]) -> dict[str,
 
 def _players(data: FusionData, head: str, training: Training, split: Sequence[str]) -> dict[str, _Player]:
     """By name. Raises UsageError as `contribution` does."""
-    seen = get_head(head).sees(training.options(head))
+    seen = get_head(head).used_modalities(training.options(head))
     if without := training.recipe(head).without:
         raise UsageError(f"without={without}: contributions are found by taking modalities away, leave it out")
     for name in split:

@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-Form = Literal["tokens", "pooled", "flatten"]
+InputLayout = Literal["tokens", "pooled", "flatten"]
 """How a head takes a modality: token by token, as one vector (see `ModalityShape.pool`), or all side by side."""
 
 

@@ -48,15 +48,15 @@ class AlphaTransformer(Head):
         """Transform, its alpha, its side, sizes."""
 
     def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: AlphaOptions) -> None:
-        super().__init__(shapes, targets, dict.fromkeys(shapes, "pooled"), as_is=tuple(shapes))
+        super().__init__(shapes, targets, dict.fromkeys(shapes, "pooled"), unstandardised=tuple(shapes))
         self.options = options
         self.classifier = mlp(sum(self.input(name).width for name in shapes), targets.width, options)
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
         rescaled = dict(prepared)
         rescaled[self.options.side] = transform(prepared[self.options.side], self.options.transform, self.options.alpha)
-        read = self.read(rescaled, present)
-        return {"logits": self.classifier(torch.cat([read["video"], read["audio"]], dim=1))}
+        inputs = self.fill_missing(rescaled, present)
+        return {"logits": self.classifier(torch.cat([inputs["video"], inputs["audio"]], dim=1))}
 
 
 def transform(x: Tensor, name: Transform, alpha: float = 1.5) -> Tensor:

@@ -22,4 +22,4 @@ class AudioOnly(Head):
         self.classifier = mlp(self.input("audio").width, targets.width, options)
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-        return {"logits": self.classifier(self.read(prepared, present)["audio"])}
+        return {"logits": self.classifier(self.fill_missing(prepared, present)["audio"])}

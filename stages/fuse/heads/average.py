@@ -29,8 +29,8 @@ class Average(Head):
         self.video = VideoOnly({"video": shapes["video"]}, targets, options)
         self.audio = AudioOnly({"audio": shapes["audio"]}, targets, options)
 
-    def doors(self) -> dict[str, ModalityInput]:
-        return self.video.doors() | self.audio.doors()
+    def modality_inputs(self) -> dict[str, ModalityInput]:
+        return self.video.modality_inputs() | self.audio.modality_inputs()
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
         single = {name: getattr(self, name)(prepared, present)["logits"] for name in ("video", "audio")}

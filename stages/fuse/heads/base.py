@@ -1,4 +1,4 @@
-"""What every head is: named token tensors and masks in, logits out."""
+"""The head API: named token tensors and masks in, logits out; and the registry of heads."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -12,27 +12,27 @@ from avfuse.features.errors import UsageError
 from avfuse.features.name_rules import check_name
 from avfuse.features.plugins import run_own_files
 from avfuse.stages.fuse.config import Recipe, Settings
-from avfuse.stages.fuse.data.shapes import Form, ModalityShape
+from avfuse.stages.fuse.data.shapes import InputLayout, ModalityShape
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads.modality_input import ModalityInput
+from avfuse.stages.fuse.heads.old_names import OldHeadNames, accept_old_arguments
 from avfuse.stages.fuse.losses import loss_of_targets
 
 Masks = Mapping[str, Tensor | None]
-"""Which clips have a modality: bool (B,) by name, None where all have it."""
+"""Clips that have a modality: bool (B,) by name, None where all have it."""
 
-_TOKENS: Mapping[str, Form] = MappingProxyType({})
+_TOKENS: Mapping[str, InputLayout] = MappingProxyType({})
 
 
-class Head(nn.Module):
+class Head(nn.Module, OldHeadNames):
     """A trainable fusion module over cached features.
 
-    `forward` takes what `prepare` makes of tokens {modality: (B, T, D)}, NaN where a clip lacks the modality, and masks
-    {modality: bool (B,) or None}; it returns {"logits": (B, targets.width)}, those of one target after the other, and
-    may add named extras. Those that losses beside classification need are called `before_video`, `before_audio`
-    (B, d), each modality before it has seen the other, `after_video`, `after_audio` (B, d), after it, and
-    `tokens_video`, `tokens_audio` (B, T, d), the same for each token.
+    `forward` takes the output of `prepare` and masks {modality: bool (B,) or None}; it returns {"logits": (B,
+    targets.width)}, targets side by side, and may add named outputs. Auxiliary losses need `before_video` and
+    `before_audio` (B, d), each modality before fusion, `after_video` and `after_audio` (B, d), after fusion, and
+    `tokens_video` and `tokens_audio` (B, T, d), the fused tokens.
 
-    `Options` are what can be chosen of a head; each has a default. `recipe` is how it is trained unless told otherwise.
+    `Options` are the head's own settings, each with a default. `recipe` is the default training recipe.
     """
 
     name: ClassVar[str]
@@ -40,90 +40,110 @@ class Head(nn.Module):
     summary: ClassVar[str]
     recipe: ClassVar[Recipe] = Recipe()
     revision: ClassVar[int] = 1
-    """Raised when the same clips and seed would give another head: heads trained before are then trained again."""
-    takes_raw: ClassVar[bool] = False
+    """Raise it when the same clips and seed would give another head: saved heads are then trained again."""
+    accepts_filter_bank: ClassVar[bool] = False
     """Whether the filter bank itself may be a modality."""
-    evaluation_batch: ClassVar[int] = 1024
-    """Clips that it looks at together, at most, where nothing is trained."""
-    fits_at_once: ClassVar[bool] = False
-    """Whether it is fitted by `fit_at_once` and not by gradients, epoch by epoch."""
+    evaluation_batch_size: ClassVar[int] = 1024
+    """Largest batch outside training."""
+    fits_without_epochs: ClassVar[bool] = False
+    """Whether it is fitted by `fit_without_epochs` instead of gradient descent."""
 
     class Options(Settings):
-        """None, unless a head says otherwise."""
+        """None, unless a head defines some."""
 
+    @accept_old_arguments
     def __init__(
         self,
         shapes: Mapping[str, ModalityShape],
         targets: Targets,
-        forms: Mapping[str, Form] = _TOKENS,
-        as_is: Sequence[str] = (),
+        layouts: Mapping[str, InputLayout] = _TOKENS,
+        unstandardised: Sequence[str] = (),
     ) -> None:
-        """forms: of modalities that are not taken token by token. as_is: modalities that are not standardised."""
+        """Build the inputs.
+
+        Args:
+            shapes: of each used modality.
+            targets: whose logits the head returns.
+            layouts: by modality, `tokens` unless named.
+            unstandardised: modalities that are taken as they are cached.
+
+        Raises UsageError for a filter bank that the head does not accept.
+        """
         super().__init__()
         self.targets = targets
         self.shapes = {name: ModalityShape(*shape) for name, shape in shapes.items()}
         for shape in self.shapes.values():
-            if shape.raw and not self.takes_raw:
+            if shape.raw and not self.accepts_filter_bank:
                 raise UsageError(
                     f"head '{self.name}' takes what a backbone gives, and audio:fbank is for mat and mmt (encoder=mat)"
                 )
         self.inputs = nn.ModuleDict(
             {
-                name: ModalityInput(shape, forms.get(name, "tokens"), name in as_is)
+                name: ModalityInput(shape, layouts.get(name, "tokens"), name in unstandardised)
                 for name, shape in self.shapes.items()
             }
         )
 
     @classmethod
-    def sees(cls, options: Settings) -> tuple[str, ...]:
-        """The modalities it takes."""
+    def used_modalities(cls, options: Settings) -> tuple[str, ...]:
+        """Names of the modalities that it takes."""
         return cls.modalities
 
     @classmethod
     def parents(cls, options: Settings) -> Mapping[str, Settings]:
-        """Heads that are trained first, from the same seed, with their options."""
+        """Heads to train first, from the same seed, with their options."""
         return {}
 
     @classmethod
-    def parents_recipe(cls, options: Settings) -> Mapping[str, float]:
-        """What of these heads' recipes is not their own."""
+    def parent_recipe_overrides(cls, options: Settings) -> Mapping[str, float]:
+        """Recipe values that the parents do not take from their own recipes."""
         return {}
 
-    def start_from(self, parents: Mapping[str, "Head"]) -> None:
-        """Take what parents have learned, before training."""
+    def init_from_parents(self, parents: Mapping[str, "Head"]) -> None:
+        """Copy weights of the trained parents, before training."""
 
-    def fit_at_once(self, prepared: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor], seed: int) -> None:
-        """Set the weights from all clips that it is fitted on, where `fits_at_once`."""
+    def fit_without_epochs(
+        self, prepared: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor], seed: int
+    ) -> None:
+        """Set the weights from all training clips at once; called where `fits_without_epochs`."""
         raise NotImplementedError
 
     def input(self, name: str) -> ModalityInput:
-        """The input of one modality: its standardisation, form, and token for clips without it."""
+        """The input of one modality: its standardisation, layout, and token for clips without it."""
         module = self.inputs[name]
         assert isinstance(module, ModalityInput)
         return module
 
-    def doors(self) -> dict[str, ModalityInput]:
-        """The input of each modality it sees."""
+    def modality_inputs(self) -> dict[str, ModalityInput]:
+        """The input of each used modality."""
         return {name: self.input(name) for name in self.inputs}
 
     def prepare(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `forward` takes, standardised and in the head's forms: the same in every epoch."""
-        return {name: door.prepare(tokens[name], present[name]) for name, door in self.doors().items()}
+        """Standardise tokens {modality: (B, T, D)}, NaN where a clip lacks the modality, and bring them to the head's
+        layouts: the argument of `forward`, the same in every epoch."""
+        inputs = self.modality_inputs()
+        return {name: inputs[name].prepare(tokens[name], present[name]) for name in inputs}
 
-    def read(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-        """Prepared inputs, with a learned token in the place of a missing modality."""
+    def fill_missing(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
+        """Put a learned token in the place of missing modalities."""
         return {name: self.input(name)(prepared[name], present[name]) for name in self.inputs}
 
     def predict(self, tokens: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the head says of clips as they are loaded: `forward` of `prepare`."""
+        """Outputs for clips as they are loaded: `forward` of `prepare`."""
         outputs: dict[str, Tensor] = self(self.prepare(tokens, present), present)
         return outputs
 
     def loss(
         self, outputs: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor], smoothing: float = 0.0
     ) -> Tensor:
-        """Scalar; the mean over targets of the logits' cross-entropy unless a head says otherwise. truth: a tensor a
-        target, as Targets has it. smoothing: of labels."""
+        """Classification loss, a scalar: the mean over targets of the logits' cross-entropy, unless overridden.
+
+        Args:
+            outputs: of `forward`.
+            present: masks of the batch.
+            truth: one tensor per target, as in `Targets`.
+            smoothing: label smoothing.
+        """
         return loss_of_targets(self.targets, outputs["logits"], truth, smoothing)
 
 
@@ -132,7 +152,13 @@ _HeadType = TypeVar("_HeadType", bound=type[Head])
 
 
 def register_head(name: str, *, modalities: tuple[str, ...], summary: str) -> Callable[[_HeadType], _HeadType]:
-    """Class decorator: make a head known to the command line under `name`, which must not be taken."""
+    """Class decorator: register a head under `name`. Raises UsageError for a name that is taken.
+
+    Args:
+        name: on the command line, in tables and run folders.
+        modalities: that the head can take, `video`, `audio` or both.
+        summary: one line for the list of heads.
+    """
 
     def register(head: _HeadType) -> _HeadType:
         check_name(name, "head")
@@ -146,7 +172,7 @@ def register_head(name: str, *, modalities: tuple[str, ...], summary: str) -> Ca
 
 
 STANDARD = ("audio", "video", "average", "mlp", "crossattn", "bottleneck")
-"""What is meant by all: they take any features."""
+"""The heads of FUSION=all: they take any features."""
 
 OWN_FILES, ENTRY_POINTS = "AVFUSE_HEADS", "avfuse.heads"
 _ORDER = (
@@ -166,13 +192,13 @@ _ORDER = (
 
 
 def head_names() -> list[str]:
-    """In the order in which tables list them: single modalities, late fusion, then joint heads."""
+    """Registered heads in the order of tables: single modalities, late fusion, then joint heads."""
     _register_users_own()
     return sorted(_HEADS, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
 
 
 def get_head(name: str) -> type[Head]:
-    """The class of a registered head, a user's own among them. Raises UsageError that lists the known heads."""
+    """The class of a registered head. Raises UsageError that lists the known heads."""
     _register_users_own()
     if name not in _HEADS:
         raise UsageError(
@@ -185,18 +211,27 @@ def get_head(name: str) -> type[Head]:
 def build_head(
     name: str, shapes: Mapping[str, ModalityShape], targets: Targets, options: Settings | None = None
 ) -> Head:
-    """A freshly initialised head that sees only its own modalities. options: of the head's class, by default its
-    defaults. Raises UsageError where a modality has not the shape that the head needs."""
+    """A freshly initialised head.
+
+    Args:
+        name: of a registered head.
+        shapes: of at least the modalities that it uses.
+        targets: to predict.
+        options: of the head's class, by default its defaults.
+
+    Raises UsageError where a modality has another shape than the head needs.
+    """
     head = get_head(name)
     chosen = head.Options() if options is None else options
-    built: Head = head({modality: shapes[modality] for modality in head.sees(chosen)}, targets, chosen)  # type: ignore[arg-type]
+    used = {modality: shapes[modality] for modality in head.used_modalities(chosen)}
+    built: Head = head(used, targets, chosen)  # type: ignore[arg-type]
     return built
 
 
 @lru_cache
 def _register_users_own() -> None:
-    """Heads of installed packages that name a class as an entry point of the group `avfuse.heads`, and of the Python
-    files in AVFUSE_HEADS; both call `register_head` themselves."""
+    """Import installed packages' entry points of the group `avfuse.heads` and the Python files in AVFUSE_HEADS: both
+    call `register_head` themselves."""
     for point in entry_points(group=ENTRY_POINTS):
         point.load()
     run_own_files(OWN_FILES)

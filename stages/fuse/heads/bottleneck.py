@@ -84,7 +84,7 @@ class Bottleneck(Head):
         self.classifier = nn.Sequential(nn.LayerNorm(2 * options.dim), nn.Linear(2 * options.dim, targets.width))
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-        before = self.project(self.read(prepared, present))
+        before = self.project(self.fill_missing(prepared, present))
         video, audio = self.exchange(before["video"], before["audio"])
         of_video, of_audio = self.shapes["video"].pool(video), self.shapes["audio"].pool(audio)
         return {

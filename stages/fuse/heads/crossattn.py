@@ -65,7 +65,7 @@ class CrossAttention(Head):
         self.classifier = nn.Sequential(nn.LayerNorm(2 * options.dim), nn.Linear(2 * options.dim, targets.width))
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-        streams = self.project(self.read(prepared, present))
+        streams = self.project(self.fill_missing(prepared, present))
         outputs = {f"before_{name}": self.shapes[name].pool(x) for name, x in streams.items()}
         for layer in self.layers:
             streams = layer(streams)

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from avfuse.stages.fuse.config import Recipe, Settings
-from avfuse.stages.fuse.data.shapes import Form, ModalityShape
+from avfuse.stages.fuse.data.shapes import InputLayout, ModalityShape
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads.base import Head, Masks
 
@@ -44,22 +44,22 @@ class LinearHead(Head):
     Of a recipe only `views` and `without` mean anything, and of cached views the first is fitted on.
     """
 
-    fits_at_once = True
+    fits_without_epochs = True
     recipe = Recipe(epochs=1, patience=1)
 
     class Options(LinearOptions):
         """Inputs, and how strongly and how long it is fitted."""
 
     def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: LinearOptions) -> None:
-        forms: dict[str, Form] = {
+        layouts: dict[str, InputLayout] = {
             name: "flatten" if name == "audio" and shape.grid is None else "pooled" for name, shape in shapes.items()
         }
-        super().__init__(shapes, targets, forms)
+        super().__init__(shapes, targets, layouts)
         self.options = options
         self.classifier = nn.Linear(sum(self.input(name).width + 1 for name in shapes), targets.width)
 
     @classmethod
-    def sees(cls, options: Settings) -> tuple[str, ...]:
+    def used_modalities(cls, options: Settings) -> tuple[str, ...]:
         assert isinstance(options, LinearOptions)
         return cls.modalities if options.inputs == "both" else (options.inputs,)
 
@@ -69,15 +69,17 @@ class LinearHead(Head):
 
     def columns(self, prepared: Mapping[str, Tensor], present: Masks) -> Tensor:
         """What is multiplied with coefficients: float32 (B, columns), indicators last."""
-        read = self.read(prepared, present)
-        indicators = [_absent(present[name], x) for name, x in read.items()]
-        return torch.cat([*read.values(), *indicators], dim=1)
+        inputs = self.fill_missing(prepared, present)
+        indicators = [_absent(present[name], x) for name, x in inputs.items()]
+        return torch.cat([*inputs.values(), *indicators], dim=1)
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
         return {"logits": self.classifier(self.columns(prepared, present))}
 
     @torch.no_grad()
-    def fit_at_once(self, prepared: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor], seed: int) -> None:
+    def fit_without_epochs(
+        self, prepared: Mapping[str, Tensor], present: Masks, truth: Sequence[Tensor], seed: int
+    ) -> None:
         """Fit scikit-learn, one target after the other, and take its coefficients over. Warns, once, where it has not
         converged."""
         columns = self.columns(prepared, present).cpu().numpy().astype(np.float64)

@@ -30,14 +30,14 @@ class MATOnly(Head):
         """Pooling, stochastic depth."""
 
     recipe = RECIPE
-    evaluation_batch = 64
-    takes_raw = True
+    evaluation_batch_size = 64
+    accepts_filter_bank = True
 
     def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: MultiscaleOptions) -> None:
         encoder = bank_encoder(shapes["audio"], options, f"head '{self.name}'")
-        super().__init__(shapes, targets, as_is=("audio",))
+        super().__init__(shapes, targets, unstandardised=("audio",))
         self.encode = encoder
         self.classifier = nn.Linear(encoder.dim, targets.width)
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-        return {"logits": self.classifier(self.encode(self.read(prepared, present)["audio"]).pooled)}
+        return {"logits": self.classifier(self.encode(self.fill_missing(prepared, present)["audio"]).pooled)}

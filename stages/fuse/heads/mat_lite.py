@@ -37,5 +37,5 @@ class MATLiteOnly(Head):
         self.classifier = nn.Linear(encoder.dim, targets.width)
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-        cells = self.read(prepared, present)["audio"][:, self.shapes["audio"].prefix :]
+        cells = self.fill_missing(prepared, present)["audio"][:, self.shapes["audio"].prefix :]
         return {"logits": self.classifier(self.encode(cells).pooled)}

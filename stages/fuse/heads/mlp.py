@@ -40,14 +40,14 @@ class MlpFusion(Head):
     side by side (of a grid of tokens, its CLS or mean)."""
 
     class Options(MlpFusionOptions):
-        """Sizes, form of the frames, fusion, initialisation."""
+        """Sizes, layout of the frames, fusion, initialisation."""
 
     def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: MlpFusionOptions) -> None:
-        video_form, audio_form = options.video == "flatten", shapes["audio"].grid is None
+        video_flat, audio_flat = options.video == "flatten", shapes["audio"].grid is None
         super().__init__(
             shapes,
             targets,
-            {"video": "flatten" if video_form else "pooled", "audio": "flatten" if audio_form else "pooled"},
+            {"video": "flatten" if video_flat else "pooled", "audio": "flatten" if audio_flat else "pooled"},
         )
         self.options = options
         video, audio = self.input("video").width, self.input("audio").width
@@ -67,12 +67,12 @@ class MlpFusion(Head):
         return {"video": video}
 
     @classmethod
-    def parents_recipe(cls, options: Settings) -> dict[str, float]:
+    def parent_recipe_overrides(cls, options: Settings) -> dict[str, float]:
         assert isinstance(options, MlpFusionOptions)
         return {} if options.init_lr is None else {"lr": options.init_lr}
 
     @torch.no_grad()
-    def start_from(self, parents: Mapping[str, Head]) -> None:
+    def init_from_parents(self, parents: Mapping[str, Head]) -> None:
         """Algorithm 1: the video net's layers, and of the first one for the sound what `audio_block` says."""
         if not parents:
             return
@@ -95,7 +95,7 @@ class MlpFusion(Head):
         self.classifier.load_state_dict({**learned, "0.weight": torch.cat([learned["0.weight"], of_sound], dim=1)})
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-        read = self.read(prepared, present)
+        inputs = self.fill_missing(prepared, present)
         if self.bring is not None:
-            return {"logits": self.classifier(read["video"] + self.bring(read["audio"]))}
-        return {"logits": self.classifier(torch.cat([read["video"], read["audio"]], dim=1))}
+            return {"logits": self.classifier(inputs["video"] + self.bring(inputs["audio"]))}
+        return {"logits": self.classifier(torch.cat([inputs["video"], inputs["audio"]], dim=1))}

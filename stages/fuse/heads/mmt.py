@@ -42,13 +42,13 @@ class MMT(Head):
         """Encoder, pooling, stochastic depth; sizes, shared tokens, blocks, update."""
 
     recipe = RECIPE
-    evaluation_batch = 64
-    takes_raw = True
+    evaluation_batch_size = 64
+    accepts_filter_bank = True
 
     def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: MMTOptions) -> None:
         whose = f"head '{self.name}' with encoder={options.encoder}"
         encoder = _ENCODERS[options.encoder](shapes["audio"], options, whose)
-        super().__init__(shapes, targets, as_is=("audio",) if shapes["audio"].raw else ())
+        super().__init__(shapes, targets, unstandardised=("audio",) if shapes["audio"].raw else ())
         self.encode = encoder
         self.narrow = nn.Linear(encoder.dim, options.dim)
         self.project = TokenProjection({"video": self.shapes["video"]}, options.dim)
@@ -56,9 +56,9 @@ class MMT(Head):
         self.classifier = nn.Sequential(nn.LayerNorm(2 * options.dim), nn.Linear(2 * options.dim, targets.width))
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-        read = self.read(prepared, present)
-        before = self.project({"video": read["video"]})["video"]
-        heard = self.encode(read["audio"][:, self.shapes["audio"].prefix :])
+        inputs = self.fill_missing(prepared, present)
+        before = self.project({"video": inputs["video"]})["video"]
+        heard = self.encode(inputs["audio"][:, self.shapes["audio"].prefix :])
         video, audio = self.exchange(before, self.narrow(heard.tokens))
         of_video, of_audio = self.shapes["video"].pool(video), audio.mean(dim=1)
         return {

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from avfuse.stages.fuse.data.shapes import Form, ModalityShape
+from avfuse.stages.fuse.data.shapes import InputLayout, ModalityShape
 
 _SMALLEST_DEVIATION = 1e-3
 
@@ -53,9 +53,9 @@ class ModalityInput(nn.Module):
     the modality, so that absence is a value of its own and never data.
 
     Each dimension is standardised for each token position, or where tokens form a grid for all cells together, of which
-    some are alike in nearly every clip. With `as_is` nothing is standardised.
+    some are alike in nearly every clip. With `unstandardised` nothing is standardised.
 
-    `standardise` and `shaped` do once what does not change while a head is trained: tokens (B, T, D) -> (B, T, D),
+    `standardise` and `to_layout` do once what does not change while a head is trained: tokens (B, T, D) -> (B, T, D),
     (B, D) where `pooled` or (B, T D) where `flatten`, zero for clips without the modality. `forward` puts the learned
     token in their place.
     """
@@ -63,9 +63,9 @@ class ModalityInput(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, shape: ModalityShape, form: Form = "tokens", as_is: bool = False) -> None:
+    def __init__(self, shape: ModalityShape, layout: InputLayout = "tokens", unstandardised: bool = False) -> None:
         super().__init__()
-        self.shape, self.form, self.as_is = shape, form, as_is
+        self.shape, self.layout, self.unstandardised = shape, layout, unstandardised
         rows = shape.length if shape.grid is None else shape.prefix + 1
         self.register_buffer("mean", torch.zeros(rows, shape.dim))
         self.register_buffer("deviation", torch.ones(rows, shape.dim))
@@ -74,11 +74,11 @@ class ModalityInput(nn.Module):
     @property
     def width(self) -> int:
         """The last dimension of what is given."""
-        return self.shape.length * self.shape.dim if self.form == "flatten" else self.shape.dim
+        return self.shape.length * self.shape.dim if self.layout == "flatten" else self.shape.dim
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Statistics over the clips that have the modality. batches: tokens (B, T, D), present bool (B,)."""
-        if self.as_is:
+        if self.unstandardised:
             return
         moments = _Moments(self.shape)
         for tokens, present in batches:
@@ -95,24 +95,24 @@ class ModalityInput(nn.Module):
         return standardised
 
     def prepare(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """Standardised, in the head's form."""
-        return self.shaped(self.standardise(tokens, present))
+        """Standardised, in the head's layout."""
+        return self.to_layout(self.standardise(tokens, present))
 
-    def restore(self, standardised: Tensor) -> Tensor:
+    def unstandardise(self, standardised: Tensor) -> Tensor:
         """The tokens as they are cached. (B, T, D) -> (B, T, D)."""
         return standardised * self._of_tokens(self.deviation) + self._of_tokens(self.mean)
 
-    def shaped(self, standardised: Tensor) -> Tensor:
-        """In the head's form."""
-        if self.form == "pooled":
+    def to_layout(self, standardised: Tensor) -> Tensor:
+        """In the head's layout."""
+        if self.layout == "pooled":
             return self.shape.pool(standardised)
-        return standardised.flatten(-2) if self.form == "flatten" else standardised
+        return standardised.flatten(-2) if self.layout == "flatten" else standardised
 
     def forward(self, prepared: Tensor, present: Tensor | None) -> Tensor:
         """present: bool (B,), None where every clip has the modality."""
         if present is None:
             return prepared
-        absent = self.absent.repeat(self.shape.length) if self.form == "flatten" else self.absent
+        absent = self.absent.repeat(self.shape.length) if self.layout == "flatten" else self.absent
         return torch.where(present.reshape(-1, *[1] * (prepared.ndim - 1)), prepared, absent)
 
     def _of_tokens(self, rows: Tensor) -> Tensor:

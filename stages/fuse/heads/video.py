@@ -30,4 +30,4 @@ class VideoOnly(Head):
         self.classifier = mlp(self.input("video").width, targets.width, options)
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-        return {"logits": self.classifier(self.read(prepared, present)["video"])}
+        return {"logits": self.classifier(self.fill_missing(prepared, present)["video"])}

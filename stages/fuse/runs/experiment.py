@@ -224,7 +224,7 @@ def _jobs(
     selected: dict[tuple[str, ...], FusionData] = {(): data}
     for settings in _combinations({name: sweep[name] for name in sweep if knows(head, name)}):
         its_training = training.plus(settings)
-        seen = get_head(head).sees(its_training.options(head))
+        seen = get_head(head).used_modalities(its_training.options(head))
         for features in _combinations({name: sweep[name] for name in sweep if name in seen}):
             chosen = settings | features
             row = ",".join([head, *(f"{name}={chosen[name].replace('/', '_')}" for name in sweep if name in chosen)])

@@ -68,7 +68,7 @@ def saved_layouts(run: Run, one: SeedResult) -> dict[str, Layout]:
     """The features that a saved head sees, by modality, as run.json describes them. Raises UsageError where that is not
     what it was, by its key."""
     layouts = {}
-    for name in get_head(one.head).sees(saved_options(one)):
+    for name in get_head(one.head).used_modalities(saved_options(one)):
         specs = [_described(run, each) for each in run.described["features"][name]]
         layout = Layout.of(name, specs)
         if (text := one.described["swept"].get(name)) is not None:
@@ -176,7 +176,7 @@ def load_audio_video_rows(folder: Path) -> Run:
     heads = {}
     for row, seeds in run.heads.items():
         kind, described = get_head(seeds[0].head), seeds[0].described
-        seen = kind.sees(kind.Options.model_validate(described["options"]))
+        seen = kind.used_modalities(kind.Options.model_validate(described["options"]))
         if len(seen) > 1 and described["recipe"]["without"] is None:
             heads[row] = seeds
     if not heads:

@@ -174,7 +174,7 @@ class Objective(nn.Module):
         outputs = head(reconstruction.hide(batch.prepared, hidden), batch.present)
         with self._exactly():
             fused = {name: self._exact(outputs[f"tokens_{name}"]) for name in ("video", "audio")}
-            cached = head.doors()["video"].restore(batch.prepared["video"])
+            cached = head.modality_inputs()["video"].unstandardise(batch.prepared["video"])
             return reconstruction.errors(fused, cached, batch.index, hidden)
 
     @contextmanager
@@ -204,12 +204,12 @@ def check_auxiliary_losses(
 @torch.no_grad()
 def _given(head: Head) -> dict[str, tuple[int, ...]]:
     """What a head gives of a clip of zeros: shapes by name, without the dimension of clips."""
-    if head.fits_at_once:
+    if head.fits_without_epochs:
         return {}
     device, was_training = next(head.parameters()).device, head.training
     zeros = {
-        name: door.shaped(torch.zeros(1, door.shape.length, door.shape.dim, device=device))
-        for name, door in head.doors().items()
+        name: door.to_layout(torch.zeros(1, door.shape.length, door.shape.dim, device=device))
+        for name, door in head.modality_inputs().items()
     }
     outputs = head.eval()(zeros, dict.fromkeys(zeros))
     head.train(was_training)

@@ -97,8 +97,8 @@ def head_macs(head: Head, passes: int = 1) -> int | None:
     averaged."""
     was_training, device = head.training, next(head.parameters()).device
     prepared = {
-        name: door.shaped(torch.zeros(1, door.shape.length, door.shape.dim, device=device))
-        for name, door in head.doors().items()
+        name: door.to_layout(torch.zeros(1, door.shape.length, door.shape.dim, device=device))
+        for name, door in head.modality_inputs().items()
     }
     head.eval()
     once = multiply_adds(lambda: head(prepared, dict.fromkeys(prepared)))
@@ -113,7 +113,7 @@ def training_macs(plan: Plan) -> float | None:
     Counted on a batch of made-up numbers that has both modalities, with a head that is thrown away: no random state and
     no data are touched.
     """
-    if get_head(plan.head).fits_at_once:
+    if get_head(plan.head).fits_without_epochs:
         return None
     data = plan.data
     clips = _batch(plan)
@@ -129,7 +129,7 @@ def training_macs(plan: Plan) -> float | None:
 
 def passes_at_test(plan: Plan) -> int:
     """How many views of a clip the head's logits are averaged over."""
-    seen = get_head(plan.head).sees(plan.options)
+    seen = get_head(plan.head).used_modalities(plan.options)
     return max(len(Views.of(plan.data.modalities[name], plan.recipe).at_test) for name in seen)
 
 
@@ -183,7 +183,7 @@ def measured(device: torch.device, heads: int = 1) -> Iterator[Spent]:
 def _behind(plan: Plan) -> int | None:
     """Of the networks behind what a head sees at test."""
     specs: list[FeatureSpec] = []
-    for name in get_head(plan.head).sees(plan.options):
+    for name in get_head(plan.head).used_modalities(plan.options):
         if name == plan.recipe.without:
             continue
         of_modality = _seen_at_test(plan.data.modalities[name], plan.recipe)

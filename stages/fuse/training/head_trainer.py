@@ -51,7 +51,7 @@ class Fit:
             torch.manual_seed(seed)
             self.head = inputs.head()
             self.objective = Objective.of(self.head, recipe, banks)
-        self.head.start_from(parents or {})
+        self.head.init_from_parents(parents or {})
         self.inputs, self.truth, self.recipe, self.seed = inputs, truth, recipe, seed
         self.order = torch.Generator().manual_seed(seed)
         self.draws = torch.Generator(device).manual_seed(seed)

@@ -73,7 +73,7 @@ class Inputs:
         stored: dict[str, Tensor] = {}
         streamed: dict[str, Streamed] = {}
         views = {}
-        for key, door in head.doors().items():
+        for key, door in head.modality_inputs().items():
             modality = data.modalities[key]
             present[key] = _mask(modality, recipe.without == key)
             views[key] = Views.of(modality, recipe)
@@ -86,7 +86,9 @@ class Inputs:
         inputs = cls(head, options, stored, streamed, views, present, indices, data.clips)
         for key, modality in streamed.items():
             alone = cls(head, options, {}, {key: modality}, views, present, indices, data.clips)
-            head.doors()[key].fit((tokens[key][:, 0], modality.present[part]) for part, tokens in alone._read(indices))
+            head.modality_inputs()[key].fit(
+                (tokens[key][:, 0], modality.present[part]) for part, tokens in alone._read(indices)
+            )
         return inputs
 
     @classmethod
@@ -94,9 +96,9 @@ class Inputs:
         cls, head: Head, modalities: Mapping[str, Modality], indices: Tensor, options: Settings, recipe: Recipe
     ) -> "Inputs":
         """Clips that a trained head was not fitted on, standardised as the head was trained. options, recipe: its."""
-        views = {key: Views.of(modalities[key], recipe) for key in head.doors()}
+        views = {key: Views.of(modalities[key], recipe) for key in head.modality_inputs()}
         present = {key: _mask(modalities[key], recipe.without == key) for key in views}
-        stored = {key: _stored(door, modalities[key], views[key]) for key, door in head.doors().items()}
+        stored = {key: _stored(door, modalities[key], views[key]) for key, door in head.modality_inputs().items()}
         return cls(head, options, stored, {}, views, present, indices, ())
 
     @property
@@ -106,7 +108,7 @@ class Inputs:
     @property
     def shapes(self) -> Mapping[str, ModalityShape]:
         """Of the modalities that the head sees."""
-        return {name: door.shape for name, door in self.template.doors().items()}
+        return {name: door.shape for name, door in self.template.modality_inputs().items()}
 
     def head(self) -> Head:
         """A freshly initialised head with these statistics."""
@@ -162,7 +164,7 @@ class Inputs:
         """All clips at indices, some at a time: where they stand in indices, and a batch for each of the views that
         are averaged."""
         passes = max(len(views.at_test) for views in self.views.values())
-        size = min(self.template.evaluation_batch, *(_evaluation_batch(shape) for shape in self.shapes.values()))
+        size = min(self.template.evaluation_batch_size, *(_evaluation_batch(shape) for shape in self.shapes.values()))
         if not self.streamed:
             for where in torch.arange(len(indices), device=indices.device).split(size):
                 yield where, [self.rows(indices[where], number) for number in range(passes)]
@@ -195,10 +197,10 @@ class Inputs:
         return {key: None if mask is None else mask[indices] for key, mask in self.present.items()}
 
     def _shaped(self, name: str, standardised: Tensor) -> Tensor:
-        return self.template.doors()[name].shaped(standardised)
+        return self.template.modality_inputs()[name].to_layout(standardised)
 
     def _standardised(self, index: Tensor, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        doors = self.template.doors()
+        doors = self.template.modality_inputs()
         return {
             name: doors[name].standardise(each, self.streamed[name].present[index]) for name, each in tokens.items()
         }

@@ -46,7 +46,7 @@ class Plan:
     def key(self) -> str:
         """A hash of all that the trained head depends on."""
         content = {
-            "data": self.data.fingerprint_of(get_head(self.head).sees(self.options)),
+            "data": self.data.fingerprint_of(get_head(self.head).used_modalities(self.options)),
             "head": [self.head, get_head(self.head).revision],
             "recipe": self.recipe.model_dump(),
             "options": self.options.model_dump(),
@@ -59,7 +59,7 @@ class Plan:
         """What is trained first: heads with recipes of their own, as long, in batches as large, with as much weight
         decay and on what this one sees."""
         alike = {"weight_decay", "batch_size", "epochs", "patience", "without", "views", "precision"}
-        shared = {**self.recipe.model_dump(include=alike), **get_head(self.head).parents_recipe(self.options)}
+        shared = {**self.recipe.model_dump(include=alike), **get_head(self.head).parent_recipe_overrides(self.options)}
         return {
             name: replace(self, head=name, options=options, recipe=get_head(name).recipe.model_copy(update=shared))
             for name, options in get_head(self.head).parents(self.options).items()

@@ -179,7 +179,7 @@ def _refit(
     ]
     fits = _fits(plans, "all", [{name: one.head for name, one in parents.of(plan).items()} for plan in plans])
     chosen = [_copy(fit, state) if state else None for fit, state in zip(fits, progress.best, strict=True)]
-    if fits[0].head.fits_at_once:
+    if fits[0].head.fits_without_epochs:
         for plan, fit in zip(plans, fits, strict=True):
             _fit_at_once(plan, fit)
         best = [0 for _ in plans]
@@ -204,7 +204,7 @@ def _choose(
     recipe = plans[0].recipe
     fits = _fits(plans, "train", [{name: one.chosen for name, one in parents.of(plan).items()} for plan in plans])
     progress.load(fits)
-    if fits[0].head.fits_at_once:
+    if fits[0].head.fits_without_epochs:
         for number, (plan, fit) in enumerate(zip(plans, fits, strict=True)):
             losses = _fit_at_once(plan, fit)
             logits = predict(fit.head, fit.inputs, plan.data.validation)
@@ -232,7 +232,7 @@ def _fit_at_once(plan: Plan, fit: Fit) -> Losses:
     """Fit a head without epochs. Returns its loss on what it was fitted on."""
     clips = fit.inputs.indices
     batch = fit.inputs.rows(clips)
-    fit.head.fit_at_once(batch.prepared, batch.present, [each[clips] for each in fit.truth], plan.seed)
+    fit.head.fit_without_epochs(batch.prepared, batch.present, [each[clips] for each in fit.truth], plan.seed)
     with torch.no_grad():
         return Losses(fit.loss(batch).item())
 

@@ -69,7 +69,7 @@ def _share_a_pass(fit: Fit) -> bool:
 def trains_vmapped(name: str, data: FusionData, options: Settings, recipe: Recipe) -> bool:
     """Whether heads of this kind share passes over this data set. Those with an objective beside classification do not:
     which clips take part in it is another number for each of them."""
-    if asked(recipe) or data.streamed.keys() & set(get_head(name).sees(options)):
+    if asked(recipe) or data.streamed.keys() & set(get_head(name).used_modalities(options)):
         return False
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         head = build_head(name, data.shapes, data.targets, options)

@@ -215,7 +215,9 @@ def gives(name: str, shapes: tuple[ModalityShape, ...], options: Settings, recip
         if asked(recipe):
             banks = Banks("", torch.zeros(1, 1024, 128), torch.ones(1, dtype=torch.bool))
             return Objective(head, recipe, banks).weights == asked(recipe)
-        clips = {each: door.shaped(torch.zeros(2, *by_name[each][:2])) for each, door in head.doors().items()}
+        clips = {
+            each: door.to_layout(torch.zeros(2, *by_name[each][:2])) for each, door in head.modality_inputs().items()
+        }
         return head(clips, dict.fromkeys(clips))["logits"].shape == (2, 3)
 
 

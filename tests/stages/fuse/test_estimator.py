@@ -112,7 +112,7 @@ def test_a_clip_that_lacks_a_modality_is_what_it_is_to_the_trainer(make_data: Ma
     np.testing.assert_allclose(fitted.decision_function(X[data.test]), trained.logits, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in head_names() if get_head(name).fits_at_once])
+@pytest.mark.parametrize("name", [name for name in head_names() if get_head(name).fits_without_epochs])
 @pytest.mark.parametrize("validation_fraction", [0.0, 0.2])
 def test_heads_without_epochs_are_fitted_too(rows: Rows, name: str, validation_fraction: float) -> None:
     X, y = rows

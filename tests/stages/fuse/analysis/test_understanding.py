@@ -352,7 +352,7 @@ class TestRobustness:
             row = line(found, "video", "shift", share)
             assert row["drop"] == 0
             assert found.clips[row.name].equals(found.clips[0])
-        door = every[0].head.doors()["video"]
+        door = every[0].head.modality_inputs()["video"]
         seen = ModalityTokens.of(plan, "video", door)
         clips = torch.arange(len(plan.data.test))
         (shift, _) = (each for each in perturbations(seen, np.zeros(len(clips), int), 0) if each.name == "shift")
@@ -493,8 +493,8 @@ class TestChanges:
         scales = np.array([0.01, 1, 50, 1, 1, 1, 1, 1])
         audio = scales * generator.standard_normal((1600, 1, DIM)) + 7
         data = fusion_data(np.arange(1600) % 2, noise(1600, 1, 0), audio)
-        for as_is in (False, True):
-            door = ModalityInput(data.shapes["audio"], as_is=as_is)
+        for unstandardised in (False, True):
+            door = ModalityInput(data.shapes["audio"], unstandardised=unstandardised)
             fitted = torch.cat([data.train, data.validation])
             tokens = data.modalities["audio"].tokens[fitted]
             door.fit([(tokens, torch.ones(len(tokens), dtype=torch.bool))])

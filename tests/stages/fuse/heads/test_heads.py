@@ -87,7 +87,7 @@ def test_standardisation_comes_from_the_clips_that_have_the_modality() -> None:
     tokens = torch.randn(50, 2, 3) * 5 + 3
     present = torch.rand(50) > 0.2
     tokens[~present] = torch.nan
-    head.doors()["audio"].fit([(tokens, present)])
+    head.modality_inputs()["audio"].fit([(tokens, present)])
     seen = head.prepare({"audio": tokens}, {"audio": present})["audio"][present].reshape(-1, 2, 3)
     torch.testing.assert_close(seen.mean(dim=0), torch.zeros(2, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.std(dim=0), torch.ones(2, 3), atol=1e-4, rtol=0)

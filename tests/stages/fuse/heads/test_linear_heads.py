@@ -60,7 +60,7 @@ def fitted(
     **options: Any,
 ) -> Head:
     head = build_head(name, SHAPES, Targets(tuple(targets)), get_head(name).Options(**options)).eval()
-    head.fit_at_once(head.prepare(tokens, present), present, truth, seed=0)
+    head.fit_without_epochs(head.prepare(tokens, present), present, truth, seed=0)
     return head
 
 

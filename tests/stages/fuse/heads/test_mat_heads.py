@@ -58,7 +58,7 @@ def clips(head: Head, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tenso
 
 
 def doors(head: Head) -> list[tuple[str, Any]]:
-    return sorted(head.doors().items())
+    return sorted(head.modality_inputs().items())
 
 
 def own_draws(seed: int) -> Own:
@@ -165,7 +165,7 @@ def test_a_missing_modality_is_never_read(head: Head) -> None:
         head.zero_grad()
         head.loss({"logits": logits}, here, [torch.arange(BATCH)]).backward()
         assert all(each.grad is None or each.grad.isfinite().all() for each in head.parameters())
-        assert head.doors()[name].absent.grad.abs().sum() > 0
+        assert head.modality_inputs()[name].absent.grad.abs().sum() > 0
 
 
 def test_no_mask_says_the_same_as_a_mask_of_all(head: Head) -> None:
@@ -339,7 +339,7 @@ def right_after_training(name: str, lr: float) -> float:
     head = build_head(name, {"audio": CELLS}, targets).train()
     (tokens, order), (unseen, theirs) = ordered_pairs(256, seed=0), ordered_pairs(256, seed=1)
     everyone = {"audio": torch.ones(256, dtype=torch.bool)}
-    head.doors()["audio"].fit([(tokens, everyone["audio"])])
+    head.modality_inputs()["audio"].fit([(tokens, everyone["audio"])])
     prepared = head.prepare({"audio": tokens}, everyone)["audio"]
     optimiser = torch.optim.AdamW(head.parameters(), lr=lr, fused=True)
     shuffle = torch.Generator().manual_seed(0)

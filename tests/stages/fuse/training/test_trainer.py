@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_ran_before(make_data: MakeD
     second = train_head(name, data, 3, Training(epochs=3))
     np.testing.assert_array_equal(first.logits, second.logits)
     other = train_head(name, data, 4, Training(epochs=3))
-    assert np.array_equal(first.logits, other.logits) == get_head(name).fits_at_once
+    assert np.array_equal(first.logits, other.logits) == get_head(name).fits_without_epochs
 
 
 def test_training_leaves_the_global_random_state_alone(make_data: MakeData) -> None:
