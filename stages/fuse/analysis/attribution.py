@@ -146,7 +146,7 @@ def explain(
         raise _refusal(plan, method, without)
     wanted = {name: of_modality for name, of_modality in cells.items() if name not in without}
     targets = plan.data.targets
-    size = max(1, min(_CLIPS, heads[0].evaluation_batch // _SHARE))
+    size = max(1, min(_CLIPS, heads[0].evaluation_batch_size // _SHARE))
     batches = [_Clips.of(heads[0], seen, part) for part in torch.arange(len(clips), device=clips.device).split(size)]
     chances = targets.split(np.mean([_probabilities(targets, head, batches) for head in heads], axis=0))
     if classes is None:
