@@ -1,9 +1,10 @@
-"""The public door for people who only want the numbers."""
+"""`avfuse.load`: the cached rows of a feature as one array."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,11 @@ from avfuse.features.cache.store import DONE, FeatureStore, Rows, equal, find_sp
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.spec import FeatureSpec
+from avfuse.moved_modules import renamed
 
 
 @dataclass(frozen=True)
-class Table:
+class FeatureTable:
     """Every cached row of one feature: data `(n, *shape)`, sorted by clip id."""
 
     spec: FeatureSpec
@@ -28,7 +30,9 @@ class Table:
         return [clip_id.decode() for clip_id in self.encoded_ids.tolist()]
 
 
-def load(dataset: str, feature_name: str, cache: str | Path = "cache", clips: Sequence[Clip] | None = None) -> Table:
+def load(
+    dataset: str, feature_name: str, cache: str | Path = "cache", clips: Sequence[Clip] | None = None
+) -> FeatureTable:
     """All cached rows of one feature of a data set's collection, or those of some clips, read and verified.
 
     Args:
@@ -46,11 +50,11 @@ def load(dataset: str, feature_name: str, cache: str | Path = "cache", clips: Se
     if clips is not None:
         loaded = store.load(sorted(clips, key=lambda clip: clip.clip_id.encode()))
         ids = np.array(sorted(clip.clip_id.encode() for clip in clips), dtype=bytes)
-        return Table(store.spec, loaded.data[loaded.present], ids[loaded.present])
+        return FeatureTable(store.spec, loaded.data[loaded.present], ids[loaded.present])
     return retry_if_removed(lambda: _every_row(store, dataset, feature_name))
 
 
-def _every_row(store: FeatureStore, dataset: str, feature_name: str) -> Table:
+def _every_row(store: FeatureStore, dataset: str, feature_name: str) -> FeatureTable:
     shards = sorted(store.shards(), key=lambda shard: shard.clip_id[:1].tobytes())
     rows = Rows.of(shards)
     code = _ranks(rows.clip_id)
@@ -59,7 +63,7 @@ def _every_row(store: FeatureStore, dataset: str, feature_name: str) -> Table:
         _check_one_interval(rows, code, dataset, feature_name)
     best = rows.best_rows(code)
     data = gather(shards, rows.shard[best], rows.row[best], store.spec)
-    return Table(store.spec, data, rows.clip_id[best])
+    return FeatureTable(store.spec, data, rows.clip_id[best])
 
 
 def _ranks(ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
@@ -84,3 +88,7 @@ def _check_one_interval(rows: Rows, code: NDArray[np.int64], dataset: str, featu
                 "name the clips that are meant (avfuse.load(..., clips=[...])), or remove what no data set uses "
                 f"(avfuse features remove --dataset {dataset} --unreachable)"
             )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Table": "FeatureTable"})

@@ -218,7 +218,7 @@ class FeatureStore:
 
     def find(self, clips: Sequence[Clip] | ClipQuery, beyond: Container[str] = ()) -> LookupResult:
         """The old name of `lookup`."""
-        warn_moved("FeatureStore.find", "FeatureStore.lookup")
+        warn_moved(f"{__name__}.FeatureStore.find", f"{__name__}.FeatureStore.lookup")
         return self.lookup(clips, beyond)
 
     def load(self, clips: Sequence[Clip] | ClipQuery) -> Loaded:

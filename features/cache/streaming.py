@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from avfuse.features.cache.store import DONE, FeatureStore
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.spec import FeatureSpec
+from avfuse.moved_modules import renamed
 
 WINDOW_BYTES = 512 * 2**20
 
@@ -37,7 +38,7 @@ Source = FeatureStore | tuple[Path, str, FeatureSpec]
 
 
 @dataclass(frozen=True)
-class Batch:
+class FeatureBatch:
     """Some clips' features. By feature: data `(B, *shape)`, NaN (0 in whole numbers) where `present` (B,) is False.
     index (B,): where the clips stand in the stream's list."""
 
@@ -127,7 +128,7 @@ class FeatureStream:
         windows = self._windows(epoch, part, parts)
         return np.concatenate([np.empty(0, np.int64), *(window.positions[window.order] for window in windows)])
 
-    def batches(self, epoch: int = 0, part: int = 0, parts: int = 1) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, part: int = 0, parts: int = 1) -> Iterator[FeatureBatch]:
         """One epoch, or one of several readers' share of it. All shares together are every clip, once.
 
         Ends its thread when it is closed early, within the time one shard takes to read.
@@ -210,12 +211,14 @@ class FeatureStream:
             finally:
                 stopped.set()
 
-    def _empty_batch(self, size: int) -> Batch:
+    def _empty_batch(self, size: int) -> FeatureBatch:
         data = {name: np.empty((size, *feature.spec.shape), feature.dtype) for name, feature in self._features.items()}
         present = {name: np.empty(size, np.bool_) for name in self._features}
-        return Batch(data, present, np.empty(size, np.int64))
+        return FeatureBatch(data, present, np.empty(size, np.int64))
 
-    def _fill(self, batch: Batch, place: slice, window: "_Window", rows: Mapping[str, Rows], some: Positions) -> None:
+    def _fill(
+        self, batch: FeatureBatch, place: slice, window: "_Window", rows: Mapping[str, Rows], some: Positions
+    ) -> None:
         index = window.positions[some]
         batch.index[place] = index
         for name, feature in self._features.items():
@@ -368,3 +371,7 @@ def _by_shard(shard: NDArray[np.int32]) -> Iterator[tuple[int, Positions]]:
     places = np.argsort(shard, kind="stable")[np.count_nonzero(shard < 0) :]
     for at in np.split(places, np.flatnonzero(np.diff(shard[places])) + 1) if len(places) else []:
         yield int(shard[at[0]]), at
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Batch": "FeatureBatch"})

@@ -10,7 +10,7 @@ from terminal import own_files
 
 from avfuse import features
 from avfuse.features.backbones import Preprocess, list_backbones
-from avfuse.features.cache.load import Table
+from avfuse.features.cache.load import FeatureTable
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import expand_names, resolve
@@ -27,7 +27,7 @@ def _in_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-def extracted(folder: Path) -> Table:
+def extracted(folder: Path) -> FeatureTable:
     specs = resolve(["mean_colours:frames"], "uniform:2")
     extract([Clip("a", folder / "a.avi")], specs, folder / "cache", "set", device="cpu", workers=1, progress=False)
     return features.load("set", "mean_colours:frames", folder / "cache")

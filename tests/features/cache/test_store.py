@@ -49,6 +49,15 @@ def outcome(store: FeatureStore, clip: Clip) -> int:
     return int(store.lookup([clip]).outcome[0])
 
 
+def test_find_is_the_old_name_of_lookup(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
+    store = FeatureStore(tmp_path, "set", spec)
+    path = store.commit(rows_for(spec, clips))
+    with pytest.warns(FutureWarning, match="store.FeatureStore.lookup' now"):
+        assert store.find(clips).outcome.tolist() == store.lookup(clips).outcome.tolist()
+    with pytest.warns(FutureWarning, match="store.FeatureStore.lookup' now"):
+        assert (store.find(clips, beyond={path.name}).outcome == ABSENT).all()
+
+
 def test_rows_come_back_in_the_order_asked(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
     FeatureStore(tmp_path, "set", spec).commit(rows_for(spec, clips))
     loaded = FeatureStore(tmp_path, "set", spec).load(clips[::-1])

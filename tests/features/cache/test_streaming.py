@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from avfuse.features.cache import ChunkResult, DamagedShard, FeatureStore, fingerprint, streaming
 from avfuse.features.cache.shard_reader import read_rows
-from avfuse.features.cache.streaming import Batch, FeatureStream
+from avfuse.features.cache.streaming import FeatureBatch, FeatureStream
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
@@ -95,11 +95,13 @@ def fill(
     return store
 
 
-def index_of(batches: Iterable[Batch]) -> list[int]:
+def index_of(batches: Iterable[FeatureBatch]) -> list[int]:
     return [position for batch in batches for position in batch.index.tolist()]
 
 
-def assert_equal_to_loading(batches: Iterable[Batch], stores: dict[str, FeatureStore], clips: Sequence[Clip]) -> None:
+def assert_equal_to_loading(
+    batches: Iterable[FeatureBatch], stores: dict[str, FeatureStore], clips: Sequence[Clip]
+) -> None:
     loaded = {name: store.load(clips) for name, store in stores.items()}
     for batch in batches:
         assert batch.data.keys() == batch.present.keys() == stores.keys()
