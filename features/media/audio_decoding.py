@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from avfuse.features.errors import ClipError
 from avfuse.features.media.clip import MIN_DECODED_FRACTION, Waveform
-from avfuse.features.media.packets import AnyPacket, damage_of, fraction_of
+from avfuse.features.media.packets import AnyPacket, ffmpeg_message, to_fraction
 
 MAX_GAP_SECONDS = 3600
 """A longer hole in the timestamps is damage or a trap: filling it with silence would take any amount of memory."""
@@ -22,17 +22,17 @@ so that those of whole, unbroken sound are seen to stray by an AAC packet (23 ms
 
 
 @dataclass(frozen=True)
-class Signal:
+class DecodedAudio:
     """A stretch of sound: float32 (samples,), mono; `start` is where it begins on the container's clock, in seconds.
 
-    promised_start, promised_end: where the packets say that it lies. damage: what the decoder said where it broke off.
+    expected_start, expected_end: where the packets say that it lies. damage: what the decoder said where it broke off.
     """
 
     samples: NDArray[np.float32]
     rate_hz: int
     start: Fraction
-    promised_start: Fraction
-    promised_end: Fraction
+    expected_start: Fraction
+    expected_end: Fraction
     damage: str | None
 
     @property
@@ -40,14 +40,14 @@ class Signal:
         return self.start + Fraction(len(self.samples), self.rate_hz)
 
 
-def lay(signal: Signal, start: Fraction, end: Fraction | None, rate_hz: int | None) -> Waveform:
+def to_waveform(signal: DecodedAudio, start: Fraction, end: Fraction | None, rate_hz: int | None) -> Waveform:
     """The sound between two moments of the container's clock, silence where it begins later than `start`.
 
     Raises ClipError where there is none, or where too little of it decoded before damage.
     """
     if signal.damage is not None:
-        first = max(start, signal.promised_start)
-        last = signal.promised_end if end is None else min(end, signal.promised_end)
+        first = max(start, signal.expected_start)
+        last = signal.expected_end if end is None else min(end, signal.expected_end)
         found = max(min(signal.end, last) - max(signal.start, first), Fraction(0))
         if found < MIN_DECODED_FRACTION * (last - first):
             whole = f"{float(last - first):.1f} s of sound"
@@ -58,7 +58,7 @@ def lay(signal: Signal, start: Fraction, end: Fraction | None, rate_hz: int | No
     return Waveform(samples=samples, rate_hz=signal.rate_hz).at_rate(rate_hz or signal.rate_hz)
 
 
-def _cut(signal: Signal, start: Fraction, end: Fraction | None) -> NDArray[np.float32]:
+def _cut(signal: DecodedAudio, start: Fraction, end: Fraction | None) -> NDArray[np.float32]:
     first = round((start - signal.start) * signal.rate_hz)
     last = round((end - signal.start) * signal.rate_hz) if end is not None else len(signal.samples)
     lead = max(0, min(-first, last - first))
@@ -70,32 +70,32 @@ def _cut(signal: Signal, start: Fraction, end: Fraction | None) -> NDArray[np.fl
     return np.concatenate([np.zeros(lead, dtype=np.float32), found]) if lead else found.copy()
 
 
-def decode_sound(stream: av.audio.stream.AudioStream, packets: Iterable[AnyPacket]) -> Signal:
+def decode_audio(stream: av.audio.stream.AudioStream, packets: Iterable[AnyPacket]) -> DecodedAudio:
     """Decode up to the first damage. Gaps in the timestamps become silence; channels are averaged.
 
     Raises ClipError when there are no samples.
     """
     codec = stream.codec_context
-    base = fraction_of(stream.time_base) or Fraction(1, stream.rate or 1)
+    base = to_fraction(stream.time_base) or Fraction(1, stream.rate or 1)
     if codec is None:
         raise ClipError("decode", "there is no decoder for its audio codec")
-    signal = _Joined(base)
-    promised_start: Fraction | None = None
-    promised_end = Fraction(0)
+    signal = _AudioJoiner(base)
+    expected_start: Fraction | None = None
+    expected_end = Fraction(0)
     problem: str | None = None
     damaged = False
     try:
         for packet in packets:
             if packet.pts is not None:
-                promised_start = packet.pts * base if promised_start is None else promised_start
-                promised_end = max(promised_end, (packet.pts + (packet.duration or 0)) * base)
+                expected_start = packet.pts * base if expected_start is None else expected_start
+                expected_end = max(expected_end, (packet.pts + (packet.duration or 0)) * base)
             if damaged:
                 continue
             try:
                 decoded = codec.decode(packet)
             except FFmpegError as error:
                 # What cannot be decoded before the first sound is lead-in; after that it is where the sound ends.
-                problem, damaged = damage_of(error), signal.rate_hz is not None
+                problem, damaged = ffmpeg_message(error), signal.rate_hz is not None
                 continue
             for frame in decoded:
                 signal.add(frame)
@@ -106,11 +106,11 @@ def decode_sound(stream: av.audio.stream.AudioStream, packets: Iterable[AnyPacke
     samples = signal.finish()
     if signal.rate_hz is None or not len(samples):
         raise ClipError("decode", f"the audio stream gives no samples{f' ({problem})' if problem else ''}")
-    start = signal.start if promised_start is None else promised_start
-    return Signal(samples, signal.rate_hz, signal.start, start, promised_end, problem if damaged else None)
+    start = signal.start if expected_start is None else expected_start
+    return DecodedAudio(samples, signal.rate_hz, signal.start, start, expected_end, problem if damaged else None)
 
 
-class _Joined:
+class _AudioJoiner:
     """Audio frames in decoding order, one after the other."""
 
     def __init__(self, base: Fraction) -> None:

@@ -10,41 +10,42 @@ import av
 from av.error import FFmpegError
 
 from avfuse.features.errors import ClipError
-from avfuse.features.media.audio_decoding import Signal, decode_sound
-from avfuse.features.media.packets import AnyPacket, damage_of, fraction_of
-from avfuse.features.media.probe import Medium, find_medium, open_container, picture_stream, size_of
-from avfuse.features.media.timeline import Promise
+from avfuse.features.media.audio_decoding import DecodedAudio, decode_audio
+from avfuse.features.media.packets import AnyPacket, ffmpeg_message, to_fraction
+from avfuse.features.media.probe import MediaRef, file_size, find_media, open_container, video_stream
+from avfuse.features.media.timeline import ExpectedFrames
 from avfuse.features.media.video_decoding import first_frame
 
-HELD_BYTES = 256 * 2**20
+MAX_BUFFERED_BYTES = 256 * 2**20
 """The packets of a file up to this size are kept in memory while it is read; a larger file is read anew each time."""
 
 MAX_PICTURE_PIXELS = 2**27
 """A picture that claims to be larger than this (16K is that large) is damage or a trap."""
 
 
-class Source:
+class MediaSource:
     """One open media file: its first picture stream and its first audio stream, None where there is none.
 
-    medium: what `path` names, where that is known already: what it holds in memory is not read again. Raises ClipError
-    when the file cannot be opened, or claims a picture beyond all measure.
+    ref: what `path` leads to, where that is known already; what it holds in memory is not read again.
+
+    Raises ClipError when the file cannot be opened, or claims a picture beyond all measure.
     """
 
-    def __init__(self, path: Path, medium: Medium | None = None) -> None:
+    def __init__(self, path: Path, ref: MediaRef | None = None) -> None:
         self.path = path
-        self.medium = medium or find_medium(path)
-        self.container = open_container(self.medium)
-        self.video = picture_stream(self.container)
+        self.ref = ref or find_media(path)
+        self.container = open_container(self.ref)
+        self.video = video_stream(self.container)
         self.audio = self.container.streams.audio[0] if self.container.streams.audio else None
         if self.video is not None:
             if self.video.width * self.video.height > MAX_PICTURE_PIXELS:
                 self.close()
                 raise ClipError("open", f"claims a picture of {self.video.width}x{self.video.height}")
             self.video.codec_context.thread_count = 1  # clips are decoded side by side, in processes
-        self._is_small = size_of(self.medium) <= HELD_BYTES
+        self._is_small = file_size(self.ref) <= MAX_BUFFERED_BYTES
         self._at_start = True
 
-    def __enter__(self) -> "Source":
+    def __enter__(self) -> "MediaSource":
         return self
 
     def __exit__(
@@ -53,31 +54,31 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        self.__dict__.pop("_held", None)
+        self.__dict__.pop("_buffered_packets", None)
         self.container.close()
 
     def packets(self, stream: av.stream.Stream) -> Iterable[AnyPacket]:
         """A stream's packets from the first on, up to where the container is damaged."""
-        return self._held[stream.index] if self._is_small else self.read_anew(stream)
+        return self._buffered_packets[stream.index] if self._is_small else self.reread(stream)
 
     def packets_from(self, stream: av.stream.Stream, time: Fraction) -> Iterator[AnyPacket]:
         """A stream's packets from the last key frame before a moment of the container's clock, where it can tell."""
         self._at_start = False
-        base = fraction_of(stream.time_base) or Fraction(1)
+        base = to_fraction(stream.time_base) or Fraction(1)
         try:
             self.container.seek(int(time / base), stream=stream)
         except FFmpegError as error:
-            damage_of(error)
+            ffmpeg_message(error)
             return
         yield from _until_damage(self.container.demux(stream))
 
     @cached_property
-    def promise(self) -> Promise | None:
-        """What the packets of the picture promise; None where there is no picture stream, or nothing in it."""
+    def expected_frames(self) -> ExpectedFrames | None:
+        """The frames that the packets promise; None where there is no video stream, or nothing in it."""
         if self.video is None:
             return None
-        promise = Promise.of(list(self.packets(self.video)), self.video)
-        return promise if len(promise.timeline) else None
+        expected = ExpectedFrames.of(list(self.packets(self.video)), self.video)
+        return expected if len(expected.timeline) else None
 
     @cached_property
     def origin(self) -> Fraction:
@@ -87,22 +88,22 @@ class Source:
         with frames that nothing can decode. AVI knows no display times: there the stream's start is time 0.
         """
         assert self.video is not None
-        base = fraction_of(self.video.time_base) or Fraction(1)
+        base = to_fraction(self.video.time_base) or Fraction(1)
         if self.is_avi:
             return (self.video.start_time or 0) * base
         shown = self._first_frame.pts if self._first_frame is not None else None
         return (shown if shown is not None else self.video.start_time or 0) * base
 
     @property
-    def is_turned(self) -> bool:
+    def is_rotated(self) -> bool:
         """Whether the file says that its pictures are to be turned upright."""
         return self._first_frame is not None and self._first_frame.rotation != 0
 
     @cached_property
-    def signal(self) -> Signal:
+    def signal(self) -> DecodedAudio:
         """The whole file's sound, decoded once. Raises ClipError when there is none."""
         assert self.audio is not None
-        return decode_sound(self.audio, self.packets(self.audio))
+        return decode_audio(self.audio, self.packets(self.audio))
 
     @property
     def is_avi(self) -> bool:
@@ -111,11 +112,11 @@ class Source:
     @cached_property
     def _first_frame(self) -> av.VideoFrame | None:
         assert self.video is not None
-        packets = self.packets(self.video) if "_held" in self.__dict__ else self.read_anew(self.video)
+        packets = self.packets(self.video) if "_buffered_packets" in self.__dict__ else self.reread(self.video)
         return first_frame(self.video, packets)
 
     @cached_property
-    def _held(self) -> dict[int, list[AnyPacket]]:
+    def _buffered_packets(self) -> dict[int, list[AnyPacket]]:
         held: dict[int, list[AnyPacket]] = {
             stream.index: [] for stream in (self.video, self.audio) if stream is not None
         }
@@ -124,14 +125,14 @@ class Source:
             for packet in _until_damage(self.container.demux(*(self.container.streams[index] for index in held))):
                 held[packet.stream_index].append(packet)
         else:
-            with open_container(self.medium) as container:
+            with open_container(self.ref) as container:
                 for packet in _until_damage(container.demux(*(container.streams[index] for index in held))):
                     held[packet.stream_index].append(packet)
         return held
 
-    def read_anew(self, stream: av.stream.Stream) -> Iterator[AnyPacket]:
+    def reread(self, stream: av.stream.Stream) -> Iterator[AnyPacket]:
         """A stream's packets from the first on, by opening the file again: nothing is held."""
-        with open_container(self.medium) as container:
+        with open_container(self.ref) as container:
             yield from _until_damage(container.demux(container.streams[stream.index]))
 
 
@@ -142,5 +143,5 @@ def _until_damage(packets: Iterator[AnyPacket]) -> Iterator[AnyPacket]:
             if packet.size:
                 yield packet
     except FFmpegError as error:
-        damage_of(error)
+        ffmpeg_message(error)
         return

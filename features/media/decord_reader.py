@@ -13,39 +13,39 @@ from numpy.typing import NDArray
 
 from avfuse.features.archives import Member
 from avfuse.features.errors import ClipError, UsageError
-from avfuse.features.media.container import Source
-from avfuse.features.media.probe import Medium
-from avfuse.features.media.timeline import Promise
+from avfuse.features.media.container import MediaSource
+from avfuse.features.media.probe import MediaRef
+from avfuse.features.media.timeline import ExpectedFrames
 
 REVISION = 1
 
 _INDEXED = ("mp4", "matroska", "avi")
 
 
-def distrust(source: Source, promise: Promise) -> str | None:
+def untrusted_reason(source: MediaSource, expected: ExpectedFrames) -> str | None:
     """Why decord cannot be trusted to give the frames of a file that are asked for; None where it can."""
     assert source.video is not None
-    if promise.hidden:
-        return f"an edit list hides {promise.hidden} of its frames"
-    if promise.lost:
-        return f"{promise.lost} frames of its index are missing"
+    if expected.hidden:
+        return f"an edit list hides {expected.hidden} of its frames"
+    if expected.lost:
+        return f"{expected.lost} frames of its index are missing"
     codec = source.video.codec_context
     if source.is_avi and codec.has_b_frames:
         return "AVI does not say in which order its frames are shown"
     if codec.name == "mpeg4" and codec.has_b_frames:
         return "it loses count in MPEG-4 with B-frames"
-    if not promise.is_certain:
+    if not expected.is_certain:
         return "some frames have no time of their own"
     if not any(name in source.container.format.name for name in _INDEXED):
         return f"{source.container.format.name} has no index to seek by"
     if source.video.format is not None and any(component.bits > 8 for component in source.video.format.components):
         return "it converts pictures of more than 8 bits differently"
-    if source.is_turned:
+    if source.is_rotated:
         return "its pictures are to be turned upright"
     return None
 
 
-def require() -> Any:
+def import_decord() -> Any:
     """decord itself. Raises UsageError when it is not installed."""
     try:
         import decord
@@ -54,19 +54,19 @@ def require() -> Any:
     return decord
 
 
-def read(medium: Medium, promise: Promise, wanted: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
+def read(ref: MediaRef, expected: ExpectedFrames, wanted: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
     """rank -> uint8 (H, W, 3) of the wanted ranks of a trusted file.
 
     Raises ClipError when decord fails or counts other frames than promised.
     """
-    decord = require()
+    decord = import_decord()
     ranks = sorted(wanted)
     try:
         # Of what has no path decord takes a file object, and reads all of it into memory.
-        file = io.BytesIO(medium.read()) if isinstance(medium, Member) else str(medium)
+        file = io.BytesIO(ref.read()) if isinstance(ref, Member) else str(ref)
         reader = decord.VideoReader(file, num_threads=1)
-        if len(reader) != len(promise.timeline):
-            raise ClipError("decode", f"decord counts {len(reader)} frames, the file has {len(promise.timeline)}")
+        if len(reader) != len(expected.timeline):
+            raise ClipError("decode", f"decord counts {len(reader)} frames, the file has {len(expected.timeline)}")
         pixels = reader.get_batch(ranks).asnumpy()
     except decord.DECORDError as error:
         raise ClipError("decode", f"decord: {str(error).splitlines()[0]}") from error

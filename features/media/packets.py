@@ -19,7 +19,7 @@ class _Rational(Protocol):
     def denominator(self) -> int: ...
 
 
-def fraction_of(value: _Rational | None) -> Fraction | None:
+def to_fraction(value: _Rational | None) -> Fraction | None:
     """A time base or rate of a stream in exact arithmetic; None where the file does not say.
 
     PyAV 18 has fractions, and None for what is not known; PyAV 19 has rationals of its own, which are rounded among
@@ -28,7 +28,7 @@ def fraction_of(value: _Rational | None) -> Fraction | None:
     return Fraction(value.numerator, value.denominator) if value else None
 
 
-def damage_of(error: Exception) -> str:
+def ffmpeg_message(error: Exception) -> str:
     """What is wrong with the file, in FFmpeg's words.
 
     Raises the error again when memory has run out: that is the machine, or this process's limit, and no damage.

@@ -10,7 +10,7 @@ from av.error import FFmpegError
 from avfuse.features import archives
 from avfuse.features.archives import Member
 from avfuse.features.errors import ClipError
-from avfuse.features.media.packets import damage_of
+from avfuse.features.media.packets import ffmpeg_message
 
 MEDIA_SUFFIXES = frozenset(
     [
@@ -56,44 +56,44 @@ class MediaInfo:
     channels: int | None
 
 
-Medium = Path | Member
+MediaRef = Path | Member
 """A media file: one of its own, or one in an archive."""
 
 
-def find_medium(path: Path) -> Medium:
+def find_media(path: Path) -> MediaRef:
     """What a clip's path names. Raises ClipError (stage `open`) where it is not there, or holds nothing."""
-    medium = path if path.exists() else archives.find(path)
-    if medium is None:
+    ref = path if path.exists() else archives.find(path)
+    if ref is None:
         raise ClipError("open", "file not found")
-    if medium is path and path.is_dir():
+    if ref is path and path.is_dir():
         raise ClipError("open", "is a folder")
-    if size_of(medium) == 0:
+    if file_size(ref) == 0:
         raise ClipError("open", "file is empty (0 bytes)")
-    return medium
+    return ref
 
 
-def size_of(medium: Medium) -> int:
+def file_size(ref: MediaRef) -> int:
     """In bytes."""
-    return medium.size if isinstance(medium, Member) else medium.stat().st_size
+    return ref.size if isinstance(ref, Member) else ref.stat().st_size
 
 
-def open_container(medium: Medium) -> av.container.InputContainer:
+def open_container(ref: MediaRef) -> av.container.InputContainer:
     """Open a media file for reading. Raises ClipError (stage `open`) that says what is wrong with it."""
     try:
-        if isinstance(medium, Member):
+        if isinstance(ref, Member):
             # Through a file object FFmpeg would go wherever a playlist sends it, the network included.
             nowhere = {"protocol_whitelist": "none"}
-            return av.open(medium.open(), mode="r", options=nowhere, **_ANY_METADATA)
+            return av.open(ref.open(), mode="r", options=nowhere, **_ANY_METADATA)
         # Without a path in the metadata FFmpeg may not name it; the file is a local file, never an address.
-        return av.open(f"file:{medium}", mode="r", **_ANY_METADATA)
+        return av.open(f"file:{ref}", mode="r", **_ANY_METADATA)
     except (FFmpegError, ValueError) as error:
-        raise ClipError("open", f"not a readable media file ({damage_of(error)})") from error
+        raise ClipError("open", f"not a readable media file ({ffmpeg_message(error)})") from error
 
 
 def probe(path: Path) -> MediaInfo:
     """Read the container's header. Raises ClipError when it is no media file."""
-    with open_container(find_medium(path)) as container:
-        video = picture_stream(container)
+    with open_container(find_media(path)) as container:
+        video = video_stream(container)
         audio = container.streams.audio[0] if container.streams.audio else None
         rate = video.average_rate if video is not None else None
         return MediaInfo(
@@ -108,7 +108,7 @@ def probe(path: Path) -> MediaInfo:
         )
 
 
-def picture_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream | None:
+def video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream | None:
     """The first real video stream: cover art inside a sound file is not one."""
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:

@@ -1,6 +1,6 @@
 """Reading clips: one sequential decode, in which only the wanted frames become pixels.
 
-A file's packets are looked at before any is decoded: their timestamps promise which frames there will be, so that the
+A file's packets are looked at before any is decoded: their timestamps tell which frames to expect, so that the
 wanted ones are known in time and what none of them needs is not decoded. Where the decoder shows other frames than
 promised, its word counts and everything is decoded. In a long file, a clip is reached by seeking.
 """
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from avfuse.features.errors import ClipError, UsageError
 from avfuse.features.media import decord_reader
-from avfuse.features.media.audio_decoding import lay
+from avfuse.features.media.audio_decoding import to_waveform
 from avfuse.features.media.clip import MIN_DECODED_FRACTION, Frames, Media, Waveform
-from avfuse.features.media.container import HELD_BYTES, Source
-from avfuse.features.media.probe import size_of
-from avfuse.features.media.sampling import Choice, Sampling, choose, parse_sampling
-from avfuse.features.media.seeking import Stretch, find_stretch, stretch_sound
-from avfuse.features.media.timeline import Interval, Promise, Seconds, Timeline
-from avfuse.features.media.video_decoding import decode_everything, decode_promised
+from avfuse.features.media.container import MAX_BUFFERED_BYTES, MediaSource
+from avfuse.features.media.probe import file_size
+from avfuse.features.media.sampling import FrameSelection, Sampling, parse_sampling, select_frames
+from avfuse.features.media.seeking import PacketSpan, decode_span_audio, find_packet_span
+from avfuse.features.media.timeline import ExpectedFrames, Seconds, TimeInterval, Timeline
+from avfuse.features.media.video_decoding import decode_all, decode_expected
 
 READERS = {"pyav": 2, "decord": decord_reader.REVISION}
 """Who turns packets into frames, each with the revision of what it gives. Sound is always PyAV's."""
@@ -68,8 +68,8 @@ def decode(
 
 
 @dataclass
-class _Picture:
-    """What reading one clip's picture gives. clip_end: when the picture ends, in seconds; None: it has none."""
+class _DecodedClip:
+    """The frames of one clip. clip_end: when the picture ends, in seconds; None where there is no picture."""
 
     clip_end: Fraction | None = None
     by_scheme: dict[str, Frames] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class MediaFile:
         check_reader(reader)
         self.path = Path(path)
         self.reader = reader
-        self._source = Source(self.path)
+        self._source = MediaSource(self.path)
 
     def __enter__(self) -> "MediaFile":
         return self
@@ -109,10 +109,10 @@ class MediaFile:
         Raises ClipError where there is neither picture nor sound.
         """
         source = self._source
-        if source.container.duration is not None and size_of(source.medium) > HELD_BYTES:
+        if source.container.duration is not None and file_size(source.ref) > MAX_BUFFERED_BYTES:
             return Fraction(source.container.duration, av.time_base)
-        if source.promise is not None:
-            return source.promise.timeline.end
+        if source.expected_frames is not None:
+            return source.expected_frames.timeline.end
         if source.audio is None:
             raise ClipError("decode", "neither picture nor sound")
         return source.signal.end - source.signal.start
@@ -129,126 +129,128 @@ class MediaFile:
     ) -> Media:
         """Decode one clip once for all sampling schemes and its sound; arguments and errors as in `decode`."""
         samplings = [parse_sampling(scheme) for scheme in schemes]
-        interval = Interval.of(start, end)
+        interval = TimeInterval.of(start, end)
         if rate_hz is not None and rate_hz < 1:
             raise UsageError(f"rate_hz={rate_hz}: a rate is at least 1 sample per second")
-        stretch = find_stretch(self._source, interval) if self.reader == "pyav" else None
-        picture = self._stretch_picture(stretch, samplings, interval) if stretch is not None else None
-        if picture is None:
-            stretch, picture = None, self._whole_picture(samplings, interval)
+        span = find_packet_span(self._source, interval) if self.reader == "pyav" else None
+        clip = self._decode_span(span, samplings, interval) if span is not None else None
+        if clip is None:
+            span, clip = None, self._decode_from_start(samplings, interval)
         waveform, waveform_error = None, None
         if audio and self._source.audio is not None:
-            picture_end = None if whole_audio else picture.clip_end
+            picture_end = None if whole_audio else clip.clip_end
             try:
-                waveform = self._waveform(interval, stretch, picture_end, rate_hz, picture.notes)
+                waveform = self._waveform(interval, span, picture_end, rate_hz, clip.notes)
             except ClipError as error:
                 waveform_error = error
         return Media(
             reader=f"{self.reader}-{READERS[self.reader]}",
             start=float(interval.start),
-            by_scheme=picture.by_scheme,
+            by_scheme=clip.by_scheme,
             waveform=waveform,
             has_audio=self._source.audio is not None,
-            frames_error=picture.error,
+            frames_error=clip.error,
             waveform_error=waveform_error,
-            notes=tuple(picture.notes),
+            notes=tuple(clip.notes),
         )
 
-    def _stretch_picture(self, stretch: Stretch, samplings: Sequence[Sampling], interval: Interval) -> _Picture | None:
+    def _decode_span(
+        self, span: PacketSpan, samplings: Sequence[Sampling], interval: TimeInterval
+    ) -> _DecodedClip | None:
         """The frames of a clip reached by seeking; None where the decoder does not give what its packets promise."""
         assert self._source.video is not None
-        picture = _Picture(stretch.timeline.end if stretch.reaches_end else interval.end)
+        clip = _DecodedClip(span.timeline.end if span.reaches_end else interval.end)
         if samplings:
-            choice = choose(samplings, stretch.timeline, interval)
-            pixels = decode_promised(self._source.video, stretch.packets, stretch.timeline.ticks, choice.wanted)
+            selection = select_frames(samplings, span.timeline, interval)
+            pixels = decode_expected(self._source.video, span.packets, span.timeline.ticks, selection.wanted)
             if pixels is None:
                 return None
-            _fill(picture, samplings, choice, stretch.timeline, pixels)
-        return picture
+            _fill(clip, samplings, selection, span.timeline, pixels)
+        return clip
 
-    def _whole_picture(self, samplings: Sequence[Sampling], interval: Interval) -> _Picture:
+    def _decode_from_start(self, samplings: Sequence[Sampling], interval: TimeInterval) -> _DecodedClip:
         """The frames of a clip of a file that is read from its start."""
-        promise = self._source.promise
-        if promise is None:
+        expected = self._source.expected_frames
+        if expected is None:
             what = "no video stream" if self._source.video is None else "the video stream is empty"
-            return _Picture(error=ClipError("decode", what) if samplings else None)
-        picture = _Picture(promise.timeline.end)
-        _check_reach(promise, interval)
-        if promise.lost:
-            picture.notes.append(f"the file is cut short: {promise.lost} frames that its header counts are missing")
+            return _DecodedClip(error=ClipError("decode", what) if samplings else None)
+        clip = _DecodedClip(expected.timeline.end)
+        _check_coverage(expected, interval)
+        if expected.lost:
+            clip.notes.append(f"the file is cut short: {expected.lost} frames that its header counts are missing")
         if samplings:
             try:
-                self._choose_and_decode(picture, promise, samplings, interval)
+                self._select_and_decode(clip, expected, samplings, interval)
             except ClipError as error:
-                picture.error = error
-        return picture
+                clip.error = error
+        return clip
 
-    def _choose_and_decode(
-        self, picture: _Picture, promise: Promise, samplings: Sequence[Sampling], interval: Interval
+    def _select_and_decode(
+        self, clip: _DecodedClip, expected: ExpectedFrames, samplings: Sequence[Sampling], interval: TimeInterval
     ) -> None:
         source = self._source
         assert source.video is not None
-        choice = choose(samplings, promise.timeline, interval)
+        selection = select_frames(samplings, expected.timeline, interval)
         if self.reader == "decord":
-            if reason := decord_reader.distrust(source, promise):
+            if reason := decord_reader.untrusted_reason(source, expected):
                 raise ClipError("decode", f"decord cannot be trusted with this file ({reason}): use --reader pyav")
-            pixels = decord_reader.read(source.medium, promise, choice.wanted)
-            _fill(picture, samplings, choice, promise.timeline, pixels)
+            pixels = decord_reader.read(source.ref, expected, selection.wanted)
+            _fill(clip, samplings, selection, expected.timeline, pixels)
             return
-        if promise.is_certain and not source.is_avi:
-            ticks = promise.timeline.ticks
-            promised = decode_promised(source.video, source.packets(source.video), ticks, choice.wanted)
-            if promised is not None:
-                _fill(picture, samplings, choice, promise.timeline, promised)
+        if expected.is_certain and not source.is_avi:
+            ticks = expected.timeline.ticks
+            expected_pixels = decode_expected(source.video, source.packets(source.video), ticks, selection.wanted)
+            if expected_pixels is not None:
+                _fill(clip, samplings, selection, expected.timeline, expected_pixels)
                 return
-        decoded = decode_everything(source.video, source.packets(source.video), choice.wanted)
+        decoded = decode_all(source.video, source.packets(source.video), selection.wanted)
         if not decoded.ticks:
             raise ClipError("decode", f"no video frame can be decoded{_because(decoded.damage)}")
         last = decoded.ticks[-1]
-        shown = promise.clock.timeline(decoded.ticks, promise.durations.get(last, 0) if last is not None else 0)
-        choice = self._checked_choice(picture, promise, samplings, interval, shown, decoded.damage)
-        if missing := choice.wanted - decoded.pixels.keys():
-            again = decode_everything(source.video, source.packets(source.video), missing)
+        shown = expected.clock.timeline(decoded.ticks, expected.durations.get(last, 0) if last is not None else 0)
+        selection = self._reselect(clip, expected, samplings, interval, shown, decoded.damage)
+        if missing := selection.wanted - decoded.pixels.keys():
+            again = decode_all(source.video, source.packets(source.video), missing)
             decoded.pixels.update(again.pixels)
-        _fill(picture, samplings, choice, shown, decoded.pixels)
+        _fill(clip, samplings, selection, shown, decoded.pixels)
 
-    def _checked_choice(
+    def _reselect(
         self,
-        picture: _Picture,
-        promise: Promise,
+        clip: _DecodedClip,
+        expected: ExpectedFrames,
         samplings: Sequence[Sampling],
-        interval: Interval,
+        interval: TimeInterval,
         shown: Timeline,
         damage: str | None,
-    ) -> Choice:
+    ) -> FrameSelection:
         """The frames to take of those that the decoder showed, where these are enough of the clip."""
-        claimed = promise.claimed(interval)
+        claimed = expected.count_claimed(interval)
         found = len(shown.inside(interval.start, interval.end or shown.end)) if interval.start < shown.end else 0
         if found < MIN_DECODED_FRACTION * claimed or not found:
             raise ClipError("decode", f"only {found} of {claimed} video frames can be decoded{_because(damage)}")
         if damage is not None and found < claimed:
-            picture.notes.append(f"damaged: {found} of {claimed} frames decode before it{_because(damage)}")
-        return choose(samplings, shown, interval)
+            clip.notes.append(f"damaged: {found} of {claimed} frames decode before it{_because(damage)}")
+        return select_frames(samplings, shown, interval)
 
     def _waveform(
         self,
-        interval: Interval,
-        stretch: Stretch | None,
+        interval: TimeInterval,
+        span: PacketSpan | None,
         picture_end: Fraction | None,
         rate_hz: int | None,
         notes: list[str],
     ) -> Waveform:
         source = self._source
         assert source.audio is not None
-        if stretch is not None:
-            signal = stretch_sound(source, stretch, interval)
-            origin = stretch.origin
+        if span is not None:
+            signal = decode_span_audio(source, span, interval)
+            origin = span.origin
         else:
             signal = source.signal
-            origin = signal.start if source.promise is None else source.origin
+            origin = signal.start if source.expected_frames is None else source.origin
         ends = [end for end in (interval.end, picture_end) if end is not None]
         end = origin + min(ends) if ends else None
-        waveform = lay(signal, origin + interval.start, end, rate_hz)
+        waveform = to_waveform(signal, origin + interval.start, end, rate_hz)
         if signal.damage is not None and (end is None or signal.end < end):
             notes.append(f"damaged: the sound ends at {float(signal.end - origin):.2f} s{_because(signal.damage)}")
         return waveform
@@ -259,33 +261,33 @@ def check_reader(name: str) -> None:
     if name not in READERS:
         raise UsageError(f"unknown reader '{name}': choose from {', '.join(READERS)}")
     if name == "decord":
-        decord_reader.require()
+        decord_reader.import_decord()
 
 
-def _check_reach(promise: Promise, interval: Interval) -> None:
+def _check_coverage(expected: ExpectedFrames, interval: TimeInterval) -> None:
     """Raises ClipError where the file ends before the clip starts, or was cut short of most of the clip."""
-    found = len(promise.timeline.inside(interval.start, interval.end or promise.timeline.end))
-    if interval.start >= promise.timeline.end:
+    found = len(expected.timeline.inside(interval.start, interval.end or expected.timeline.end))
+    if interval.start >= expected.timeline.end:
         found = 0
-    claimed = promise.claimed(interval)
+    claimed = expected.count_claimed(interval)
     if not claimed:
-        raise ClipError("decode", f"the file ends at {float(promise.timeline.end):.2f} s, before the clip starts")
+        raise ClipError("decode", f"the file ends at {float(expected.timeline.end):.2f} s, before the clip starts")
     if found < MIN_DECODED_FRACTION * claimed:
         raise ClipError("open", f"the file is cut short: {found} of {claimed} video frames are there")
 
 
 def _fill(
-    picture: _Picture,
+    clip: _DecodedClip,
     samplings: Sequence[Sampling],
-    choice: Choice,
+    selection: FrameSelection,
     timeline: Timeline,
     pixels: Mapping[int, NDArray[np.uint8]],
 ) -> None:
-    first, available = choice.inside.start, len(choice.inside)
-    distinct = {rank - first: pixels[rank] for rank in sorted(choice.wanted)}
+    first, available = selection.inside.start, len(selection.inside)
+    distinct = {rank - first: pixels[rank] for rank in sorted(selection.wanted)}
     for sampling in samplings:
-        ranks = choice.ranks[sampling.scheme]
-        picture.by_scheme[sampling.scheme] = Frames(
+        ranks = selection.ranks[sampling.scheme]
+        clip.by_scheme[sampling.scheme] = Frames(
             distinct=distinct,
             indices=ranks - first,
             times=timeline.times(ranks),
@@ -294,7 +296,7 @@ def _fill(
         )
         if available < sampling.frames_needed:
             there = "1 frame" if available == 1 else f"{available} frames"
-            picture.notes.append(
+            clip.notes.append(
                 f"{sampling.scheme} needs {sampling.frames_needed} frames, the clip has {there}: they repeat"
             )
 

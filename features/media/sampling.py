@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avfuse.features.errors import ClipError, UsageError
-from avfuse.features.media.timeline import Interval, Timeline
+from avfuse.features.media.timeline import TimeInterval, Timeline
 
 MAX_FRAMES_AT_RATE = 100_000
 """A fixed rate over a clip whose file claims months would fill any memory with repeats."""
@@ -50,7 +50,7 @@ class Sampling:
             return (self.frames_per_window - 1) * self.stride + 1
         return self.frames_per_window * self.window_count
 
-    def choose(self, timeline: Timeline, start: Fraction, end: Fraction) -> NDArray[np.int64]:
+    def select(self, timeline: Timeline, start: Fraction, end: Fraction) -> NDArray[np.int64]:
         """Ranks on the timeline of the frames this scheme takes of the clip between two times, in seconds.
 
         The clip's frames are those with start <= time < end, or where there is none, the one on display at `start`.
@@ -83,7 +83,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Choice:
+class FrameSelection:
     """Which frames several schemes take of one clip. inside: the clip's frames. ranks: scheme -> ranks (T,)."""
 
     inside: range
@@ -94,11 +94,11 @@ class Choice:
         return {rank for ranks in self.ranks.values() for rank in ranks.tolist()}
 
 
-def choose(samplings: Sequence[Sampling], timeline: Timeline, interval: Interval) -> Choice:
-    """Frames for every scheme; errors as in Sampling.choose."""
+def select_frames(samplings: Sequence[Sampling], timeline: Timeline, interval: TimeInterval) -> FrameSelection:
+    """Frames for every scheme; errors as in Sampling.select."""
     end = timeline.end if interval.end is None else min(interval.end, timeline.end)
-    ranks = {sampling.scheme: sampling.choose(timeline, interval.start, end) for sampling in samplings}
-    return Choice(timeline.inside(interval.start, end), ranks)
+    ranks = {sampling.scheme: sampling.select(timeline, interval.start, end) for sampling in samplings}
+    return FrameSelection(timeline.inside(interval.start, end), ranks)
 
 
 @lru_cache

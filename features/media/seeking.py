@@ -1,7 +1,7 @@
 """Clips deep in a long file: reached by seeking, so that hours before them are not read.
 
 Only containers with an index of key frames and timestamps of their own are sought in. Where anything is not as it
-should be, there is no stretch and the file is read from its start instead.
+should be, no span is found and the file is read from its start instead.
 """
 
 import math
@@ -12,10 +12,10 @@ from itertools import takewhile
 import av
 
 from avfuse.features.errors import ClipError
-from avfuse.features.media.audio_decoding import Signal, decode_sound
-from avfuse.features.media.container import HELD_BYTES, Source
-from avfuse.features.media.packets import AnyPacket, fraction_of
-from avfuse.features.media.timeline import Clock, Interval, Timeline
+from avfuse.features.media.audio_decoding import DecodedAudio, decode_audio
+from avfuse.features.media.container import MAX_BUFFERED_BYTES, MediaSource
+from avfuse.features.media.packets import AnyPacket, to_fraction
+from avfuse.features.media.timeline import Clock, TimeInterval, Timeline
 
 LONG_SECONDS = 60
 """In a file that claims less, reading from the start costs little."""
@@ -29,7 +29,7 @@ _SOUND_LEAD_SECONDS = Fraction(1)
 
 
 @dataclass(frozen=True)
-class Stretch:
+class PacketSpan:
     """Packets around one clip of a long file, and the frames that they promise. reaches_end: the last is the file's."""
 
     packets: list[AnyPacket]
@@ -38,13 +38,13 @@ class Stretch:
     reaches_end: bool
 
 
-def find_stretch(source: Source, interval: Interval) -> Stretch | None:
+def find_packet_span(source: MediaSource, interval: TimeInterval) -> PacketSpan | None:
     """The packets that one clip's frames need; None where the file is better read from its start.
 
     Raises ClipError where the file ends before the clip starts.
     """
     video = source.video
-    base = fraction_of(video.time_base) if video is not None else None
+    base = to_fraction(video.time_base) if video is not None else None
     if interval.is_whole or video is None or base is None or not _is_long(source):
         return None
     origin = source.origin
@@ -52,7 +52,7 @@ def find_stretch(source: Source, interval: Interval) -> Stretch | None:
     first = zero + math.ceil(interval.start / base)
     end = zero + math.ceil(interval.end / base) if interval.end is not None else None
     for back in _STEPS_BACK:
-        packets, reaches_end = _collect(source, origin + interval.start - back, end)
+        packets, reaches_end = _collect_packets(source, origin + interval.start - back, end)
         if not packets or any(packet.pts is None for packet in packets):
             return None
         if packets[0].is_keyframe and (packets[0].pts or 0) <= first:
@@ -66,43 +66,43 @@ def find_stretch(source: Source, interval: Interval) -> Stretch | None:
     timeline = Clock.of(video).timeline(ticks, durations[ticks[-1]], zero)
     if reaches_end and interval.start >= timeline.end:
         raise ClipError("decode", f"the file ends at {float(timeline.end):.2f} s, before the clip starts")
-    return Stretch(packets, timeline, origin, reaches_end)
+    return PacketSpan(packets, timeline, origin, reaches_end)
 
 
-def stretch_sound(source: Source, stretch: Stretch, interval: Interval) -> Signal:
+def decode_span_audio(source: MediaSource, span: PacketSpan, interval: TimeInterval) -> DecodedAudio:
     """The sound of one clip, and a lead before it. Raises ClipError when there is none.
 
     The file is opened anew: some decoders (AAC's noise substitution) carry state over that no flush resets, and the
     sound of a clip must not depend on the clips read before it.
     """
     assert source.audio is not None
-    base = fraction_of(source.audio.time_base) or Fraction(1)
-    start = stretch.origin + interval.start
-    end = stretch.origin + interval.end if interval.end is not None else None
+    base = to_fraction(source.audio.time_base) or Fraction(1)
+    start = span.origin + interval.start
+    end = span.origin + interval.end if interval.end is not None else None
     for back in _STEPS_BACK if start > _SOUND_LEAD_SECONDS else ():
-        with Source(source.path, source.medium) as own:
+        with MediaSource(source.path, source.ref) as own:
             assert own.audio is not None
             found = own.packets_from(own.audio, start - back - _SOUND_LEAD_SECONDS)
             packets = list(takewhile(lambda packet: _starts_before(packet, base, end), found))
             if packets and _starts_before(packets[0], base, start - _SOUND_LEAD_SECONDS / 2):
-                return decode_sound(own.audio, packets)
-    with Source(source.path, source.medium) as own:
+                return decode_audio(own.audio, packets)
+    with MediaSource(source.path, source.ref) as own:
         assert own.audio is not None
-        packets = list(takewhile(lambda packet: _starts_before(packet, base, end), own.read_anew(own.audio)))
-        return decode_sound(own.audio, packets)
+        packets = list(takewhile(lambda packet: _starts_before(packet, base, end), own.reread(own.audio)))
+        return decode_audio(own.audio, packets)
 
 
 def _starts_before(packet: AnyPacket, base: Fraction, end: Fraction | None) -> bool:
     return end is None or packet.pts is None or packet.pts * base < end
 
 
-def _is_long(source: Source) -> bool:
+def _is_long(source: MediaSource) -> bool:
     claimed = source.container.duration
     seekable = any(name in source.container.format.name for name in _SEEKABLE)
     return seekable and claimed is not None and claimed > LONG_SECONDS * av.time_base
 
 
-def _collect(source: Source, time: Fraction, end: int | None) -> tuple[list[AnyPacket], bool]:
+def _collect_packets(source: MediaSource, time: Fraction, end: int | None) -> tuple[list[AnyPacket], bool]:
     """Packets from a key frame on, until none that follows can be shown before `end`; and whether the file ended."""
     assert source.video is not None
     packets: list[AnyPacket] = []
@@ -110,7 +110,7 @@ def _collect(source: Source, time: Fraction, end: int | None) -> tuple[list[AnyP
     for packet in source.packets_from(source.video, time):
         packets.append(packet)
         size += packet.size
-        if size > HELD_BYTES:
+        if size > MAX_BUFFERED_BYTES:
             return [], False
         if end is not None and packet.dts is not None and packet.dts >= end:
             return packets, False

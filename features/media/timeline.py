@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avfuse.features.errors import UsageError
-from avfuse.features.media.packets import AnyPacket, fraction_of
+from avfuse.features.media.packets import AnyPacket, to_fraction
 
 TimeSource = Literal["timestamps", "index"]
 """Where frames' times come from: the decoder's timestamps, or a frame's index over the average rate."""
@@ -28,14 +28,14 @@ _FALLBACK_RATE = Fraction(25)
 
 
 @dataclass(frozen=True)
-class Interval:
+class TimeInterval:
     """A stretch of a file's timeline in exact seconds; an `end` of None is the file's own."""
 
     start: Fraction
     end: Fraction | None
 
     @classmethod
-    def of(cls, start: Seconds | None, end: Seconds | None) -> "Interval":
+    def of(cls, start: Seconds | None, end: Seconds | None) -> "TimeInterval":
         """0.4 means 2/5, not the binary fraction nearest to it: else the frame that starts at 2/5 would be missed.
 
         Raises UsageError for an interval that makes no sense.
@@ -108,8 +108,8 @@ class Clock:
 
     @classmethod
     def of(cls, stream: av.video.stream.VideoStream) -> "Clock":
-        rate = fraction_of(stream.average_rate) or fraction_of(stream.guessed_rate) or _FALLBACK_RATE
-        return cls(base=fraction_of(stream.time_base) or 1 / rate, frames_per_second=rate, start=stream.start_time or 0)
+        rate = to_fraction(stream.average_rate) or to_fraction(stream.guessed_rate) or _FALLBACK_RATE
+        return cls(base=to_fraction(stream.time_base) or 1 / rate, frames_per_second=rate, start=stream.start_time or 0)
 
     def timeline(self, ticks: Sequence[int | None], last_duration: int = 0, zero: int | None = None) -> Timeline:
         """Place frames in time from their timestamps in decoder-output order, in units of the clock's base.
@@ -118,7 +118,7 @@ class Clock:
         frame's time is its index over the average rate. `zero`: the tick of time 0, unless it is the first one.
         """
         frame_duration = 1 / self.frames_per_second
-        if rises(ticks):
+        if is_increasing(ticks):
             return Timeline(
                 ticks=ticks,
                 base=self.base,
@@ -131,7 +131,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Promise:
+class ExpectedFrames:
     """What the packets of a video stream promise before any is decoded.
 
     timeline: the displayed frames; frames that an edit list hides are left out. is_certain: whether every packet names
@@ -147,7 +147,7 @@ class Promise:
     durations: Mapping[int, int]
 
     @classmethod
-    def of(cls, packets: Sequence[AnyPacket], stream: av.video.stream.VideoStream) -> "Promise":
+    def of(cls, packets: Sequence[AnyPacket], stream: av.video.stream.VideoStream) -> "ExpectedFrames":
         clock = Clock.of(stream)
         shown = [packet for packet in packets if not packet.is_discard]
         ticks = [packet.pts if packet.pts is not None else packet.dts for packet in shown]
@@ -166,7 +166,7 @@ class Promise:
             durations=durations,
         )
 
-    def claimed(self, interval: Interval) -> int:
+    def count_claimed(self, interval: TimeInterval) -> int:
         """How many frames the header says there are between two moments, those that were cut off included."""
         end = self.timeline.end
         found = len(self.timeline.inside(interval.start, interval.end or end)) if interval.start < end else 0
@@ -176,7 +176,7 @@ class Promise:
         return found + beyond
 
 
-def rises(ticks: Sequence[int | None]) -> TypeGuard[Sequence[int]]:
+def is_increasing(ticks: Sequence[int | None]) -> TypeGuard[Sequence[int]]:
     """Whether timestamps are all known and each is later than the one before."""
     return None not in ticks and all(a < b for a, b in pairwise(ticks))  # type: ignore[operator]
 

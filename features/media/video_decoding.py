@@ -8,8 +8,8 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from avfuse.features.media.packets import AnyPacket, damage_of
-from avfuse.features.media.timeline import rises
+from avfuse.features.media.packets import AnyPacket, ffmpeg_message
+from avfuse.features.media.timeline import is_increasing
 
 _SKIPPING_CODECS = frozenset(["h264"])
 """Codecs whose decoder can be told to leave out pictures that no other refers to; measured to change no other pixel."""
@@ -17,12 +17,12 @@ _SKIPPING_CODECS = frozenset(["h264"])
 _STUB_BYTES = 19
 """MPEG-4 packets up to this size may be placeholders for a frame that shares another packet (FFmpeg's own bound)."""
 
-_LEANING_FRAMES = 2
+_DEPENDENT_FRAMES = 2
 """Where timestamps tell nothing of the decoding order, so many frames shown before a damaged one may lean on it."""
 
 
 @dataclass
-class Decoded:
+class DecodedVideo:
     """A stream decoded up to its end or its first damage. ticks: timestamps of the frames, in decoder-output order.
     pixels: rank -> uint8 (H, W, 3) of the wanted ones. damage: what the decoder said where it ended early."""
 
@@ -31,8 +31,8 @@ class Decoded:
     damage: str | None = None
 
 
-def decode_promised(
-    stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], promised: Sequence[int], wanted: set[int]
+def decode_expected(
+    stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], expected: Sequence[int], wanted: set[int]
 ) -> dict[int, NDArray[np.uint8]] | None:
     """The wanted ranks of the frames whose rising timestamps the packets promise, without decoding what none of them
     needs. Frames before the first promised one are passed over.
@@ -40,21 +40,21 @@ def decode_promised(
     Returns None where the decoder gives anything but the promised frames in the promised order, or calls one damaged:
     then only decoding everything tells what is there.
     """
-    ranks: dict[int | None, int] = {tick: rank for rank, tick in enumerate(promised)}
+    ranks: dict[int | None, int] = {tick: rank for rank, tick in enumerate(expected)}
     pixels: dict[int, NDArray[np.uint8]] = {}
     codec = stream.codec_context
     to_rgb = _Converter()
     last = -1
     skipping = False
     try:
-        for packet in _then_drain(packets):
+        for packet in _with_flush(packets):
             may_skip = last >= 0 and codec.name in _SKIPPING_CODECS
             needless = may_skip and packet is not None and ranks.get(packet.pts, -1) not in wanted
             if needless != skipping:
                 skipping = needless
                 codec.skip_frame = "NONREF" if needless else "DEFAULT"
             for frame in codec.decode(packet):
-                if last < 0 and frame.pts is not None and frame.pts < promised[0]:
+                if last < 0 and frame.pts is not None and frame.pts < expected[0]:
                     continue
                 rank = ranks.get(frame.pts)
                 if frame.is_corrupt or rank is None or rank <= last or (last < 0 and rank > 0):
@@ -63,7 +63,7 @@ def decode_promised(
                 if rank in wanted:
                     pixels[rank] = to_rgb(frame)
     except FFmpegError as error:
-        damage_of(error)
+        ffmpeg_message(error)
         return None
     finally:
         codec.skip_frame = "DEFAULT"
@@ -71,22 +71,22 @@ def decode_promised(
     return pixels if pixels.keys() == wanted else None
 
 
-def decode_everything(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], wanted: set[int]) -> Decoded:
+def decode_all(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], wanted: set[int]) -> DecodedVideo:
     """Decode up to the first damage: what comes after may lean on what is broken, whether or not it looks so."""
-    result = Decoded()
+    result = DecodedVideo()
     order: list[int | None] = []  # timestamps in decoding order
     codec = stream.codec_context
     to_rgb = _Converter()
     stubs = 0
     whole = None  # how many frames were decoded before the damage
     try:
-        for packet in _then_drain(packets):
+        for packet in _with_flush(packets):
             if packet is not None:
                 order.append(packet.pts)
             for frame in codec.decode(packet):
                 if frame.is_corrupt:
                     result.damage = "a damaged picture"
-                    whole = _before(frame.pts, order, result.ticks)
+                    whole = _frames_before_damage(frame.pts, order, result.ticks)
                     break
                 if len(result.ticks) in wanted:
                     result.pixels[len(result.ticks)] = to_rgb(frame)
@@ -96,12 +96,12 @@ def decode_everything(stream: av.video.stream.VideoStream, packets: Iterable[Any
                 stubs += packet.size <= _STUB_BYTES and len(order) - len(result.ticks) > 1 + stubs
                 if len(order) - len(result.ticks) > 1 + stubs:
                     result.damage = "a picture is missing"
-                    whole = _before(None, order, result.ticks)
+                    whole = _frames_before_damage(None, order, result.ticks)
             if result.damage is not None:
                 break
     except FFmpegError as error:
-        result.damage = damage_of(error)
-        whole = _before(order[-1] if order else None, order, result.ticks)
+        result.damage = ffmpeg_message(error)
+        whole = _frames_before_damage(order[-1] if order else None, order, result.ticks)
     finally:
         codec.flush_buffers()
     if whole is not None:
@@ -114,27 +114,27 @@ def first_frame(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket
     """The first frame that decodes; None where there is none before the first damage."""
     codec = stream.codec_context
     try:
-        for packet in _then_drain(packets):
+        for packet in _with_flush(packets):
             for frame in codec.decode(packet):
                 return None if frame.is_corrupt else frame
     except FFmpegError as error:
-        damage_of(error)
+        ffmpeg_message(error)
         return None
     finally:
         codec.flush_buffers()
     return None
 
 
-def _before(damaged: int | None, order: list[int | None], shown: list[int | None]) -> int:
+def _frames_before_damage(damaged: int | None, order: list[int | None], shown: list[int | None]) -> int:
     """How many of the shown frames were decoded before a damaged one: frames are not shown in decoding order."""
-    if damaged not in order or not rises(shown):
-        return max(len(shown) - _LEANING_FRAMES, 0)
+    if damaged not in order or not is_increasing(shown):
+        return max(len(shown) - _DEPENDENT_FRAMES, 0)
     suspects = [tick for tick in order[order.index(damaged) :] if tick is not None]
     first = min(suspects, default=None)
     return sum(first is None or tick < first for tick in shown)
 
 
-def _then_drain(packets: Iterable[AnyPacket]) -> Iterator[AnyPacket | None]:
+def _with_flush(packets: Iterable[AnyPacket]) -> Iterator[AnyPacket | None]:
     """The packets, then None: a decoder holds frames back until it is told that nothing more comes."""
     yield from packets
     yield None

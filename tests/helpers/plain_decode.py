@@ -17,8 +17,8 @@ class Plain:
             stream = container.streams.video[0]
             frames = list(container.decode(stream))
             ticks = [frame.pts for frame in frames]
-            self.rises = None not in ticks and all(a < b for a, b in pairwise(ticks))
-            if self.rises:
+            self.is_increasing = None not in ticks and all(a < b for a, b in pairwise(ticks))
+            if self.is_increasing:
                 self.times = [(tick - ticks[0]) * stream.time_base for tick in ticks]
                 last = frames[-1].duration * stream.time_base or 1 / stream.average_rate
             else:

@@ -16,9 +16,9 @@ from avfuse.features.archives import indexing, seek_points
 from avfuse.features.errors import ClipError
 from avfuse.features.inputs.prepare import SharedFile
 from avfuse.features.media import Media, MediaFile, decode, probe
-from avfuse.features.media.container import Source
-from avfuse.features.media.seeking import find_stretch
-from avfuse.features.media.timeline import Interval
+from avfuse.features.media.container import MediaSource
+from avfuse.features.media.seeking import find_packet_span
+from avfuse.features.media.timeline import TimeInterval
 
 BROKEN = ("half.avi", "most.avi", "text.mp4", "empty.mp4", "one_frame.mp4", "sound_only.m4a")
 
@@ -36,7 +36,7 @@ def packed(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["whole", "in chunks"])
-def _held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _member_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Members as they are read when they are small, and when they are large."""
     if request.param == "in chunks":
         monkeypatch.setattr("avfuse.features.archives.members.WHOLE_BYTES", 0)
@@ -69,7 +69,7 @@ def outcome(path: Path) -> Media | str:
         return str(error)
 
 
-@pytest.mark.usefixtures("_held")
+@pytest.mark.usefixtures("_member_size")
 @pytest.mark.parametrize("archive", BOTH)
 @pytest.mark.parametrize("name", READABLE)
 def test_frames_and_sound_are_those_of_the_file(zoo: Path, packed: Path, archive: str, name: str) -> None:
@@ -98,7 +98,7 @@ def test_decord_reads_members_as_well(zoo: Path, packed: Path, archive: str, nam
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_held")
+@pytest.mark.usefixtures("_member_size")
 @pytest.mark.parametrize("archive", BOTH)
 def test_clips_deep_in_a_member_are_reached_by_seeking(
     tmp_path: Path, archive: str, monkeypatch: pytest.MonkeyPatch
@@ -107,8 +107,8 @@ def test_clips_deep_in_a_member_are_reached_by_seeking(
     options = {"bf": "3", "g": "120", "preset": "veryfast", "threads": "1"}
     path = encode(tmp_path / "long.mp4", pictures(70 * 25, flash=1500), click(70, at=60), options=options)
     member = pack(tmp_path / archive, {"a.mp4": b"1", "long.mp4": path}) / "long.mp4"
-    with Source(member) as source:
-        assert find_stretch(source, Interval.of(50, 52)) is not None
+    with MediaSource(member) as source:
+        assert find_packet_span(source, TimeInterval.of(50, 52)) is not None
     with MediaFile(path) as plain, MediaFile(member) as inside:
         for start, end in [(50.3, 53.1), (59.2, 61), (0, 2), (68.2, None), (30, 32.5)]:
             expected = plain.read(["uniform:5", "strided:4x3"], start=start, end=end)
@@ -129,7 +129,7 @@ def test_a_member_that_is_not_there_is_named(packed: Path, zoo: Path) -> None:
         decode(zoo / "plain.mp4" / "a.mp4")
 
 
-@pytest.mark.usefixtures("_held")
+@pytest.mark.usefixtures("_member_size")
 @pytest.mark.parametrize("archive", BOTH)
 @pytest.mark.parametrize("good_reads", [0, 1, 3])
 def test_a_member_that_cannot_be_read_costs_the_clip(
@@ -173,7 +173,7 @@ def server() -> Iterator[tuple[int, list[str]]]:
         running.shutdown()
 
 
-@pytest.mark.usefixtures("_held")
+@pytest.mark.usefixtures("_member_size")
 @pytest.mark.parametrize("archive", BOTH)
 def test_a_member_leads_nowhere_else(tmp_path: Path, zoo: Path, archive: str, server: tuple[int, list[str]]) -> None:
     port, asked = server
@@ -191,7 +191,7 @@ def test_a_member_leads_nowhere_else(tmp_path: Path, zoo: Path, archive: str, se
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc")
-@pytest.mark.usefixtures("_held")
+@pytest.mark.usefixtures("_member_size")
 @pytest.mark.parametrize("archive", BOTH)
 def test_reading_leaves_no_file_open(packed: Path, archive: str) -> None:
     decode(packed / archive / "video" / "plain.mp4")

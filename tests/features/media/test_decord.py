@@ -64,7 +64,7 @@ def test_without_decord_the_way_out_is_named(zoo: Path, monkeypatch: pytest.Monk
 
 
 def test_a_failure_inside_decord_is_the_clips(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "distrust", lambda *_: None)
+    monkeypatch.setattr(reading, "untrusted_reason", lambda *_: None)
     media = decode(zoo / "edit_list.mp4", reader="decord")
     assert "decord counts 90 frames, the file has 55" in str(media.frames_error)
 

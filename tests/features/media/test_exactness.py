@@ -33,7 +33,7 @@ def assert_is_a_plain_decode(
         assert frames.available == len(plain.inside(first, last))
         assert (frames.indices + plain.inside(first, last)[0]).tolist() == ranks, scheme
         assert frames.times.tolist() == [float(plain.times[rank]) for rank in ranks], scheme
-        assert frames.time_source == ("timestamps" if plain.rises else "index")
+        assert frames.time_source == ("timestamps" if plain.is_increasing else "index")
         difference = np.abs(frames.pixels.astype(int) - [pixels[rank] for rank in ranks])
         assert difference.mean(axis=(1, 2, 3)).max() < 1, scheme
 
@@ -115,8 +115,8 @@ def test_frames_alone_sound_alone_and_both_agree(zoo: Path) -> None:
 @pytest.mark.parametrize("name", ["edit_list.mp4", "packed.avi", "h264.ts", "surround.mkv"])
 def test_a_file_too_large_to_hold_is_read_anew(zoo: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     held = decode(zoo / name, "uniform:5")
-    monkeypatch.setattr("avfuse.features.media.container.HELD_BYTES", 0)
-    monkeypatch.setattr("avfuse.features.media.container.Source._held", None)
+    monkeypatch.setattr("avfuse.features.media.container.MAX_BUFFERED_BYTES", 0)
+    monkeypatch.setattr("avfuse.features.media.container.MediaSource._buffered_packets", None)
     read = decode(zoo / name, "uniform:5")
     assert held.frames is not None
     assert read.frames is not None

@@ -139,7 +139,7 @@ def test_a_file_says_how_long_its_picture_or_else_its_sound_is(
     write_video(tmp_path / "deep.mp4", np.zeros((50, 48, 64, 3), np.uint8), fps=25, video_codec="libx264")
     wavfile.write(tmp_path / "sound.wav", 16000, np.zeros(24000, np.int16))
     if not held:
-        monkeypatch.setattr("avfuse.features.media.reader.HELD_BYTES", 0)
+        monkeypatch.setattr("avfuse.features.media.reader.MAX_BUFFERED_BYTES", 0)
     with MediaFile(next(path for path in (media / name, tmp_path / name) if path.exists())) as file:
         assert float(file.duration) == pytest.approx(seconds, abs=1e-3 if held else 0.05)  # sound may go on
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from avfuse.features.errors import ClipError, UsageError
 from avfuse.features.media.sampling import frames_per_clip, parse_sampling, segment_centres
-from avfuse.features.media.timeline import Interval, Timeline
+from avfuse.features.media.timeline import TimeInterval, Timeline
 
 
 @given(available=st.integers(1, 5000), wanted=st.integers(1, 64))
@@ -77,7 +77,7 @@ def timeline_of(ticks: list[int], base: Fraction = Fraction(1, 25)) -> Timeline:
 
 
 def ranks(scheme: str, count: int) -> list[int]:
-    return parse_sampling(scheme).choose(timeline_of(list(range(count))), Fraction(0), Fraction(count, 25)).tolist()
+    return parse_sampling(scheme).select(timeline_of(list(range(count))), Fraction(0), Fraction(count, 25)).tolist()
 
 
 def test_windows_of_a_strided_scheme_are_spread_evenly() -> None:
@@ -121,8 +121,8 @@ def test_a_clip_has_the_frames_from_its_start_to_before_its_end(ticks: list[int]
 
 def test_a_time_in_decimals_is_meant_in_decimals() -> None:
     timeline = timeline_of(list(range(50)))
-    assert Interval.of(0.4, None).start == Fraction(2, 5) != Fraction(0.4)
-    assert timeline.inside(Interval.of(0.4, None).start, timeline.end).start == 10
+    assert TimeInterval.of(0.4, None).start == Fraction(2, 5) != Fraction(0.4)
+    assert timeline.inside(TimeInterval.of(0.4, None).start, timeline.end).start == 10
 
 
 def test_a_fixed_rate_shows_what_is_on_display_at_each_moment() -> None:
@@ -134,4 +134,4 @@ def test_a_fixed_rate_shows_what_is_on_display_at_each_moment() -> None:
 
 def test_a_clip_that_claims_months_is_not_filled_with_repeats() -> None:
     with pytest.raises(ClipError, match="frames a second"):
-        parse_sampling("rate:25").choose(timeline_of([0, 1]), Fraction(0), Fraction(10**8))
+        parse_sampling("rate:25").select(timeline_of([0, 1]), Fraction(0), Fraction(10**8))

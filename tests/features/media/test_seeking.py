@@ -10,7 +10,7 @@ from plain_decode import Plain, click_seconds, expected
 
 from avfuse.features.errors import ClipError
 from avfuse.features.media import MediaFile
-from avfuse.features.media.container import Source
+from avfuse.features.media.container import MediaSource
 
 pytestmark = pytest.mark.slow  # what is long is made first
 
@@ -42,11 +42,11 @@ def long_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_reading_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Source) -> None:
+    def refuse(self: MediaSource) -> None:
         raise AssertionError("the whole file was read")
 
-    monkeypatch.setattr(Source, "promise", property(refuse))
-    monkeypatch.setattr(Source, "_held", property(refuse))
+    monkeypatch.setattr(MediaSource, "expected_frames", property(refuse))
+    monkeypatch.setattr(MediaSource, "_buffered_packets", property(refuse))
 
 
 @pytest.mark.usefixtures("no_reading_from_the_start")
@@ -136,7 +136,7 @@ def test_where_seeking_shows_other_frames_the_file_is_read_from_its_start(
 ) -> None:
     with MediaFile(long_files / "closed.mp4") as file:
         sought = file.read(["uniform:5"], start=71.3, end=73.9)
-    monkeypatch.setattr("avfuse.features.media.reader.MediaFile._stretch_picture", lambda *_: None)
+    monkeypatch.setattr("avfuse.features.media.reader.MediaFile._decode_span", lambda *_: None)
     with MediaFile(long_files / "closed.mp4") as file:
         read = file.read(["uniform:5"], start=71.3, end=73.9)
     assert sought.frames is not None
