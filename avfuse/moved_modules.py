@@ -58,6 +58,7 @@ MOVED = {
     "avfuse.features.waveforms": "avfuse.features.inputs.waveform_checks",
     "avfuse.manifests.builders": "avfuse.manifests.registry",
     "avfuse.manifests.files": "avfuse.manifests.media_tree",
+    "avfuse.manifests.listing": "avfuse.manifests.description",
     "avfuse.manifests.parts": "avfuse.manifests.subsets",
     "avfuse.manifests.probing": "avfuse.manifests.media_probes",
     "avfuse.pipeline.experiments.processes": "avfuse.pipeline.experiments.parallel",

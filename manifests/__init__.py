@@ -1,34 +1,48 @@
 """WHICH clips: the table of a data set, and the builders that write it."""
 
+from typing import TYPE_CHECKING
+
 if __name__ == "manifests":  # imported by its old name
     from avfuse.old_names import redirect
 
     redirect(__name__)
 
 from avfuse.manifests.annotations import Annotations, read_csv, read_lines
-from avfuse.manifests.build import Built
-from avfuse.manifests.listing import Listing, in_order, rows
+from avfuse.manifests.build import BuiltManifest
+from avfuse.manifests.description import DatasetDescription, clip_table, sort_clips
 from avfuse.manifests.manifest import Manifest, Target
 from avfuse.manifests.media_tree import MediaTree
 from avfuse.manifests.registry import Builder, build, builders, register
 from avfuse.manifests.store import list_manifests, load_manifest, save_manifest
+from avfuse.moved_modules import renamed
 
 __all__ = [
     "Annotations",
     "Builder",
-    "Built",
-    "Listing",
+    "BuiltManifest",
+    "DatasetDescription",
     "Manifest",
     "MediaTree",
     "Target",
     "build",
     "builders",
-    "in_order",
+    "clip_table",
     "list_manifests",
     "load_manifest",
     "read_csv",
     "read_lines",
     "register",
-    "rows",
     "save_manifest",
+    "sort_clips",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(
+        __name__,
+        {
+            "Built": "BuiltManifest",
+            "Listing": "DatasetDescription",
+            "in_order": "sort_clips",
+            "rows": "clip_table",
+        },
+    )

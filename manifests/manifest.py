@@ -53,7 +53,7 @@ class Target:
 
     def narrowed(self, table: pd.DataFrame) -> "Target":
         """The target with those of its classes that occur, in their order."""
-        found = occurring(table[self.name], self)
+        found = classes_in(table[self.name], self)
         return Target(self.name, tuple(name for name in self.classes if name in found), self.several)
 
 
@@ -128,25 +128,25 @@ def _check_inside(paths: list[str], name: str, root: Path) -> None:
             )
 
 
-def classes_of(cell: str | None) -> list[str]:
+def parse_classes(cell: str | None) -> list[str]:
     """The classes that a cell of a target with several names; none for an empty one."""
     return [part for part in cell.split(SEPARATOR) if part] if isinstance(cell, str) else []
 
 
-def occurring(cells: pd.Series, target: Target) -> set[str]:
+def classes_in(cells: pd.Series, target: Target) -> set[str]:
     """The classes of a target that cells name."""
     named = cells.dropna().unique()
-    return {part for cell in named for part in classes_of(cell)} if target.several else set(named)
+    return {part for cell in named for part in parse_classes(cell)} if target.several else set(named)
 
 
 def _filled(target: Target, table: pd.DataFrame) -> Target:
-    return Target(target.name, tuple(sorted(occurring(table[target.name], target))), target.several)
+    return Target(target.name, tuple(sorted(classes_in(table[target.name], target))), target.several)
 
 
 def _check_classes(table: pd.DataFrame, target: Target, name: str) -> None:
     if len(set(target.classes)) != len(target.classes):
         raise UsageError(f"manifest '{name}': a class of '{target.name}' is listed twice")
-    unknown = sorted(occurring(table[target.name], target) - set(target.classes))
+    unknown = sorted(classes_in(table[target.name], target) - set(target.classes))
     if unknown:
         raise UsageError(
             f"manifest '{name}': column '{target.name}' names '{unknown[0]}', which is none of its "

@@ -20,7 +20,7 @@ _VIDEO_ID = re.compile(r"(?P<id>.{11})(?:_(?P<start>\d+))?(?:_\d+)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Found:
+class MediaEntry:
     """One media file: its path relative to the root, through its archive where it lies in one; its size in bytes."""
 
     path: str
@@ -45,7 +45,7 @@ class MediaTree:
             raise UsageError(f"ROOT={root} is not a folder: name the folder that holds the clips")
 
     @cached_property
-    def files(self) -> list[Found]:
+    def files(self) -> list[MediaEntry]:
         """Empty files stand behind all others, before them sound files, and what lies in archives behind plain files of
         the same kind: the first file of a name is the one to use."""
         plain, archives = [], []
@@ -55,14 +55,14 @@ class MediaTree:
             if is_archive(path):
                 archives.append(relative)
             elif _suffix(path) in MEDIA_SUFFIXES:
-                plain.append(Found(relative, size))
+                plain.append(MediaEntry(relative, size))
         found = sorted(plain, key=lambda file: file.path) + list(self._in_archives(sorted(archives)))
         named = [file for file in found if _is_text(file.path)]
         if len(named) < len(found):
             self.problems.append(f"{len(found) - len(named)} files have names that are not UTF-8: rename them")
         return sorted(named, key=lambda file: (file.size == 0, _suffix(file.path) in SOUND_SUFFIXES))
 
-    def _in_archives(self, found: list[str]) -> Iterator[Found]:
+    def _in_archives(self, found: list[str]) -> Iterator[MediaEntry]:
         """A large .tar.gz takes minutes the first time."""
         read_through(self.root / relative / "x" for relative in found)
         for relative in found:
@@ -74,7 +74,7 @@ class MediaTree:
             self.problems += [f"{relative}: {text}" for text in (archive.problem, archive.unkept) if text is not None]
             for name in sorted(archive.entries):
                 if _suffix(name) in MEDIA_SUFFIXES and not os.path.basename(name).startswith("."):
-                    yield Found(f"{relative}/{name}", archive.entries[name].size)
+                    yield MediaEntry(f"{relative}/{name}", archive.entries[name].size)
 
     @cached_property
     def sizes(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The data sets avfuse knows how to describe, by name, and a user's own."""
+"""Builders of data sets by name: those of avfuse and those that users registered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,31 +11,31 @@ from avfuse.features.errors import UsageError
 from avfuse.features.name_rules import check_name
 from avfuse.features.plugins import run_own_files
 from avfuse.manifests.annotations import Annotations
-from avfuse.manifests.build import Built, finish
+from avfuse.manifests.build import BuiltManifest, finish_manifest
 from avfuse.manifests.datasets import epic_kitchens_100, folder, kinetics_sounds, table, ucf101, vggsound
 from avfuse.manifests.demo.builder import describe_demo
-from avfuse.manifests.listing import Listing
-from avfuse.manifests.subsets import Part
+from avfuse.manifests.description import DatasetDescription
+from avfuse.manifests.subsets import Subset
 
 _OWN_COLUMNS = ("label_column", "group_column", "split_column", "targets", "several", "outside_root")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Builder:
-    """How one data set is described.
-
-    `describe(root, annotations, **options)` lists its clips; `options` names what it takes besides. `guide` says where
-    the data come from, under which terms, and what goes where. Without a root, the media are looked for in
-    `default_root` (from the cache folder); None: the user names it. Official files may lie in the root, in the folders
-    directly in it, and in its folders `lists`.
-    """
+    """How to describe one data set."""
 
     summary: str
-    describe: Callable[..., Listing]
+    """One line for the list of data sets."""
+    describe: Callable[..., DatasetDescription]
+    """Called with (root, annotations, **options)."""
     guide: str
+    """Where the data come from, under which terms, and what goes where."""
     options: tuple[str, ...] = ()
+    """Names of the options that `describe` takes."""
     default_root: Callable[[Path], Path] | None = None
+    """Where the media are looked for without a root, given the cache folder; None: the user must name it."""
     lists: tuple[str, ...] = ()
+    """Folders of the root in which official files may lie, besides the root and the folders directly in it."""
 
 
 _BUILDERS: dict[str, Builder] = {
@@ -94,7 +94,7 @@ OWN_FILES, ENTRY_POINTS = "AVFUSE_DATASETS", "avfuse.datasets"
 
 
 def register(name: str, builder: Builder) -> Builder:
-    """Make a data set known to every command. Raises UsageError for a name that is taken or cannot be one."""
+    """Register a data set for every command. Raises UsageError for a name that is invalid or taken."""
     check_name(name, "data set")
     if name in _BUILDERS:
         raise UsageError(f"a data set cannot be called '{name}': the name is taken")
@@ -103,7 +103,7 @@ def register(name: str, builder: Builder) -> Builder:
 
 
 def builders() -> dict[str, Builder]:
-    """Every known data set, a user's own among them. Raises UsageError for a user's file that cannot be used."""
+    """All builders by name, plugins included. Raises UsageError for a plugin file that cannot be used."""
     _register_users_own()
     return dict(_BUILDERS)
 
@@ -116,23 +116,28 @@ def build(
     *,
     collection: str | None = None,
     annotations: Path | None = None,
-    part: Part | None = None,
+    part: Subset | None = None,
     probe: bool = False,
     jobs: int | None = None,
     **options: Any,
-) -> Built:
-    """Describe a data set.
+) -> BuiltManifest:
+    """Build the manifest of a data set.
 
     Args:
-        root: the folder of the media; None: where the data set is looked for. cache: where earlier probes lie.
-        name: what to call it; None: what the data set calls this variant. collection: what to call its media.
-        annotations: the folder of the official files; None: the root and what lies in it.
-        part: a part of it. probe: look into every file's header, `jobs` at a time.
+        builder_name: a data set of `builders`.
+        root: the folder of the media; None: the builder's default.
+        cache: the folder in which probes are remembered.
+        name: what to call the data set; None: as the builder calls this variant.
+        collection: what to call its media; None: as the builder does.
+        annotations: the folder of the official files; None: the root and its sub-folders.
+        part: a `Subset` of its clips; None: all.
+        probe: whether to read every file's header.
+        jobs: processes that do it; None: one per core.
         options: the builder's own; those that are None or empty are left to it.
 
     Raises:
-        UsageError: an unknown data set, media or official files that are not there (with where to get them), an option
-            the builder does not take.
+        UsageError: an unknown data set, missing media or official files (with where to get them), an option that the
+            builder does not take.
     """
     known = builders()
     if builder_name not in known:
@@ -142,20 +147,22 @@ def build(
     for key in given:
         if key not in builder.options:
             raise UsageError(f"data set '{builder_name}' takes no --{key.replace('_', '-')}")
-    root = _root(builder_name, builder, root, cache)
+    root = _media_root(builder_name, builder, root, cache)
     if jobs is not None and "jobs" in builder.options:
         given["jobs"] = jobs
     folders = [annotations] if annotations is not None else [root / part for part in ("", *builder.lists)]
     if annotations is not None and not annotations.is_dir():
         raise UsageError(f"ANNOTATIONS={annotations} is not a folder: name the folder of the official files")
     official = Annotations(folders, builder.guide)
-    listing = builder.describe(root, official, **given)
+    description = builder.describe(root, official, **given)
     if official.hashes:
-        listing.provenance["annotations"] = official.hashes
-    return finish(listing, root.resolve(), cache, name, collection, part, probe=probe, jobs=jobs, guide=builder.guide)
+        description.provenance["annotations"] = official.hashes
+    return finish_manifest(
+        description, root.resolve(), cache, name, collection, part, probe=probe, jobs=jobs, guide=builder.guide
+    )
 
 
-def _root(name: str, builder: Builder, root: Path | None, cache: Path) -> Path:
+def _media_root(name: str, builder: Builder, root: Path | None, cache: Path) -> Path:
     if root is None:
         if builder.default_root is None:
             raise UsageError(
@@ -172,8 +179,8 @@ def _root(name: str, builder: Builder, root: Path | None, cache: Path) -> Path:
 
 @lru_cache
 def _register_users_own() -> None:
-    """Data sets of installed packages that name a function to call as an entry point of the group `avfuse.datasets`,
-    and of the Python files in AVFUSE_DATASETS, which call `register` themselves."""
+    """Call the entry points of the group `avfuse.datasets`, and run the Python files in AVFUSE_DATASETS; both call
+    `register`."""
     for point in entry_points(group=ENTRY_POINTS):
         point.load()()
     run_own_files(OWN_FILES)

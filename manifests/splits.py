@@ -18,7 +18,7 @@ MOST_FOLDS = 20
 """Shares that are not one part of several are some of at most so many folds."""
 
 
-def held_out(labels: ArrayLike, groups: ArrayLike, fraction: float, seed: int) -> NDArray[np.bool_]:
+def group_holdout(labels: ArrayLike, groups: ArrayLike, fraction: float, seed: int) -> NDArray[np.bool_]:
     """Mark about `fraction` of the clips as held out: whole groups, classes in proportion where the groups allow it.
 
     labels may be empty (None) for unlabelled clips; then only groups count. Returns bool (n,). Seeded. Source:
@@ -31,7 +31,7 @@ def held_out(labels: ArrayLike, groups: ArrayLike, fraction: float, seed: int) -
     n_groups = len(set(groups))
     if n_groups < 2:
         return marked
-    if n_groups <= MANY_GROUPS and (pd.isna(labels).any() or n_groups < folds or _commonest(labels) < folds):
+    if n_groups <= MANY_GROUPS and (pd.isna(labels).any() or n_groups < folds or _largest_class_size(labels) < folds):
         from sklearn.model_selection import GroupShuffleSplit  # takes over a second to import
 
         _, chosen = next(GroupShuffleSplit(1, test_size=fraction, random_state=seed).split(labels, groups=groups))
@@ -52,7 +52,7 @@ def _as_folds(fraction: float) -> tuple[int, int]:
     )
 
 
-def _commonest(labels: NDArray[np.object_]) -> int:
+def _largest_class_size(labels: NDArray[np.object_]) -> int:
     """How many clips the largest class has."""
     return int(pd.Series(labels).value_counts().max())
 
@@ -66,7 +66,7 @@ def group_folds(labels: ArrayLike, groups: ArrayLike, folds: int, seed: int) -> 
     names, member = np.unique(groups.astype(str), return_inverse=True)
     if len(names) < folds:
         raise UsageError(f"{folds} folds need as many groups of clips, and there are {len(names)}: ask for fewer")
-    if len(names) > MANY_GROUPS or _commonest(pd.Series(labels).fillna("").to_numpy()) < folds:
+    if len(names) > MANY_GROUPS or _largest_class_size(pd.Series(labels).fillna("").to_numpy()) < folds:
         # Groups in the order of their commonest class, at random within it, are dealt out in turn.
         pairs = pd.DataFrame({"group": member, "label": pd.Series(labels).fillna("").astype(str)})
         pairs = pairs.value_counts().reset_index().sort_values(["count", "label"], ascending=[False, True])
@@ -113,7 +113,7 @@ def sample(table: pd.DataFrame, wanted: float | Mapping[str, int], stratified: b
     """
     marked = np.zeros(len(table), dtype=bool)
     labels = table["label"].fillna("").to_numpy().astype(str)
-    places = _places(table["clip_id"].tolist(), seed)
+    places = _draw_order(table["clip_id"].tolist(), seed)
     for split in SPLITS if isinstance(wanted, float) else wanted:
         members = np.flatnonzero((table["split"] == split).to_numpy())
         if len(members) == 0 and isinstance(wanted, float):
@@ -124,14 +124,14 @@ def sample(table: pd.DataFrame, wanted: float | Mapping[str, int], stratified: b
         members = members[np.argsort(places[members], kind="stable")]
         if stratified:
             names, number, sizes = np.unique(labels[members], return_inverse=True, return_counts=True)
-            shares = _largest_remainders(sizes, count, _places(names.tolist(), seed))
+            shares = _largest_remainders(sizes, count, _draw_order(names.tolist(), seed))
             rank = pd.Series(number).groupby(number).cumcount().to_numpy()
             members = members[rank < shares[number]]
         marked[members[:count]] = True
     return marked
 
 
-def _places(names: Sequence[str], seed: int) -> NDArray[np.uint64]:
+def _draw_order(names: Sequence[str], seed: int) -> NDArray[np.uint64]:
     return np.array([xxhash.xxh3_64_intdigest(f"{seed}:{name}".encode()) for name in names], dtype=np.uint64)
 
 

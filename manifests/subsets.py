@@ -1,4 +1,4 @@
-"""Taking a part of a data set: a share, so many clips, or a fold; and what is set aside to choose on."""
+"""Subsets of a data set: a fraction, a number of clips or a fold; and the validation split."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,26 +7,26 @@ import numpy as np
 import pandas as pd
 
 from avfuse.features.errors import UsageError
-from avfuse.manifests.listing import Listing
-from avfuse.manifests.splits import group_folds, held_out, sample
+from avfuse.manifests.description import DatasetDescription
+from avfuse.manifests.splits import group_folds, group_holdout, sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """What to take of a data set; everything by default.
-
-    fraction: a share of each split. clips: so many clips of each named split, none of the others. stratified: classes
-    keep their proportions. folds, fold: the labelled clips are divided anew by group, fold number `fold` (from 1) is
-    test and the others train. validation: the share of train, by group, that is set aside to choose on; 0 leaves that
-    to training, None to the data set.
-    """
+class Subset:
+    """Which clips of a data set to take, and how to split them; all of them, as they are, by default."""
 
     fraction: float | None = None
+    """Share of each split."""
     clips: Mapping[str, int] | None = None
+    """Number of clips per split; splits not named are dropped."""
     stratified: bool = True
+    """Whether sampled classes keep their proportions."""
     folds: int | None = None
+    """Split all labelled clips anew, by group, into so many folds."""
     fold: int | None = None
+    """The fold that is test, from 1; the others are train."""
     validation: float | None = None
+    """Share of train, by group, to validate on; 0 leaves that to training, None to the data set."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Part:
 
     @property
     def suffix(self) -> str:
-        """What the data set's name gains, so that different parts have different names."""
+        """Appended to the data set's name, so that different subsets have different names."""
         words = []
         if self.folds is not None:
             words.append(f"fold{self.fold}of{self.folds}")
@@ -68,49 +68,49 @@ class Part:
         return f"-{'' if self.stratified else 'random-'}seed{self.seed}"
 
 
-def divide(listing: Listing, part: Part) -> tuple[Listing, list[str]]:
-    """The listing with its clips in folds and its validation marked, and what a user should know of it.
+def assign_splits(description: DatasetDescription, subset: Subset) -> tuple[DatasetDescription, list[str]]:
+    """Assign folds and mark validation clips. Returns the description and lines to print.
 
-    Drawn from all clips that are listed, whether they are there or not and in the order of their ids, so that a clip
-    stays on its side when others arrive or move.
+    Drawn from all listed clips, missing ones included, in the order of their ids, so that a clip stays in its split
+    when others arrive or move.
     """
-    table, notes = listing.table.sort_values("clip_id", kind="stable"), []
-    validation: pd.Series | float | None = listing.validation
-    if part.folds is not None and part.fold is not None:
+    table, notes = description.table.sort_values("clip_id", kind="stable"), []
+    validation: pd.Series | float | None = description.validation
+    if subset.folds is not None and subset.fold is not None:
         labelled = (table["split"] != "unlabelled").to_numpy()
-        fold = group_folds(table["label"][labelled], table["group"][labelled], part.folds, part.seed)
+        fold = group_folds(table["label"][labelled], table["group"][labelled], subset.folds, subset.seed)
         splits = table["split"].to_numpy().copy()
-        splits[labelled] = np.where(fold == part.fold - 1, "test", "train")
+        splits[labelled] = np.where(fold == subset.fold - 1, "test", "train")
         table = table.assign(split=splits)
-        notes.append(f"fold {part.fold} of {part.folds} by group is test; the lists' own split is set aside")
+        notes.append(f"fold {subset.fold} of {subset.folds} by group is test; the lists' own split is set aside")
         validation = validation if isinstance(validation, float) else None
-    if part.validation is not None:
+    if subset.validation is not None:
         table = table.assign(split=table["split"].replace("val", "train"))
-        validation = part.validation or None
-    provenance = {**listing.provenance, **({"part": _recorded(part)} if part != Part() else {})}
+        validation = subset.validation or None
+    provenance = {**description.provenance, **({"part": _given_fields(subset)} if subset != Subset() else {})}
     if isinstance(validation, float):
-        provenance["validation"] = {"share": validation, "seed": part.seed, "by": "group"}
-    table = _set_aside(table, validation, part.seed).loc[listing.table.index]
-    return replace(listing, table=table, provenance=provenance), notes
+        provenance["validation"] = {"share": validation, "seed": subset.seed, "by": "group"}
+    table = _mark_validation(table, validation, subset.seed).loc[description.table.index]
+    return replace(description, table=table, provenance=provenance), notes
 
 
-def take(listing: Listing, part: Part) -> tuple[Listing, list[str]]:
-    """The share, or so many clips, of a listing, and what a user should know of it."""
-    if not part.is_sampled:
-        return listing, []
-    wanted = part.fraction if part.fraction is not None else (part.clips or {})
-    table = listing.table[sample(listing.table, wanted, part.stratified, part.seed)]
-    targets = tuple(target.narrowed(table) for target in listing.targets)
-    notes = [f"the part is {len(table):,} of these {len(listing.table):,} clips"]
+def take_subset(description: DatasetDescription, subset: Subset) -> tuple[DatasetDescription, list[str]]:
+    """Sample the fraction or the numbers of clips asked for. Returns the description and lines to print."""
+    if not subset.is_sampled:
+        return description, []
+    size = subset.fraction if subset.fraction is not None else (subset.clips or {})
+    table = description.table[sample(description.table, size, subset.stratified, subset.seed)]
+    targets = tuple(target.narrowed(table) for target in description.targets)
+    notes = [f"the subset is {len(table):,} of these {len(description.table):,} clips"]
     notes += [
-        f"{len(after.classes)} of {len(before.classes)} classes of '{before.name}' are in this part"
-        for before, after in zip(listing.targets, targets, strict=True)
+        f"{len(after.classes)} of {len(before.classes)} classes of '{before.name}' are in this subset"
+        for before, after in zip(description.targets, targets, strict=True)
         if len(after.classes) < len(before.classes)
     ]
-    return replace(listing, table=table, targets=targets), notes
+    return replace(description, table=table, targets=targets), notes
 
 
-def _set_aside(table: pd.DataFrame, validation: pd.Series | float | None, seed: int) -> pd.DataFrame:
+def _mark_validation(table: pd.DataFrame, validation: pd.Series | float | None, seed: int) -> pd.DataFrame:
     """Mark clips of train as val. Nothing changes where there are such clips already."""
     if validation is None or (table["split"] == "val").any():
         return table
@@ -120,9 +120,9 @@ def _set_aside(table: pd.DataFrame, validation: pd.Series | float | None, seed: 
         marked = np.zeros(len(table), dtype=bool)
         train = np.flatnonzero((table["split"] == "train").to_numpy())
         if len(train):
-            marked[train] = held_out(table["label"].iloc[train], table["group"].iloc[train], validation, seed)
+            marked[train] = group_holdout(table["label"].iloc[train], table["group"].iloc[train], validation, seed)
     return table.assign(split=table["split"].mask(marked, "val"))
 
 
-def _recorded(part: Part) -> dict[str, object]:
-    return {name: value for name, value in vars(part).items() if value is not None}
+def _given_fields(subset: Subset) -> dict[str, object]:
+    return {name: value for name, value in vars(subset).items() if value is not None}

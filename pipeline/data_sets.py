@@ -8,9 +8,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from avfuse.features.errors import UsageError
-from avfuse.manifests import Built, Manifest, build, builders, list_manifests, load_manifest, save_manifest
+from avfuse.manifests import BuiltManifest, Manifest, build, builders, list_manifests, load_manifest, save_manifest
 from avfuse.manifests.store import save_left_out
-from avfuse.manifests.subsets import Part
+from avfuse.manifests.subsets import Subset
 
 ALWAYS_BUILT = "demo"
 """Its builder renders what is missing, so it is never read back."""
@@ -46,7 +46,7 @@ def find_manifest(dataset: str, cache: Path, options: Mapping[str, Any]) -> tupl
     raise UsageError(f"unknown data set '{dataset}': choose from {', '.join(builders())} (folder needs ROOT); {before}")
 
 
-def build_manifest(dataset: str, cache: Path, options: Mapping[str, Any], *, probe: bool = False) -> Built:
+def build_manifest(dataset: str, cache: Path, options: Mapping[str, Any], *, probe: bool = False) -> BuiltManifest:
     """Build and save a manifest, and beside it the list of clips that it leaves out.
 
     Args:
@@ -64,14 +64,14 @@ def build_manifest(dataset: str, cache: Path, options: Mapping[str, Any], *, pro
     return built
 
 
-def _pop_subset(options: dict[str, Any]) -> Part:
+def _pop_subset(options: dict[str, Any]) -> Subset:
     """Take the options of a subset out of the others."""
     values = {name: options.pop(name, None) for name in ("fraction", "clips", "folds", "fold", "validation", "seed")}
     stratified = options.pop("sampling", None) != "random"
-    return Part(**{name: value for name, value in values.items() if value is not None}, stratified=stratified)
+    return Subset(**{name: value for name, value in values.items() if value is not None}, stratified=stratified)
 
 
-def build_report(built: Built) -> str:
+def build_report(built: BuiltManifest) -> str:
     """Lines on a manifest: its counts per split, its media, the clips left out with reasons, and notes."""
     counts = built.counts
     lines = [built.manifest.summary()]

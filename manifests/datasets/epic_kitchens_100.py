@@ -6,7 +6,7 @@ import pandas as pd
 
 from avfuse.features.errors import UsageError
 from avfuse.manifests.annotations import Annotations, read_csv
-from avfuse.manifests.listing import Listing, in_order, rows
+from avfuse.manifests.description import DatasetDescription, clip_table, sort_clips
 from avfuse.manifests.manifest import Target
 from avfuse.manifests.media_tree import MediaTree
 
@@ -30,7 +30,9 @@ _LISTS = {
 _EXPECTED = {"train": 67217, "test": 9668, "unlabelled": 13092}
 
 
-def describe_epic_kitchens_100(root: Path, annotations: Annotations, train_list: Path | None = None) -> Listing:
+def describe_epic_kitchens_100(
+    root: Path, annotations: Annotations, train_list: Path | None = None
+) -> DatasetDescription:
     """Official train, validation (as `test`) and test (as `unlabelled`) segments, with targets verb and noun.
 
     Groups are videos; a tenth of train's is set aside for validation. `train_list` is another list of training segments
@@ -54,12 +56,12 @@ def describe_epic_kitchens_100(root: Path, annotations: Annotations, train_list:
         parts.append(_segments(path, verbs, nouns, labelled=split != "unlabelled").assign(split=split))
     table = pd.concat(parts, ignore_index=True)
     table["path"] = table["group"].str.casefold().map(media.by_stem(ignore_case=True))
-    table = in_order(table)
+    table = sort_clips(table)
     notes += _late_segments(table, annotations)
     expected = dict(_EXPECTED)
     if train_list is not None:
         del expected["train"]
-    return Listing(
+    return DatasetDescription(
         name="epic_kitchens_100" if train_list is None else f"epic_kitchens_100-{train_list.stem}",
         collection="epic_kitchens_100",
         table=table,
@@ -96,7 +98,7 @@ def _segments(path: Path, verbs: dict[int, str], nouns: dict[int, str], labelled
     if labelled:
         verb = _named(source["verb_class"], verbs, path)
         noun = _named(source["noun_class"], nouns, path)
-    return rows(
+    return clip_table(
         clip_id=source["narration_id"],
         start=_seconds(source["start_timestamp"], path),
         end=_seconds(source["stop_timestamp"], path),

@@ -10,7 +10,7 @@ from avfuse.features.archives import is_archive
 from avfuse.features.errors import UsageError
 from avfuse.manifests.annotations import Annotations
 from avfuse.manifests.datasets.table import clip_ids, listed, read_table, unread_note
-from avfuse.manifests.listing import Listing
+from avfuse.manifests.description import DatasetDescription
 from avfuse.manifests.media_tree import MediaTree
 
 REVISION = 2
@@ -29,7 +29,7 @@ def describe_folder(
     targets: Sequence[str] = (),
     several: Sequence[str] = (),
     outside_root: bool = False,
-) -> Listing:
+) -> DatasetDescription:
     """A folder of clips.
 
     With a `labels.csv` in it, each row is a clip, as in a table of the builder `csv`. Without one, media files in
@@ -63,7 +63,7 @@ def describe_folder(
     return replace(own, notes=(*media.problems, *unread, *_notes(own)))
 
 
-def _notes(own: Listing) -> list[str]:
+def _notes(own: DatasetDescription) -> list[str]:
     classes = set(own.table["label"].dropna())
     if classes and classes <= {"train", "training", "val", "valid", "validation", "test", "testing"}:
         return [

@@ -6,7 +6,7 @@ import pandas as pd
 
 from avfuse.features.errors import UsageError
 from avfuse.manifests.annotations import Annotations, read_csv, read_lines
-from avfuse.manifests.listing import Listing, in_order, rows
+from avfuse.manifests.description import DatasetDescription, clip_table, sort_clips
 from avfuse.manifests.manifest import COLUMNS, Target
 from avfuse.manifests.media_tree import MediaTree
 
@@ -65,7 +65,7 @@ _EXPECTED = {"31": {"train": 14799, "test": 2597}, "27": {"train": 19347, "test"
 
 def describe_kinetics_sounds(
     root: Path, annotations: Annotations, variant: str | None = None, classes: Path | None = None
-) -> Listing:
+) -> DatasetDescription:
     """The 27- or the 31-class variant by its published lists, or those classes of Kinetics-400 that a file names.
 
     A tenth of train, by YouTube video, is set aside for validation. Raises UsageError when a list is missing or not as
@@ -97,10 +97,10 @@ def describe_kinetics_sounds(
         notes.append(
             f"{by_id} clips were found by their YouTube id alone: the file is taken for the clip, not the video"
         )
-    return Listing(
+    return DatasetDescription(
         name=f"kinetics_sounds-{variant}",
         collection="kinetics400",
-        table=in_order(table[list(COLUMNS)]),
+        table=sort_clips(table[list(COLUMNS)]),
         targets=(Target("label", tuple(named)),),
         provenance={
             "builder": "kinetics_sounds",
@@ -171,7 +171,7 @@ def _check(parts: pd.DataFrame, lines: pd.Series, path: Path, form: str) -> None
 def _rows(ids: pd.Series, starts: pd.Series, labels: pd.Series, numbers: pd.Series | None = None) -> pd.DataFrame:
     """Clips called as Kinetics calls them, whatever zeros a list writes."""
     padded = starts.astype(str).str.zfill(6) + "_" + (starts + CLIP_SECONDS).astype(str).str.zfill(6)
-    return rows(clip_id=ids + "_" + padded, label=labels, group=ids, number=numbers)
+    return clip_table(clip_id=ids + "_" + padded, label=labels, group=ids, number=numbers)
 
 
 def _from_kinetics(media: MediaTree, annotations: Annotations, named: list[str]) -> tuple[pd.DataFrame, list[str]]:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from avfuse.features.errors import UsageError
 from avfuse.manifests.annotations import Annotations
-from avfuse.manifests.listing import Listing
+from avfuse.manifests.description import DatasetDescription
 from avfuse.manifests.manifest import COLUMNS, SEPARATOR, Target
 from avfuse.manifests.media_tree import MediaTree
-from avfuse.manifests.splits import held_out
+from avfuse.manifests.splits import group_holdout
 
 REVISION = 2
 TEST_FRACTION = 0.2
@@ -36,7 +36,7 @@ def describe_csv(
     targets: Sequence[str] = (),
     several: Sequence[str] = (),
     outside_root: bool = False,
-) -> Listing:
+) -> DatasetDescription:
     """A table with a clip a row.
 
     `targets` are columns to learn instead of the label, and `several` those of which a clip may have several classes,
@@ -62,13 +62,13 @@ def listed(
     targets: Sequence[str] = (),
     several: Sequence[str] = (),
     outside_root: bool = False,
-) -> Listing:
+) -> DatasetDescription:
     """A listing of a user's own clips: what is not there is for extraction to say. Missing splits are drawn."""
     if table["split"].isna().all():
-        marked = held_out(table["label"], table["group"], TEST_FRACTION, _SPLIT_SEED)
+        marked = group_holdout(table["label"], table["group"], TEST_FRACTION, _SPLIT_SEED)
         table["split"] = pd.Series(marked).map({True: "test", False: "train"})
         provenance["split"] = {"test_fraction": TEST_FRACTION, "seed": _SPLIT_SEED, "by": "group, stratified"}
-    return Listing(
+    return DatasetDescription(
         name=name,
         table=table,
         targets=tuple(Target(column, several=column in several) for column in dict.fromkeys([*targets, *several]))

@@ -6,7 +6,7 @@ import pandas as pd
 
 from avfuse.features.errors import UsageError
 from avfuse.manifests.annotations import Annotations, read_lines
-from avfuse.manifests.listing import Listing, in_order, rows
+from avfuse.manifests.description import DatasetDescription, clip_table, sort_clips
 from avfuse.manifests.manifest import Target
 from avfuse.manifests.media_tree import MediaTree
 
@@ -44,7 +44,7 @@ AUDIO51 = (
 """The classes that UCF50 does not have: only their clips were published with sound."""
 
 
-def describe_ucf101(root: Path, annotations: Annotations, split: int = 1, subset: str = "all") -> Listing:
+def describe_ucf101(root: Path, annotations: Annotations, split: int = 1, subset: str = "all") -> DatasetDescription:
     """One official split; `subset="audio51"` keeps the 51 classes with sound, and of them the clips that have it.
 
     Groups 24 and 25 of train are set aside for validation. A group is the clips of one class cut from one video.
@@ -67,10 +67,10 @@ def describe_ucf101(root: Path, annotations: Annotations, split: int = 1, subset
         table = table[table["label"].isin(names)].reset_index(drop=True)
     in_any_case = media.by_stem(ignore_case=True)
     table["path"] = table["clip_id"].str.casefold().map(in_any_case).astype(object)
-    table = in_order(table)
+    table = sort_clips(table)
     numbers = table["group"].str.extract(r"_g(\d+)$")[0].astype(int)
     variant = (["audio51"] if subset == "audio51" else []) + ([f"split{split}"] if split != 1 else [])
-    return Listing(
+    return DatasetDescription(
         name="-".join(["ucf101", *variant]),
         collection="ucf101",
         table=table,
@@ -104,7 +104,7 @@ def _read_list(path: Path, names: list[str]) -> pd.DataFrame:
     labels = parts["folder"].str.casefold().map(spelled)
     if labels.isna().any():
         raise UsageError(f"{path}: class '{parts['folder'][labels.isna()].iloc[0]}' is not in classInd.txt")
-    return rows(clip_id=parts["clip_id"], label=labels, group=labels + parts["group"].str.extract(r"(_g\d+)$")[0])
+    return clip_table(clip_id=parts["clip_id"], label=labels, group=labels + parts["group"].str.extract(r"(_g\d+)$")[0])
 
 
 def _notes(table: pd.DataFrame, split: int, subset: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from avfuse.features.errors import UsageError
 from avfuse.manifests.annotations import Annotations, read_csv
-from avfuse.manifests.listing import Listing, in_order, rows
+from avfuse.manifests.description import DatasetDescription, clip_table, sort_clips
 from avfuse.manifests.manifest import SEPARATOR, Target
 from avfuse.manifests.media_tree import MediaTree
 
@@ -32,7 +32,7 @@ def describe_vggsound(
     annotations: Annotations,
     vggsounder: Path | None = None,
     vggsounder_labels: str = "any",
-) -> Listing:
+) -> DatasetDescription:
     """The official split. A tenth of train, by YouTube video, is set aside for validation.
 
     With `vggsounder`, test clips have the labels of that file (target `labels`, several to a clip), and those it does
@@ -41,7 +41,7 @@ def describe_vggsound(
     media = MediaTree(root)
     table, notes = _read(annotations)
     table["path"], by_id = media.by_video(table["group"], table["clip_id"].str[12:])
-    table = in_order(table)
+    table = sort_clips(table)
     if by_id:
         notes.append(
             f"{by_id} clips were found by their YouTube id alone: the file is taken for the clip, not the video"
@@ -58,7 +58,7 @@ def describe_vggsound(
         notes.append(covered)
     elif vggsounder_labels != "any":
         raise UsageError("--vggsounder-labels is about VGGSounder's file: add --vggsounder FILE")
-    return Listing(
+    return DatasetDescription(
         name=name,
         collection="vggsound",
         table=table,
@@ -103,7 +103,7 @@ def _read_part(path: Path) -> pd.DataFrame:
 
 
 def _rows(ids: pd.Series, starts: pd.Series, labels: pd.Series, splits: pd.Series) -> tuple[pd.DataFrame, list[str]]:
-    table = rows(clip_id=ids + "_" + starts.str.zfill(6), label=labels.str.strip(), group=ids, split=splits)
+    table = clip_table(clip_id=ids + "_" + starts.str.zfill(6), label=labels.str.strip(), group=ids, split=splits)
     twice = table["clip_id"].duplicated()
     notes = [f"{twice.sum()} clips are listed twice: the first line counts"] if twice.any() else []
     return table[~twice].reset_index(drop=True), notes

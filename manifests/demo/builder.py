@@ -6,13 +6,13 @@ import pandas as pd
 
 from avfuse.manifests.annotations import Annotations
 from avfuse.manifests.demo.render import REVISION, render_demo
-from avfuse.manifests.listing import Listing
+from avfuse.manifests.description import DatasetDescription
 from avfuse.threads import available_cores
 
 SEED = 0
 
 
-def describe_demo(root: Path, annotations: Annotations, jobs: int | None = None) -> Listing:
+def describe_demo(root: Path, annotations: Annotations, jobs: int | None = None) -> DatasetDescription:
     """Render the demo clips under `root` (skipped where they are complete) and list them.
 
     Twelve classes: six differ only in what is seen, six only in what is heard; see `avfuse.manifests.demo`. Groups
@@ -36,4 +36,4 @@ def describe_demo(root: Path, annotations: Annotations, jobs: int | None = None)
         ]
     )
     provenance = {"builder": "demo", "revision": REVISION, "seed": SEED}
-    return Listing(name="demo", table=table, provenance=provenance)
+    return DatasetDescription(name="demo", table=table, provenance=provenance)

@@ -163,7 +163,7 @@ def check(dataset: str, allow_shared_groups: bool, cache: Path) -> None:
     split, does each clip stand there once, has every class of test a clip in train?"""
     from avfuse.features.errors import UsageError
     from avfuse.manifests import load_manifest
-    from avfuse.manifests.build import warnings
+    from avfuse.manifests.build import split_warnings
     from avfuse.manifests.splits import shared_groups
 
     listed = load_manifest(cache, dataset)
@@ -174,7 +174,7 @@ def check(dataset: str, allow_shared_groups: bool, cache: Path) -> None:
             f"{len(crossing)} groups of '{dataset}' have clips in more than one split ({shown}"
             f"{'; ...' if len(crossing) > 5 else ''}): divide it by group (--folds) or allow it (--allow-shared-groups)"
         )
-    for warning in warnings(listed):
+    for warning in split_warnings(listed):
         click.echo(f"note: {warning}")
     click.echo(listed.summary())
     click.echo("groups lie in one split each" if not crossing else f"{len(crossing)} groups in several splits: allowed")

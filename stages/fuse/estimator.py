@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from avfuse.features.errors import UsageError
-from avfuse.manifests.splits import held_out
+from avfuse.manifests.splits import group_holdout
 from avfuse.stages.device import choose_device
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality
@@ -259,7 +259,7 @@ def _validation(labels: NDArray[Any], groups: NDArray[Any], fraction: float, see
     classes."""
     if not 0 <= fraction < 1:
         raise UsageError(f"validation_fraction={fraction}: give a share from 0, none, to less than 1")
-    marked = held_out(labels, groups, fraction, seed) if fraction else np.zeros(len(labels), dtype=bool)
+    marked = group_holdout(labels, groups, fraction, seed) if fraction else np.zeros(len(labels), dtype=bool)
     enough = len(np.unique(labels)) <= marked.sum() < len(marked)
     return marked if enough else np.zeros_like(marked)
 

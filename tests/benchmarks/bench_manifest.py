@@ -1,4 +1,4 @@
-"""Listing a data set of 200,000 clips, and looking into the headers of media files.
+"""DatasetDescription a data set of 200,000 clips, and looking into the headers of media files.
 
 `manifest_200k_seconds` is the whole command, as typed: imports, a list of 200,000 rows and 309 classes, as many files
 in 200 folders, the manifest written. `manifest_200_seconds` is the same with 200 rows: what is spent before there is

@@ -47,3 +47,17 @@ def test_files_that_cannot_be_used_are_named(place: Path, own: str, message: str
     assert done.code == 2
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+def test_code_with_the_names_of_before_still_runs_and_is_told_the_new_ones(place: Path) -> None:
+    code = (place / "ave.py").read_text()
+    for old, new in (("Listing", "DatasetDescription"), ("rows", "clip_table")):
+        code = code.replace(new, old)
+    (place / "old.py").write_text(code)
+    with pytest.warns(FutureWarning) as warnings:
+        done = manifest(place, "old.py", "ave", "--root", "AVE_Dataset", "--no-probe")
+    assert done.code == 0
+    assert "ave: 9 clips" in done.out
+    told = " ".join(str(warning.message) for warning in warnings)
+    assert "'avfuse.manifests.Listing' is 'avfuse.manifests.DatasetDescription' now" in told
+    assert "'avfuse.manifests.rows' is 'avfuse.manifests.clip_table' now" in told

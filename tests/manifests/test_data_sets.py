@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from avfuse.features.errors import UsageError
-from avfuse.manifests import Built, build, load_manifest, save_manifest
+from avfuse.manifests import BuiltManifest, build, load_manifest, save_manifest
 from avfuse.manifests.build import EMPTY, NO_AUDIO, NOT_FOUND
-from avfuse.manifests.subsets import Part
+from avfuse.manifests.subsets import Subset
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def left_out(built: Built) -> dict[str, str]:
+def left_out(built: BuiltManifest) -> dict[str, str]:
     return dict(zip(built.left_out["clip_id"], built.left_out["why"], strict=True))
 
 
@@ -206,7 +206,7 @@ def test_vggsounder_labels_need_the_file(trees: Path, cache: Path) -> None:
 
 
 def test_epic_kitchens_has_two_targets_and_segments_of_long_videos(trees: Path, cache: Path) -> None:
-    built = build("epic_kitchens_100", trees / "epic_kitchens_100", cache, part=Part(validation=0.5))
+    built = build("epic_kitchens_100", trees / "epic_kitchens_100", cache, part=Subset(validation=0.5))
     manifest = built.manifest
     assert [(target.name, target.classes) for target in manifest.targets] == [
         ("verb", ("take", "put", "cut")),
@@ -264,13 +264,13 @@ def test_where_to_get_what_is_missing(
 def test_parts_have_names_of_their_own_and_are_recorded(trees: Path, cache: Path) -> None:
     root = trees / "vggsound"
     parts = {
-        "vggsound-fraction0.5-seed0": Part(fraction=0.5),
-        "vggsound-fraction0.5-random-seed7": Part(fraction=0.5, stratified=False, seed=7),
-        "vggsound-clips-train6-test3-seed0": Part(clips={"train": 6, "test": 3}),
-        "vggsound-clips-test6-train3-seed0": Part(clips={"test": 6, "train": 3}),
-        "vggsound-fold2of3": Part(folds=3, fold=2),
-        "vggsound-fold2of3-seed4": Part(folds=3, fold=2, seed=4),
-        "vggsound-validation0.2-seed3": Part(validation=0.2, seed=3),
+        "vggsound-fraction0.5-seed0": Subset(fraction=0.5),
+        "vggsound-fraction0.5-random-seed7": Subset(fraction=0.5, stratified=False, seed=7),
+        "vggsound-clips-train6-test3-seed0": Subset(clips={"train": 6, "test": 3}),
+        "vggsound-clips-test6-train3-seed0": Subset(clips={"test": 6, "train": 3}),
+        "vggsound-fold2of3": Subset(folds=3, fold=2),
+        "vggsound-fold2of3-seed4": Subset(folds=3, fold=2, seed=4),
+        "vggsound-validation0.2-seed3": Subset(validation=0.2, seed=3),
     }
     for name, part in parts.items():
         manifest = build("vggsound", root, cache, part=part).manifest
@@ -284,7 +284,7 @@ def test_parts_have_names_of_their_own_and_are_recorded(trees: Path, cache: Path
 def test_every_clip_is_test_in_one_fold(trees: Path, cache: Path) -> None:
     tested: list[str] = []
     for fold in (1, 2, 3):
-        built = build("vggsound", trees / "vggsound", cache, part=Part(folds=3, fold=fold))
+        built = build("vggsound", trees / "vggsound", cache, part=Subset(folds=3, fold=fold))
         table = built.manifest.table
         assert len(table) == 27
         tested += table["clip_id"][table["split"] == "test"].tolist()
@@ -293,17 +293,17 @@ def test_every_clip_is_test_in_one_fold(trees: Path, cache: Path) -> None:
 
 
 def test_a_part_has_the_classes_that_are_in_it_and_warns_of_those_that_train_lacks(trees: Path, cache: Path) -> None:
-    built = build("vggsound", trees / "vggsound", cache, part=Part(clips={"train": 1, "test": 9}, stratified=False))
+    built = build("vggsound", trees / "vggsound", cache, part=Subset(clips={"train": 1, "test": 9}, stratified=False))
     assert any("2 classes in test without a clip in train" in note for note in built.notes)
-    few = build("vggsound", trees / "vggsound", cache, part=Part(clips={"train": 1, "test": 1}, stratified=False))
+    few = build("vggsound", trees / "vggsound", cache, part=Subset(clips={"train": 1, "test": 1}, stratified=False))
     assert len(few.manifest.targets[0].classes) <= 2
-    assert any("of 3 classes of 'label' are in this part" in note for note in few.notes)
-    lacking = build("vggsound", trees / "vggsound", cache, part=Part(clips={"train": 9, "test": 1}, stratified=False))
+    assert any("of 3 classes of 'label' are in this subset" in note for note in few.notes)
+    lacking = build("vggsound", trees / "vggsound", cache, part=Subset(clips={"train": 9, "test": 1}, stratified=False))
     assert any(re.search(r"\d class(es)? in train without a clip in test, such as '", note) for note in lacking.notes)
 
 
 def test_validation_can_be_another_share_or_left_to_training(trees: Path, cache: Path) -> None:
-    tables = {share: build("vggsound", trees / "vggsound", cache, part=Part(validation=share)) for share in (0, 0.5)}
+    tables = {share: build("vggsound", trees / "vggsound", cache, part=Subset(validation=share)) for share in (0, 0.5)}
     assert "val" not in set(tables[0].manifest.table["split"])
     assert (tables[0.5].manifest.table["split"] == "val").sum() == 9
 
@@ -313,7 +313,7 @@ def test_a_clip_stays_on_its_side_when_others_come_or_move(trees: Path, cache: P
     (tmp_path / "moved" / "UCF-101" / "ApplyEyeMakeup").rename(tmp_path / "moved" / "zzz")
     for gone in ("v_ApplyEyeMakeup_g25_c01.avi", "v_ApplyEyeMakeup_g09_c02.avi"):
         (tmp_path / "moved" / "zzz" / gone).unlink()
-    for part in (Part(validation=0.3), Part(folds=3, fold=2), Part(folds=4, fold=1, seed=5)):
+    for part in (Subset(validation=0.3), Subset(folds=3, fold=2), Subset(folds=4, fold=1, seed=5)):
         whole, other = (
             build("ucf101", root, cache, part=part).manifest.table.set_index("clip_id")["split"]
             for root in (trees / "ucf101", tmp_path / "moved")
@@ -321,7 +321,7 @@ def test_a_clip_stays_on_its_side_when_others_come_or_move(trees: Path, cache: P
         assert len(other) == len(whole) - 2
         assert (other == whole[other.index]).all()
     half, moved = (
-        set(build("ucf101", root, cache, part=Part(fraction=0.5)).manifest.table["clip_id"])
+        set(build("ucf101", root, cache, part=Subset(fraction=0.5)).manifest.table["clip_id"])
         for root in (trees / "ucf101", tmp_path / "moved")
     )
     assert len(half - moved) <= 4
@@ -384,7 +384,7 @@ def test_media_that_moved_take_all_their_data_sets_along(trees: Path, cache: Pat
 )
 def test_parts_that_make_no_sense_are_refused(given: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Part(**given)
+        Subset(**given)
 
 
 def test_what_was_probed_is_not_probed_again(trees: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from avfuse.features.errors import UsageError
-from avfuse.manifests.splits import MANY_GROUPS, group_folds, held_out, sample, shared_groups
+from avfuse.manifests.splits import MANY_GROUPS, group_folds, group_holdout, sample, shared_groups
 
 
 def clips(n_groups: int, per_group: int = 3, n_classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +34,7 @@ def test_a_seed_decides(n_groups: int) -> None:
 
 def test_what_is_held_out_of_many_groups_is_the_asked_share_by_whole_groups() -> None:
     labels, groups = clips(MANY_GROUPS + 500)
-    marked = held_out(labels, groups, 0.1, seed=0)
+    marked = group_holdout(labels, groups, 0.1, seed=0)
     assert abs(marked.mean() - 0.1) < 0.005
     assert not set(groups[marked]) & set(groups[~marked])
 
@@ -44,7 +44,7 @@ def test_where_groups_are_few_a_fold_with_every_class_is_held_out(seed: int) -> 
     """Four classes of four groups each: of five folds most have three groups, and lack a class."""
     groups = np.repeat(np.arange(16), 2)
     labels = np.array(["a", "b", "c", "d"])[groups % 4]
-    marked = held_out(labels, groups, 0.2, seed)
+    marked = group_holdout(labels, groups, 0.2, seed)
     assert set(labels[marked]) == set("abcd")
     assert marked.sum() == 8
 
@@ -112,7 +112,7 @@ def test_the_order_of_rows_and_a_missing_clip_hardly_change_a_part(table: pd.Dat
 
 @pytest.mark.parametrize(("fraction", "low", "high"), [(0.4, 0.36, 0.44), (0.3, 0.26, 0.34), (0.05, 0.03, 0.07)])
 def test_any_share_can_be_held_out(fraction: float, low: float, high: float) -> None:
-    marked = held_out(*clips(400), fraction, seed=0)
+    marked = group_holdout(*clips(400), fraction, seed=0)
     assert low <= marked.mean() <= high
 
 

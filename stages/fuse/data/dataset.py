@@ -20,8 +20,8 @@ from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import is_raw_input
 from avfuse.features.spec import IMPORTED, FeatureSpec
 from avfuse.manifests import Manifest, Target
-from avfuse.manifests.manifest import classes_of
-from avfuse.manifests.splits import held_out
+from avfuse.manifests.manifest import parse_classes
+from avfuse.manifests.splits import group_holdout
 from avfuse.stages.fuse.data.filter_banks import BYTES_PER_CLIP, Banks
 from avfuse.stages.fuse.data.modality import Layout, Modality, Streamed
 from avfuse.stages.fuse.data.shapes import ModalityShape
@@ -259,7 +259,7 @@ def _usable(manifest: Manifest, known: Mapping[str, list[_Known]]) -> tuple[np.n
 def _has_all(table: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
     """Whether each clip has a class of every target. bool (n,)."""
     has = [
-        table[target.name].map(lambda cell: bool(classes_of(cell))) if target.several else table[target.name].notna()
+        table[target.name].map(lambda cell: bool(parse_classes(cell))) if target.several else table[target.name].notna()
         for target in targets
     ]
     return np.logical_and.reduce([each.to_numpy(dtype=bool) for each in has])
@@ -273,7 +273,7 @@ def _truth(table: pd.DataFrame, target: Target) -> np.ndarray:
         return cells.map(numbers).fillna(-1).to_numpy(dtype=np.int64, copy=True)  # pandas' own may not be written to
     truth = np.zeros((len(table), len(target.classes)), dtype=bool)
     for row, cell in enumerate(cells):
-        truth[row, [numbers[name] for name in classes_of(cell)]] = True
+        truth[row, [numbers[name] for name in parse_classes(cell)]] = True
     return truth
 
 
@@ -319,7 +319,7 @@ def _splits(table: pd.DataFrame, manifest: Manifest) -> tuple[np.ndarray, np.nda
         raise UsageError(f"data set '{name}' has {len(train)} usable train and {len(test)} test clips: both are needed")
     if len(validation) == 0:
         rows = table.iloc[train]
-        marked = held_out(_strata(rows, manifest.targets), rows["group"], VALIDATION_FRACTION, _VALIDATION_SEED)
+        marked = group_holdout(_strata(rows, manifest.targets), rows["group"], VALIDATION_FRACTION, _VALIDATION_SEED)
         train, validation = train[~marked], train[marked]
     if len(train) == 0 or len(validation) == 0:
         raise UsageError(f"data set '{name}' has too few groups to set a validation part of its train clips aside")

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from avfuse.features.errors import UsageError
-from avfuse.manifests.splits import held_out
+from avfuse.manifests.splits import group_holdout
 from avfuse.stages.fuse import estimator
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.estimator import FusionClassifier
@@ -199,7 +199,7 @@ def test_groups_are_kept_whole_as_the_command_line_keeps_them(rows: Rows) -> Non
     groups = np.array([f"video{number // 5}" for number in range(len(y))])
     fitted = two(random_state=0, settings={"epochs": 1}).fit(X, y, groups=groups)
     assert not set(groups[fitted.validation_]) & set(groups[~fitted.validation_])
-    np.testing.assert_array_equal(fitted.validation_, held_out(y, groups, 0.2, 0))
+    np.testing.assert_array_equal(fitted.validation_, group_holdout(y, groups, 0.2, 0))
 
 
 @pytest.mark.parametrize("clips", [1, 2, 10])
@@ -251,7 +251,7 @@ def test_a_grid_search_tries_settings(rows: Rows) -> None:
 def test_cross_validation_hands_groups_on(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = rows
     groups, seen = np.arange(len(y)) // 5, []
-    monkeypatch.setattr(estimator, "held_out", lambda *given: seen.append(given[1]) or held_out(*given))
+    monkeypatch.setattr(estimator, "group_holdout", lambda *given: seen.append(given[1]) or group_holdout(*given))
     quick = two(settings={"epochs": 1})
     scores = cross_val_score(quick, X, y, groups=groups, cv=GroupKFold(3), params={"groups": groups})
     assert len(scores) == len(seen) == 3
