@@ -102,7 +102,7 @@ def fuse(
     from avfuse.stages.fuse.heads.base import STANDARD
     from avfuse.stages.fuse.runs.experiment import needs_filter_banks, run_experiment
     from avfuse.stages.fuse.runs.summary import summarise
-    from avfuse.stages.fuse.training.overrides import Training
+    from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
     heads = list(STANDARD) if fusion == "all" else unique_list(f"--fusion {fusion}", fusion)
     for head in heads:
@@ -113,7 +113,7 @@ def fuse(
     }
     inputs = {name: expand_names(comma_list(text)) for name, text in features.items()}
     given = {"lr": lr, "weight_decay": weight_decay, "batch_size": batch_size, "epochs": epochs}
-    training = Training(shuffle_labels=shuffle_labels, **given | training_settings(settings))
+    training = TrainingOverrides(shuffle_labels=shuffle_labels, **given | training_settings(settings))
     manifest = load_manifest(cache, dataset)
     chosen = choose_device(device)
     memory = memory_bytes(chosen, memory_gib)

@@ -99,11 +99,11 @@ def contribution(
     from avfuse.stages.fuse.data.dataset import load_data
     from avfuse.stages.fuse.heads import get_head
     from avfuse.stages.fuse.runs.experiment import needs_filter_banks
-    from avfuse.stages.fuse.training.overrides import Training
+    from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
     get_head(fusion)
     parts = unique_list(f"--split {split}", split) if split is not None else []
-    training = Training(shuffle_labels=shuffle_labels, **{"epochs": epochs} | training_settings(settings))
+    training = TrainingOverrides(shuffle_labels=shuffle_labels, **{"epochs": epochs} | training_settings(settings))
     training.check([fusion])
     manifest = load_manifest(cache, dataset)
     inputs = {modality: expand_names(comma_list(text)) for modality, text in (("video", video), ("audio", audio))}

@@ -21,8 +21,8 @@ from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.runs.experiment import Bar, Pick, run_experiment
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
-from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import Parents
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
+from avfuse.stages.fuse.training.trainer import ParentHeads
 
 GRID: Mapping[str, tuple[str, ...]] = {"lr": ("1e-4", "3e-4", "1e-3"), "weight_decay": ("0", "0.05")}
 """Every row's, so that none is compared at settings that suit another."""
@@ -87,7 +87,9 @@ class TableJob:
         """How many are trained at most, of all heads."""
         points = math.prod(map(len, self.options.grid.values()))
         of_each = self.options.seeds * (2 if points == 1 else 2 + points)
-        return sum(of_each * Training(**self.settings[row.id]).recipe(str(row.head)).epochs for row in self.rows)
+        return sum(
+            of_each * TrainingOverrides(**self.settings[row.id]).recipe(str(row.head)).epochs for row in self.rows
+        )
 
 
 class RowTrainer:
@@ -95,7 +97,7 @@ class RowTrainer:
 
     def __init__(self, job: TableJob) -> None:
         self.job = job
-        self.parents = Parents()
+        self.parents = ParentHeads()
         self._loaded: tuple[tuple[Inputs, bool], FusionData] | None = None
 
     def train(self, row: TableRow, bar: Bar) -> TrainedRow:
@@ -124,7 +126,7 @@ def _train(
     folder: Path,
     options: TableOptions,
     described: Mapping[str, Any],
-    parents: Parents,
+    parents: ParentHeads,
     bar: Bar,
 ) -> TrainedRow:
     head = row.head
@@ -137,7 +139,7 @@ def _train(
             place,
             [head],
             options.seeds,
-            Training(**given),
+            TrainingOverrides(**given),
             described,
             sweep=sweep,
             pick=pick,
@@ -179,7 +181,7 @@ def _row_of(head: str, settings: Mapping[str, Any], grid: Mapping[str, tuple[str
     """The row of the grid that has the paper's own values; None where it is not among them."""
     if not grid:
         return None
-    recipe = Training(**settings).recipe(head)
+    recipe = TrainingOverrides(**settings).recipe(head)
     for values in product(*grid.values()):
         if all(float(value) == float(getattr(recipe, name)) for name, value in zip(grid, values, strict=True)):
             return ",".join([head, *(f"{name}={value}" for name, value in zip(grid, values, strict=True))])

@@ -14,7 +14,7 @@ from avfuse.pipeline.experiments.parallel import processes_for, train_in_process
 from avfuse.pipeline.experiments.rows import Inputs, RowTrainer, TableJob, TableOptions, TrainedRow
 from avfuse.pipeline.experiments.schema import Backbones, ExperimentTable, TableRow
 from avfuse.stages.fuse.data.dataset import usable_clips
-from avfuse.stages.fuse.training.overrides import knows
+from avfuse.stages.fuse.training.overrides import accepts_setting
 
 
 def train_rows(
@@ -60,17 +60,17 @@ def settings_of(
     of_table = table.settings_of(row, data_set)
     chosen = {**of_table, **backbones.settings} if table.data else {**backbones.settings, **of_table}
     every = {**chosen, **options.settings}
-    return {name: value for name, value in every.items() if knows(row.head, name)}
+    return {name: value for name, value in every.items() if accepts_setting(row.head, name)}
 
 
 def _check_known(table: ExperimentTable, options: TableOptions) -> None:
     heads = [row.head for row in table.trained if row.head is not None]
     for name in [*options.settings, *table.settings]:
-        if not any(knows(head, name) for head in heads):
+        if not any(accepts_setting(head, name) for head in heads):
             raise UsageError(f"no head of this table has a setting '{name}'")
     for row in table.trained:
         for name in row.settings:
-            if row.head is not None and not knows(row.head, name):
+            if row.head is not None and not accepts_setting(row.head, name):
                 raise UsageError(f"row {row.id}: head '{row.head}' has no setting '{name}'")
 
 

@@ -22,8 +22,8 @@ from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import Head, get_head, head_names
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_jobs
 
 _ONLY = "video"
@@ -142,11 +142,11 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = _seed(self.random_state)
         validation = _validation(labels, groups, self.validation_fraction, seed)
         data = _data(_modalities(clips, columns), labels, groups, validation, choose_device(self.device))
-        plan = Plan.of(head, data, seed, training)
-        (trained,) = train_jobs([plan])
+        job = TrainingJob.of(head, data, seed, training)
+        (trained,) = train_jobs([job])
         trained.head.zero_grad(set_to_none=True)
         self.classes_, self.modalities_, self.validation_ = np.unique(labels), columns, validation
-        self.head_, self.recipe_, self.n_iter_ = trained.head.cpu(), plan.recipe, max(1, trained.best_epoch)
+        self.head_, self.recipe_, self.n_iter_ = trained.head.cpu(), job.recipe, max(1, trained.best_epoch)
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -178,11 +178,11 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return self.head
         return "mlp" if self._may_lack_one else next(iter(self.modalities or (_ONLY,)))
 
-    def _training(self) -> Training:
+    def _training(self) -> TrainingOverrides:
         given = dict(self.settings or {})
         if "shuffle_labels" in given:
             raise UsageError("shuffle_labels is no setting here: scikit-learn's permutation_test_score is the control")
-        return Training(**given)
+        return TrainingOverrides(**given)
 
     def _logits(self, X: ArrayLike) -> NDArray[np.float64]:
         """In double precision: what is said of a clip then does not depend, not even in the last digit of a float32,
@@ -233,7 +233,7 @@ def _numbers(name: str, selection: Any, width: int) -> NDArray[np.int64]:
     return own
 
 
-def _check_sees(head: str, training: Training, columns: Columns) -> None:
+def _check_sees(head: str, training: TrainingOverrides, columns: Columns) -> None:
     """Raises UsageError for settings that mean nothing to the head, and where it takes a modality that is not there."""
     training.check([head])
     sees = get_head(head).used_modalities(training.options(head))

@@ -35,8 +35,8 @@ from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head
-from avfuse.stages.fuse.training.head_trainer import Fit
-from avfuse.stages.fuse.training.inputs import Inputs
+from avfuse.stages.fuse.training.head_trainer import HeadTrainer
+from avfuse.stages.fuse.training.inputs import HeadInputs
 from avfuse.stages.fuse.training.vectorized import train_epochs
 from avfuse.threads import SLEEPING, available_cores
 
@@ -198,7 +198,9 @@ def training(stack: ExitStack) -> Callable[[], None]:
     """An epoch of one head."""
     head = get_head("bottleneck")
     data = made_up()
-    fit = Fit(Inputs.of(head.name, data, data.train, head.Options(), head.recipe), data.truth, head.recipe, seed=0)
+    fit = HeadTrainer(
+        HeadInputs.of(head.name, data, data.train, head.Options(), head.recipe), data.truth, head.recipe, seed=0
+    )
 
     def run() -> None:
         train_epochs([fit])

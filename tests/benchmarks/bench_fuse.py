@@ -69,8 +69,8 @@ from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.training import head_trainer as fitting
 from avfuse.stages.fuse.training import vectorized
-from avfuse.stages.fuse.training.head_trainer import Fit, predict
-from avfuse.stages.fuse.training.inputs import Inputs
+from avfuse.stages.fuse.training.head_trainer import HeadTrainer, predict
+from avfuse.stages.fuse.training.inputs import HeadInputs
 from avfuse.stages.fuse.training.vectorized import train_epochs
 
 
@@ -235,9 +235,9 @@ class Kind:
         """With as many training clips as make STEPS batches."""
         return first(every, min(CLIPS, STEPS * self.batch))
 
-    def inputs(self, data: FusionData) -> Inputs:
+    def inputs(self, data: FusionData) -> HeadInputs:
         """Of all clips as avfuse has them, standardised by the training clips."""
-        return Inputs.of(self.head, data, data.train, self.options, self.recipe)
+        return HeadInputs.of(self.head, data, data.train, self.options, self.recipe)
 
     def plain_inputs(self, data: FusionData) -> Tensor:
         """The same as anybody would write it: (n, width)."""
@@ -252,14 +252,16 @@ class Kind:
 
     def check_inputs(self, every: Sequence[FusionData]) -> None:
         for data in every:
-            prepared = self.inputs(data).rows(data.train).prepared
+            prepared = self.inputs(data).evaluation_batch(data.train).prepared
             ours = torch.cat(list(prepared.values()), dim=1)
             torch.testing.assert_close(ours, self.plain_inputs(data), rtol=1e-3, atol=1e-4)
 
-    def fits(self, every: Sequence[FusionData], seeds: int) -> list[Fit]:
+    def fits(self, every: Sequence[FusionData], seeds: int) -> list[HeadTrainer]:
         """avfuse's heads: every seed on every data set."""
         prepared = [(data, self.inputs(data)) for data in every]
-        return [Fit(inputs, data.truth, self.recipe, seed) for data, inputs in prepared for seed in range(seeds)]
+        return [
+            HeadTrainer(inputs, data.truth, self.recipe, seed) for data, inputs in prepared for seed in range(seeds)
+        ]
 
     def plain_loops(self, every: Sequence[FusionData], seeds: int) -> "list[PlainLoop]":
         prepared = [(len(data.train), self.plain_inputs(data), data.truth[0]) for data in every]
@@ -386,7 +388,7 @@ class Side:
         )
 
 
-def train_heads(fits: Sequence[Fit]) -> list[float]:
+def train_heads(fits: Sequence[HeadTrainer]) -> list[float]:
     return [loss.total for loss in train_epochs(fits)]
 
 
@@ -457,13 +459,11 @@ def named(figure: str) -> str:
     return f"{figure}_kept" if KEPT else figure
 
 
-def say_how_trained(fits: Sequence[Fit]) -> None:
+def say_how_trained(fits: Sequence[HeadTrainer]) -> None:
     head = fits[0].head
     numbers = sum(each.numel() for each in head.parameters())
     together = vectorized.is_faster_vmapped(head, fits[0].inputs.indices.device)
-    say(
-        f"train_epochs takes {len(fits)} heads of {numbers:,} parameters {'side by side' if together else 'one by one'}"
-    )
+    say(f"{len(fits)} heads of {numbers:,} parameters train {'side by side' if together else 'one by one'}")
 
 
 def together_figure(batch: int) -> Figure:
@@ -525,10 +525,10 @@ def token_figure(in_memory: FusionData, streamed: FusionData) -> Figure:
     return figure
 
 
-def token_fit(data: FusionData) -> Fit:
+def token_fit(data: FusionData) -> HeadTrainer:
     head = get_head("bottleneck")
     recipe = head.recipe.model_copy(update={"batch_size": TOKEN_BATCH})
-    return Fit(Inputs.of(head.name, data, data.train, head.Options(), recipe), data.truth, recipe, seed=0)
+    return HeadTrainer(HeadInputs.of(head.name, data, data.train, head.Options(), recipe), data.truth, recipe, seed=0)
 
 
 def save_tokens(cache: Path) -> Manifest:
@@ -608,7 +608,7 @@ def our_table(every: Sequence[FusionData], epochs: int) -> list[Side]:
     return sides
 
 
-def train_companies(fits: Sequence[Fit]) -> list[float]:
+def train_companies(fits: Sequence[HeadTrainer]) -> list[float]:
     """As many at a time as experiments take."""
     size = vectorized.MAX_GROUP_SIZE
     return [loss for first in range(0, len(fits), size) for loss in train_heads(fits[first : first + size])]

@@ -25,13 +25,13 @@ from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head, head_names
 from avfuse.stages.fuse.training import checkpoint, vectorized
 from avfuse.stages.fuse.training import inputs as prepared
-from avfuse.stages.fuse.training.auxiliary_losses import Objective
+from avfuse.stages.fuse.training.auxiliary_losses import AuxiliaryLosses
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
-from avfuse.stages.fuse.training.head_trainer import Fit, predict
-from avfuse.stages.fuse.training.inputs import Inputs
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import Trained, train_head, train_jobs
+from avfuse.stages.fuse.training.head_trainer import HeadTrainer, predict
+from avfuse.stages.fuse.training.inputs import HeadInputs
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
+from avfuse.stages.fuse.training.trainer import TrainedHead, train_head, train_jobs
 
 CLASSES, CLIPS = 3, 96
 VIDEO = ("lite:frames", (5, 16))
@@ -112,12 +112,12 @@ def on(device: str, data: FusionData) -> FusionData:
     return replace(data, modalities=modalities, truth=tuple(map(there, data.truth)), banks=banks, **indices)
 
 
-def asked(head: str, **more: Any) -> Training:
+def asked(head: str, **more: Any) -> TrainingOverrides:
     """Two short epochs in single precision, without dropout: each device draws numbers of its own."""
     own: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "precision": "float32", "dropout": 0.0}
     own |= {**SETTINGS.get(head, {}), "drop_path": 0.0, **more}
     known = {*Recipe.model_fields, *get_head(head).Options.model_fields}
-    return Training(**{name: value for name, value in own.items() if name in known})
+    return TrainingOverrides(**{name: value for name, value in own.items() if name in known})
 
 
 def assert_alike(found: np.ndarray, expected: np.ndarray, tolerance: float = 2e-3) -> None:
@@ -146,14 +146,16 @@ def test_heads_side_by_side_come_out_as_alone(
     head: str, precision: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = on(device, made_up(sound_of(head)))
-    plans = [Plan.of(head, data, seed, asked(head, dropout=0.1, precision=precision, l1=1e-5)) for seed in range(3)]
+    plans = [
+        TrainingJob.of(head, data, seed, asked(head, dropout=0.1, precision=precision, l1=1e-5)) for seed in range(3)
+    ]
     side_by_side, alone = (company(plans, each, monkeypatch) for each in (True, False))
     tolerance = 2e-3 if precision == "float32" else 0.1
     for one, other in zip(side_by_side, alone, strict=True):
         assert_alike(one.logits, other.logits, tolerance)
 
 
-def company(plans: list[Plan], together: bool, monkeypatch: pytest.MonkeyPatch) -> list[Trained]:
+def company(plans: list[TrainingJob], together: bool, monkeypatch: pytest.MonkeyPatch) -> list[TrainedHead]:
     monkeypatch.setattr(vectorized, "is_faster_vmapped", lambda head, device: together)
     return train_jobs(plans)
 
@@ -187,7 +189,7 @@ def test_losses_beside_classification_are_followed(losses: Mapping[str, Any], de
 def test_hidden_sound_is_reconstructed(mask: str, precision: str, device: str) -> None:
     data = on(device, with_banks(made_up(GRID)))
     training = asked("bottleneck", masked=0.1, avc=0.1, mask=mask, precision=precision, epochs=2)
-    plan = Plan.of("bottleneck", data, 0, training)
+    plan = TrainingJob.of("bottleneck", data, 0, training)
     plan.check()
     trained = train_jobs([plan])[0]
     assert trained.too_short == 0
@@ -200,10 +202,10 @@ def test_contrast_is_that_of_the_cpu(device: str) -> None:
         data = on(each, made_up())
         training = asked("crossattn", avc=0.5, imc=0.1)
         recipe = training.recipe("crossattn")
-        inputs = Inputs.of("crossattn", data, data.train, training.options("crossattn"), recipe)
-        fit = Fit(inputs, data.truth, recipe, seed=0)
-        assert isinstance(fit.objective, Objective)
-        losses = fit.losses(inputs.rows(data.train[:16]))
+        inputs = HeadInputs.of("crossattn", data, data.train, training.options("crossattn"), recipe)
+        fit = HeadTrainer(inputs, data.truth, recipe, seed=0)
+        assert isinstance(fit.objective, AuxiliaryLosses)
+        losses = fit.losses(inputs.evaluation_batch(data.train[:16]))
         values.append([losses[name].item() for name in ("total", "ce", "avc", "imc")])
     np.testing.assert_allclose(values[1], values[0], rtol=1e-3)
 
@@ -226,7 +228,7 @@ def test_training_goes_on_from_a_checkpoint(device: str, tmp_path: Path, monkeyp
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     monkeypatch.setattr(vectorized, "is_faster_vmapped", lambda head, device: True)
     data = on(device, made_up())
-    plans = [Plan.of("mlp", data, seed, asked("mlp", dropout=0.2, epochs=6)) for seed in range(2)]
+    plans = [TrainingJob.of("mlp", data, seed, asked("mlp", dropout=0.2, epochs=6)) for seed in range(2)]
     whole = train_jobs(plans)
     with pytest.raises(Killed):
         train_jobs(plans, kill_after(7), Checkpoint(tmp_path / "kept", "key"))
@@ -280,7 +282,7 @@ def test_features_that_are_streamed_train_the_same_heads(
     assert_alike(other.logits, one.logits)
     monkeypatch.setattr(prepared, "_EVALUATION_BATCH", 4)  # many batches on their way at once
     options, recipe = asked("mlp").options("mlp"), asked("mlp").recipe("mlp")
-    inputs = [Inputs.of("mlp", each, each.train, options, recipe) for each in (in_memory, streamed)]
+    inputs = [HeadInputs.of("mlp", each, each.train, options, recipe) for each in (in_memory, streamed)]
     logits = [predict(one.head, each, in_memory.test).cpu() for each in inputs]
     torch.testing.assert_close(logits[1], logits[0], rtol=1e-3, atol=1e-3)
 
@@ -291,7 +293,7 @@ def test_where_a_head_looks_is_what_the_cpu_says(method: Any, device: str) -> No
     data, maps = made_up(GRID), []
     for each in ("cpu", device):
         there = on(each, data)
-        plan = Plan.of("crossattn", there, 0, asked("crossattn"))
+        plan = TrainingJob.of("crossattn", there, 0, asked("crossattn"))
         head = train_jobs([plan])[0].head
         maps.append(explain(plan, [head], there.test[:8], method).maps)
     for name, expected in maps[0].items():
@@ -301,7 +303,7 @@ def test_where_a_head_looks_is_what_the_cpu_says(method: Any, device: str) -> No
 @pytest.mark.slow
 def test_what_heads_withstand_is_measured(device: str) -> None:
     data = on(device, made_up())
-    plan = Plan.of("mlp", data, 0, asked("mlp"))
+    plan = TrainingJob.of("mlp", data, 0, asked("mlp"))
     table = robustness(plan, [train_jobs([plan])[0].head]).table
     assert {"dropped", "noise", "same class", "other class"} <= set(table["change"])
     assert table["accuracy"].between(0, 1).all()

@@ -12,7 +12,7 @@ from avfuse.pipeline.provenance import describe_run
 from avfuse.stages.fuse.data.dataset import load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.run_folder import Run
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
 CLASSES = ("high <b>tone</b>", "</script><script>window.harm = 1</script>", 'low "tone" & more')
 HARMFUL_CLIP = "tone/3 <img src=x onerror='window.harm = 1'>"
@@ -62,5 +62,5 @@ def trained(cache: Path, manifest: Manifest, folder: Path, heads: list[str], **t
     """A run of two seeds and a few epochs."""
     data = load_data(manifest, cache, INPUTS)
     described = describe_run(manifest, "avfuse fuse --name 'heads <i>'", cache)
-    settings = Training(**{"epochs": 8, **training})  # type: ignore[arg-type]
+    settings = TrainingOverrides(**{"epochs": 8, **training})  # type: ignore[arg-type]
     return run_experiment(data, folder, heads, 2, settings, described, progress=False)

@@ -27,7 +27,7 @@ from avfuse.stages.fuse.heads.base import Masks
 from avfuse.stages.fuse.runs.predict import load_clips
 from avfuse.stages.fuse.runs.restore import restore_head, saved_layouts, saved_options, saved_recipe
 from avfuse.stages.fuse.runs.run_folder import Run
-from avfuse.stages.fuse.training.job import Plan
+from avfuse.stages.fuse.training.job import TrainingJob
 
 Method = Literal["grad-cam", "attention"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -112,7 +112,7 @@ class _Clips:
 
 
 def explain(
-    plan: Plan,
+    job: TrainingJob,
     heads: Sequence[Head],
     clips: Tensor,
     method: Method = "grad-cam",
@@ -128,13 +128,13 @@ def explain(
     Args:
         plan: of any of the seeds.
         heads: in evaluation mode, on the data's device.
-        clips: int64 (B,), rows of `plan.data.table`.
+        clips: int64 (B,), rows of `job.data.table`.
         classes: int64 (B, targets); by default the likeliest, by the heads' mean probability.
 
     Raises:
         UsageError: no modality has a map: for want of cells or of attention, or because no cell reaches the logits.
     """
-    own = replace(plan, data=replace(plan.data, test=clips))
+    own = replace(job, data=replace(job.data, test=clips))
     seen = [ModalityTokens.of(own, name, door) for name, door in heads[0].modality_inputs().items()]
     every = {each.name: parts_of(each.modality, each.views.at_test) for each in seen}
     cells = {
@@ -143,9 +143,9 @@ def explain(
     }
     without = {each.name: why for each in seen if (why := _why_none(each, len(cells[each.name])))}
     if len(without) == len(seen):
-        raise _refusal(plan, method, without)
+        raise _refusal(job, method, without)
     wanted = {name: of_modality for name, of_modality in cells.items() if name not in without}
-    targets = plan.data.targets
+    targets = job.data.targets
     size = max(1, min(_CLIPS, heads[0].evaluation_batch_size // _SHARE))
     batches = [_Clips.of(heads[0], seen, part) for part in torch.arange(len(clips), device=clips.device).split(size)]
     chances = targets.split(np.mean([_probabilities(targets, head, batches) for head in heads], axis=0))
@@ -156,7 +156,7 @@ def explain(
     reached = {name for maps in found for name, own in maps.items() if own.isfinite().any()}
     without |= dict.fromkeys(wanted.keys() - reached, _NOT_REACHED[method])
     if not reached:
-        raise _refusal(plan, method, without)
+        raise _refusal(job, method, without)
     return Explanation(
         method,
         classes,
@@ -168,9 +168,9 @@ def explain(
     )
 
 
-def _refusal(plan: Plan, method: Method, without: Mapping[str, str]) -> UsageError:
+def _refusal(job: TrainingJob, method: Method, without: Mapping[str, str]) -> UsageError:
     reasons = "; ".join(f"{name}: {why}" for name, why in without.items())
-    return UsageError(f"head '{plan.head}' gives no {method} map ({reasons})")
+    return UsageError(f"head '{job.head}' gives no {method} map ({reasons})")
 
 
 def _why_none(seen: ModalityTokens, cells: int) -> str:
@@ -279,5 +279,5 @@ def explain_clips(
     every, nothing = torch.arange(len(clips), device=device), torch.empty(0, dtype=torch.int64, device=device)
     table = pd.DataFrame({"clip_id": [clip.clip_id for clip in clips]})
     data = FusionData(modalities, run.targets, (), table, nothing, nothing, every, nothing, {})
-    plan = Plan(heads[0].head, data, heads[0].seed, saved_recipe(heads[0]), saved_options(heads[0]))
-    return explain(plan, trained, every, "grad-cam" if why else method, classes), why
+    job = TrainingJob(heads[0].head, data, heads[0].seed, saved_recipe(heads[0]), saved_options(heads[0]))
+    return explain(job, trained, every, "grad-cam" if why else method, classes), why

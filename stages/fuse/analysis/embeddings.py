@@ -16,8 +16,8 @@ from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.runs.restore import job_from_result, load_auxiliary_losses, load_head
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
-from avfuse.stages.fuse.training.auxiliary_losses import Objective
-from avfuse.stages.fuse.training.inputs import Inputs
+from avfuse.stages.fuse.training.auxiliary_losses import AuxiliaryLosses
+from avfuse.stages.fuse.training.inputs import HeadInputs
 
 if not TYPE_CHECKING:
     __getattr__ = renamed(__name__, {"embed_with": "embed_clips", "clips_of": "split_indices"})
@@ -62,9 +62,9 @@ def embed_clips(heads: Sequence[SeedResult], data: FusionData, clips: Tensor) ->
     """
     loaded = [load_head(one, data) for one in heads]
     objectives = [load_auxiliary_losses(one, head) for one, head in zip(heads, loaded, strict=True)]
-    plan = job_from_result(heads[0], data)
+    job = job_from_result(heads[0], data)
     fitted = torch.cat([data.train, data.validation])
-    inputs = Inputs.of(plan.head, plan.data, fitted, plan.options, plan.recipe)
+    inputs = HeadInputs.of(job.head, job.data, fitted, job.options, job.recipe)
     found = [
         embed_with_head(head, objective, inputs, clips) for head, objective in zip(loaded, objectives, strict=True)
     ]
@@ -75,13 +75,13 @@ def embed_clips(heads: Sequence[SeedResult], data: FusionData, clips: Tensor) ->
 
 
 @torch.inference_mode()
-def embed_with_head(head: Head, objective: Objective, inputs: Inputs, clips: Tensor) -> Embeddings:
+def embed_with_head(head: Head, objective: AuxiliaryLosses, inputs: HeadInputs, clips: Tensor) -> Embeddings:
     """The clips at the indices given, int64 (n,), in evaluation mode: what audio-video contrast compares of them. Where
     temporal windows are averaged at test, the direction of the mean of their vectors."""
     head.eval()
     vectors: dict[str, Tensor] = {}
     has: dict[str, Tensor] = {}
-    for where, passes in inputs.at_test(clips):
+    for where, passes in inputs.evaluation_batches(clips):
         every = [objective.embed(head(batch.prepared, batch.present), batch) for batch in passes]
         for name in ("audio", "video"):
             its = [getattr(each, name) for each in every]

@@ -15,7 +15,7 @@ from avfuse.stages.fuse.data.modality import Modality, Streamed
 from avfuse.stages.fuse.data.token_layout import time_axis
 from avfuse.stages.fuse.heads.modality_input import ModalityInput
 from avfuse.stages.fuse.training.inputs import Views
-from avfuse.stages.fuse.training.job import Plan
+from avfuse.stages.fuse.training.job import TrainingJob
 
 SNR_DB = (10.0, 0.0, -10.0)
 """Signal-to-noise ratios, 10 log10 of the ratio of variances."""
@@ -40,9 +40,9 @@ class ModalityTokens:
     scale: ModalityInput
 
     @classmethod
-    def of(cls, plan: Plan, name: str, door: ModalityInput) -> "ModalityTokens":
-        data, modality = plan.data, plan.data.modalities[name]
-        views = Views.of(modality, plan.recipe)
+    def of(cls, job: TrainingJob, name: str, door: ModalityInput) -> "ModalityTokens":
+        data, modality = job.data, job.data.modalities[name]
+        views = Views.of(modality, job.recipe)
         present = modality.present[data.test]
         scale = ModalityInput(door.shape).to(present.device)
         if door.unstandardised:
@@ -51,7 +51,7 @@ class ModalityTokens:
                 (_rows(data, modality, part, Views())[:, 0], modality.present[part]) for part in fitted.split(_CLIPS)
             )
             scale.mean.zero_()
-        if plan.recipe.without == name:
+        if job.recipe.without == name:
             present = torch.zeros_like(present)
         return cls(name, modality, door, views, _rows(data, modality, data.test, views), present, scale)
 
@@ -60,7 +60,7 @@ class ModalityTokens:
         return self.door.standardise(self.rows[clips], self.present[clips])
 
     def stored(self, standardised: Tensor) -> Tensor:
-        """As `Inputs` has it."""
+        """As `HeadInputs` has it."""
         return standardised if self.views.count > 1 else self.door.to_layout(standardised[:, 0])
 
     @property

@@ -15,8 +15,8 @@ from avfuse.stages.fuse.evaluation.metrics import all_correct
 from avfuse.stages.fuse.evaluation.statistics import difference_interval
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.training.head_trainer import predict
-from avfuse.stages.fuse.training.inputs import Inputs
-from avfuse.stages.fuse.training.job import Plan
+from avfuse.stages.fuse.training.inputs import HeadInputs
+from avfuse.stages.fuse.training.job import TrainingJob
 
 _CLIPS, _BYTES = 1024, 2**27
 """Changed at a time, at most."""
@@ -38,7 +38,7 @@ class Robustness:
     clips: pd.DataFrame
 
 
-def robustness(plan: Plan, heads: Sequence[Head], seed: int = 0) -> Robustness:
+def robustness(job: TrainingJob, heads: Sequence[Head], seed: int = 0) -> Robustness:
     """The accuracy of heads that were trained by one plan, from several seeds, where one modality of the test clips is
 
     * `dropped`: a mask, as of clips that lack it.
@@ -61,13 +61,13 @@ def robustness(plan: Plan, heads: Sequence[Head], seed: int = 0) -> Robustness:
         heads: on the data's device.
         seed: of noise and partners.
     """
-    data = plan.data
-    seen = [ModalityTokens.of(plan, name, door) for name, door in heads[0].modality_inputs().items()]
+    data = job.data
+    seen = [ModalityTokens.of(job, name, door) for name, door in heads[0].modality_inputs().items()]
     labels = _classes(data)
     everyone = np.ones(len(labels), dtype=bool)
     every = [Perturbation("", "unchanged", math.nan, everyone, ~everyone, None)]
     every += [change for each in seen for change in perturbations(each, labels, seed) if change.changed.any()]
-    hits = _hits(plan, heads, seen, every)
+    hits = _hits(job, heads, seen, every)
     test = data.test.cpu().numpy()
     groups = data.table["group"].to_numpy(dtype=object)[test]
     clips = {
@@ -104,10 +104,10 @@ def _line(
 
 
 def _hits(
-    plan: Plan, heads: Sequence[Head], seen: Sequence[ModalityTokens], every: Sequence[Perturbation]
+    job: TrainingJob, heads: Sequence[Head], seen: Sequence[ModalityTokens], every: Sequence[Perturbation]
 ) -> NDArray[np.bool_]:
     """Whether each head gets each clip right under each change. (changes, heads, n_test)."""
-    data = plan.data
+    data = job.data
     truth = [each[data.test].cpu().numpy() for each in data.truth]
     hits = np.zeros((len(every), len(heads), len(data.test)), dtype=bool)
     size = max(1, min(_CLIPS, _BYTES // max(each.bytes_per_clip for each in seen)))
@@ -122,9 +122,9 @@ def _hits(
                 stored[one.name] = one.stored(change.alter(part))
             elif change.modality:
                 without = change.modality
-            inputs = Inputs(
+            inputs = HeadInputs(
                 heads[0],
-                plan.options,
+                job.options,
                 stored,
                 {},
                 {each.name: each.views for each in seen},

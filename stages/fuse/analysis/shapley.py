@@ -25,8 +25,8 @@ from avfuse.stages.fuse.evaluation.metrics import all_correct
 from avfuse.stages.fuse.evaluation.statistics import difference_interval
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_jobs
 from avfuse.stages.fuse.training.vectorized import MAX_GROUP_SIZE, group_key, job_groups
 
@@ -72,7 +72,7 @@ class _Player:
 def contribution(
     data: FusionData,
     head: str,
-    training: Training,
+    training: TrainingOverrides,
     seeds: int,
     *,
     split: Sequence[str] = (),
@@ -122,7 +122,9 @@ def contribution(
     )
 
 
-def contribution_key(data: FusionData, head: str, training: Training, seeds: int, split: Sequence[str] = ()) -> str:
+def contribution_key(
+    data: FusionData, head: str, training: TrainingOverrides, seeds: int, split: Sequence[str] = ()
+) -> str:
     """A hash of all that `contribution` depends on."""
     content = {
         "data": data.fingerprint,
@@ -151,7 +153,7 @@ def shapley_values(values: Mapping[Coalition, NDArray[np.float64]]) -> dict[str,
     return found
 
 
-def _players(data: FusionData, head: str, training: Training, split: Sequence[str]) -> dict[str, _Player]:
+def _players(data: FusionData, head: str, training: TrainingOverrides, split: Sequence[str]) -> dict[str, _Player]:
     """By name. Raises UsageError as `contribution` does."""
     seen = get_head(head).used_modalities(training.options(head))
     if without := training.recipe(head).without:
@@ -182,7 +184,7 @@ class _Game:
 
     data: FusionData
     head: str
-    training: Training
+    training: TrainingOverrides
     seeds: int
     players: Mapping[str, _Player]
 
@@ -206,16 +208,16 @@ class _Game:
                 bar.update(len(group))
         return hits
 
-    def plan(self, coalition: Coalition, seed: int) -> Plan:
+    def plan(self, coalition: Coalition, seed: int) -> TrainingJob:
         """A head that sees the coalition alone."""
         members = [self.players[name] for name in self.players if name in coalition]
         absent = {player.modality for player in self.players.values()} - {player.modality for player in members}
-        training = self.training.plus({"without": next(iter(absent))}) if absent else self.training
+        training = self.training.updated({"without": next(iter(absent))}) if absent else self.training
         features: dict[str, list[str]] = {}
         for player in members:
             if player.feature is not None:
                 features.setdefault(player.modality, []).append(player.feature)
-        return Plan.of(self.head, self.data.only(features) if features else self.data, seed, training)
+        return TrainingJob.of(self.head, self.data.only(features) if features else self.data, seed, training)
 
     @property
     def _side_by_side(self) -> int:

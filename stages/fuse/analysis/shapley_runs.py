@@ -24,7 +24,7 @@ from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.analysis.shapley import Contribution, contribution, contribution_key
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.heads import get_head
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
 FORMAT_VERSION = 1
 
@@ -43,7 +43,7 @@ def run_contribution(
     data: FusionData,
     folder: Path,
     head: str,
-    training: Training,
+    training: TrainingOverrides,
     seeds: int,
     described: Mapping[str, Any],
     *,
@@ -79,7 +79,9 @@ def run_contribution(
     return ContributionRun(folder, described, *_tables(folder))
 
 
-def _settings(data: FusionData, head: str, training: Training, seeds: int, split: Sequence[str]) -> dict[str, Any]:
+def _settings(
+    data: FusionData, head: str, training: TrainingOverrides, seeds: int, split: Sequence[str]
+) -> dict[str, Any]:
     """All that the numbers depend on, and its hash."""
     return {
         "format_version": FORMAT_VERSION,
@@ -89,7 +91,7 @@ def _settings(data: FusionData, head: str, training: Training, seeds: int, split
         "revision": get_head(head).revision,
         "recipe": training.recipe(head).model_dump(),
         "options": training.options(head).model_dump(),
-        "training": training.described(),
+        "training": training.as_dict(),
         "seeds": seeds,
         "split": sorted(split),
     }

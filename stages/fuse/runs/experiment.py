@@ -27,13 +27,13 @@ from avfuse.stages.fuse.evaluation.metrics import evaluate
 from avfuse.stages.fuse.heads import get_head, head_names
 from avfuse.stages.fuse.runs.run_folder import FORMAT_VERSION, Run, head_of, load_run, read_json, results_table
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
-from avfuse.stages.fuse.training.cost import Cost, measured, training_macs
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training, knows
+from avfuse.stages.fuse.training.cost import Cost, measure_resources, training_macs
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides, accepts_setting
 from avfuse.stages.fuse.training.trainer import (
     Epoch,
-    Parents,
-    Trained,
+    ParentHeads,
+    TrainedHead,
     best_epoch,
     choose_epochs,
     refit_jobs,
@@ -67,20 +67,20 @@ class Bar(Protocol):
 
 
 @dataclass(frozen=True)
-class _Job:
+class RowJob:
     """One head to train, and where it goes."""
 
     row: str
-    plan: Plan
+    job: TrainingJob
 
     def is_done(self, folder: Path) -> bool:
-        path = folder / self.row / f"seed-{self.plan.seed}.json"
-        return path.exists() and read_json(path)["key"] == self.plan.key
+        path = folder / self.row / f"seed-{self.job.seed}.json"
+        return path.exists() and read_json(path)["key"] == self.job.key
 
 
-def needs_filter_banks(heads: Sequence[str], training: Training, sweep: Mapping[str, Sequence[str]]) -> bool:
+def needs_filter_banks(heads: Sequence[str], training: TrainingOverrides, sweep: Mapping[str, Sequence[str]]) -> bool:
     """Whether any head is trained to reconstruct hidden sound, for which FusionData.banks have to be loaded."""
-    every = [training.plus({"masked": value}) for value in sweep.get("masked", ())] or [training]
+    every = [training.updated({"masked": value}) for value in sweep.get("masked", ())] or [training]
     return any(each.recipe(head).masked > 0 for each in every for head in heads)
 
 
@@ -89,13 +89,13 @@ def run_experiment(
     folder: Path,
     heads: Sequence[str],
     seeds: int,
-    training: Training,
+    training: TrainingOverrides,
     described: Mapping[str, Any],
     *,
     sweep: Mapping[str, Sequence[str]] | None = None,
     replace: bool = False,
     pick: Pick | None = None,
-    parents: Parents | None = None,
+    parents: ParentHeads | None = None,
     progress: bool | Bar = True,
 ) -> Run:
     """Train what is not trained yet, and return all that lies under `folder`.
@@ -110,35 +110,37 @@ def run_experiment(
     no head has.
     """
     sweep = sweep or {}
-    for given in [training, *(training.plus({n: v[0]}) for n, v in sweep.items() if v and n not in FEATURES)]:
+    for given in [training, *(training.updated({n: v[0]}) for n, v in sweep.items() if v and n not in FEATURES)]:
         given.check(heads)
-    every = [job for head in heads for job in _jobs(head, data, seeds, training, sweep)]
-    rows = list(dict.fromkeys(job.row for job in every))
-    for plan in (job.plan for job in every if job.plan.seed == 0):
-        plan.check()
-    parents = parents or Parents()
-    parents.expect([job.plan for job in every])
+    every = [row_job for head in heads for row_job in _jobs(head, data, seeds, training, sweep)]
+    rows = list(dict.fromkeys(row_job.row for row_job in every))
+    for job in (row_job.job for row_job in every if row_job.job.seed == 0):
+        job.check()
+    parents = parents or ParentHeads()
+    parents.expect([row_job.job for row_job in every])
     described = {**described, **_describe(data, training, sweep)}
     _claim(folder, described, rows, replace)
 
-    def train(group: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
-        choices = [_read_choice(folder, job) for job in group] if pick is not None else []
-        lacking = [not job.is_done(folder) for job in group]
+    def train(group: Sequence[RowJob], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
+        choices = [_read_choice(folder, row_job) for row_job in group] if pick is not None else []
+        lacking = [not row_job.is_done(folder) for row_job in group]
         trained = _train(group, [each for each in choices if each is not None], parents, on_epoch, checkpoint)
-        for job, lacks, (head, cost) in zip(group, lacking, trained, strict=True):
+        for row_job, lacks, (head, cost) in zip(group, lacking, trained, strict=True):
             if lacks:
-                _save(folder, job, head, described, cost)
+                _save(folder, row_job, head, described, cost)
 
     with _bar(progress) as bar:
         if pick is not None:
             choose = partial(_choose, folder, parents)
-            trials = [job for job in every if job.plan.seed < TRIAL_SEEDS]
-            _work(folder, trials, lambda job: _read_choice(folder, job) is None, choose, bar, "choose")
+            trials = [row_job for row_job in every if row_job.job.seed < TRIAL_SEEDS]
+            _work(folder, trials, lambda row_job: _read_choice(folder, row_job) is None, choose, bar, "choose")
             picked = pick(_validation_scores(folder, trials))
-            every = [job for job in every if job.row in picked]
-            others = [job for job in every if job.plan.seed >= TRIAL_SEEDS]
-            _work(folder, others, lambda job: _read_choice(folder, job) is None, choose, bar, "choose")
-        _work(folder, every, lambda job: not job.is_done(folder), train, bar, "train" if pick is None else "refit")
+            every = [row_job for row_job in every if row_job.row in picked]
+            others = [row_job for row_job in every if row_job.job.seed >= TRIAL_SEEDS]
+            _work(folder, others, lambda row_job: _read_choice(folder, row_job) is None, choose, bar, "choose")
+        _work(
+            folder, every, lambda row_job: not row_job.is_done(folder), train, bar, "train" if pick is None else "refit"
+        )
     shutil.rmtree(folder / ".training", ignore_errors=True)
     run = load_run(folder)
     _write_atomically(folder / "results.csv", results_table(run).to_csv(index=False))
@@ -156,24 +158,28 @@ def _bar(progress: bool | Bar) -> Iterator[Bar]:
 
 def _work(
     folder: Path,
-    jobs: Sequence[_Job],
-    lacks: Callable[[_Job], bool],
-    work: Callable[[Sequence[_Job], OnEpoch, Checkpoint], None],
+    row_jobs: Sequence[RowJob],
+    lacks: Callable[[RowJob], bool],
+    work: Callable[[Sequence[RowJob], OnEpoch, Checkpoint], None],
     bar: Bar,
     what: Literal["choose", "refit", "train"],
 ) -> None:
     """On the companies in which any job lacks something. what: train is both, choose and refit."""
-    todo = [group for group in job_groups(jobs, [group_key(job.plan) for job in jobs]) if any(map(lacks, group))]
+    todo = [
+        group
+        for group in job_groups(row_jobs, [group_key(row_job.job) for row_job in row_jobs])
+        if any(map(lacks, group))
+    ]
     passes = 2 if what == "train" else 1
-    bar.total = (bar.total or 0) + sum(passes * job.plan.recipe.epochs for group in todo for job in group)
+    bar.total = (bar.total or 0) + sum(passes * row_job.job.recipe.epochs for group in todo for row_job in group)
     for group in todo:
         bar.set_postfix(head=_named(group), refresh=False)
         before = bar.n
-        key = sha256(",".join([what, *(job.plan.key for job in group)]).encode()).hexdigest()[:16]
+        key = sha256(",".join([what, *(row_job.job.key for row_job in group)]).encode()).hexdigest()[:16]
         checkpoint = Checkpoint(folder / ".training" / f"{head_of(group[0].row)}-{key}.safetensors", key)
         work(group, bar.update, checkpoint)
         checkpoint.remove()
-        bar.update(before + passes * group[0].plan.recipe.epochs * len(group) - bar.n)  # some stop early
+        bar.update(before + passes * group[0].job.recipe.epochs * len(group) - bar.n)  # some stop early
 
 
 @dataclass(frozen=True)
@@ -184,46 +190,48 @@ class _Choice:
     seconds: float
 
 
-def _choose(folder: Path, parents: Parents, group: Sequence[_Job], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
+def _choose(
+    folder: Path, parents: ParentHeads, group: Sequence[RowJob], on_epoch: OnEpoch, checkpoint: Checkpoint
+) -> None:
     started = time.perf_counter()
-    curves = choose_epochs([job.plan for job in group], on_epoch, checkpoint, parents=parents)
+    curves = choose_epochs([row_job.job for row_job in group], on_epoch, checkpoint, parents=parents)
     seconds = (time.perf_counter() - started) / len(group)
-    for job, curve in zip(group, curves, strict=True):
-        path = _choice_path(folder, job)
+    for row_job, curve in zip(group, curves, strict=True):
+        path = _choice_path(folder, row_job)
         path.parent.mkdir(parents=True, exist_ok=True)
-        choice = {"key": job.plan.key, "seconds": seconds, "curve": [asdict(epoch) for epoch in curve]}
+        choice = {"key": row_job.job.key, "seconds": seconds, "curve": [asdict(epoch) for epoch in curve]}
         _write_atomically(path, json.dumps(choice) + "\n")
 
 
-def _choice_path(folder: Path, job: _Job) -> Path:
-    return folder / job.row / f"choice-{job.plan.seed}.json"
+def _choice_path(folder: Path, row_job: RowJob) -> Path:
+    return folder / row_job.row / f"choice-{row_job.job.seed}.json"
 
 
-def _read_choice(folder: Path, job: _Job) -> _Choice | None:
+def _read_choice(folder: Path, row_job: RowJob) -> _Choice | None:
     """None where there is none yet, or it depends on something else."""
-    path = _choice_path(folder, job)
-    if not path.exists() or (choice := read_json(path))["key"] != job.plan.key:
+    path = _choice_path(folder, row_job)
+    if not path.exists() or (choice := read_json(path))["key"] != row_job.job.key:
         return None
     return _Choice([Epoch(**epoch) for epoch in choice["curve"]], choice["seconds"])
 
 
-def _validation_scores(folder: Path, jobs: Sequence[_Job]) -> dict[str, float]:
+def _validation_scores(folder: Path, row_jobs: Sequence[RowJob]) -> dict[str, float]:
     """Of each row at the epochs that were chosen, the mean over seeds."""
     scores: dict[str, list[float]] = {}
-    for job in jobs:
-        choice = _read_choice(folder, job)
+    for row_job in row_jobs:
+        choice = _read_choice(folder, row_job)
         assert choice is not None
-        scores.setdefault(job.row, []).append(best_epoch(choice.curve).validation_score)
+        scores.setdefault(row_job.row, []).append(best_epoch(choice.curve).validation_score)
     return {row: float(np.mean(each)) for row, each in scores.items()}
 
 
 def _jobs(
-    head: str, data: FusionData, seeds: int, training: Training, sweep: Mapping[str, Sequence[str]]
-) -> Iterator[_Job]:
+    head: str, data: FusionData, seeds: int, training: TrainingOverrides, sweep: Mapping[str, Sequence[str]]
+) -> Iterator[RowJob]:
     """A head with every combination of the values that mean something to it, and every seed."""
     selected: dict[tuple[str, ...], FusionData] = {(): data}
-    for settings in _combinations({name: sweep[name] for name in sweep if knows(head, name)}):
-        its_training = training.plus(settings)
+    for settings in _combinations({name: sweep[name] for name in sweep if accepts_setting(head, name)}):
+        its_training = training.updated(settings)
         seen = get_head(head).used_modalities(its_training.options(head))
         for features in _combinations({name: sweep[name] for name in sweep if name in seen}):
             chosen = settings | features
@@ -231,44 +239,44 @@ def _jobs(
             if (named := tuple(map("=".join, features.items()))) not in selected:
                 selected[named] = data.only({n: expand_names(v.split("+")) for n, v in features.items()})
             for seed in range(seeds):
-                yield _Job(row, Plan.of(head, selected[named], seed, its_training))
+                yield RowJob(row, TrainingJob.of(head, selected[named], seed, its_training))
 
 
 def _combinations(values: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
     return (dict(zip(values, each, strict=True)) for each in product(*values.values()))
 
 
-def _named(group: Sequence[_Job]) -> str:
-    rows = list(dict.fromkeys(job.row for job in group))
+def _named(group: Sequence[RowJob]) -> str:
+    rows = list(dict.fromkeys(row_job.row for row_job in group))
     return rows[0] if len(rows) == 1 else f"{head_of(rows[0])} ({len(group)} together)"
 
 
 def _train(
-    group: Sequence[_Job], choices: Sequence[_Choice], parents: Parents, on_epoch: OnEpoch, checkpoint: Checkpoint
-) -> list[tuple[Trained, Cost]]:
+    group: Sequence[RowJob], choices: Sequence[_Choice], parents: ParentHeads, on_epoch: OnEpoch, checkpoint: Checkpoint
+) -> list[tuple[TrainedHead, Cost]]:
     """Side by side, each with what it cost. choices: of each, where they were made before."""
-    plans = [job.plan for job in group]
-    in_training = training_macs(plans[0])
-    with measured(plans[0].data.train.device, len(plans)) as spent:
+    jobs = [row_job.job for row_job in group]
+    in_training = training_macs(jobs[0])
+    with measure_resources(jobs[0].data.train.device, len(jobs)) as usage:
 
         def count() -> None:
-            spent.epoch()
+            usage.epoch()
             on_epoch()
 
         if choices:
-            every = refit_jobs(plans, [choice.curve for choice in choices], count, checkpoint, parents=parents)
+            every = refit_jobs(jobs, [choice.curve for choice in choices], count, checkpoint, parents=parents)
         else:
-            every = train_jobs(plans, count, checkpoint, parents=parents)
-    spent.seconds += sum(choice.seconds for choice in choices)
-    return [(trained, Cost.of(plan, trained, spent, in_training)) for plan, trained in zip(plans, every, strict=True)]
+            every = train_jobs(jobs, count, checkpoint, parents=parents)
+    usage.seconds += sum(choice.seconds for choice in choices)
+    return [(trained, Cost.of(job, trained, usage, in_training)) for job, trained in zip(jobs, every, strict=True)]
 
 
-def _describe(data: FusionData, training: Training, sweep: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _describe(data: FusionData, training: TrainingOverrides, sweep: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     test = data.table.iloc[data.test.cpu().numpy()]
     return {
         "format_version": FORMAT_VERSION,
         "data": data.fingerprint,
-        "training": training.described(),
+        "training": training.as_dict(),
         "sweep": {name: list(values) for name, values in sweep.items()},
         "targets": data.targets.described(),
         "test_groups": test["group"].tolist(),
@@ -326,12 +334,12 @@ def _differences(other: dict[str, Any], described: dict[str, Any], names: list[s
     return "; ".join(parts)
 
 
-def _save(folder: Path, job: _Job, trained: Trained, run: Mapping[str, Any], cost: Cost) -> None:
+def _save(folder: Path, row_job: RowJob, trained: TrainedHead, run: Mapping[str, Any], cost: Cost) -> None:
     """Write one trained head; its JSON comes last and marks it complete."""
-    plan, data = job.plan, job.plan.data
-    target = folder / job.row
+    job, data = row_job.job, row_job.job.data
+    target = folder / row_job.row
     target.mkdir(parents=True, exist_ok=True)
-    stem = target / f"seed-{plan.seed}"
+    stem = target / f"seed-{job.seed}"
     truth = [each[data.test].cpu().numpy() for each in data.truth]
     _save_weights(trained.head, f"{stem}.safetensors")
     if trained.space is not None:
@@ -350,12 +358,12 @@ def _save(folder: Path, job: _Job, trained: Trained, run: Mapping[str, Any], cos
         for name, logits in trained.without.items()
     }
     described = {
-        "key": job.plan.key,
+        "key": row_job.job.key,
         "data": run["data"],
         "training": run["training"],
-        "swept": dict(part.split("=", 1) for part in job.row.split(",")[1:]),
-        "recipe": plan.recipe.model_dump(),
-        "options": plan.options.model_dump(),
+        "swept": dict(part.split("=", 1) for part in row_job.row.split(",")[1:]),
+        "recipe": job.recipe.model_dump(),
+        "options": job.options.model_dump(),
         "metrics": {"n_test": len(data.test), **evaluate(data.targets, trained.logits, truth), **without},
         "cost": {
             f"validation_{data.targets.selection}": trained.curve[trained.best_epoch - 1].validation_score,

@@ -19,7 +19,7 @@ from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.runs.restore import restore_head, saved_layouts, saved_options, saved_recipe
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult, count_seeds, load_run
 from avfuse.stages.fuse.training.head_trainer import predict
-from avfuse.stages.fuse.training.inputs import Inputs
+from avfuse.stages.fuse.training.inputs import HeadInputs
 
 _CLIPS, _BYTES = 1024, 2**28
 """Predicted at a time, at most."""
@@ -50,7 +50,7 @@ def predict_clips(
     """The probabilities of a row's classes, its seeds taken together as `load_predictions` takes them.
 
     cache, collection: where the features of `saved_layouts` have been extracted to. Clips take the same path as at
-    test: `Inputs` with a head's own statistics, then `head_trainer.predict`. Raises UsageError as `restore_head`.
+    test: `HeadInputs` with a head's own statistics, then `head_trainer.predict`. Raises UsageError as `restore_head`.
     """
     heads = run.heads[row]
     layouts = saved_layouts(run, heads[0])
@@ -86,7 +86,7 @@ def _predict(
         indices = torch.from_numpy(np.flatnonzero(usable)).to(device)
         logits = []
         for one, head in trained:
-            inputs = Inputs.of_trained(head, modalities, indices, saved_options(one), saved_recipe(one))
+            inputs = HeadInputs.of_trained(head, modalities, indices, saved_options(one), saved_recipe(one))
             logits.append(predict(head, inputs, indices).cpu().numpy())
         for every, target, scores in zip(found, run.targets, mean_scores(run.targets, logits), strict=True):
             every[usable] = probabilities(target, scores)

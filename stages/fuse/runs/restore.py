@@ -25,17 +25,17 @@ from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
 from avfuse.stages.fuse.runs.experiment import FEATURES, needs_filter_banks
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult, count_seeds, head_of, load_run
-from avfuse.stages.fuse.training.auxiliary_losses import Objective
-from avfuse.stages.fuse.training.inputs import forked
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.auxiliary_losses import AuxiliaryLosses
+from avfuse.stages.fuse.training.inputs import rng_devices
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.threads import limit_torch_threads
 
 if not TYPE_CHECKING:
     __getattr__ = renamed(__name__, {"data_of": "load_run_data"})
 
 
-def job_from_result(one: SeedResult, data: FusionData) -> Plan:
+def job_from_result(one: SeedResult, data: FusionData) -> TrainingJob:
     """What a saved head was trained by. data: what its run was trained on, of which a row of swept features sees a
     part. Raises UsageError for other clips or features than those."""
     if data.fingerprint != one.described["data"]:
@@ -44,7 +44,7 @@ def job_from_result(one: SeedResult, data: FusionData) -> Plan:
             "names under features"
         )
     swept = {name: text for name, text in one.described["swept"].items() if name in FEATURES}
-    return Plan(
+    return TrainingJob(
         one.head,
         data.only({name: _names(data.modalities[name].specs, text) for name, text in swept.items()}) if swept else data,
         one.seed,
@@ -80,8 +80,8 @@ def saved_layouts(run: Run, one: SeedResult) -> dict[str, Layout]:
 def load_head(one: SeedResult, data: FusionData) -> Head:
     """A saved head on the data's device, ready to predict. Raises UsageError as `job_from_result`, and where its
     weights are missing, damaged, or of another version of the head."""
-    plan = job_from_result(one, data)
-    return restore_head(one, plan.data.shapes, plan.data.targets, data.train.device)
+    job = job_from_result(one, data)
+    return restore_head(one, job.data.shapes, job.data.targets, data.train.device)
 
 
 def restore_head(one: SeedResult, shapes: Mapping[str, ModalityShape], targets: Targets, device: torch.device) -> Head:
@@ -89,7 +89,7 @@ def restore_head(one: SeedResult, shapes: Mapping[str, ModalityShape], targets: 
     over its weights."""
     if device.type == "cpu":
         limit_torch_threads()
-    with torch.random.fork_rng(devices=forked(device)):
+    with torch.random.fork_rng(devices=rng_devices(device)):
         head = build_head(one.head, shapes, targets, saved_options(one)).to(device)
     file = one.file.with_suffix(".safetensors")
     try:
@@ -99,7 +99,7 @@ def restore_head(one: SeedResult, shapes: Mapping[str, ModalityShape], targets: 
     return head.eval()
 
 
-def load_auxiliary_losses(one: SeedResult, head: Head) -> Objective:
+def load_auxiliary_losses(one: SeedResult, head: Head) -> AuxiliaryLosses:
     """Audio-video contrast of a saved head, on its device, with the common space that it was trained in. head: what
     `load_head` gives of it. Raises UsageError where it was trained without, and where the space is gone or damaged."""
     recipe = saved_recipe(one)
@@ -112,8 +112,8 @@ def load_auxiliary_losses(one: SeedResult, head: Head) -> Objective:
             "command in run.json again"
         )
     device = next(head.parameters()).device
-    with torch.random.fork_rng(devices=forked(device)):
-        objective = Objective(head, Recipe(avc=recipe.avc), None).to(device)
+    with torch.random.fork_rng(devices=rng_devices(device)):
+        objective = AuxiliaryLosses(head, Recipe(avc=recipe.avc), None).to(device)
     assert objective.space is not None
     try:
         objective.space.load_state_dict(dict(_weights(file)))
@@ -196,7 +196,7 @@ def load_run_data(
         name: [f"{spec['name']}@{spec['key']}" for spec in specs] for name, specs in described["features"].items()
     }
     heads = [head_of(row) for row in described["rows"]]
-    banks = needs_filter_banks(heads, Training(**described["training"]), described["sweep"])
+    banks = needs_filter_banks(heads, TrainingOverrides(**described["training"]), described["sweep"])
     data = load_data(manifest, cache, inputs, device, memory_bytes, banks=banks)
     if data.fingerprint != described["data"]:
         raise UsageError(

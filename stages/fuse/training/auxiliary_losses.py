@@ -23,7 +23,7 @@ from avfuse.stages.fuse.losses.contrastive import (
 )
 from avfuse.stages.fuse.losses.masked_reconstruction import Reconstruction
 from avfuse.stages.fuse.losses.matching import Matching, draw_pairs, matching_loss
-from avfuse.stages.fuse.training.inputs import Batch
+from avfuse.stages.fuse.training.inputs import HeadBatch
 
 _NEEDS = {
     "avc": ("before", "vector of each modality before fusion"),
@@ -37,12 +37,12 @@ _PLAIN = {"video": ModalityShape(2, 16), "audio": ModalityShape(128, 16, 0, (4, 
 """Frames, and sound in the smallest known grid."""
 
 
-def asked(recipe: Recipe) -> dict[str, float]:
+def auxiliary_weights(recipe: Recipe) -> dict[str, float]:
     """The losses beside classification that a recipe wants, with their weights."""
     return {name: weight for name in _NEEDS if (weight := getattr(recipe, name)) > 0}
 
 
-class Objective(nn.Module):
+class AuxiliaryLosses(nn.Module):
     """Losses beside classification, with the layers that nothing else needs: they are trained with the head, and
     prediction does without them.
 
@@ -59,7 +59,7 @@ class Objective(nn.Module):
         """Raises UsageError where the head gives not what a loss needs, or where masked learning lacks the clips'
         filter banks or a grid of sound."""
         super().__init__()
-        self.recipe, self.weights = recipe, asked(recipe)
+        self.recipe, self.weights = recipe, auxiliary_weights(recipe)
         given = _given(head)
         for name in self.weights:
             _check_gives(head, given, name)
@@ -74,14 +74,14 @@ class Objective(nn.Module):
             self.reconstruction = Reconstruction(head.shapes, of_tokens, recipe.mask, banks)
 
     @classmethod
-    def of(cls, head: Head, recipe: Recipe, banks: Banks | None) -> "Objective | None":
+    def of(cls, head: Head, recipe: Recipe, banks: Banks | None) -> "AuxiliaryLosses | None":
         """None for a recipe that wants classification alone."""
-        if not asked(recipe):
+        if not auxiliary_weights(recipe):
             return None
         return cls(head, recipe, banks).to(next(head.parameters()).device)
 
     def forward(
-        self, head: Head, batch: Batch, outputs: Mapping[str, Tensor], labels: Tensor, draws: torch.Generator
+        self, head: Head, batch: HeadBatch, outputs: Mapping[str, Tensor], labels: Tensor, draws: torch.Generator
     ) -> dict[str, Tensor]:
         """Each loss by name, a scalar, not weighted.
 
@@ -105,7 +105,7 @@ class Objective(nn.Module):
             losses["masked"] = errors["video"] + errors["audio"]
         return losses
 
-    def embed(self, outputs: Mapping[str, Tensor], batch: Batch) -> Embedded:
+    def embed(self, outputs: Mapping[str, Tensor], batch: HeadBatch) -> Embedded:
         """A batch's clips in the common space. outputs: what the head gave of it."""
         assert self.space is not None
         has = _has(batch)
@@ -115,12 +115,12 @@ class Objective(nn.Module):
         return embedded
 
     @torch.no_grad()
-    def recall(self, head: Head, batch: Batch) -> float:
+    def recall(self, head: Head, batch: HeadBatch) -> float:
         """The share of a batch's sounds whose own picture is the nearest of the batch, in evaluation mode."""
         return recall_at_1(self.embed(head.eval()(batch.prepared, batch.present), batch))
 
     @torch.no_grad()
-    def reconstruction_error(self, head: Head, batch: Batch, seed: int = 0) -> dict[str, float]:
+    def reconstruction_error(self, head: Head, batch: HeadBatch, seed: int = 0) -> dict[str, float]:
         """Mean squared errors by modality where input is hidden, in evaluation mode. What is hidden depends on the seed
         alone."""
         assert self.reconstruction is not None
@@ -136,7 +136,7 @@ class Objective(nn.Module):
         self,
         matching: Matching,
         head: Head,
-        batch: Batch,
+        batch: HeadBatch,
         outputs: Mapping[str, Tensor],
         embedded: Embedded | None,
         labels: Tensor,
@@ -167,7 +167,7 @@ class Objective(nn.Module):
             return matching_loss(matching(*vectors), pairs.is_match)
 
     def _reconstruct(
-        self, reconstruction: Reconstruction, head: Head, batch: Batch, draws: torch.Generator
+        self, reconstruction: Reconstruction, head: Head, batch: HeadBatch, draws: torch.Generator
     ) -> dict[str, Tensor]:
         """Errors of a pass over hidden input, by modality."""
         hidden = reconstruction.draw(batch.index, _has(batch), draws)
@@ -195,10 +195,10 @@ def check_auxiliary_losses(
     recipe: Recipe,
     banks: Banks | None,
 ) -> None:
-    """Whether a head of this kind can be trained as its recipe wants. Raises UsageError as `Objective` does."""
-    if asked(recipe):
+    """Whether a head of this kind can be trained as its recipe wants. Raises UsageError as `AuxiliaryLosses` does."""
+    if auxiliary_weights(recipe):
         with torch.random.fork_rng(devices=[]):
-            Objective(build_head(name, shapes, targets, options), recipe, banks)
+            AuxiliaryLosses(build_head(name, shapes, targets, options), recipe, banks)
 
 
 @torch.no_grad()
@@ -228,14 +228,14 @@ def _gives(head: Head, given: Mapping[str, tuple[int, ...]], loss: str) -> bool:
 
 def _check_gives(head: Head, given: Mapping[str, tuple[int, ...]], loss: str) -> None:
     if not _gives(head, given, loss):
-        able = " or ".join(name for name in head_names() if loss in _taught(name))
+        able = " or ".join(name for name in head_names() if loss in _supported_losses(name))
         raise UsageError(
             f"head '{head.name}' gives no {_NEEDS[loss][1]}: {loss} needs a head that does, such as {able}"
         )
 
 
 @cache
-def _taught(name: str) -> frozenset[str]:
+def _supported_losses(name: str) -> frozenset[str]:
     """The losses that a head with its default options can be trained on, where it takes plain tokens."""
     try:
         with torch.random.fork_rng(devices=[]):
@@ -246,7 +246,7 @@ def _taught(name: str) -> frozenset[str]:
     return frozenset(loss for loss in _NEEDS if _gives(head, given, loss))
 
 
-def _has(batch: Batch) -> dict[str, Tensor]:
+def _has(batch: HeadBatch) -> dict[str, Tensor]:
     """Which clips have a modality: bool (B,) by name."""
     present: Masks = batch.present
     everyone = torch.ones_like(batch.index, dtype=torch.bool)

@@ -34,7 +34,7 @@ def balanced_batches(
         )
     batches = max(1, round(len(labels) / (classes_per_batch * clips_per_class)))
     schedule = _schedule(batches, classes, classes_per_batch, generator)
-    turns = [_Turns(each, generator) for each in members]
+    turns = [_ClassCycle(each, generator) for each in members]
     rows = [[clip for each in batch for clip in turns[each].take(clips_per_class)] for batch in schedule]
     return torch.tensor(rows, dtype=torch.int64, device=labels.device)
 
@@ -56,7 +56,7 @@ def _schedule(batches: int, classes: int, classes_per_batch: int, generator: tor
     return schedule
 
 
-class _Turns:
+class _ClassCycle:
     """Clips of a class, in one random order after the other."""
 
     def __init__(self, clips: Sequence[int], generator: torch.Generator) -> None:

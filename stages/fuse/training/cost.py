@@ -29,10 +29,10 @@ from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality, Streamed
 from avfuse.stages.fuse.heads import Head, get_head
 from avfuse.stages.fuse.heads.dropout import Own, using
-from avfuse.stages.fuse.training.head_trainer import Fit
-from avfuse.stages.fuse.training.inputs import Inputs, Views
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.trainer import Trained
+from avfuse.stages.fuse.training.head_trainer import HeadTrainer
+from avfuse.stages.fuse.training.inputs import HeadInputs, Views
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.trainer import TrainedHead
 
 if TYPE_CHECKING:
     from avfuse.features.backbones import Backbone
@@ -61,18 +61,18 @@ class Cost:
     side_by_side: int
 
     @classmethod
-    def of(cls, plan: Plan, trained: Trained, spent: "Spent", in_training: float | None) -> "Cost":
+    def of(cls, job: TrainingJob, trained: TrainedHead, usage: "ResourceUsage", in_training: float | None) -> "Cost":
         """in_training: `training_macs`, which heads that are trained together have in common."""
-        pace = spent.seconds_per_epoch
+        pace = usage.seconds_per_epoch
         return cls(
             parameters=trained.parameters,
-            macs=head_macs(trained.head, passes_at_test(plan)),
-            backbone_macs=_behind(plan),
+            macs=head_macs(trained.head, evaluation_passes(job)),
+            backbone_macs=_job_backbone_macs(job),
             training_macs=in_training,
-            seconds=round(spent.seconds / spent.heads, 2),
+            seconds=round(usage.seconds / usage.heads, 2),
             seconds_per_epoch=None if pace is None else round(pace, 4),
-            peak_memory_mib=None if spent.peak_bytes is None else round(spent.peak_bytes / _MEBIBYTE, 1),
-            side_by_side=spent.heads,
+            peak_memory_mib=None if usage.peak_bytes is None else round(usage.peak_bytes / _MEBIBYTE, 1),
+            side_by_side=usage.heads,
         )
 
 
@@ -106,31 +106,31 @@ def head_macs(head: Head, passes: int = 1) -> int | None:
     return passes * once or None
 
 
-def training_macs(plan: Plan) -> float | None:
+def training_macs(job: TrainingJob) -> float | None:
     """Of the forward passes of one training step, objectives' own among them, for each of its clips. None for heads
     that are fitted at once.
 
     Counted on a batch of made-up numbers that has both modalities, with a head that is thrown away: no random state and
     no data are touched.
     """
-    if get_head(plan.head).fits_without_epochs:
+    if get_head(job.head).fits_without_epochs:
         return None
-    data = plan.data
-    clips = _batch(plan)
-    inputs = Inputs.of(
-        plan.head, _made_up(data, len(clips)), torch.arange(len(clips)).to(clips), plan.options, plan.recipe
+    data = job.data
+    clips = _batch(job)
+    inputs = HeadInputs.of(
+        job.head, _dummy_data(data, len(clips)), torch.arange(len(clips)).to(clips), job.options, job.recipe
     )
-    fit = Fit(inputs, data.truth, plan.recipe, plan.seed, banks=data.banks)
-    batch = replace(inputs.drawn(inputs.indices, plan.recipe, fit.draws), index=clips)
-    fit.head.train()
-    with using(Own(fit.draws)):
-        return multiply_adds(lambda: fit.loss(batch)) / len(clips) or None
+    trainer = HeadTrainer(inputs, data.truth, job.recipe, job.seed, banks=data.banks)
+    batch = replace(inputs.training_batch(inputs.indices, job.recipe, trainer.draws), index=clips)
+    trainer.head.train()
+    with using(Own(trainer.draws)):
+        return multiply_adds(lambda: trainer.loss(batch)) / len(clips) or None
 
 
-def passes_at_test(plan: Plan) -> int:
+def evaluation_passes(job: TrainingJob) -> int:
     """How many views of a clip the head's logits are averaged over."""
-    seen = get_head(plan.head).used_modalities(plan.options)
-    return max(len(Views.of(plan.data.modalities[name], plan.recipe).at_test) for name in seen)
+    seen = get_head(job.head).used_modalities(job.options)
+    return max(len(Views.of(job.data.modalities[name], job.recipe).at_test) for name in seen)
 
 
 def backbone_macs(specs: Iterable[FeatureSpec]) -> int | None:
@@ -144,7 +144,7 @@ def backbone_macs(specs: Iterable[FeatureSpec]) -> int | None:
 
 
 @dataclass
-class Spent:
+class ResourceUsage:
     """What training `heads` side by side took. peak_bytes: on a GPU of tensors; on a CPU of memory that the whole
     process, PyTorch and the loaded data among it, had in use; None: not known."""
 
@@ -168,25 +168,25 @@ class Spent:
 
 
 @contextmanager
-def measured(device: torch.device, heads: int = 1) -> Iterator[Spent]:
+def measure_resources(device: torch.device, heads: int = 1) -> Iterator[ResourceUsage]:
     """Time and memory of what is done inside; both are there when it ends."""
-    spent = Spent(heads)
+    usage = ResourceUsage(heads)
     peak = _peak_of(device)
     started = time.perf_counter()
     try:
-        yield spent
+        yield usage
     finally:
-        spent.seconds = time.perf_counter() - started
-        spent.peak_bytes = peak()
+        usage.seconds = time.perf_counter() - started
+        usage.peak_bytes = peak()
 
 
-def _behind(plan: Plan) -> int | None:
+def _job_backbone_macs(job: TrainingJob) -> int | None:
     """Of the networks behind what a head sees at test."""
     specs: list[FeatureSpec] = []
-    for name in get_head(plan.head).used_modalities(plan.options):
-        if name == plan.recipe.without:
+    for name in get_head(job.head).used_modalities(job.options):
+        if name == job.recipe.without:
             continue
-        of_modality = _seen_at_test(plan.data.modalities[name], plan.recipe)
+        of_modality = _seen_at_test(job.data.modalities[name], job.recipe)
         if not of_modality:
             return None
         specs += of_modality
@@ -257,19 +257,19 @@ def _counted(backbone: "Backbone", shape: tuple[int, ...], device: str) -> int:
         return multiply_adds(lambda: backbone.encode(network, item))
 
 
-def _batch(plan: Plan) -> Tensor:
+def _batch(job: TrainingJob) -> Tensor:
     """As many training clips as a batch has, from all over the data set and with all modalities where some have them.
     int64 (B,)."""
-    data = plan.data
+    data = job.data
     whole = torch.stack([modality.present for modality in data.modalities.values()]).all(dim=0)
     clips = data.train[whole[data.train]] if whole[data.train].any() else data.train
-    size = min(plan.recipe.batch_size, len(data.train))
-    if plan.recipe.classes_and_clips is not None:
-        size = math.prod(plan.recipe.classes_and_clips)
+    size = min(job.recipe.batch_size, len(data.train))
+    if job.recipe.classes_and_clips is not None:
+        size = math.prod(job.recipe.classes_and_clips)
     return clips[torch.arange(size, device=clips.device) * len(clips) // size]
 
 
-def _made_up(data: FusionData, clips: int) -> FusionData:
+def _dummy_data(data: FusionData, clips: int) -> FusionData:
     """The data set with random numbers in place of features, and of so many clips only."""
     draws = torch.Generator().manual_seed(0)
     device = data.train.device

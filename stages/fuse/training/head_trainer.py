@@ -18,39 +18,39 @@ from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.heads.dropout import Own, using
 from avfuse.stages.fuse.losses.l1 import l1
-from avfuse.stages.fuse.training.auxiliary_losses import Objective
+from avfuse.stages.fuse.training.auxiliary_losses import AuxiliaryLosses
 from avfuse.stages.fuse.training.balanced_batches import balanced_batches
 from avfuse.stages.fuse.training.checkpoint import under
-from avfuse.stages.fuse.training.inputs import Batch, Inputs, forked
+from avfuse.stages.fuse.training.inputs import HeadBatch, HeadInputs, rng_devices
 
 
 @dataclass(frozen=True)
-class Losses:
+class EpochLosses:
     """Means over an epoch: `total` is what was followed, and `parts`, where a recipe wants more than classification,
-    are the losses it is of, not weighted: `ce` and those of `Objective`."""
+    are the losses it is of, not weighted: `ce` and those of `AuxiliaryLosses`."""
 
     total: float
     parts: dict[str, float] = field(default_factory=dict)
 
 
-class Fit:
+class HeadTrainer:
     """A head, its optimiser and its own stream of random numbers: nothing outside changes what it draws."""
 
     def __init__(
         self,
-        inputs: Inputs,
+        inputs: HeadInputs,
         truth: Sequence[Tensor],
         recipe: Recipe,
         seed: int,
         parents: Mapping[str, Head] | None = None,
         banks: Banks | None = None,
     ) -> None:
-        """banks: of the data set's clips, for masked learning. Raises UsageError as `Objective` does."""
+        """banks: of the data set's clips, for masked learning. Raises UsageError as `AuxiliaryLosses` does."""
         device = inputs.indices.device
-        with torch.random.fork_rng(devices=forked(device)):
+        with torch.random.fork_rng(devices=rng_devices(device)):
             torch.manual_seed(seed)
             self.head = inputs.head()
-            self.objective = Objective.of(self.head, recipe, banks)
+            self.objective = AuxiliaryLosses.of(self.head, recipe, banks)
         self.head.init_from_parents(parents or {})
         self.inputs, self.truth, self.recipe, self.seed = inputs, truth, recipe, seed
         self.order = torch.Generator().manual_seed(seed)
@@ -73,18 +73,18 @@ class Fit:
         order = torch.randperm(len(indices), generator=self.order).to(indices.device)
         return indices[order].split(self.recipe.batch_size)
 
-    def epoch(self) -> Iterator[Batch]:
+    def epoch(self) -> Iterator[HeadBatch]:
         """One epoch's batches, drawn."""
         parts = self.batches()
         self.batches_per_epoch = len(parts)
         self.epochs += 1
         return self.inputs.epoch(self.recipe, self.epochs, parts, self.seed, self.draws)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: HeadBatch) -> Tensor:
         """Scalar, the penalty on weights aside."""
         return self.losses(batch)["total"]
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: HeadBatch) -> dict[str, Tensor]:
         """The same as `total`, and with an objective what it is the weighted sum of."""
         truth = [each[batch.index] for each in self.truth]
         outputs = self.head(batch.prepared, batch.present)
@@ -148,16 +148,19 @@ class StackedParameters:
     """Heads that train together, with one optimiser: of every weight and of its moments there is one tensor for all
     heads, (heads, ...). What a head has of its own are views of these for as long as it is here."""
 
-    def __init__(self, fits: Sequence[Fit]) -> None:
+    def __init__(self, trainers: Sequence[HeadTrainer]) -> None:
         """Takes them out of the stacks that they are in."""
-        for fit in fits:
-            if fit.stack is not None:
-                fit.stack.unstack()
-        self._fits = [weakref.ref(fit) for fit in fits]
-        own = {name: [fit.head.get_parameter(name) for fit in fits] for name, _ in fits[0].head.named_parameters()}
+        for trainer in trainers:
+            if trainer.stack is not None:
+                trainer.stack.unstack()
+        self._trainers = [weakref.ref(trainer) for trainer in trainers]
+        own = {
+            name: [trainer.head.get_parameter(name) for trainer in trainers]
+            for name, _ in trainers[0].head.named_parameters()
+        }
         self.weights = {name: torch.stack([each.detach() for each in same]) for name, same in own.items()}
-        moments = {name: _stacked_moments(fits, same) for name, same in own.items()}
-        rates = [(fit.recipe.lr, fit.recipe.weight_decay) for fit in fits]
+        moments = {name: _stacked_moments(trainers, same) for name, same in own.items()}
+        rates = [(trainer.recipe.lr, trainer.recipe.weight_decay) for trainer in trainers]
         self._parts = [slice(same[0], same[-1] + 1) for same in _runs_of_equals(rates)]
         groups = [
             {
@@ -173,46 +176,48 @@ class StackedParameters:
                 each.data = weight
         for part, group in zip(self._parts, self._optimiser.param_groups, strict=True):
             for (name, same), slices in zip(own.items(), group["params"], strict=True):
-                last = fits[part.start].optimiser.state[same[part.start]].get("step")
+                last = trainers[part.start].optimiser.state[same[part.start]].get("step")
                 step = torch.zeros((), device=slices.device) if last is None else last.clone()
                 self._optimiser.state[slices] = {"step": step, **_at(part, moments[name])}
                 for number in range(part.start, part.stop):
-                    fits[number].optimiser.state[same[number]] = {"step": step, **_at(number, moments[name])}
+                    trainers[number].optimiser.state[same[number]] = {"step": step, **_at(number, moments[name])}
         for weight in self.weights.values():
             weight.requires_grad_()
-        for fit in fits:
-            fit.stack = self
+        for trainer in trainers:
+            trainer.stack = self
 
-    def is_of(self, fits: Sequence[Fit]) -> bool:
+    def is_of(self, trainers: Sequence[HeadTrainer]) -> bool:
         """Whether it is of these, in this order."""
-        return len(self._fits) == len(fits) and all(ref() is fit for ref, fit in zip(self._fits, fits, strict=True))
+        return len(self._trainers) == len(trainers) and all(
+            ref() is trainer for ref, trainer in zip(self._trainers, trainers, strict=True)
+        )
 
     def follow(self, loss: Tensor, batches: int) -> None:
         """Follow the gradients of the sum of all heads' losses. batches: how many an epoch has."""
         for weight in self.weights.values():
             weight.grad = None
         loss.backward()
-        fits = self._members()
+        trainers = self._members()
         for part, group in zip(self._parts, self._optimiser.param_groups, strict=True):
-            group["lr"] = fits[part.start].rate(batches)
+            group["lr"] = trainers[part.start].rate(batches)
             for weight, slices in zip(self.weights.values(), group["params"], strict=True):
                 slices.grad = None if weight.grad is None else weight.grad[part]
         self._optimiser.step()
-        for fit in fits:
-            fit.steps += 1
+        for trainer in trainers:
+            trainer.steps += 1
 
     def unstack(self) -> None:
         """Give every head its weights and moments for itself."""
-        for fit in self._members():
-            for parameter in fit.head.parameters():
+        for trainer in self._members():
+            for parameter in trainer.head.parameters():
                 parameter.data = parameter.data.clone()
-                fit.optimiser.state[parameter] = {
-                    name: value.clone() for name, value in fit.optimiser.state[parameter].items()
+                trainer.optimiser.state[parameter] = {
+                    name: value.clone() for name, value in trainer.optimiser.state[parameter].items()
                 }
-            fit.stack = None
+            trainer.stack = None
 
-    def _members(self) -> list[Fit]:
-        return [fit for ref in self._fits if (fit := ref()) is not None]
+    def _members(self) -> list[HeadTrainer]:
+        return [trainer for ref in self._trainers if (trainer := ref()) is not None]
 
 
 def balanced_labels(targets: Targets, truth: Sequence[Tensor]) -> Tensor:
@@ -232,12 +237,12 @@ def _rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 @torch.inference_mode()
-def predict(head: Head, inputs: Inputs, indices: Tensor, without: str | None = None) -> Tensor:
+def predict(head: Head, inputs: HeadInputs, indices: Tensor, without: str | None = None) -> Tensor:
     """Logits (len(indices), width) in evaluation mode, averaged over the views that are. without: a modality that is
     taken away."""
     head.eval()
     logits = torch.empty(len(indices), inputs.targets.width, device=indices.device)
-    for where, passes in inputs.at_test(indices):
+    for where, passes in inputs.evaluation_batches(indices):
         if without is not None:
             for batch in passes:
                 batch.present[without] = torch.zeros_like(where, dtype=torch.bool)
@@ -246,7 +251,7 @@ def predict(head: Head, inputs: Inputs, indices: Tensor, without: str | None = N
     return logits
 
 
-def products(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
+def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
     """In what precision products are made."""
     if recipe.precision == "auto":
         half = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -255,29 +260,29 @@ def products(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
-def train_epoch(fit: Fit) -> Losses:
+def train_epoch(trainer: HeadTrainer) -> EpochLosses:
     """One pass over the clips. Returns mean losses."""
-    if fit.stack is not None:
-        fit.stack.unstack()
-    fit.head.train()
-    device = fit.inputs.indices.device
+    if trainer.stack is not None:
+        trainer.stack.unstack()
+    trainer.head.train()
+    device = trainer.inputs.indices.device
     sums: dict[str, Tensor] = {}
     clips = 0
-    with using(Own(fit.draws)):
-        for batch in fit.epoch():
-            with products(fit.recipe, device):
-                losses = fit.losses(batch)
-            if fit.recipe.l1:
-                losses["total"] = losses["total"] + fit.recipe.l1 * l1(fit.head)
-            fit.optimiser.zero_grad(set_to_none=True)
+    with using(Own(trainer.draws)):
+        for batch in trainer.epoch():
+            with autocast(trainer.recipe, device):
+                losses = trainer.losses(batch)
+            if trainer.recipe.l1:
+                losses["total"] = losses["total"] + trainer.recipe.l1 * l1(trainer.head)
+            trainer.optimiser.zero_grad(set_to_none=True)
             losses["total"].backward()
-            fit.step(fit.batches_per_epoch)
+            trainer.step(trainer.batches_per_epoch)
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach() * len(batch.index)
             clips += len(batch.index)
     total, *parts = torch.stack(list(sums.values())).tolist()
     names = [name for name in sums if name != "total"]
-    return Losses(total / clips, {name: each / clips for name, each in zip(names, parts, strict=True)})
+    return EpochLosses(total / clips, {name: each / clips for name, each in zip(names, parts, strict=True)})
 
 
 def _runs_of_equals(values: Sequence[Any]) -> list[list[int]]:
@@ -285,9 +290,9 @@ def _runs_of_equals(values: Sequence[Any]) -> list[list[int]]:
     return [list(same) for _, same in groupby(range(len(values)), key=values.__getitem__)]
 
 
-def _stacked_moments(fits: Sequence[Fit], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+def _stacked_moments(trainers: Sequence[HeadTrainer], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
     """Of the gradients of one weight, by name, (heads, ...); zeros before the first step."""
-    states = [fit.optimiser.state[parameter] for fit, parameter in zip(fits, parameters, strict=True)]
+    states = [trainer.optimiser.state[parameter] for trainer, parameter in zip(trainers, parameters, strict=True)]
     return {
         name: torch.stack(
             [state.get(name, torch.zeros_like(parameter)) for state, parameter in zip(states, parameters, strict=True)]

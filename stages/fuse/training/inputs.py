@@ -22,7 +22,7 @@ _EVALUATION_BATCH, _EVALUATION_BYTES = 1024, 2**28
 
 
 @dataclass(frozen=True)
-class Batch:
+class HeadBatch:
     """Clips at index (B,) of the data set, prepared, and which have what."""
 
     index: Tensor
@@ -48,7 +48,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class HeadInputs:
     """A data set as one kind of head takes it, standardised by the clips at `indices`, which it is fitted on.
 
     stored: modalities in memory, float32 (n, ...) as heads take them, or where there are views (n, V, T, D).
@@ -65,9 +65,9 @@ class Inputs:
     _streams: dict[tuple[bytes, int, bool, int], FeatureStream] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, data: FusionData, indices: Tensor, options: Settings, recipe: Recipe) -> "Inputs":
+    def of(cls, name: str, data: FusionData, indices: Tensor, options: Settings, recipe: Recipe) -> "HeadInputs":
         device = indices.device
-        with torch.random.fork_rng(devices=forked(device)):
+        with torch.random.fork_rng(devices=rng_devices(device)):
             head = build_head(name, data.shapes, data.targets, options).to(device).eval()
         present: dict[str, Tensor | None] = {}
         stored: dict[str, Tensor] = {}
@@ -80,7 +80,7 @@ class Inputs:
             if isinstance(modality, Streamed):
                 streamed[key] = modality
                 continue
-            parts = indices.split(_evaluation_batch(modality.shape))
+            parts = indices.split(_evaluation_batch_size(modality.shape))
             door.fit((modality.tokens[part], modality.present[part]) for part in parts)
             stored[key] = _stored(door, modality, views[key])
         inputs = cls(head, options, stored, streamed, views, present, indices, data.clips)
@@ -94,7 +94,7 @@ class Inputs:
     @classmethod
     def of_trained(
         cls, head: Head, modalities: Mapping[str, Modality], indices: Tensor, options: Settings, recipe: Recipe
-    ) -> "Inputs":
+    ) -> "HeadInputs":
         """Clips that a trained head was not fitted on, standardised as the head was trained. options, recipe: its."""
         views = {key: Views.of(modalities[key], recipe) for key in head.modality_inputs()}
         present = {key: _mask(modalities[key], recipe.without == key) for key in views}
@@ -118,13 +118,13 @@ class Inputs:
         head.load_state_dict(statistics, strict=False)
         return head
 
-    def drawn(
+    def training_batch(
         self,
         indices: Tensor,
         recipe: Recipe,
         draws: torch.Generator,
         read: Mapping[str, Tensor] | None = None,
-    ) -> Batch:
+    ) -> HeadBatch:
         """The clips at indices (B,) for training: of cached views one is drawn for each clip and feature, and of clips
         with both modalities some lose one. read: what is streamed of them, standardised, (B, V, T, D)."""
         prepared = {}
@@ -146,37 +146,39 @@ class Inputs:
         present = self._present(indices)
         if recipe.modality_dropout and len(present) == 2:
             present = _drop_one(present, indices, recipe.modality_dropout, draws)
-        return Batch(indices, prepared, present)
+        return HeadBatch(indices, prepared, present)
 
     def epoch(
         self, recipe: Recipe, number: int, batches: Sequence[Tensor], seed: int, draws: torch.Generator
-    ) -> Iterator[Batch]:
+    ) -> Iterator[HeadBatch]:
         """One epoch's batches, drawn: those given, or where a modality is streamed, in the stream's own random order
         of this seed and epoch."""
         if not self.streamed:
             for batch in batches:
-                yield self.drawn(batch, recipe, draws)
+                yield self.training_batch(batch, recipe, draws)
             return
         for index, tokens in self._read(self.indices, recipe.batch_size, True, seed, number):
-            yield self.drawn(index, recipe, draws, self._standardised(index, tokens))
+            yield self.training_batch(index, recipe, draws, self._standardised(index, tokens))
 
-    def at_test(self, indices: Tensor) -> Iterator[tuple[Tensor, list[Batch]]]:
+    def evaluation_batches(self, indices: Tensor) -> Iterator[tuple[Tensor, list[HeadBatch]]]:
         """All clips at indices, some at a time: where they stand in indices, and a batch for each of the views that
         are averaged."""
         passes = max(len(views.at_test) for views in self.views.values())
-        size = min(self.template.evaluation_batch_size, *(_evaluation_batch(shape) for shape in self.shapes.values()))
+        size = min(
+            self.template.evaluation_batch_size, *(_evaluation_batch_size(shape) for shape in self.shapes.values())
+        )
         if not self.streamed:
             for where in torch.arange(len(indices), device=indices.device).split(size):
-                yield where, [self.rows(indices[where], number) for number in range(passes)]
+                yield where, [self.evaluation_batch(indices[where], number) for number in range(passes)]
             return
         places = torch.full((int(indices.max()) + 1 if len(indices) else 0,), -1, device=indices.device)
         places[indices] = torch.arange(len(indices), device=indices.device)
         for index, tokens in self._read(indices, size):
             read = self._standardised(index, tokens)
-            yield places[index], [self.rows(index, number, read) for number in range(passes)]
+            yield places[index], [self.evaluation_batch(index, number, read) for number in range(passes)]
 
-    def rows(self, indices: Tensor, number: int = 0, read: Mapping[str, Tensor] | None = None) -> Batch:
-        """The clips at indices (B,) as at test: the view of pass `number`. read: as of `drawn`."""
+    def evaluation_batch(self, indices: Tensor, number: int = 0, read: Mapping[str, Tensor] | None = None) -> HeadBatch:
+        """The clips at indices (B,) as at test: the view of pass `number`. read: as of `training_batch`."""
         prepared = {}
         for name, views in self.views.items():
             which = views.at_test[number % len(views.at_test)]
@@ -186,10 +188,10 @@ class Inputs:
                 prepared[name] = self.stored[name].index_select(0, indices)
             else:
                 prepared[name] = self._shaped(name, self.stored[name][indices, which])
-        return Batch(indices, prepared, self._present(indices))
+        return HeadBatch(indices, prepared, self._present(indices))
 
     @property
-    def passes_at_test(self) -> int:
+    def evaluation_passes(self) -> int:
         """How many views of a clip are averaged."""
         return max(len(views.at_test) for views in self.views.values())
 
@@ -211,7 +213,7 @@ class Inputs:
         """What is streamed of clips, batch by batch: their indices (B,), and (B, V, T, D) by modality. Clips that no
         shard has anything of are dealt out among the batches."""
         if size is None:
-            size = min(_evaluation_batch(modality.shape) for modality in self.streamed.values())
+            size = min(_evaluation_batch_size(modality.shape) for modality in self.streamed.values())
         anything = torch.stack([modality.present[indices] for modality in self.streamed.values()]).any(dim=0)
         if not anything.any():
             for part in indices.split(size):
@@ -249,7 +251,7 @@ class Inputs:
         return self._streams[key]
 
 
-def _evaluation_batch(shape: ModalityShape) -> int:
+def _evaluation_batch_size(shape: ModalityShape) -> int:
     """Clips that are handled at a time where nothing is trained."""
     return max(1, min(_EVALUATION_BATCH, _EVALUATION_BYTES // (4 * shape.length * shape.dim)))
 
@@ -261,7 +263,7 @@ def _mask(modality: Modality | Streamed, left_out: bool) -> Tensor | None:
 
 
 def _stored(door: ModalityInput, modality: Modality, views: Views) -> Tensor:
-    """Of `Inputs.stored`."""
+    """Of `HeadInputs.stored`."""
     if modality.views is None or views.count == 1:
         return _in_parts(modality.tokens, modality.present, door.prepare)
     every = [_in_parts(view, modality.present, door.standardise) for view in modality.views.unbind(1)]
@@ -285,6 +287,6 @@ def _drop_one(
     return {one: of_one & ~(both & (chance < share / 2)), other: of_other & ~(both & (chance > 1 - share / 2))}
 
 
-def forked(device: torch.device) -> list[torch.device]:
+def rng_devices(device: torch.device) -> list[torch.device]:
     """Whose random states torch.random.fork_rng is to keep, besides the CPU's."""
     return [device] if device.type == "cuda" else []

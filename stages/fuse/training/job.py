@@ -6,32 +6,33 @@ from hashlib import sha256
 
 import torch
 
+from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.config import Recipe, Settings
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.training.auxiliary_losses import check_auxiliary_losses
 from avfuse.stages.fuse.training.balanced_batches import balanced_batches
 from avfuse.stages.fuse.training.head_trainer import balanced_labels
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One head to train: which, on what, from which seed, how.
-
-    head: its registered name. recipe, options: as `Training` makes them of what a user asks. shuffle_labels: a control
-    under which the head must fall to chance.
-    """
+class TrainingJob:
+    """One head to train: which, on what, from which seed, how."""
 
     head: str
+    """Its registered name."""
     data: FusionData
     seed: int
     recipe: Recipe
+    """The head's own with the user's settings, as `TrainingOverrides.recipe` gives it."""
     options: Settings
+    """Likewise the head's `Options`."""
     shuffle_labels: bool = False
+    """A control: with permuted training labels the head must fall to chance."""
 
     @classmethod
-    def of(cls, head: str, data: FusionData, seed: int, training: Training) -> "Plan":
+    def of(cls, head: str, data: FusionData, seed: int, training: TrainingOverrides) -> "TrainingJob":
         return cls(head, data, seed, training.recipe(head), training.options(head), training.shuffle_labels)
 
     def check(self) -> None:
@@ -55,7 +56,7 @@ class Plan:
         }
         return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def parents(self) -> dict[str, "Plan"]:
+    def parents(self) -> dict[str, "TrainingJob"]:
         """What is trained first: heads with recipes of their own, as long, in batches as large, with as much weight
         decay and on what this one sees."""
         alike = {"weight_decay", "batch_size", "epochs", "patience", "without", "views", "precision"}
@@ -64,3 +65,6 @@ class Plan:
             name: replace(self, head=name, options=options, recipe=get_head(name).recipe.model_copy(update=shared))
             for name, options in get_head(self.head).parents(self.options).items()
         }
+
+
+__getattr__ = renamed(__name__, {"Plan": "TrainingJob"})

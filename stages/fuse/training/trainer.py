@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avfuse.features.malloc import keep_large_buffers
+from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.config import Recipe
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.targets import Targets
@@ -18,10 +19,10 @@ from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.losses import loss_of_targets
 from avfuse.stages.fuse.losses.contrastive import CommonSpace
 from avfuse.stages.fuse.training.checkpoint import Checkpoint, under
-from avfuse.stages.fuse.training.head_trainer import Fit, Losses, predict
-from avfuse.stages.fuse.training.inputs import Inputs
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.head_trainer import EpochLosses, HeadTrainer, predict
+from avfuse.stages.fuse.training.inputs import HeadInputs
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.vectorized import group_key, job_groups, predict_heads, train_epochs
 from avfuse.threads import limit_torch_threads
 
@@ -45,7 +46,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedHead:
     """A head refitted on all of train, and how it got there. Logits float32 (n, width) in the order of data.test, and
     of data.unlabelled; `without` has those of test clips with a modality taken away, by its name, of heads that take
     both. `chosen` is the head at the best epoch, fitted on train alone, where that was asked for."""
@@ -69,25 +70,25 @@ class Trained:
 
 
 def train_head(
-    name: str, data: FusionData, seed: int, training: Training, on_epoch: Callable[[], Any] = lambda: None
-) -> Trained:
+    name: str, data: FusionData, seed: int, training: TrainingOverrides, on_epoch: Callable[[], Any] = lambda: None
+) -> TrainedHead:
     """Train one head from one seed: the epoch chosen on validation, then a refit on all of train (`train_jobs`).
 
     name: of a registered head. on_epoch is called after every epoch, of the choice and of the refit.
 
     Raises UsageError for an unknown head, and for a setting that cannot be.
     """
-    return train_jobs([Plan.of(name, data, seed, training)], on_epoch)[0]
+    return train_jobs([TrainingJob.of(name, data, seed, training)], on_epoch)[0]
 
 
 def train_jobs(
-    plans: Sequence[Plan],
+    jobs: Sequence[TrainingJob],
     on_epoch: Callable[[], Any] = lambda: None,
     checkpoint: Checkpoint | None = None,
     *,
-    parents: "Parents | None" = None,
+    parents: "ParentHeads | None" = None,
     keep_chosen: bool = False,
-) -> list[Trained]:
+) -> list[TrainedHead]:
     """Train heads of one kind, side by side where that is faster: they may differ in seeds, in features of equal
     shapes, in learning rate, weight decay and L1.
 
@@ -101,63 +102,63 @@ def train_jobs(
     on_epoch is called after every epoch of every head; checkpoint is where training is kept from time to time, and
     goes on from; parents: the heads that these start from, where others do as well.
     """
-    parents = parents or Parents(plans)
-    progress = _Progress.of(plans, checkpoint)
-    _choose(plans, parents, progress, on_epoch, keep_chosen)
-    return _refit(plans, parents, progress, on_epoch)
+    parents = parents or ParentHeads(jobs)
+    progress = _Progress.of(jobs, checkpoint)
+    _choose(jobs, parents, progress, on_epoch, keep_chosen)
+    return _refit(jobs, parents, progress, on_epoch)
 
 
 def choose_epochs(
-    plans: Sequence[Plan],
+    jobs: Sequence[TrainingJob],
     on_epoch: Callable[[], Any] = lambda: None,
     checkpoint: Checkpoint | None = None,
     *,
-    parents: "Parents | None" = None,
+    parents: "ParentHeads | None" = None,
 ) -> list[list[Epoch]]:
     """The first half of `train_jobs`: learning curves on train, until validation says how many epochs to train for.
     Test clips are not looked at, so that what follows may depend on it."""
-    progress = _Progress.of(plans, checkpoint)
-    _choose(plans, parents or Parents(plans), progress, on_epoch, keep_chosen=False)
+    progress = _Progress.of(jobs, checkpoint)
+    _choose(jobs, parents or ParentHeads(jobs), progress, on_epoch, keep_chosen=False)
     return progress.curves
 
 
 def refit_jobs(
-    plans: Sequence[Plan],
+    jobs: Sequence[TrainingJob],
     curves: Sequence[Sequence[Epoch]],
     on_epoch: Callable[[], Any] = lambda: None,
     checkpoint: Checkpoint | None = None,
     *,
-    parents: "Parents | None" = None,
-) -> list[Trained]:
+    parents: "ParentHeads | None" = None,
+) -> list[TrainedHead]:
     """The second half, from the curves that `choose_epochs` gave of the same plans, in any company."""
-    progress = _Progress.of(plans, checkpoint)
+    progress = _Progress.of(jobs, checkpoint)
     if progress.phase == "choose":
         progress.phase, progress.curves = "refit", [list(curve) for curve in curves]
-    return _refit(plans, parents or Parents(plans), progress, on_epoch)
+    return _refit(jobs, parents or ParentHeads(jobs), progress, on_epoch)
 
 
-class Parents:
+class ParentHeads:
     """Heads that others start from, each trained once for all that start from it.
 
     They train in companies of all that are asked for, so that one comes out of the same sums whatever is done already.
     """
 
-    def __init__(self, plans: Sequence[Plan] = ()) -> None:
+    def __init__(self, jobs: Sequence[TrainingJob] = ()) -> None:
         """plans: of the heads that will start from them."""
-        self._trained: dict[str, Trained] = {}
-        self._companies: dict[str, list[Plan]] = {}
-        self.expect(plans)
+        self._trained: dict[str, TrainedHead] = {}
+        self._companies: dict[str, list[TrainingJob]] = {}
+        self.expect(jobs)
 
-    def expect(self, plans: Sequence[Plan]) -> None:
+    def expect(self, jobs: Sequence[TrainingJob]) -> None:
         """More heads that will start from some."""
-        wanted = {parent.key: parent for plan in plans for parent in plan.parents().values()}
-        new = [plan for key, plan in wanted.items() if key not in self._companies]
-        for group in job_groups(new, [group_key(plan) for plan in new]):
-            self._companies |= {plan.key: group for plan in group}
+        wanted = {parent.key: parent for job in jobs for parent in job.parents().values()}
+        new = [job for key, job in wanted.items() if key not in self._companies]
+        for group in job_groups(new, [group_key(job) for job in new]):
+            self._companies |= {job.key: group for job in group}
 
-    def of(self, plan: Plan) -> dict[str, Trained]:
+    def of(self, job: TrainingJob) -> dict[str, TrainedHead]:
         """Those of one head, by name."""
-        keys = {name: parent.key for name, parent in plan.parents().items()}
+        keys = {name: parent.key for name, parent in job.parents().items()}
         for key in keys.values():
             if key not in self._trained:
                 group = self._companies[key]
@@ -167,125 +168,129 @@ class Parents:
 
 
 def _refit(
-    plans: Sequence[Plan],
-    parents: Parents,
+    jobs: Sequence[TrainingJob],
+    parents: ParentHeads,
     progress: "_Progress",
     on_epoch: Callable[[], Any],
-) -> list[Trained]:
+) -> list[TrainedHead]:
     """Afresh on train and validation, for as many epochs as the curves say."""
     best = [
-        best_epoch(curve).epoch if curve else plan.recipe.epochs
-        for plan, curve in zip(plans, progress.curves, strict=True)
+        best_epoch(curve).epoch if curve else job.recipe.epochs
+        for job, curve in zip(jobs, progress.curves, strict=True)
     ]
-    fits = _fits(plans, "all", [{name: one.head for name, one in parents.of(plan).items()} for plan in plans])
-    chosen = [_copy(fit, state) if state else None for fit, state in zip(fits, progress.best, strict=True)]
-    if fits[0].head.fits_without_epochs:
-        for plan, fit in zip(plans, fits, strict=True):
-            _fit_at_once(plan, fit)
-        best = [0 for _ in plans]
-    progress.load(fits)
+    trainers = _head_trainers(jobs, "all", [{name: one.head for name, one in parents.of(job).items()} for job in jobs])
+    chosen = [_copy(trainer, state) if state else None for trainer, state in zip(trainers, progress.best, strict=True)]
+    if trainers[0].head.fits_without_epochs:
+        for job, trainer in zip(jobs, trainers, strict=True):
+            _fit_without_epochs(job, trainer)
+        best = [0 for _ in jobs]
+    progress.load(trainers)
     for epoch in range(progress.epoch + 1, max(best) + 1):
-        for _ in train_epochs([fit for fit, last in zip(fits, best, strict=True) if epoch <= last]):
+        for _ in train_epochs([trainer for trainer, last in zip(trainers, best, strict=True) if epoch <= last]):
             on_epoch()
-        progress.keep(fits, "refit", epoch)
-    return [_trained(*each) for each in zip(plans, fits, progress.curves, best, chosen, strict=True)]
+        progress.keep(trainers, "refit", epoch)
+    return [_trained(*each) for each in zip(jobs, trainers, progress.curves, best, chosen, strict=True)]
 
 
 def _choose(
-    plans: Sequence[Plan],
-    parents: Parents,
+    jobs: Sequence[TrainingJob],
+    parents: ParentHeads,
     progress: "_Progress",
     on_epoch: Callable[[], Any],
     keep_chosen: bool,
 ) -> None:
     """Learning curves on train, each until its validation has not improved for a while; none without validation."""
-    if progress.phase == "refit" or len(plans[0].data.validation) == 0:
+    if progress.phase == "refit" or len(jobs[0].data.validation) == 0:
         return
-    recipe = plans[0].recipe
-    fits = _fits(plans, "train", [{name: one.chosen for name, one in parents.of(plan).items()} for plan in plans])
-    progress.load(fits)
-    if fits[0].head.fits_without_epochs:
-        for number, (plan, fit) in enumerate(zip(plans, fits, strict=True)):
-            losses = _fit_at_once(plan, fit)
-            logits = predict(fit.head, fit.inputs, plan.data.validation)
-            progress.curves[number].append(_validated(plan, fit, 1, losses, logits))
+    recipe = jobs[0].recipe
+    trainers = _head_trainers(
+        jobs, "train", [{name: one.chosen for name, one in parents.of(job).items()} for job in jobs]
+    )
+    progress.load(trainers)
+    if trainers[0].head.fits_without_epochs:
+        for number, (job, trainer) in enumerate(zip(jobs, trainers, strict=True)):
+            losses = _fit_without_epochs(job, trainer)
+            logits = predict(trainer.head, trainer.inputs, job.data.validation)
+            progress.curves[number].append(_validated(job, trainer, 1, losses, logits))
             if keep_chosen:
-                progress.best[number] = _weights(fit)
+                progress.best[number] = _weights(trainer)
         progress.phase = "refit"
         return
     for epoch in range(progress.epoch + 1, recipe.epochs + 1):
-        running = [number for number, curve in enumerate(progress.curves) if _goes_on(curve, recipe, epoch)]
+        running = [number for number, curve in enumerate(progress.curves) if _should_continue(curve, recipe, epoch)]
         if not running:
             break
-        going_on = [fits[number] for number in running]
-        every = zip(running, train_epochs(going_on), predict_heads(going_on, plans[0].data.validation), strict=True)
+        going_on = [trainers[number] for number in running]
+        every = zip(running, train_epochs(going_on), predict_heads(going_on, jobs[0].data.validation), strict=True)
         for number, losses, logits in every:
-            progress.curves[number].append(_validated(plans[number], fits[number], epoch, losses, logits))
+            progress.curves[number].append(_validated(jobs[number], trainers[number], epoch, losses, logits))
             if keep_chosen and best_epoch(progress.curves[number]).epoch == epoch:
-                progress.best[number] = _weights(fits[number])
+                progress.best[number] = _weights(trainers[number])
             on_epoch()
-        progress.keep(fits, "choose", epoch)
+        progress.keep(trainers, "choose", epoch)
     progress.phase, progress.epoch, progress.states = "refit", 0, None
 
 
-def _fit_at_once(plan: Plan, fit: Fit) -> Losses:
+def _fit_without_epochs(job: TrainingJob, trainer: HeadTrainer) -> EpochLosses:
     """Fit a head without epochs. Returns its loss on what it was fitted on."""
-    clips = fit.inputs.indices
-    batch = fit.inputs.rows(clips)
-    fit.head.fit_without_epochs(batch.prepared, batch.present, [each[clips] for each in fit.truth], plan.seed)
+    clips = trainer.inputs.indices
+    batch = trainer.inputs.evaluation_batch(clips)
+    trainer.head.fit_without_epochs(batch.prepared, batch.present, [each[clips] for each in trainer.truth], job.seed)
     with torch.no_grad():
-        return Losses(fit.loss(batch).item())
+        return EpochLosses(trainer.loss(batch).item())
 
 
-def _goes_on(curve: Sequence[Epoch], recipe: Recipe, epoch: int) -> bool:
+def _should_continue(curve: Sequence[Epoch], recipe: Recipe, epoch: int) -> bool:
     return not curve or (curve[-1].epoch == epoch - 1 and epoch - 1 - best_epoch(curve).epoch < recipe.patience)
 
 
-def _validated(plan: Plan, fit: Fit, epoch: int, losses: Losses, logits: Tensor) -> Epoch:
+def _validated(job: TrainingJob, trainer: HeadTrainer, epoch: int, losses: EpochLosses, logits: Tensor) -> Epoch:
     """logits: of the validation clips."""
-    validation, targets = plan.data.validation, plan.data.targets
-    expected = [each[validation] for each in fit.truth]
+    validation, targets = job.data.validation, job.data.targets
+    expected = [each[validation] for each in trainer.truth]
     loss = loss_of_targets(targets, logits, expected).item()
     return Epoch(epoch, losses.total, loss, _score(targets, logits, expected), losses.parts)
 
 
-def _fits(plans: Sequence[Plan], clips: Literal["train", "all"], parents: Sequence[Mapping[str, Any]]) -> list[Fit]:
+def _head_trainers(
+    jobs: Sequence[TrainingJob], clips: Literal["train", "all"], parents: Sequence[Mapping[str, Any]]
+) -> list[HeadTrainer]:
     """Freshly initialised heads on train, or on train and validation. Inputs are shared where data are."""
-    if plans[0].data.train.device.type == "cpu":
+    if jobs[0].data.train.device.type == "cpu":
         keep_large_buffers()
         limit_torch_threads()
-    inputs: dict[int, Inputs] = {}
-    fits = []
-    for plan, its_parents in zip(plans, parents, strict=True):
-        data = plan.data
+    inputs: dict[int, HeadInputs] = {}
+    trainers = []
+    for job, its_parents in zip(jobs, parents, strict=True):
+        data = job.data
         if id(data) not in inputs:
             indices = data.train if clips == "train" else torch.cat([data.train, data.validation])
-            inputs[id(data)] = Inputs.of(plan.head, data, indices, plan.options, plan.recipe)
-        truth = _shuffled(data, plan.seed) if plan.shuffle_labels else data.truth
-        fits.append(Fit(inputs[id(data)], truth, plan.recipe, plan.seed, its_parents, data.banks))
-    return fits
+            inputs[id(data)] = HeadInputs.of(job.head, data, indices, job.options, job.recipe)
+        truth = _shuffled(data, job.seed) if job.shuffle_labels else data.truth
+        trainers.append(HeadTrainer(inputs[id(data)], truth, job.recipe, job.seed, its_parents, data.banks))
+    return trainers
 
 
-def _trained(plan: Plan, fit: Fit, curve: list[Epoch], last: int, chosen: Head | None) -> Trained:
-    data, both = plan.data, fit.inputs.shapes if len(fit.inputs.shapes) == 2 else ()
-    head = fit.head.eval()
+def _trained(job: TrainingJob, trainer: HeadTrainer, curve: list[Epoch], last: int, chosen: Head | None) -> TrainedHead:
+    data, both = job.data, trainer.inputs.shapes if len(trainer.inputs.shapes) == 2 else ()
+    head = trainer.head.eval()
 
     def logits(clips: Tensor, without: str | None = None) -> NDArray[np.float32]:
-        return predict(head, fit.inputs, clips, without).cpu().numpy()
+        return predict(head, trainer.inputs, clips, without).cpu().numpy()
 
     without = {name: logits(data.test, name) for name in both}
     too_short = space = None
-    if fit.objective is not None:
-        too_short, space = fit.objective.count_too_short(fit.inputs.indices), fit.objective.space
-    return Trained(head, curve, last, logits(data.test), logits(data.unlabelled), without, chosen, too_short, space)
+    if trainer.objective is not None:
+        too_short, space = trainer.objective.count_too_short(trainer.inputs.indices), trainer.objective.space
+    return TrainedHead(head, curve, last, logits(data.test), logits(data.unlabelled), without, chosen, too_short, space)
 
 
-def _weights(fit: Fit) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in fit.head.state_dict().items()}
+def _weights(trainer: HeadTrainer) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in trainer.head.state_dict().items()}
 
 
-def _copy(fit: Fit, state: Mapping[str, Tensor]) -> Head:
-    head = fit.inputs.head()
+def _copy(trainer: HeadTrainer, state: Mapping[str, Tensor]) -> Head:
+    head = trainer.inputs.head()
     head.load_state_dict(dict(state))
     return head.eval()
 
@@ -302,25 +307,29 @@ class _Progress:
     states: list[dict[str, Tensor]] | None
 
     @classmethod
-    def of(cls, plans: Sequence[Plan], checkpoint: Checkpoint | None) -> "_Progress":
+    def of(cls, jobs: Sequence[TrainingJob], checkpoint: Checkpoint | None) -> "_Progress":
         saved = checkpoint.load() if checkpoint is not None else None
         if saved is None:
-            return cls(checkpoint, "choose", 0, [[] for _ in plans], [{} for _ in plans], None)
+            return cls(checkpoint, "choose", 0, [[] for _ in jobs], [{} for _ in jobs], None)
         tensors, described = saved
         curves = [[Epoch(**epoch) for epoch in curve] for curve in described["curves"]]
-        states = [under(tensors, f"{number}.") for number in range(len(plans))]
-        best = [under(tensors, f"best.{number}.") for number in range(len(plans))]
+        states = [under(tensors, f"{number}.") for number in range(len(jobs))]
+        best = [under(tensors, f"best.{number}.") for number in range(len(jobs))]
         return cls(checkpoint, described["phase"], described["epoch"], curves, best, states)
 
-    def load(self, fits: Sequence[Fit]) -> None:
+    def load(self, trainers: Sequence[HeadTrainer]) -> None:
         """Bring heads to where they were."""
-        for fit, state in zip(fits, self.states or (), strict=self.states is not None):
-            fit.load(state)
+        for trainer, state in zip(trainers, self.states or (), strict=self.states is not None):
+            trainer.load(state)
 
-    def keep(self, fits: Sequence[Fit], phase: str, epoch: int) -> None:
+    def keep(self, trainers: Sequence[HeadTrainer], phase: str, epoch: int) -> None:
         if self.checkpoint is None or not self.checkpoint.is_due():
             return
-        tensors = {f"{number}.{name}": each for number, fit in enumerate(fits) for name, each in fit.state().items()}
+        tensors = {
+            f"{number}.{name}": each
+            for number, trainer in enumerate(trainers)
+            for name, each in trainer.state().items()
+        }
         tensors |= {f"best.{number}.{n}": each for number, own in enumerate(self.best) for n, each in own.items()}
         curves = [[asdict(each) for each in curve] for curve in self.curves]
         self.checkpoint.save(tensors, {"phase": phase, "epoch": epoch, "curves": curves})
@@ -351,3 +360,6 @@ def _shuffled(data: FusionData, seed: int) -> list[Tensor]:
     for each, original in zip(shuffled, data.truth, strict=True):
         each[fitted] = original[fitted[order]]
     return shuffled
+
+
+__getattr__ = renamed(__name__, {"Trained": "TrainedHead", "Parents": "ParentHeads", "train_company": "train_jobs"})

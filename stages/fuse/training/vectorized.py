@@ -17,10 +17,17 @@ from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.heads import Head, build_head, get_head
 from avfuse.stages.fuse.heads.dropout import Given, Recorder, drawn_together, using
 from avfuse.stages.fuse.losses.l1 import l1_of, l1_weights
-from avfuse.stages.fuse.training.auxiliary_losses import asked
-from avfuse.stages.fuse.training.head_trainer import Fit, Losses, StackedParameters, predict, products, train_epoch
-from avfuse.stages.fuse.training.inputs import Batch
-from avfuse.stages.fuse.training.job import Plan
+from avfuse.stages.fuse.training.auxiliary_losses import auxiliary_weights
+from avfuse.stages.fuse.training.head_trainer import (
+    EpochLosses,
+    HeadTrainer,
+    StackedParameters,
+    autocast,
+    predict,
+    train_epoch,
+)
+from avfuse.stages.fuse.training.inputs import HeadBatch
+from avfuse.stages.fuse.training.job import TrainingJob
 from avfuse.stages.fuse.training.overrides import PER_HEAD
 
 VMAP_MAX_PARAMETERS = 6_000_000
@@ -35,41 +42,41 @@ MAX_GROUP_SIZE = 32
 """So many heads at most share a pass."""
 
 
-def train_epochs(fits: Sequence[Fit]) -> list[Losses]:
+def train_epochs(trainers: Sequence[HeadTrainer]) -> list[EpochLosses]:
     """One pass over the clips for every head. Several are of one kind, with inputs of the same shapes, and recipes that
     differ in nothing but PER_HEAD. Returns their mean losses."""
-    if len(fits) > 1 and _share_a_pass(fits[0]):
-        return train_epoch_vmapped(fits)
-    return [train_epoch(fit) for fit in fits]
+    if len(trainers) > 1 and _share_a_pass(trainers[0]):
+        return train_epoch_vmapped(trainers)
+    return [train_epoch(trainer) for trainer in trainers]
 
 
 @torch.inference_mode()
-def predict_heads(fits: Sequence[Fit], indices: Tensor) -> list[Tensor]:
+def predict_heads(trainers: Sequence[HeadTrainer], indices: Tensor) -> list[Tensor]:
     """What `predict` gives of each head on its own inputs, (len(indices), width); at once of heads that train together
     on the same inputs."""
-    inputs, stack = fits[0].inputs, fits[0].stack
-    at_once = stack is not None and stack.is_of(fits) and all(fit.inputs is inputs for fit in fits)
-    if stack is None or not at_once or inputs.passes_at_test > 1:
-        return [predict(fit.head, fit.inputs, indices) for fit in fits]
-    head = fits[0].head.eval()
+    inputs, stack = trainers[0].inputs, trainers[0].stack
+    at_once = stack is not None and stack.is_of(trainers) and all(trainer.inputs is inputs for trainer in trainers)
+    if stack is None or not at_once or inputs.evaluation_passes > 1:
+        return [predict(trainer.head, trainer.inputs, indices) for trainer in trainers]
+    head = trainers[0].head.eval()
 
-    def logits(parameters: dict[str, Tensor], batch: Batch) -> Tensor:
+    def logits(parameters: dict[str, Tensor], batch: HeadBatch) -> Tensor:
         outputs: dict[str, Tensor] = functional_call(head, parameters, (batch.prepared, batch.present))
         return outputs["logits"].float()
 
-    every = [vmap(partial(logits, batch=batch))(stack.weights) for _, (batch,) in inputs.at_test(indices)]
+    every = [vmap(partial(logits, batch=batch))(stack.weights) for _, (batch,) in inputs.evaluation_batches(indices)]
     return list(torch.cat(every, dim=1))
 
 
-def _share_a_pass(fit: Fit) -> bool:
-    plain = fit.objective is None and not fit.inputs.streamed
-    return plain and is_faster_vmapped(fit.head, fit.inputs.indices.device)
+def _share_a_pass(trainer: HeadTrainer) -> bool:
+    plain = trainer.objective is None and not trainer.inputs.streamed
+    return plain and is_faster_vmapped(trainer.head, trainer.inputs.indices.device)
 
 
 def trains_vmapped(name: str, data: FusionData, options: Settings, recipe: Recipe) -> bool:
     """Whether heads of this kind share passes over this data set. Those with an objective beside classification do not:
     which clips take part in it is another number for each of them."""
-    if asked(recipe) or data.streamed.keys() & set(get_head(name).used_modalities(options)):
+    if auxiliary_weights(recipe) or data.streamed.keys() & set(get_head(name).used_modalities(options)):
         return False
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         head = build_head(name, data.shapes, data.targets, options)
@@ -85,13 +92,13 @@ def is_faster_vmapped(head: Head, device: torch.device) -> bool:
     return parameters < VMAP_MAX_PARAMETERS_GPU
 
 
-def train_epoch_vmapped(fits: Sequence[Fit]) -> list[Losses]:
+def train_epoch_vmapped(trainers: Sequence[HeadTrainer]) -> list[EpochLosses]:
     """One pass over the clips for all heads at once. Returns their mean losses."""
-    stack, recipe = _stack_of(fits), fits[0].recipe
-    head, device = fits[0].head, fits[0].inputs.indices.device
-    totals, clips = torch.zeros(len(fits), device=device), 0
-    asked: dict[int, list[tuple[torch.Size, torch.dtype, float]]] = {}
-    penalties = torch.tensor([fit.recipe.l1 for fit in fits], device=device)
+    stack, recipe = _stack_of(trainers), trainers[0].recipe
+    head, device = trainers[0].head, trainers[0].inputs.indices.device
+    totals, clips = torch.zeros(len(trainers), device=device), 0
+    mask_shapes: dict[int, list[tuple[torch.Size, torch.dtype, float]]] = {}
+    penalties = torch.tensor([trainer.recipe.l1 for trainer in trainers], device=device)
     penalised = l1_weights(head) if penalties.any() else []
 
     def losses(
@@ -102,43 +109,48 @@ def train_epoch_vmapped(fits: Sequence[Fit]) -> list[Losses]:
         masks: list[Tensor],
         penalty: Tensor,
     ) -> Tensor:
-        with using(Given(masks)), products(recipe, device):
+        with using(Given(masks)), autocast(recipe, device):
             outputs = functional_call(head, parameters, (prepared, present))
             loss = head.loss(outputs, present, truth, recipe.label_smoothing)
         return loss + penalty * l1_of(parameters[name] for name in penalised) if penalised else loss
 
-    every = [fit.batches() for fit in fits]
-    generators = [fit.draws for fit in fits]
+    every = [trainer.batches() for trainer in trainers]
+    generators = [trainer.draws for trainer in trainers]
     for parts in zip(*every, strict=True):
-        prepared, present = _stacked_rows(fits, parts)
+        prepared, present = _stacked_rows(trainers, parts)
         truth = [
             torch.stack([each[part] for each, part in zip(same, parts, strict=True)])
-            for same in zip(*(fit.truth for fit in fits), strict=True)
+            for same in zip(*(trainer.truth for trainer in trainers), strict=True)
         ]
         count = len(parts[0])
-        if count not in asked:
-            with products(recipe, device):
-                asked[count] = _masks_asked(head, fits[0].inputs.rows(parts[0]))
-        masks = [drawn_together(*one, generators) for one in asked[count]]
+        if count not in mask_shapes:
+            with autocast(recipe, device):
+                mask_shapes[count] = _dropout_mask_shapes(head, trainers[0].inputs.evaluation_batch(parts[0]))
+        masks = [drawn_together(*one, generators) for one in mask_shapes[count]]
         has = {name: None if mask is None else 0 for name, mask in present.items()}
         loss = vmap(losses, in_dims=(0, 0, has, 0, 0, 0))(stack.weights, prepared, present, truth, masks, penalties)
         stack.follow(loss.sum(), len(every[0]))
         totals += loss.detach() * count
         clips += count
-    return [Losses(total) for total in (totals / clips).tolist()]
+    return [EpochLosses(total) for total in (totals / clips).tolist()]
 
 
-def _stack_of(fits: Sequence[Fit]) -> StackedParameters:
+def _stack_of(trainers: Sequence[HeadTrainer]) -> StackedParameters:
     """The one that they are in, or a new one."""
-    for fit in fits:
-        fit.head.train()
-    last = fits[0].stack
-    return last if last is not None and last.is_of(fits) else StackedParameters(fits)
+    for trainer in trainers:
+        trainer.head.train()
+    last = trainers[0].stack
+    return last if last is not None and last.is_of(trainers) else StackedParameters(trainers)
 
 
-def _stacked_rows(fits: Sequence[Fit], parts: Sequence[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+def _stacked_rows(
+    trainers: Sequence[HeadTrainer], parts: Sequence[Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
     """One batch of each head: prepared (heads, B, ...), and masks where any of the heads has one."""
-    rows = [fit.inputs.drawn(part, fit.recipe, fit.draws) for fit, part in zip(fits, parts, strict=True)]
+    rows = [
+        trainer.inputs.training_batch(part, trainer.recipe, trainer.draws)
+        for trainer, part in zip(trainers, parts, strict=True)
+    ]
     prepared = {name: torch.stack([each.prepared[name] for each in rows]) for name in rows[0].prepared}
     present: dict[str, Tensor | None] = {}
     for name in prepared:
@@ -150,7 +162,7 @@ def _stacked_rows(fits: Sequence[Fit], parts: Sequence[Tensor]) -> tuple[dict[st
 
 
 @torch.no_grad()
-def _masks_asked(head: Head, batch: Batch) -> list[tuple[torch.Size, torch.dtype, float]]:
+def _dropout_mask_shapes(head: Head, batch: HeadBatch) -> list[tuple[torch.Size, torch.dtype, float]]:
     recorder = Recorder()
     with using(recorder):
         head(batch.prepared, batch.present)
@@ -160,12 +172,12 @@ def _masks_asked(head: Head, batch: Batch) -> list[tuple[torch.Size, torch.dtype
 Item = TypeVar("Item")
 
 
-def group_key(plan: Plan) -> str | None:
+def group_key(job: TrainingJob) -> str | None:
     """What heads that share a pass have in common, as text; None for a head that trains alone."""
-    if not trains_vmapped(plan.head, plan.data, plan.options, plan.recipe):
+    if not trains_vmapped(job.head, job.data, job.options, job.recipe):
         return None
-    recipe = plan.recipe.model_dump(exclude=set(PER_HEAD))
-    return json.dumps([plan.head, plan.options.model_dump(), recipe, str(plan.data.shapes)])
+    recipe = job.recipe.model_dump(exclude=set(PER_HEAD))
+    return json.dumps([job.head, job.options.model_dump(), recipe, str(job.data.shapes)])
 
 
 def job_groups(items: Sequence[Item], kinds: Iterable[str | None], most: int = MAX_GROUP_SIZE) -> list[list[Item]]:

@@ -29,7 +29,7 @@ from avfuse.stages.fuse.data.dataset import load_data
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.data.token_layout import Part
 from avfuse.stages.fuse.runs.experiment import run_experiment
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
 CLIPS, DIM = 32, 16
 HEADER, BAND = 180, 294
@@ -73,7 +73,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, media: Path) -> Path:
     data = load_data(manifest, cache, inputs)
     described = describe_run(manifest, "avfuse fuse --name heads", cache)
     heads = ["audio", "video", "crossattn"]
-    run_experiment(data, folder / "run", heads, 2, Training(epochs=4), described, progress=False)
+    run_experiment(data, folder / "run", heads, 2, TrainingOverrides(epochs=4), described, progress=False)
     return folder
 
 
@@ -188,7 +188,9 @@ class TestExplain:
         manifest = load_manifest(cache, "kitchen")
         described = describe_run(manifest, "avfuse fuse", cache)
         data = load_data(manifest, cache, INPUTS)
-        run_experiment(data, tmp_path / "run", ["mlp"], 1, Training(epochs=1, hidden="8"), described, progress=False)
+        run_experiment(
+            data, tmp_path / "run", ["mlp"], 1, TrainingOverrides(epochs=1, hidden="8"), described, progress=False
+        )
         places = ["--cache", cache, "--device", "cpu", "--clips", 1]
         said = call("understand", "explain", tmp_path / "run", "--head", "mlp", *places).output
         assert "mlp has no map of audio: one vector a clip has no cells" in said

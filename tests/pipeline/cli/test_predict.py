@@ -27,7 +27,7 @@ from avfuse.stages.extract.run import extract
 from avfuse.stages.fuse.data.dataset import load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.predict import load_predictions, probabilities
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
 CLASSES, GROUPS, RATE_HZ, FPS = ("low", "high"), 6, 16000, 10
 VIEWS = ["lite:frames:1of2", "lite:frames:2of2", "lite:mfcc", "lite:mfcc:h"]
@@ -83,7 +83,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("views", {"video": VIEWS[:2], "audio": VIEWS[2:]}, ["mlp"]),
     ):
         data = load_data(manifest, cache, inputs)
-        training = Training(epochs=3, hidden="16")
+        training = TrainingOverrides(epochs=3, hidden="16")
         described = describe_run(manifest, "avfuse fuse", cache)
         run_experiment(data, folder / "runs" / "set" / name, heads, 2, training, described, progress=False)
     return folder
@@ -333,7 +333,7 @@ def test_what_has_no_map_is_predicted_all_the_same_and_says_so(workplace: Path, 
     manifest = load_manifest(workplace / "cache", "set")
     data = load_data(manifest, workplace / "cache", one)
     described = describe_run(manifest, "avfuse fuse", workplace / "cache")
-    quick = Training(epochs=1, hidden="16")
+    quick = TrainingOverrides(epochs=1, hidden="16")
     run_experiment(data, tmp_path / "run", ["audio"], 1, quick, described, progress=False)
     said = call(clips[0], "--run", tmp_path / "run", "--explain", tmp_path / "none")
     assert said.stdout.startswith(f"{clips[0]}: ")
@@ -388,7 +388,7 @@ def test_features_that_would_be_others_are_refused(
 def test_heads_over_features_from_elsewhere_cannot_predict(tmp_path: Path) -> None:
     data = load_data(kitchen(tmp_path, clips=80), tmp_path, INPUTS)
     described = {"dataset": "kitchen", "collection": "kitchen"}
-    training = Training(epochs=1, hidden="16")
+    training = TrainingOverrides(epochs=1, hidden="16")
     run_experiment(data, tmp_path / "run", ["mlp"], 1, training, described, progress=False)
     assert "was computed elsewhere" in refused("a.mp4", "--run", tmp_path / "run")
 

@@ -19,10 +19,10 @@ from avfuse.stages.fuse.analysis.retrieval import evaluate_retrieval
 from avfuse.stages.fuse.data.dataset import load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.run_folder import load_run
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
 ROW = "crossattn,avc=1"
-QUICK = Training(dim=32, heads=2, epochs=6, lr=3e-3)
+QUICK = TrainingOverrides(dim=32, heads=2, epochs=6, lr=3e-3)
 
 
 def call(*arguments: object) -> Result:

@@ -34,9 +34,9 @@ from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.restore import job_from_result, load_head
 from avfuse.stages.fuse.runs.run_folder import Run, load_run
 from avfuse.stages.fuse.runs.summary import correct_matrix
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
-QUICK = Training(epochs=3, hidden="16")
+QUICK = TrainingOverrides(epochs=3, hidden="16")
 SOUNDS = ["imported:sound", "imported:hiss"]
 
 
@@ -53,7 +53,7 @@ def train(
     name: str,
     heads: Sequence[str] = ("audio", "video", "mlp"),
     seeds: int = 2,
-    training: Training = QUICK,
+    training: TrainingOverrides = QUICK,
     dataset: str = "kitchen",
     memory_bytes: int | None = None,
 ) -> Path:
@@ -251,7 +251,7 @@ class TestRobustness:
         assert {row: names.tolist() for row, names in seen.items()} == {"audio": ["audio"], "video": ["video"]}
 
     def test_rows_that_are_never_shown_a_modality_are_not_of_both(self, workplace: Path) -> None:
-        deaf = train(workplace, "deaf", ["mlp"], 1, QUICK.plus({"without": "audio"}))
+        deaf = train(workplace, "deaf", ["mlp"], 1, QUICK.updated({"without": "audio"}))
         with pytest.raises(UsageError, match=r"no row of .*deaf takes both modalities"):
             self.understand(deaf, workplace)
         said = self.understand(deaf, workplace, "--head", "mlp").output
@@ -333,7 +333,7 @@ class TestGains:
         assert len(lines_of(part, "verb")) + len(lines_of(part, "noun")) == 10
 
     def test_the_row_before_may_be_of_another_run(self, workplace: Path, run: Run, tmp_path: Path) -> None:
-        other = train(workplace, "other", ["mlp"], training=QUICK.plus({"lr": 1e-2}))
+        other = train(workplace, "other", ["mlp"], training=QUICK.updated({"lr": 1e-2}))
         change(other, "run.json", untrained=["imported:sound"])
         arguments = ["--before", "mlp", "--after", "mlp", "--run-before", other, "-o", tmp_path]
         said = call("understand", "gains", run.folder, *arguments).output
@@ -359,7 +359,7 @@ class TestCompare:
     @classmethod
     def quicker(cls, workplace: Path, run: Run) -> Path:
         """With another learning rate, a seed more and a row less."""
-        return train(workplace, "quicker", ["video", "mlp", "average"], 3, QUICK.plus({"lr": 1e-2}))
+        return train(workplace, "quicker", ["video", "mlp", "average"], 3, QUICK.updated({"lr": 1e-2}))
 
     def test_two_rows(self, run: Run) -> None:
         said = call("runs", "compare", f"{run.folder}:video", f"{run.folder}:mlp").output
@@ -404,7 +404,7 @@ class TestCompare:
         assert len(differing) == 3
 
     def test_a_run_of_one_row_needs_no_row_named(self, run: Run, workplace: Path) -> None:
-        one = train(workplace, "one", ["logreg"], training=Training())
+        one = train(workplace, "one", ["logreg"], training=TrainingOverrides())
         assert read_run_ref(str(one)).row == "logreg"
         found = compare(read_run_ref(f"{run.folder}:mlp"), read_run_ref(str(one)))
         assert found.accuracies["row"].tolist() == ["mlp / logreg"]

@@ -29,8 +29,8 @@ from avfuse.stages.fuse.data.filter_banks import Banks
 from avfuse.stages.fuse.data.modality import Layout
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import ModalityShape, build_head
-from avfuse.stages.fuse.training.auxiliary_losses import Objective, asked
-from avfuse.stages.fuse.training.overrides import Training, knows
+from avfuse.stages.fuse.training.auxiliary_losses import AuxiliaryLosses, auxiliary_weights
+from avfuse.stages.fuse.training.overrides import TrainingOverrides, accepts_setting
 
 LARGE = {"avt-table4", "mmt"}
 PAPERS = Path(os.environ.get("AVFUSE_PAPERS", ROOT.parent / "shared" / "papers"))
@@ -199,10 +199,10 @@ def shape_of(map_name: str, modality: str, roles: tuple[str, ...]) -> ModalitySh
     return Layout.of(modality, specs).shape
 
 
-def training_of(table: ExperimentTable, row: TableRow) -> Training:
+def training_of(table: ExperimentTable, row: TableRow) -> TrainingOverrides:
     """The table's settings that the row's head knows, and all of the row's."""
-    general = {name: value for name, value in table.settings.items() if knows(row.head, name)}
-    return Training(**{**general, **row.settings})
+    general = {name: value for name, value in table.settings.items() if accepts_setting(row.head, name)}
+    return TrainingOverrides(**{**general, **row.settings})
 
 
 @cache
@@ -212,9 +212,9 @@ def gives(name: str, shapes: tuple[ModalityShape, ...], options: Settings, recip
     by_name = dict(zip(("video", "audio"), shapes, strict=True))
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         head = build_head(name, by_name, targets, options).eval()
-        if asked(recipe):
+        if auxiliary_weights(recipe):
             banks = Banks("", torch.zeros(1, 1024, 128), torch.ones(1, dtype=torch.bool))
-            return Objective(head, recipe, banks).weights == asked(recipe)
+            return AuxiliaryLosses(head, recipe, banks).weights == auxiliary_weights(recipe)
         clips = {
             each: door.to_layout(torch.zeros(2, *by_name[each][:2])) for each, door in head.modality_inputs().items()
         }
@@ -249,8 +249,10 @@ def test_every_row_whose_roles_are_mapped_can_be_built_and_trained_as_it_says(na
 def test_settings_are_known(name: str) -> None:
     table = load_table(name)
     for row in table.trained:
-        Training(**row.settings).check([row.head])
-    idle = [setting for setting in table.settings if not any(knows(row.head, setting) for row in table.trained)]
+        TrainingOverrides(**row.settings).check([row.head])
+    idle = [
+        setting for setting in table.settings if not any(accepts_setting(row.head, setting) for row in table.trained)
+    ]
     assert not idle
 
 

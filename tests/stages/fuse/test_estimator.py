@@ -25,7 +25,7 @@ from avfuse.stages.fuse import estimator
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.estimator import FusionClassifier
 from avfuse.stages.fuse.heads import get_head, head_names
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_head
 
 MakeData = Callable[..., FusionData]
@@ -90,7 +90,7 @@ def test_an_array_trains_the_head_that_the_trainer_trains(make_data: MakeData, n
     fitted = two(name).fit(X[seen], y[seen])
     marked = torch.from_numpy(fitted.validation_)
     same = replace(data, train=seen[~marked], validation=seen[marked])
-    trained = train_head(name, same, 3, Training(**(fitted.settings or {})))
+    trained = train_head(name, same, 3, TrainingOverrides(**(fitted.settings or {})))
     assert fitted.n_iter_ == trained.best_epoch
     np.testing.assert_allclose(fitted._logits(X[data.test]), trained.logits, atol=1e-4)
 
@@ -108,7 +108,7 @@ def test_a_clip_that_lacks_a_modality_is_what_it_is_to_the_trainer(make_data: Ma
     fitted = two().fit(X[seen], y[seen])
     marked = torch.from_numpy(fitted.validation_)
     same = replace(data, train=seen[~marked], validation=seen[marked])
-    trained = train_head("mlp", same, 3, Training(**QUICK))
+    trained = train_head("mlp", same, 3, TrainingOverrides(**QUICK))
     np.testing.assert_allclose(fitted.decision_function(X[data.test]), trained.logits, atol=1e-4)
 
 

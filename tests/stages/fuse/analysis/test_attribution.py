@@ -21,8 +21,8 @@ from avfuse.stages.fuse.data.modality import Layout
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.data.token_layout import parts_of
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_jobs
 
 TARGETS = Targets((LearnedTarget("label", ("a", "b", "c")),))
@@ -239,13 +239,13 @@ def planted(clips: int = 160, tells: Sequence[str] = ("video", "audio"), cls: bo
     )
 
 
-def trained(plan: Plan) -> Head:
+def trained(plan: TrainingJob) -> Head:
     (only,) = train_jobs([plan])
     return only.head.eval()
 
 
 def explained(data: FusionData, head: str, epochs: int = 6, clips: int = 24, **rest: object) -> Explanation:
-    plan = Plan.of(head, data, 0, Training(epochs=epochs, **SMALL.get(head, {})))
+    plan = TrainingJob.of(head, data, 0, TrainingOverrides(epochs=epochs, **SMALL.get(head, {})))
     return explain(plan, [trained(plan)], data.test[:clips], **rest)
 
 
@@ -270,7 +270,7 @@ class TestGradCam:
     def test_it_is_the_formula(self) -> None:
         data = planted(48)
         head = build_head("crossattn", data.shapes, data.targets)
-        plan = Plan("crossattn", data, 0, Recipe(), head.Options())
+        plan = TrainingJob("crossattn", data, 0, Recipe(), head.Options())
         clips = data.test[:3]
         tokens = {name: data.modalities[name].tokens[clips].requires_grad_() for name in ("video", "audio")}
         logits = head.eval()(tokens, PRESENT)["logits"]
@@ -284,7 +284,7 @@ class TestGradCam:
         np.testing.assert_allclose(found.probabilities[:, 0], chances[range(3), [2, 0, 1]], rtol=1e-5)
 
     def test_seeds_are_averaged_and_the_likeliest_class_of_all_is_explained(self, data: FusionData) -> None:
-        plans = [Plan.of("audio", data, seed, Training(epochs=2)) for seed in (0, 1)]
+        plans = [TrainingJob.of("audio", data, seed, TrainingOverrides(epochs=2)) for seed in (0, 1)]
         heads = [trained(plan) for plan in plans]
         clips = data.test[:10]
         both = explain(plans[0], heads, clips)

@@ -27,12 +27,12 @@ from avfuse.stages.fuse.runs import experiment
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.restore import load_auxiliary_losses, load_head
 from avfuse.stages.fuse.runs.run_folder import Run
-from avfuse.stages.fuse.training.head_trainer import Fit
-from avfuse.stages.fuse.training.inputs import Inputs
-from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import Trained
+from avfuse.stages.fuse.training.head_trainer import HeadTrainer
+from avfuse.stages.fuse.training.inputs import HeadInputs
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
+from avfuse.stages.fuse.training.trainer import TrainedHead
 
-CONTRAST = Training(avc=1, dim=32, heads=2, epochs=12, patience=12, lr=3e-3)
+CONTRAST = TrainingOverrides(avc=1, dim=32, heads=2, epochs=12, patience=12, lr=3e-3)
 
 
 def placed(audio: Sequence[int], video: Sequence[int], **lacking: Sequence[int]) -> Embeddings:
@@ -211,18 +211,18 @@ def made(cache: Path, **options: Any) -> FusionData:
     return load_data(pairs(cache, clips=200, **options), cache, INPUTS)
 
 
-def train(data: FusionData, folder: Path, training: Training = CONTRAST, seeds: int = 1) -> Run:
+def train(data: FusionData, folder: Path, training: TrainingOverrides = CONTRAST, seeds: int = 1) -> Run:
     return run_experiment(data, folder, ["crossattn"], seeds, training, {"dataset": "pairs"}, progress=False)
 
 
 @pytest.fixture(scope="module")
-def saved(data: FusionData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[Trained]]:
+def saved(data: FusionData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[TrainedHead]]:
     """A run of two seeds, and the heads as they were before they were saved."""
-    kept: list[Trained] = []
+    kept: list[TrainedHead] = []
     with pytest.MonkeyPatch.context() as patch:
         original = experiment._save
 
-        def keeping(folder: Path, job: Any, trained: Trained, *rest: Any) -> None:
+        def keeping(folder: Path, job: Any, trained: TrainedHead, *rest: Any) -> None:
             kept.append(trained)
             original(folder, job, trained, *rest)
 
@@ -241,10 +241,10 @@ def recall(run: Run, data: FusionData, source: str) -> float:
 
 @pytest.mark.slow
 def test_contrast_finds_partners_that_share_more_than_a_class(
-    data: FusionData, saved: tuple[Run, list[Trained]], tmp_path: Path
+    data: FusionData, saved: tuple[Run, list[TrainedHead]], tmp_path: Path
 ) -> None:
     dealt = made(tmp_path / "cache", dealt=True)
-    by_class = train(data, tmp_path / "by_class", CONTRAST.plus({"contrast_labels": True}))
+    by_class = train(data, tmp_path / "by_class", CONTRAST.updated({"contrast_labels": True}))
     by_dealt = train(dealt, tmp_path / "dealt")
     for source in OTHER_MODALITY:
         assert recall(saved[0], data, source) > 0.7
@@ -253,16 +253,16 @@ def test_contrast_finds_partners_that_share_more_than_a_class(
 
 
 def test_saved_heads_embed_as_they_did_when_they_were_trained(
-    data: FusionData, saved: tuple[Run, list[Trained]]
+    data: FusionData, saved: tuple[Run, list[TrainedHead]]
 ) -> None:
     run, kept = saved
     clips = split_indices(data, "all")
     assert clips.tolist() == list(range(200))
     found = embed_clips(run.heads["crossattn"], data, clips)
-    training = Training(**run.described["training"])
+    training = TrainingOverrides(**run.described["training"])
     plan = training.options("crossattn"), training.recipe("crossattn")
-    inputs = Inputs.of("crossattn", data, torch.cat([data.train, data.validation]), *plan)
-    batch = inputs.rows(clips)
+    inputs = HeadInputs.of("crossattn", data, torch.cat([data.train, data.validation]), *plan)
+    batch = inputs.evaluation_batch(clips)
     has = {name: data.modalities[name].present for name in OTHER_MODALITY}
     for each, trained in zip(found, kept, strict=True):
         assert trained.space is not None
@@ -279,10 +279,10 @@ def test_saved_heads_embed_as_they_did_when_they_were_trained(
     assert not np.array_equal(found[0].vectors["audio"], found[1].vectors["audio"])
 
 
-def fitted(data: FusionData) -> Fit:
+def fitted(data: FusionData) -> HeadTrainer:
     recipe = CONTRAST.recipe("crossattn")
-    inputs = Inputs.of("crossattn", data, data.train, CONTRAST.options("crossattn"), recipe)
-    return Fit(inputs, data.truth, recipe, seed=0)
+    inputs = HeadInputs.of("crossattn", data, data.train, CONTRAST.options("crossattn"), recipe)
+    return HeadTrainer(inputs, data.truth, recipe, seed=0)
 
 
 def test_embeddings_are_what_the_loss_compares(data: FusionData) -> None:
@@ -290,7 +290,7 @@ def test_embeddings_are_what_the_loss_compares(data: FusionData) -> None:
     assert fit.objective is not None
     found = embed_with_head(fit.head, fit.objective, fit.inputs, data.test)
     with torch.no_grad():
-        batch = fit.inputs.rows(data.test)
+        batch = fit.inputs.evaluation_batch(data.test)
         losses = fit.losses(batch)  # the head is in evaluation mode, as embed leaves it
     both = found.has["audio"] & found.has["video"]
     logits = torch.from_numpy(found.vectors["audio"][both] @ found.vectors["video"][both].T) / 0.07
@@ -304,8 +304,8 @@ def test_windows_are_averaged_and_of_unit_length(data: FusionData, monkeypatch: 
     clips = data.train[:8]
     turned = clips.roll(1)
     one, other = (embed_with_head(fit.head, fit.objective, fit.inputs, which) for which in (clips, turned))
-    passes = [fit.inputs.rows(clips), fit.inputs.rows(turned)]
-    monkeypatch.setattr(Inputs, "at_test", lambda self, indices: iter([(torch.arange(8), passes)]))
+    passes = [fit.inputs.evaluation_batch(clips), fit.inputs.evaluation_batch(turned)]
+    monkeypatch.setattr(HeadInputs, "evaluation_batches", lambda self, indices: iter([(torch.arange(8), passes)]))
     found = embed_with_head(fit.head, fit.objective, fit.inputs, clips)
     for name in OTHER_MODALITY:
         total = one.vectors[name] + other.vectors[name]
@@ -320,8 +320,8 @@ def test_splits_are_what_heads_were_trained_and_tested_on(data: FusionData) -> N
 
 def test_heads_without_contrast_have_no_embeddings(data: FusionData, tmp_path: Path) -> None:
     settings = {"avc": 0, "epochs": 1}
-    plain = train(data, tmp_path / "plain", CONTRAST.plus(settings))
-    only_inside = train(data, tmp_path / "inside", CONTRAST.plus({**settings, "imc": 0.1}))
+    plain = train(data, tmp_path / "plain", CONTRAST.updated(settings))
+    only_inside = train(data, tmp_path / "inside", CONTRAST.updated({**settings, "imc": 0.1}))
     assert not list((plain.folder / "crossattn").glob("*.space.safetensors"))
     for run in (plain, only_inside):
         with pytest.raises(UsageError, match=r"trained without audio-video contrast: train with --set avc=0.5"):
@@ -331,7 +331,7 @@ def test_heads_without_contrast_have_no_embeddings(data: FusionData, tmp_path: P
 
 
 def test_heads_whose_space_is_gone_or_useless_predict_but_cannot_be_searched(data: FusionData, tmp_path: Path) -> None:
-    run = train(data, tmp_path / "run", CONTRAST.plus({"epochs": 1}))
+    run = train(data, tmp_path / "run", CONTRAST.updated({"epochs": 1}))
     one = run.heads["crossattn"][0]
     head = load_head(one, data)
     file = tmp_path / "run" / "crossattn" / "seed-0.space.safetensors"
@@ -353,5 +353,5 @@ def test_heads_whose_space_is_gone_or_useless_predict_but_cannot_be_searched(dat
         load_auxiliary_losses(one, head)
     assert "\n" not in str(said.value)
     (run.folder / "crossattn" / "seed-0.json").unlink()
-    train(data, tmp_path / "run", CONTRAST.plus({"epochs": 1}))
+    train(data, tmp_path / "run", CONTRAST.updated({"epochs": 1}))
     assert file.exists()

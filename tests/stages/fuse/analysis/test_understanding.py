@@ -30,13 +30,13 @@ from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.restore import job_from_result, load_head
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult, load_run
 from avfuse.stages.fuse.training.head_trainer import predict
-from avfuse.stages.fuse.training.inputs import Inputs
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import Trained, train_jobs
+from avfuse.stages.fuse.training.inputs import HeadInputs
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
+from avfuse.stages.fuse.training.trainer import TrainedHead, train_jobs
 
 DIM = 8
-QUICK = Training(epochs=25, lr=3e-3, hidden="32", dropout=0)
+QUICK = TrainingOverrides(epochs=25, lr=3e-3, hidden="32", dropout=0)
 
 
 def fusion_data(classes: np.ndarray, video: np.ndarray, audio: np.ndarray) -> FusionData:
@@ -86,8 +86,10 @@ def halves() -> FusionData:
     return fusion_data(classes, pointing(np.array([2, 2, 0, 1])[classes], 3, 3), audio)
 
 
-def trained(data: FusionData, head: str = "mlp", seeds: int = 2, **settings: object) -> tuple[Plan, list[Trained]]:
-    plans = [Plan.of(head, data, seed, QUICK.plus(settings)) for seed in range(seeds)]
+def trained(
+    data: FusionData, head: str = "mlp", seeds: int = 2, **settings: object
+) -> tuple[TrainingJob, list[TrainedHead]]:
+    plans = [TrainingJob.of(head, data, seed, QUICK.updated(settings)) for seed in range(seeds)]
     return plans[0], train_jobs(plans)
 
 
@@ -99,7 +101,7 @@ def line(found: Robustness, modality: str, change: str, strength: float | None =
 
 class TestContribution:
     def test_two_modalities_that_know_as_much_are_worth_as_much(self) -> None:
-        found = contribution(halves(), "logreg", Training(), 1, progress=False)
+        found = contribution(halves(), "logreg", TrainingOverrides(), 1, progress=False)
         accuracy = found.coalitions.set_index("players")["accuracy"]
         assert accuracy.to_dict() == pytest.approx({"": 0.25, "video": 0.75, "audio": 0.75, "video+audio": 1}, abs=0.1)
         players = found.players.set_index("player")
@@ -110,7 +112,7 @@ class TestContribution:
 
     def test_clips_say_where_a_value_comes_from(self) -> None:
         data = halves()
-        found = contribution(data, "logreg", Training(), 2, progress=False)
+        found = contribution(data, "logreg", TrainingOverrides(), 2, progress=False)
         test = data.table.iloc[data.test.numpy()]
         assert found.clips.index.tolist() == test["clip_id"].tolist()
         players = found.players.set_index("player")
@@ -122,7 +124,7 @@ class TestContribution:
         assert by_class[["class0", "class1"]].min() > by_class[["class2", "class3"]].max()
 
     def test_a_feature_that_holds_nothing_is_worth_nothing(self) -> None:
-        found = contribution(halves(), "logreg", Training(), 1, split=("audio",), progress=False)
+        found = contribution(halves(), "logreg", TrainingOverrides(), 1, split=("audio",), progress=False)
         values = found.players.set_index("player")["value"]
         expected = {"video": 0.375, "lite:mfcc": 0.375, "lite:chromagram": 0, "lite:waveplot": 0}
         assert values.to_dict() == pytest.approx(expected, abs=0.08)
@@ -148,17 +150,17 @@ class TestContribution:
     def test_heads_of_equal_shape_train_side_by_side(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data, together = halves(), []
 
-        def counting(plans: Sequence[Plan], **rest: object) -> list[Trained]:
+        def counting(plans: Sequence[TrainingJob], **rest: object) -> list[TrainedHead]:
             together.append(len(plans))
             return train_jobs(plans, **rest)
 
         monkeypatch.setattr("avfuse.stages.fuse.analysis.shapley.train_jobs", counting)
-        found = contribution(data, "mlp", QUICK.plus({"epochs": 4}), 2, split=("audio",), progress=False)
+        found = contribution(data, "mlp", QUICK.updated({"epochs": 4}), 2, split=("audio",), progress=False)
         # picture alone; one, two and three audio images, alone and with the picture
         assert sorted(together) == [2, 2, 2, 6, 6, 6, 6]
         monkeypatch.setattr("avfuse.stages.fuse.analysis.shapley._COPIED_BYTES", 0)
         together.clear()
-        apart = contribution(data, "mlp", QUICK.plus({"epochs": 4}), 2, split=("audio",), progress=False)
+        apart = contribution(data, "mlp", QUICK.updated({"epochs": 4}), 2, split=("audio",), progress=False)
         assert together == [2] * 15
         pd.testing.assert_frame_equal(found.coalitions, apart.coalitions, atol=0.03)
 
@@ -167,14 +169,14 @@ class TestContribution:
     ) -> None:
         data, trained = halves(), []
 
-        def breaking_off(plans: Sequence[Plan], **rest: object) -> list[Trained]:
+        def breaking_off(plans: Sequence[TrainingJob], **rest: object) -> list[TrainedHead]:
             if len(trained) == 2:
                 raise KeyboardInterrupt
             trained.append(plans)
             return train_jobs(plans, **rest)
 
         monkeypatch.setattr("avfuse.stages.fuse.analysis.shapley.train_jobs", breaking_off)
-        training = QUICK.plus({"epochs": 4})
+        training = QUICK.updated({"epochs": 4})
         with pytest.raises(KeyboardInterrupt):
             contribution(data, "mlp", training, 2, keep=tmp_path, progress=False)
         trained.clear()
@@ -193,23 +195,23 @@ class TestContribution:
                 ("mlp", QUICK, 1),
                 ("average", QUICK, 1),
                 ("mlp", QUICK, 2),
-                ("mlp", QUICK.plus({"lr": 1}), 1),
-                ("mlp", QUICK.plus({"hidden": "8"}), 1),
-                ("mlp", Training(shuffle_labels=True, **QUICK.given), 1),
+                ("mlp", QUICK.updated({"lr": 1}), 1),
+                ("mlp", QUICK.updated({"hidden": "8"}), 1),
+                ("mlp", TrainingOverrides(shuffle_labels=True, **QUICK.settings), 1),
                 ("mlp", QUICK, 1, ["audio"]),
             ]
         }
         assert len(keys) == 7
-        contribution(data, "logreg", Training(), 1, keep=tmp_path, progress=False)
+        contribution(data, "logreg", TrainingOverrides(), 1, keep=tmp_path, progress=False)
         monkeypatch.setattr(
             "avfuse.stages.fuse.analysis.shapley.train_jobs", lambda *_, **__: pytest.fail("trained again")
         )
-        contribution(data, "logreg", Training(), 1, keep=tmp_path, progress=False)
+        contribution(data, "logreg", TrainingOverrides(), 1, keep=tmp_path, progress=False)
         (folder,) = tmp_path.iterdir()
         for file in folder.iterdir():
             file.write_bytes(b"half a fi")
         with pytest.raises(UsageError, match=r"npz is damaged .*remove it"):
-            contribution(data, "logreg", Training(), 1, keep=tmp_path, progress=False)
+            contribution(data, "logreg", TrainingOverrides(), 1, keep=tmp_path, progress=False)
 
     def test_shapley_values_are_means_over_all_orders(self) -> None:
         generator = np.random.default_rng(0)
@@ -225,7 +227,7 @@ class TestContribution:
     def test_nothing_is_worth_the_most_frequent_class(self) -> None:
         classes = np.array([0, 0, 0, 1] * 4 + [0, 1, 1, 1] * 4 + [0, 1, 2, 2] * 4)
         data = fusion_data(classes, noise(48, 2, 0), noise(48, 1, 1))
-        found = contribution(data, "logreg", Training(), 1, progress=False)
+        found = contribution(data, "logreg", TrainingOverrides(), 1, progress=False)
         fitted = torch.cat([data.train, data.validation])
         counts = np.bincount(classes[fitted.numpy()])
         assert counts[0] == counts[1] > counts[2]  # of two a guess picks either
@@ -234,7 +236,7 @@ class TestContribution:
     def test_targets_are_guessed_one_by_one_and_have_to_be_right_at_once(self, tmp_path: Path) -> None:
         for manifest in (kitchen(tmp_path, clips=100), sounds(tmp_path, clips=100)):
             data = load_data(manifest, tmp_path, INPUTS)
-            found = contribution(data, "logreg", Training(), 1, progress=False)
+            found = contribution(data, "logreg", TrainingOverrides(), 1, progress=False)
             fitted = torch.cat([data.train, data.validation])
             right = np.ones(len(data.test))
             for target, truth in zip(data.targets, data.truth, strict=True):
@@ -250,7 +252,7 @@ class TestContribution:
         with pytest.raises(UsageError, match=r"2 to 10 players.*'audio' sees 1 here"):
             contribution(data, "audio", QUICK, 1)
         with pytest.raises(UsageError, match=r"without=video.*leave it out"):
-            contribution(data, "mlp", QUICK.plus({"without": "video"}), 1)
+            contribution(data, "mlp", QUICK.updated({"without": "video"}), 1)
         with pytest.raises(UsageError, match="'audio' sees no video"):
             contribution(data, "audio", QUICK, 1, split=("video",))
         with pytest.raises(UsageError, match="no features' names"):
@@ -272,13 +274,15 @@ def six(make_data: Callable[..., FusionData]) -> FusionData:
 
 
 @pytest.fixture(scope="module")
-def fused(six: FusionData) -> tuple[Plan, list[Trained], Robustness]:
+def fused(six: FusionData) -> tuple[TrainingJob, list[TrainedHead], Robustness]:
     plan, every = trained(six)
     return plan, every, robustness(plan, [each.head for each in every])
 
 
 class TestRobustness:
-    def test_unchanged_and_dropped_are_what_training_says(self, fused: tuple[Plan, list[Trained], Robustness]) -> None:
+    def test_unchanged_and_dropped_are_what_training_says(
+        self, fused: tuple[TrainingJob, list[TrainedHead], Robustness]
+    ) -> None:
         plan, every, found = fused
         data = plan.data
         truth = [each[data.test].numpy() for each in data.truth]
@@ -296,7 +300,7 @@ class TestRobustness:
             assert row["changed"] == data.modalities[name].present[data.test].sum()
             assert row["clips"] == len(data.test)
 
-    def test_the_more_noise_the_less_is_right(self, fused: tuple[Plan, list[Trained], Robustness]) -> None:
+    def test_the_more_noise_the_less_is_right(self, fused: tuple[TrainingJob, list[TrainedHead], Robustness]) -> None:
         found = fused[2]
         for name in ("video", "audio"):
             kept, half, little = (line(found, name, "noise", each)["accuracy"] for each in (10, 0, -10))
@@ -304,7 +308,9 @@ class TestRobustness:
             assert line(found, name, "noise", 10)["drop"] < 0.05
             assert line(found, name, "noise", -10)["drop"] > 0.1
 
-    def test_another_class_costs_more_than_the_same_one(self, fused: tuple[Plan, list[Trained], Robustness]) -> None:
+    def test_another_class_costs_more_than_the_same_one(
+        self, fused: tuple[TrainingJob, list[TrainedHead], Robustness]
+    ) -> None:
         found = fused[2]
         for name in ("video", "audio"):
             same, other = line(found, name, "same class"), line(found, name, "other class")
@@ -346,7 +352,7 @@ class TestRobustness:
         assert line(found, "video", "shift", 0.5)["accuracy"] == 0
         assert "shift" not in set(found.table.query("modality == 'audio'")["change"])
 
-    def test_a_shift_is_nothing_to_a_mean(self, fused: tuple[Plan, list[Trained], Robustness]) -> None:
+    def test_a_shift_is_nothing_to_a_mean(self, fused: tuple[TrainingJob, list[TrainedHead], Robustness]) -> None:
         plan, every, found = fused
         for share in (0.25, 0.5):
             row = line(found, "video", "shift", share)
@@ -382,7 +388,7 @@ class TestRobustness:
         assert line(one, "audio", "same class")["left_out"] < len(data.test)
 
     def test_repeated_it_is_the_same_and_another_seed_is_another(
-        self, fused: tuple[Plan, list[Trained], Robustness]
+        self, fused: tuple[TrainingJob, list[TrainedHead], Robustness]
     ) -> None:
         plan, every, found = fused
         heads = [each.head for each in every]
@@ -406,7 +412,9 @@ class TestChanges:
         modality = Modality(rows[:, 0], torch.ones(clips, dtype=torch.bool), layout.specs, several, layout)
         data = replace(fusion_data(np.arange(16) % 2, noise(16, 1, 0), noise(16, 1, 1)), modalities={"audio": modality})
         data = replace(data, test=torch.arange(clips))
-        return ModalityTokens.of(Plan("audio", data, 0, Recipe(), Recipe()), "audio", ModalityInput(layout.shape))
+        return ModalityTokens.of(
+            TrainingJob("audio", data, 0, Recipe(), Recipe()), "audio", ModalityInput(layout.shape)
+        )
 
     def named(self, seen: ModalityTokens, name: str, labels: Sequence[int] = (0, 0, 0, 1, 1, 1)) -> list[Perturbation]:
         return [each for each in perturbations(seen, np.array(labels), 0) if each.name == name]
@@ -498,7 +506,7 @@ class TestChanges:
             fitted = torch.cat([data.train, data.validation])
             tokens = data.modalities["audio"].tokens[fitted]
             door.fit([(tokens, torch.ones(len(tokens), dtype=torch.bool))])
-            seen = ModalityTokens.of(Plan("audio", data, 0, Recipe(), Recipe()), "audio", door)
+            seen = ModalityTokens.of(TrainingJob("audio", data, 0, Recipe(), Recipe()), "audio", door)
             clips = torch.arange(len(data.test))
             variance = door.standardise(tokens, torch.ones(len(tokens), dtype=torch.bool)).var(dim=0)[0].numpy()
             every = self.named(seen, "noise", [0] * len(clips))
@@ -525,7 +533,9 @@ def data() -> FusionData:
 def run(data: FusionData, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("runs") / "run"
     sweep = {"audio": ["lite:mfcc", "lite:mfcc+hf:owner/net:waveplot"], "hidden": ["16"]}
-    return run_experiment(data, folder, ["average", "mlp"], 2, Training(epochs=3), {}, sweep=sweep, progress=False)
+    return run_experiment(
+        data, folder, ["average", "mlp"], 2, TrainingOverrides(epochs=3), {}, sweep=sweep, progress=False
+    )
 
 
 class TestSaved:
@@ -536,7 +546,7 @@ class TestSaved:
             for one in runs:
                 plan, head = job_from_result(one, data), load_head(one, data)
                 fitted = torch.cat([data.train, data.validation])
-                inputs = Inputs.of(plan.head, plan.data, fitted, plan.options, plan.recipe)
+                inputs = HeadInputs.of(plan.head, plan.data, fitted, plan.options, plan.recipe)
                 torch.testing.assert_close(predict(head, inputs, data.test).numpy(), one.logits, rtol=1e-5, atol=1e-5)
                 assert plan.seed == one.seed
                 assert plan.data.shapes["audio"].length == len(one.described["swept"]["audio"].split("+"))

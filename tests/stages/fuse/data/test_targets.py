@@ -17,15 +17,15 @@ from avfuse.stages.fuse.evaluation.metrics import evaluate
 from avfuse.stages.fuse.heads import ModalityShape, build_head
 from avfuse.stages.fuse.heads.base import STANDARD
 from avfuse.stages.fuse.losses import loss_of_targets
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import _shuffled, train_head
 
-QUICK = Training(epochs=6, lr=3e-3)
+QUICK = TrainingOverrides(epochs=6, lr=3e-3)
 JOINT = ("average", "mlp", "crossattn", "bottleneck")
 TWO = Targets((LearnedTarget("verb", ("a", "b", "c")), LearnedTarget("noun", ("x", "y"))))
 
 
-def measured(name: str, data: FusionData, training: Training = QUICK, seed: int = 0) -> dict[str, float]:
+def measured(name: str, data: FusionData, training: TrainingOverrides = QUICK, seed: int = 0) -> dict[str, float]:
     trained = train_head(name, data, seed, training)
     return evaluate(data.targets, trained.logits, [each[data.test].numpy() for each in data.truth])
 
@@ -44,7 +44,7 @@ def test_classes_are_the_manifests_and_not_those_that_occur(kitchen_data: Fusion
     labels = kitchen_data.table["label"][kitchen_data.test.numpy()]
     told = [f"verb{v} noun{n}" for v, n in zip(verb[kitchen_data.test], noun[kitchen_data.test], strict=True)]
     assert labels.tolist() == told
-    trained = train_head("mlp", kitchen_data, 0, Training(epochs=1))
+    trained = train_head("mlp", kitchen_data, 0, TrainingOverrides(epochs=1))
     assert trained.logits.shape == (len(kitchen_data.test), 9)
     assert np.isfinite(trained.logits).all()
 
@@ -107,7 +107,10 @@ def test_joint_heads_tell_verbs_by_the_picture_and_nouns_by_the_sound(kitchen_da
 @pytest.mark.parametrize("name", ["average", "mlp"])
 def test_with_shuffled_targets_actions_fall_to_chance(kitchen_data: FusionData, name: str) -> None:
     reached = np.mean(
-        [measured(name, kitchen_data, Training(**QUICK.given, shuffle_labels=True), s)["action_top1"] for s in (0, 1)]
+        [
+            measured(name, kitchen_data, TrainingOverrides(**QUICK.settings, shuffle_labels=True), s)["action_top1"]
+            for s in (0, 1)
+        ]
     )
     chance = 1 / 12
     assert abs(reached - chance) < 4 * (chance * (1 - chance) / len(kitchen_data.test)) ** 0.5
@@ -133,7 +136,7 @@ def test_the_epoch_is_the_best_in_all_targets_at_once(kitchen_data: FusionData) 
 def test_unlabelled_clips_have_no_say(tmp_path: Path, name: str) -> None:
     manifest = kitchen(tmp_path, clips=120, unlabelled=30)
     without = replace(manifest, table=manifest.table[manifest.table["split"] != "unlabelled"])
-    training = Training(epochs=2)
+    training = TrainingOverrides(epochs=2)
     with_them = train_head(name, load_data(manifest, tmp_path, INPUTS), 0, training)
     alone = train_head(name, load_data(without, tmp_path, INPUTS), 0, training)
     for key, tensor in with_them.head.state_dict().items():
@@ -188,7 +191,9 @@ def test_a_set_of_several_classes_a_clip_is_learned_class_by_class(tmp_path: Pat
     prevalence = data.truth[0][data.test].float().mean().item()
     for name in ("average", "mlp", "crossattn"):
         assert measured(name, data)["map"] > 0.85 > 3 * prevalence, name
-    control = [measured("mlp", data, Training(**QUICK.given, shuffle_labels=True), seed)["map"] for seed in (0, 1)]
+    control = [
+        measured("mlp", data, TrainingOverrides(**QUICK.settings, shuffle_labels=True), seed)["map"] for seed in (0, 1)
+    ]
     assert np.mean(control) < prevalence + 0.12
 
 

@@ -14,11 +14,11 @@ from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.training import trainer
-from avfuse.stages.fuse.training.head_trainer import Fit, predict
-from avfuse.stages.fuse.training.inputs import Inputs
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import Parents, Trained, train_head, train_jobs
+from avfuse.stages.fuse.training.head_trainer import HeadTrainer, predict
+from avfuse.stages.fuse.training.inputs import HeadInputs
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
+from avfuse.stages.fuse.training.trainer import ParentHeads, TrainedHead, train_head, train_jobs
 from avfuse.stages.fuse.training.vectorized import train_epochs
 
 SIZES = {"hidden": "24x12"}
@@ -29,19 +29,19 @@ def data(make_data: Callable[..., FusionData]) -> FusionData:
     return make_data(clips_per_class=30, missing=0.1)
 
 
-def parents_of(data: FusionData, training: Training) -> dict[str, Head]:
-    plans = Plan.of("mlp", data, 5, training).parents()
+def parents_of(data: FusionData, training: TrainingOverrides) -> dict[str, Head]:
+    plans = TrainingJob.of("mlp", data, 5, training).parents()
     chosen = {name: train_jobs([plan], keep_chosen=True)[0].chosen for name, plan in plans.items()}
     return {name: head for name, head in chosen.items() if head is not None}
 
 
-def started(data: FusionData, training: Training, parents: dict[str, Head]) -> Fit:
-    inputs = Inputs.of("mlp", data, data.train, training.options("mlp"), training.recipe("mlp"))
-    return Fit(inputs, data.truth, training.recipe("mlp"), 5, parents)
+def started(data: FusionData, training: TrainingOverrides, parents: dict[str, Head]) -> HeadTrainer:
+    inputs = HeadInputs.of("mlp", data, data.train, training.options("mlp"), training.recipe("mlp"))
+    return HeadTrainer(inputs, data.truth, training.recipe("mlp"), 5, parents)
 
 
-def asked(**more: object) -> Training:
-    return Training(epochs=4, init="video", **SIZES, **more)
+def asked(**more: object) -> TrainingOverrides:
+    return TrainingOverrides(epochs=4, init="video", **SIZES, **more)
 
 
 @pytest.mark.parametrize("video", ["mean", "flatten"])
@@ -53,7 +53,9 @@ def test_with_zero_the_fusion_net_is_the_video_net_before_its_first_step(
     parents = parents_of(data, training)
     assert set(parents) == {"video"}
     fit = started(data, training, parents)
-    inputs = Inputs.of("video", data, data.train, Training(video=video, **SIZES).options("video"), fit.recipe)
+    inputs = HeadInputs.of(
+        "video", data, data.train, TrainingOverrides(video=video, **SIZES).options("video"), fit.recipe
+    )
     torch.testing.assert_close(
         predict(fit.head, fit.inputs, data.test), predict(parents["video"], inputs, data.test), rtol=1e-5, atol=1e-6
     )
@@ -76,7 +78,7 @@ def test_the_zeros_for_the_sound_learn(data: FusionData, fusion: str) -> None:
 def test_small_is_a_hundredth_of_a_usual_start(data: FusionData) -> None:
     training = asked(audio_block="small")
     parents = parents_of(data, training)
-    fit, usual = started(data, training, parents), started(data, Training(**SIZES), {})
+    fit, usual = started(data, training, parents), started(data, TrainingOverrides(**SIZES), {})
     torch.testing.assert_close(fit.head.classifier[0].weight[:, 16:], usual.head.classifier[0].weight[:, 16:] * 0.01)
     torch.testing.assert_close(fit.head.classifier[0].weight[:, :16], parents["video"].classifier[0].weight)
 
@@ -102,9 +104,9 @@ def test_while_the_epoch_is_chosen_no_parent_has_seen_validation(data: FusionDat
     truth = data.truth[0].clone()
     truth[data.validation] = (truth[data.validation] + 1) % 6
     other = replace(data, truth=(truth,))
-    plan = Plan.of("mlp", data, 5, training).parents()["video"]
+    plan = TrainingJob.of("mlp", data, 5, training).parents()["video"]
     (one,) = train_jobs([plan], keep_chosen=True)
-    (two,) = train_jobs([Plan.of("mlp", other, 5, training).parents()["video"]], keep_chosen=True)
+    (two,) = train_jobs([TrainingJob.of("mlp", other, 5, training).parents()["video"]], keep_chosen=True)
     if one.best_epoch == two.best_epoch:
         for name, weight in one.chosen.state_dict().items():
             torch.testing.assert_close(weight, two.chosen.state_dict()[name], rtol=0, atol=0)
@@ -114,7 +116,7 @@ def test_while_the_epoch_is_chosen_no_parent_has_seen_validation(data: FusionDat
 def test_it_trains_to_the_end_and_repeats_itself(data: FusionData) -> None:
     first, second = (train_head("mlp", data, 1, asked()) for _ in range(2))
     np.testing.assert_array_equal(first.logits, second.logits)
-    assert not np.array_equal(first.logits, train_head("mlp", data, 1, Training(epochs=4, **SIZES)).logits)
+    assert not np.array_equal(first.logits, train_head("mlp", data, 1, TrainingOverrides(epochs=4, **SIZES)).logits)
 
 
 def test_a_parent_is_trained_once_for_all_that_start_from_it(
@@ -124,14 +126,14 @@ def test_a_parent_is_trained_once_for_all_that_start_from_it(
     trained: list[tuple[str, int, float]] = []
     original = trainer.train_jobs
 
-    def noted(plans: Sequence[Plan], *rest: Any, **more: Any) -> list[Trained]:
+    def noted(plans: Sequence[TrainingJob], *rest: Any, **more: Any) -> list[TrainedHead]:
         trained.extend((plan.head, plan.seed, plan.recipe.weight_decay) for plan in plans)
         return original(plans, *rest, **more)
 
     monkeypatch.setattr(trainer, "train_jobs", noted)
     other_sound = replace(data.modalities["audio"], tokens=data.modalities["audio"].tokens + 1)
     sweep = {"lr": ["1e-3", "3e-3"], "weight_decay": ["0", "0.05"]}
-    parents = Parents()
+    parents = ParentHeads()
     shared, alone = (
         [
             run_experiment(
@@ -153,5 +155,5 @@ def test_a_parent_is_trained_once_for_all_that_start_from_it(
 def test_a_parent_on_other_pictures_is_another(data: FusionData) -> None:
     video = data.modalities["video"]
     other = replace(data, modalities={**data.modalities, "video": replace(video, tokens=video.tokens + 1)})
-    one, two = (Plan.of("mlp", each, 5, asked()).parents()["video"].key for each in (data, other))
+    one, two = (TrainingJob.of("mlp", each, 5, asked()).parents()["video"].key for each in (data, other))
     assert one != two

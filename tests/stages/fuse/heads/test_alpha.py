@@ -13,7 +13,7 @@ from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import correct
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head
 from avfuse.stages.fuse.heads.alpha import AlphaTransformer, transform
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_head
 
 SHAPES = {"video": ModalityShape(3, 8), "audio": ModalityShape(2, 8)}
@@ -99,11 +99,11 @@ def test_a_filter_bank_is_refused() -> None:
 def test_what_cannot_be_chosen_is_named(given: dict[str, str]) -> None:
     (name, value) = next(iter(given.items()))
     with pytest.raises(UsageError, match=f"{name}={value}: "):
-        Training(**given).check(["alpha"])
+        TrainingOverrides(**given).check(["alpha"])
 
 
 def test_it_is_trained_as_published() -> None:
-    recipe, options = Training().recipe("alpha"), Training().options("alpha")
+    recipe, options = TrainingOverrides().recipe("alpha"), TrainingOverrides().options("alpha")
     assert (recipe.lr, recipe.weight_decay, recipe.batch_size, recipe.epochs) == (1e-4, 0, 8, 25)
     assert options.model_dump() == {
         "hidden": "1024x512",
@@ -116,9 +116,9 @@ def test_it_is_trained_as_published() -> None:
 
 def test_training_learns_from_both_and_feels_the_scalar(make_data: Callable[..., FusionData]) -> None:
     data = make_data()
-    quick = Training(epochs=5, lr=1e-3, hidden="64")
+    quick = TrainingOverrides(epochs=5, lr=1e-3, hidden="64")
     plain, scaled = (
-        train_head("alpha", data, 0, quick.plus({"transform": each, "alpha": 20.0})) for each in ("none", "scalar")
+        train_head("alpha", data, 0, quick.updated({"transform": each, "alpha": 20.0})) for each in ("none", "scalar")
     )
     reached = correct(plain.logits, data.truth[0][data.test].numpy()).mean()
     assert reached > 0.75  # the picture alone tells a third of the classes, the sound alone half

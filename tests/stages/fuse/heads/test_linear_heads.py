@@ -17,7 +17,7 @@ from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import correct
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_head
 
 MakeData = Callable[..., FusionData]
@@ -199,7 +199,7 @@ def test_where_no_fitted_clip_lacks_a_modality_its_absence_says_nothing(name: st
 
 
 def accuracy(data: FusionData, name: str, **given: Any) -> float:
-    logits = train_head(name, data, 0, Training(**given)).logits
+    logits = train_head(name, data, 0, TrainingOverrides(**given)).logits
     return correct(logits, data.truth[0][data.test].numpy()).mean()
 
 
@@ -221,7 +221,7 @@ def test_it_is_fitted_on_standardised_clips_of_train_and_validation(make_data: M
         tokens[name] = (modality.tokens - seen.mean(dim=0)) / seen.std(dim=0)
     columns = side_by_side(tokens)
     model = LogisticRegression(max_iter=1000).fit(columns[part], data.truth[0][part])
-    trained = train_head("logreg", data, 0, Training())
+    trained = train_head("logreg", data, 0, TrainingOverrides())
     expected = model.predict_proba(columns[data.test])
     np.testing.assert_allclose(probabilities(torch.from_numpy(trained.logits)), expected, atol=1e-3)
     assert len(trained.curve) == 1
@@ -233,7 +233,7 @@ def test_on_sound_alone_pictures_have_no_say(make_data: MakeData, name: str, giv
     data = make_data()
     video = data.modalities["video"]
     other = replace(data, modalities={**data.modalities, "video": replace(video, tokens=video.tokens.flip(0) * 9)})
-    one, two = (train_head(name, each, 0, Training(**given)) for each in (data, other))
+    one, two = (train_head(name, each, 0, TrainingOverrides(**given)) for each in (data, other))
     np.testing.assert_array_equal(one.logits, two.logits)
     assert 0.3 < correct(one.logits, data.truth[0][data.test].numpy()).mean() < 0.6
 
@@ -254,7 +254,7 @@ def test_a_linear_model_cannot_tell_whether_two_modalities_agree(make_data: Make
 
 def test_weights_are_one_layer_that_is_saved_like_any_other(make_data: MakeData) -> None:
     data = make_data()
-    head = train_head("svc", data, 0, Training()).head
+    head = train_head("svc", data, 0, TrainingOverrides()).head
     again = build_head("svc", data.shapes, data.targets)
     again.load_state_dict(head.state_dict())
     tokens = {name: each.tokens for name, each in data.modalities.items()}

@@ -9,7 +9,7 @@ from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head
 from avfuse.stages.fuse.heads.bottleneck import AVBottleneck, BottleneckOptions
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
 SHAPES = {"video": ModalityShape(5, 12), "audio": ModalityShape(7, 10, prefix=1, grid=(2, 3))}
 TARGETS = Targets((LearnedTarget("label", ("a", "b", "c")),))
@@ -19,7 +19,7 @@ SMALL = {"dim": 16, "heads": 2}
 
 def head_of(name: str, **options: object) -> Head:
     torch.manual_seed(0)
-    return build_head(name, SHAPES, TARGETS, Training(**SMALL, **options).options(name)).eval()
+    return build_head(name, SHAPES, TARGETS, TrainingOverrides(**SMALL, **options).options(name)).eval()
 
 
 def clips(moved: str = "") -> dict[str, Tensor]:
@@ -139,6 +139,6 @@ def test_the_updates_differ() -> None:
 
 def test_sizes_are_checked() -> None:
     with pytest.raises(UsageError, match="heads=3 does not divide dim=16"):
-        Training(dim=16, heads=3).options("crossattn")
+        TrainingOverrides(dim=16, heads=3).options("crossattn")
     with pytest.raises(UsageError, match=r"update=sideways: .*serial_last"):
-        Training(update="sideways").options("bottleneck")
+        TrainingOverrides(update="sideways").options("bottleneck")

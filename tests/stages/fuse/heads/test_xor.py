@@ -9,7 +9,7 @@ from avfuse.features.feature_names import resolve
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Layout, Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_head
 
 CLIPS, FRAMES, DIM = 320, 3, 12
@@ -44,7 +44,7 @@ def data() -> FusionData:
 
 def reached(data: FusionData, head: str, **settings: object) -> float:
     truth = data.truth[0][data.test].numpy()
-    logits = train_head(head, data, 0, Training(**{"epochs": 20, **settings})).logits
+    logits = train_head(head, data, 0, TrainingOverrides(**{"epochs": 20, **settings})).logits
     return float((logits.argmax(axis=1) == truth).mean())
 
 

@@ -17,11 +17,11 @@ from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.run_folder import Run, load_run, results_table
 from avfuse.stages.fuse.runs.summary import chance, notes, summarise
 from avfuse.stages.fuse.training import vectorized
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import Trained
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
+from avfuse.stages.fuse.training.trainer import TrainedHead
 
-QUICK = Training(epochs=2)
+QUICK = TrainingOverrides(epochs=2)
 DESCRIBED = {"dataset": "made-up"}
 
 
@@ -50,7 +50,7 @@ def test_what_was_trained_is_read_back(data: FusionData, tmp_path: Path, monkeyp
     trained: list[tuple[str, list[int]]] = []
     original = experiment.train_jobs
 
-    def noted(plans: list[Plan], *rest: Any, **more: Any) -> list[Trained]:
+    def noted(plans: list[TrainingJob], *rest: Any, **more: Any) -> list[TrainedHead]:
         trained.append((plans[0].head, [plan.seed for plan in plans]))
         return original(plans, *rest, **more)
 
@@ -87,11 +87,11 @@ def test_a_run_read_back_equals_the_one_that_was_made(data: FusionData, tmp_path
 def test_other_settings_under_the_same_name_are_refused(data: FusionData, tmp_path: Path) -> None:
     fuse(data, tmp_path / "run", ["audio"], seeds=1)
     with pytest.raises(UsageError, match=r"lr: None there, 0\.1 here"):
-        fuse(data, tmp_path / "run", ["audio"], seeds=1, training=Training(epochs=2, lr=0.1))
-    fuse(data, tmp_path / "other", ["audio"], seeds=1, training=Training(epochs=2, lr=0.1))
+        fuse(data, tmp_path / "run", ["audio"], seeds=1, training=TrainingOverrides(epochs=2, lr=0.1))
+    fuse(data, tmp_path / "other", ["audio"], seeds=1, training=TrainingOverrides(epochs=2, lr=0.1))
     with pytest.raises(UsageError, match=r"lr: 0\.1 there, None here"):
-        fuse(data, tmp_path / "other", ["audio"], seeds=1, training=Training(epochs=2))
-    replaced = fuse(data, tmp_path / "run", ["video"], seeds=1, training=Training(epochs=1), replace=True)
+        fuse(data, tmp_path / "other", ["audio"], seeds=1, training=TrainingOverrides(epochs=2))
+    replaced = fuse(data, tmp_path / "run", ["video"], seeds=1, training=TrainingOverrides(epochs=1), replace=True)
     assert list(replaced.heads) == ["video"]
     assert not list((tmp_path / "run" / "audio").glob("seed-*"))
 
@@ -112,7 +112,9 @@ def test_other_feature_values_are_other_data(data: FusionData, make_data: Callab
 
 
 def test_the_table_says_what_its_reader_has_to_know(data: FusionData, tmp_path: Path) -> None:
-    control = fuse(data, tmp_path / "run", ["audio"], seeds=1, training=Training(epochs=1, shuffle_labels=True))
+    control = fuse(
+        data, tmp_path / "run", ["audio"], seeds=1, training=TrainingOverrides(epochs=1, shuffle_labels=True)
+    )
     said = " ".join(notes(control))
     assert "shuffled" in said
     control.described["untrained"] = ["lite:frames"]

@@ -15,13 +15,15 @@ from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.predict import best_row, load_predictions, predict_clips, probabilities
 from avfuse.stages.fuse.runs.restore import saved_layouts
 from avfuse.stages.fuse.runs.run_folder import Run, load_run
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
-QUICK = Training(epochs=3, hidden="16")
+QUICK = TrainingOverrides(epochs=3, hidden="16")
 HEADS = ["audio", "video", "average", "mlp", "crossattn"]
 
 
-def train(folder: Path, manifest: Manifest, heads: list[str], training: Training = QUICK, **options: object) -> Run:
+def train(
+    folder: Path, manifest: Manifest, heads: list[str], training: TrainingOverrides = QUICK, **options: object
+) -> Run:
     data = load_data(manifest, folder, INPUTS)
     described = {"dataset": manifest.name, "collection": manifest.collection}
     return run_experiment(data, folder / "run", heads, 2, training, described, progress=False, **options)  # type: ignore[arg-type]
@@ -78,7 +80,7 @@ def test_rows_of_swept_features_see_these_alone(tmp_path: Path) -> None:
 
 def test_heads_trained_without_a_modality_do_not_use_it(tmp_path: Path) -> None:
     manifest = kitchen(tmp_path, clips=80)
-    run = train(tmp_path, manifest, ["mlp"], Training(epochs=2, hidden="16", without="audio"))
+    run = train(tmp_path, manifest, ["mlp"], TrainingOverrides(epochs=2, hidden="16", without="audio"))
     check_same(tmp_path, manifest, run, "mlp")
     found = predict_clips(run, "mlp", manifest.clips()[:3], tmp_path, "kitchen")
     assert list(found.present) == ["video"]

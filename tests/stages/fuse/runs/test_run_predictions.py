@@ -12,14 +12,16 @@ from avfuse.stages.fuse.data.dataset import load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.predict import load_predictions
 from avfuse.stages.fuse.runs.run_folder import Run
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("kitchen")
     data = load_data(kitchen(folder, clips=80), folder, INPUTS)
-    return run_experiment(data, folder / "run", ["mlp"], 2, Training(epochs=2), {"dataset": "kitchen"}, progress=False)
+    return run_experiment(
+        data, folder / "run", ["mlp"], 2, TrainingOverrides(epochs=2), {"dataset": "kitchen"}, progress=False
+    )
 
 
 def test_seeds_are_averaged_as_logarithms_of_probabilities(run: Run) -> None:
@@ -39,7 +41,9 @@ def test_seeds_are_averaged_as_logarithms_of_probabilities(run: Run) -> None:
 
 def test_log_odds_are_averaged_with_sigmoid(tmp_path: Path) -> None:
     data = load_data(sounds(tmp_path, clips=80), tmp_path, INPUTS)
-    run = run_experiment(data, tmp_path / "run", ["mlp"], 2, Training(epochs=2), {"dataset": "sounds"}, progress=False)
+    run = run_experiment(
+        data, tmp_path / "run", ["mlp"], 2, TrainingOverrides(epochs=2), {"dataset": "sounds"}, progress=False
+    )
     scores = load_predictions(run.folder, "mlp", "test").scores[0]
     odds = np.prod(
         [(p / (1 - p)) ** 0.5 for p in (expit(one.logits.astype(float)) for one in run.heads["mlp"])], axis=0
@@ -58,6 +62,8 @@ def test_what_is_not_there_is_named(run: Run, head: str, split: str, seed: int |
 
 def test_a_set_without_unlabelled_clips_has_no_predictions_of_them(tmp_path: Path) -> None:
     data = load_data(kitchen(tmp_path, clips=80, unlabelled=0), tmp_path, INPUTS)
-    run = run_experiment(data, tmp_path / "run", ["mlp"], 1, Training(epochs=1), {"dataset": "kitchen"}, progress=False)
+    run = run_experiment(
+        data, tmp_path / "run", ["mlp"], 1, TrainingOverrides(epochs=1), {"dataset": "kitchen"}, progress=False
+    )
     with pytest.raises(UsageError, match="no predictions of unlabelled clips: 'kitchen' has none"):
         load_predictions(run.folder, "mlp", "unlabelled")

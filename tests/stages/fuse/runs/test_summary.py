@@ -20,10 +20,10 @@ from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.stages.fuse.runs.summary import selected_rows, summarise, validation_score
 from avfuse.stages.fuse.training import vectorized
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_head
 
-QUICK = Training(epochs=3, hidden="16")
+QUICK = TrainingOverrides(epochs=3, hidden="16")
 DESCRIBED = {"dataset": "made-up"}
 
 
@@ -32,7 +32,7 @@ def fuse(
     folder: Path,
     heads: Sequence[str],
     sweep: Mapping[str, Sequence[str]],
-    training: Training = QUICK,
+    training: TrainingOverrides = QUICK,
     **more: Any,
 ) -> Run:
     return run_experiment(data, folder, heads, 2, training, DESCRIBED, sweep=sweep, progress=False, **more)
@@ -57,14 +57,14 @@ def test_every_combination_is_a_row_and_results_have_a_column_for_each_setting(
 
 def test_a_row_of_a_sweep_is_the_head_trained_with_its_values(data: FusionData, tmp_path: Path) -> None:
     run = fuse(data, tmp_path / "run", ["mlp"], {"lr": ["1e-4", "1e-2"], "l1": ["0", "1e-3"]})
-    alone = train_head("mlp", data, 1, QUICK.plus({"lr": 1e-2, "l1": 1e-3}))
+    alone = train_head("mlp", data, 1, QUICK.updated({"lr": 1e-2, "l1": 1e-3}))
     np.testing.assert_allclose(run.heads["mlp,lr=1e-2,l1=1e-3"][1].logits, alone.logits, atol=1e-3)
-    other = train_head("mlp", data, 1, QUICK.plus({"lr": 1e-2}))
+    other = train_head("mlp", data, 1, QUICK.updated({"lr": 1e-2}))
     assert not np.allclose(run.heads["mlp,lr=1e-2,l1=1e-3"][1].logits, other.logits, atol=1e-3)
 
 
 def test_validation_picks_the_winner_whatever_the_test_says(data: FusionData, tmp_path: Path) -> None:
-    run = fuse(data, tmp_path / "run", ["audio", "mlp"], {"lr": ["1e-5", "1e-2"]}, Training(epochs=8))
+    run = fuse(data, tmp_path / "run", ["audio", "mlp"], {"lr": ["1e-5", "1e-2"]}, TrainingOverrides(epochs=8))
     assert [(winner.head, winner.values, winner.rows) for winner in selected_rows(run)] == [
         ("audio", "lr=1e-2", 2),
         ("mlp", "lr=1e-2", 2),
@@ -120,7 +120,7 @@ def test_features_are_swept_on_the_same_clips(
 
 def test_features_of_what_a_setting_lets_a_head_see_are_swept(data: FusionData, tmp_path: Path) -> None:
     sweep = {"audio": ["lite:mfcc"], "inputs": ["video", "both"]}
-    run = fuse(with_features(data), tmp_path / "run", ["logreg"], sweep, Training())
+    run = fuse(with_features(data), tmp_path / "run", ["logreg"], sweep, TrainingOverrides())
     assert list(run.heads) == ["logreg,inputs=video", "logreg,audio=lite:mfcc,inputs=both"]
 
 
@@ -168,6 +168,6 @@ def test_another_pick_only_refits(data: FusionData, tmp_path: Path, monkeypatch:
 def test_two_targets_are_swept_too(tmp_path: Path) -> None:
     manifest = kitchen(tmp_path)
     data = load_data(manifest, tmp_path, INPUTS)
-    run = fuse(data, tmp_path / "run", ["mlp"], {"lr": ["1e-5", "1e-2"]}, Training(epochs=6))
+    run = fuse(data, tmp_path / "run", ["mlp"], {"lr": ["1e-5", "1e-2"]}, TrainingOverrides(epochs=6))
     assert selected_rows(run)[0].values == "lr=1e-2"
     assert json.loads((tmp_path / "run" / "run.json").read_text())["sweep"] == {"lr": ["1e-5", "1e-2"]}

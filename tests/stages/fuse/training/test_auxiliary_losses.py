@@ -34,9 +34,9 @@ from avfuse.stages.fuse.losses.matching import Pairs
 from avfuse.stages.fuse.runs.experiment import needs_filter_banks, run_experiment
 from avfuse.stages.fuse.training import auxiliary_losses as module
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
-from avfuse.stages.fuse.training.head_trainer import Fit
-from avfuse.stages.fuse.training.inputs import Batch, Inputs
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.head_trainer import HeadTrainer
+from avfuse.stages.fuse.training.inputs import HeadBatch, HeadInputs
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_head
 from avfuse.stages.fuse.training.vectorized import train_epochs, trains_vmapped
 
@@ -121,18 +121,18 @@ def lacking_fixture() -> FusionData:
     return make(missing=0.25, seed=1)
 
 
-def fit_of(data: FusionData, seed: int = 0, head: str = "crossattn", **settings: Any) -> Fit:
-    training = Training(**{**SMALL, **settings})
+def fit_of(data: FusionData, seed: int = 0, head: str = "crossattn", **settings: Any) -> HeadTrainer:
+    training = TrainingOverrides(**{**SMALL, **settings})
     recipe = training.recipe(head)
-    inputs = Inputs.of(head, data, data.train, training.options(head), recipe)
-    return Fit(inputs, data.truth, recipe, seed, banks=data.banks)
+    inputs = HeadInputs.of(head, data, data.train, training.options(head), recipe)
+    return HeadTrainer(inputs, data.truth, recipe, seed, banks=data.banks)
 
 
-def train_batch(fit: Fit, clips: int = 16) -> Batch:
-    return fit.inputs.rows(fit.inputs.indices[:clips])
+def train_batch(fit: HeadTrainer, clips: int = 16) -> HeadBatch:
+    return fit.inputs.evaluation_batch(fit.inputs.indices[:clips])
 
 
-def losses_of(fit: Fit, batch: Batch, seed: int = 7) -> dict[str, Tensor]:
+def losses_of(fit: HeadTrainer, batch: HeadBatch, seed: int = 7) -> dict[str, Tensor]:
     """With all that is drawn at random drawn from this seed."""
     fit.draws.manual_seed(seed)
     with using(Own(fit.draws)):
@@ -230,11 +230,11 @@ def test_what_was_broken_off_goes_on_with_the_same_bytes(
 
 
 def test_heads_with_an_objective_train_one_by_one(data: FusionData, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training(**SMALL)
+    training = TrainingOverrides(**SMALL)
     monkeypatch.setattr("avfuse.stages.fuse.training.vectorized.is_faster_vmapped", lambda head, device: True)
     options = training.options("crossattn")
     assert trains_vmapped("crossattn", data, options, training.recipe("crossattn"))
-    assert not trains_vmapped("crossattn", data, options, training.plus({"imc": 0.1}).recipe("crossattn"))
+    assert not trains_vmapped("crossattn", data, options, training.updated({"imc": 0.1}).recipe("crossattn"))
     together, alone = ([fit_of(data, seed=seed, **EVERYTHING) for seed in (0, 1)] for _ in range(2))
     train_epochs(together)
     for one, other in zip(together, alone, strict=True):
@@ -250,7 +250,7 @@ def test_heads_with_an_objective_train_one_by_one(data: FusionData, monkeypatch:
 def test_heads_that_give_not_what_a_loss_needs_are_refused(data: FusionData, name: str, loss: str) -> None:
     if name == "mmt" and loss != "masked":
         return  # gives it
-    training = Training(**{loss: 0.1})
+    training = TrainingOverrides(**{loss: 0.1})
     what = {"avc": "vector of each modality before", "avm": "vector of each modality after", "masked": "fused token"}
     with pytest.raises(UsageError) as caught:
         module.check_auxiliary_losses(
@@ -280,16 +280,16 @@ def test_masked_learning_without_banks_is_refused(data: FusionData) -> None:
 
 def test_a_run_is_refused_before_anything_is_trained(data: FusionData, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="head 'mlp' gives no vector"):
-        run_experiment(data, tmp_path / "run", ["crossattn", "mlp"], 1, Training(avc=0.5), {}, progress=False)
+        run_experiment(data, tmp_path / "run", ["crossattn", "mlp"], 1, TrainingOverrides(avc=0.5), {}, progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_whether_banks_are_read_is_known_from_what_was_asked() -> None:
     heads = ["mlp", "crossattn"]
-    assert not needs_filter_banks(heads, Training(avc=0.5), {})
-    assert needs_filter_banks(heads, Training(masked="0.01"), {})
-    assert needs_filter_banks(heads, Training(), {"masked": ["0", "0.01"], "lr": ["1e-3"]})
-    assert not needs_filter_banks(heads, Training(masked="0.01"), {"masked": ["0"]})
+    assert not needs_filter_banks(heads, TrainingOverrides(avc=0.5), {})
+    assert needs_filter_banks(heads, TrainingOverrides(masked="0.01"), {})
+    assert needs_filter_banks(heads, TrainingOverrides(), {"masked": ["0", "0.01"], "lr": ["1e-3"]})
+    assert not needs_filter_banks(heads, TrainingOverrides(masked="0.01"), {"masked": ["0"]})
 
 
 # Matching
@@ -298,7 +298,7 @@ def test_whether_banks_are_read_is_known_from_what_was_asked() -> None:
 class Watched:
     """A fit whose head's passes, drawn pairs and pairs told apart are noted."""
 
-    def __init__(self, fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, fit: HeadTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passes: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
         self.alike: list[Tensor] = []
         self.pairs: list[Pairs] = []
@@ -367,7 +367,7 @@ def test_a_batch_of_one_clip_teaches_classification_alone(data: FusionData) -> N
 # Hiding
 
 
-def hidden_passes(fit: Fit, batch: Batch) -> dict[str, Tensor]:
+def hidden_passes(fit: HeadTrainer, batch: HeadBatch) -> dict[str, Tensor]:
     """What the head gives of a batch with parts hidden, always the same parts."""
     fit.head.eval()
     seen: list[dict[str, Tensor]] = []
@@ -409,7 +409,7 @@ def test_neither_padding_nor_what_stands_before_a_grid_is_hidden(lacking: Fusion
     present = {name: lacking.modalities[name].present for name in ("video", "audio")}
     middles = torch.arange(32) * 32 + 16
     own = (middles < reconstruction.banks.valid_frames[:, None]) & present["audio"][:, None]
-    batch = fit.inputs.rows(clips)
+    batch = fit.inputs.evaluation_batch(clips)
     times = torch.zeros(48, 128)
     for seed in range(40):
         hidden = reconstruction.draw(clips, present, torch.Generator().manual_seed(seed))
@@ -434,9 +434,9 @@ def test_clips_with_too_little_sound_are_counted(data: FusionData) -> None:
     assert fit.objective is not None
     assert fit.objective.count_too_short(torch.arange(48)) == 1
     assert fit.objective.count_too_short(torch.arange(2, 48)) == 0
-    trained = train_head("crossattn", data, 0, Training(**{**SMALL, "epochs": 1}, masked=0.1))
+    trained = train_head("crossattn", data, 0, TrainingOverrides(**{**SMALL, "epochs": 1}, masked=0.1))
     assert trained.too_short == 1
-    assert train_head("crossattn", data, 0, Training(**{**SMALL, "epochs": 1}, avc=0.5)).too_short is None
+    assert train_head("crossattn", data, 0, TrainingOverrides(**{**SMALL, "epochs": 1}, avc=0.5)).too_short is None
 
 
 def test_the_error_is_of_the_sound_and_of_the_picture(data: FusionData) -> None:
@@ -447,7 +447,7 @@ def test_the_error_is_of_the_sound_and_of_the_picture(data: FusionData) -> None:
         assert name.startswith("reconstruction")
         torch.nn.init.zeros_(parameter)
     clips = torch.arange(2, 18)
-    batch = fit.inputs.rows(clips)
+    batch = fit.inputs.evaluation_batch(clips)
     errors = fit.objective.reconstruction_error(fit.head, batch, seed=0)
     assert errors["video"] == pytest.approx(1, abs=1e-3)  # layer-normalised
     assert data.banks is not None
@@ -586,7 +586,7 @@ def learnable_fixture() -> FusionData:
     return make(clips=200, seed=2)
 
 
-def trained(data: FusionData, epochs: int, **settings: Any) -> Fit:
+def trained(data: FusionData, epochs: int, **settings: Any) -> HeadTrainer:
     fit = fit_of(data, lr=5e-3, weight_decay=1e-2, epochs=epochs, **settings)
     for _ in range(epochs):
         train_epochs([fit])
@@ -600,7 +600,7 @@ def test_contrast_makes_sounds_find_pictures_they_never_saw(learnable: FusionDat
     def recall(weight: float) -> float:
         fit = trained(learnable, 10, avc=weight)
         assert fit.objective is not None
-        return fit.objective.recall(fit.head, fit.inputs.rows(learnable.test))
+        return fit.objective.recall(fit.head, fit.inputs.evaluation_batch(learnable.test))
 
     reached, without = recall(0.5), recall(1e-12)
     assert without < 0.15
@@ -614,7 +614,7 @@ def test_hidden_sound_and_pictures_are_made_out(learnable: FusionData) -> None:
     errors: list[dict[str, float]] = []
     for each in (fresh, fit):
         assert each.objective is not None
-        errors.append(each.objective.reconstruction_error(each.head, each.inputs.rows(learnable.test)))
+        errors.append(each.objective.reconstruction_error(each.head, each.inputs.evaluation_batch(learnable.test)))
     before, after = errors
     of_mean = mean_error(learnable)
     assert after["audio"] < 0.5 * min(before["audio"], of_mean)

@@ -18,9 +18,9 @@ from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.training import checkpoint, vectorized
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
-from avfuse.stages.fuse.training.trainer import Trained, train_jobs
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
+from avfuse.stages.fuse.training.trainer import TrainedHead, train_jobs
 
 SETTINGS: dict[str, dict[str, object]] = {
     "mlp": {"hidden": "16x8", "schedule": "cosine", "warmup": 0.2, "modality_dropout": 0.3, "l1": 1e-4},
@@ -37,7 +37,7 @@ def data(make_data: Callable[..., FusionData]) -> FusionData:
     return make_data(clips_per_class=20)
 
 
-def train(data: FusionData, head: str, kept: Checkpoint | None, kill_after: int = -1) -> list[Trained]:
+def train(data: FusionData, head: str, kept: Checkpoint | None, kill_after: int = -1) -> list[TrainedHead]:
     left = kill_after
 
     def on_epoch() -> None:
@@ -46,8 +46,8 @@ def train(data: FusionData, head: str, kept: Checkpoint | None, kill_after: int 
         if left == 0:
             raise Killed
 
-    training = Training(epochs=6, patience=3, batch_size=32, **SETTINGS[head])
-    return train_jobs([Plan.of(head, data, seed, training) for seed in range(3)], on_epoch, kept)
+    training = TrainingOverrides(epochs=6, patience=3, batch_size=32, **SETTINGS[head])
+    return train_jobs([TrainingJob.of(head, data, seed, training) for seed in range(3)], on_epoch, kept)
 
 
 @pytest.mark.parametrize("together", [0, 10**9])
@@ -108,7 +108,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_checkpoints_are_gone_when_all_is_trained(data: FusionData, tmp_path: Path) -> None:
-    run_experiment(data, tmp_path / "run", ["audio"], 1, Training(epochs=2), {}, progress=False)
+    run_experiment(data, tmp_path / "run", ["audio"], 1, TrainingOverrides(epochs=2), {}, progress=False)
     assert not (tmp_path / "run" / ".training").exists()
 
 
@@ -122,11 +122,11 @@ from avfuse.stages.fuse.training import checkpoint
 from avfuse.stages.fuse.training import vectorized
 from avfuse.stages.fuse.data.dataset import load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 checkpoint.SECONDS = 0.0
 cache, folder = Path(sys.argv[1]), Path(sys.argv[2])
 data = load_data(load_manifest(cache, "kitchen"), cache, INPUTS)
-run_experiment(data, folder, ["mlp"], 2, Training(epochs=30, patience=30), {}, progress=False)
+run_experiment(data, folder, ["mlp"], 2, TrainingOverrides(epochs=30, patience=30), {}, progress=False)
 """
 
 
@@ -144,7 +144,7 @@ def test_kill_9_in_mid_training_and_the_same_bytes_after(tmp_path: Path) -> None
     process.wait()
     assert not list((tmp_path / "killed").glob("mlp/*.json"))
     subprocess.run(command, env=environment, check=True)
-    run_experiment(data, tmp_path / "whole", ["mlp"], 2, Training(epochs=30, patience=30), {}, progress=False)
+    run_experiment(data, tmp_path / "whole", ["mlp"], 2, TrainingOverrides(epochs=30, patience=30), {}, progress=False)
     for seed in range(2):
         one, other = (
             (tmp_path / which / "mlp" / f"seed-{seed}.safetensors").read_bytes() for which in ("killed", "whole")

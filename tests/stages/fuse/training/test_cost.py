@@ -26,17 +26,17 @@ from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.stages.fuse.runs.summary import notes, summarise
 from avfuse.stages.fuse.training.cost import (
-    Spent,
+    ResourceUsage,
     _of_network,
     backbone_macs,
+    evaluation_passes,
     head_macs,
-    measured,
+    measure_resources,
     multiply_adds,
-    passes_at_test,
     training_macs,
 )
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
 CPU = torch.device("cpu")
 IMPORTED = FeatureSpec(
@@ -57,8 +57,8 @@ def data(make_data: Callable[..., FusionData]) -> FusionData:
     return make_data(clips_per_class=20)
 
 
-def plan(data: FusionData, head: str, **settings: object) -> Plan:
-    return Plan.of(head, data, 0, Training(**settings))
+def plan(data: FusionData, head: str, **settings: object) -> TrainingJob:
+    return TrainingJob.of(head, data, 0, TrainingOverrides(**settings))
 
 
 def of_features(data: FusionData, **features: Sequence[FeatureSpec]) -> FusionData:
@@ -248,9 +248,9 @@ def test_every_window_that_is_averaged_at_test_counts(data: FusionData) -> None:
         video=specs("lite:frames:windows4", "lite:frames:windows4:h", sampling="uniform:2"),
         audio=specs("lite:mfcc", "lite:mfcc:h"),
     )
-    assert passes_at_test(plan(windows, "mlp")) == 4
-    assert passes_at_test(plan(windows, "audio")) == 1
-    assert passes_at_test(plan(windows, "mlp", views=False)) == 1
+    assert evaluation_passes(plan(windows, "mlp")) == 4
+    assert evaluation_passes(plan(windows, "audio")) == 1
+    assert evaluation_passes(plan(windows, "mlp", views=False)) == 1
     head = build_head("mlp", windows.shapes, windows.targets)
     once = head_macs(head)
     assert once is not None
@@ -299,10 +299,10 @@ def test_what_is_fitted_at_once_has_no_steps(data: FusionData) -> None:
 def test_memory_is_that_of_the_stretch_and_not_of_the_time_before() -> None:
     keep_large_buffers()  # as after training: what is freed now stays with the process
     megabytes = 200
-    with measured(CPU) as large:
+    with measure_resources(CPU) as large:
         ones = np.ones(megabytes * 2**17)
         del ones
-    with measured(CPU) as small:
+    with measure_resources(CPU) as small:
         pass
     if large.peak_bytes is None or small.peak_bytes is None:
         pytest.skip("this system does not say")
@@ -316,9 +316,9 @@ def test_where_a_peak_cannot_be_reset_an_old_one_is_not_taken_for_new(monkeypatc
     monkeypatch.setattr(Path, "write_text", refuse)
     ever = [100, 100, 100, 700]
     monkeypatch.setattr("avfuse.stages.fuse.training.cost._largest_ever", lambda: ever.pop(0))
-    with measured(CPU) as low:
+    with measure_resources(CPU) as low:
         pass
-    with measured(CPU) as high:
+    with measure_resources(CPU) as high:
         pass
     assert (low.peak_bytes, high.peak_bytes) == (None, 700)
 
@@ -326,7 +326,7 @@ def test_where_a_peak_cannot_be_reset_an_old_one_is_not_taken_for_new(monkeypatc
 def test_seconds_of_an_epoch_are_without_what_comes_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr("avfuse.stages.fuse.training.cost.time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    with measured(CPU, heads=2) as spent:
+    with measure_resources(CPU, heads=2) as spent:
         clock[0] += 30
         for _ in range(3):
             clock[0] += 2
@@ -337,7 +337,7 @@ def test_seconds_of_an_epoch_are_without_what_comes_before_the_first(monkeypatch
 
 
 def test_without_epochs_none_takes_any_time() -> None:
-    assert Spent(heads=1, seconds=3.0).seconds_per_epoch is None
+    assert ResourceUsage(heads=1, seconds=3.0).seconds_per_epoch is None
 
 
 # Results
@@ -345,7 +345,7 @@ def test_without_epochs_none_takes_any_time() -> None:
 
 def fuse(data: FusionData, folder: Path, heads: list[str], seeds: int = 2) -> Run:
     described = {"dataset": "made-up"}
-    return run_experiment(data, folder, heads, seeds, Training(epochs=2), described, progress=False)
+    return run_experiment(data, folder, heads, seeds, TrainingOverrides(epochs=2), described, progress=False)
 
 
 def test_every_result_says_what_it_costs(data: FusionData, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.data.modality import Layout, Modality, Streamed
-from avfuse.stages.fuse.training.head_trainer import Fit, predict
-from avfuse.stages.fuse.training.inputs import Batch, Inputs
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.head_trainer import HeadTrainer, predict
+from avfuse.stages.fuse.training.inputs import HeadBatch, HeadInputs
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_head
 
 IMAGES = ["lite:mfcc", "lite:mfcc:h", "lite:chromagram", "lite:chromagram:h"]
@@ -32,9 +32,9 @@ def numbered(specs: Sequence[str], data: FusionData) -> FusionData:
     return replace(data, modalities={**data.modalities, "audio": modality})
 
 
-def inputs_of(data: FusionData, head: str = "audio", **settings: object) -> Inputs:
-    training = Training(**settings)
-    inputs = Inputs.of(head, data, data.train, training.options(head), training.recipe(head))
+def inputs_of(data: FusionData, head: str = "audio", **settings: object) -> HeadInputs:
+    training = TrainingOverrides(**settings)
+    inputs = HeadInputs.of(head, data, data.train, training.options(head), training.recipe(head))
     for door in inputs.template.modality_inputs().values():  # values stay what they are
         door.mean.zero_(), door.deviation.fill_(1)
     again = {name: modality for name, modality in data.modalities.items() if name in inputs.views}
@@ -46,9 +46,9 @@ def inputs_of(data: FusionData, head: str = "audio", **settings: object) -> Inpu
     return inputs
 
 
-def draw(inputs: Inputs, clips: int, seed: int = 0, **settings: object) -> Batch:
-    recipe = Training(**settings).recipe(inputs.template.name)
-    return inputs.drawn(torch.arange(clips), recipe, torch.Generator().manual_seed(seed))
+def draw(inputs: HeadInputs, clips: int, seed: int = 0, **settings: object) -> HeadBatch:
+    recipe = TrainingOverrides(**settings).recipe(inputs.template.name)
+    return inputs.training_batch(torch.arange(clips), recipe, torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_every_image_of_a_clip_draws_its_view_for_itself(data: FusionData) -> No
 
 
 def test_at_test_pictures_are_as_they_are(data: FusionData) -> None:
-    (_, passes) = next(iter(inputs_of(numbered(IMAGES, data)).at_test(torch.arange(4))))
+    (_, passes) = next(iter(inputs_of(numbered(IMAGES, data)).evaluation_batches(torch.arange(4))))
     (batch,) = passes
     assert batch.prepared["audio"].reshape(4, 2, DIM)[:, :, 0].tolist() == [[0, 2]] * 4
 
@@ -89,7 +89,7 @@ def test_frames_of_a_clip_are_drawn_from_one_window_and_windows_are_averaged_at_
     frames = draw(inputs, 60).prepared["video"].reshape(60, 4, DIM)[:, :, 0]
     assert (frames == frames[:, :1]).all()
     assert len(frames[:, 0].unique()) == 3
-    (_, passes) = next(iter(inputs.at_test(torch.arange(2))))
+    (_, passes) = next(iter(inputs.evaluation_batches(torch.arange(2))))
     assert [batch.prepared["video"][0, 0].item() for batch in passes] == [0, 1, 2]
     head = inputs.template
     expected = torch.stack([head(batch.prepared, batch.present)["logits"] for batch in passes]).mean(dim=0)
@@ -119,8 +119,8 @@ def test_fewer_features_are_the_same_clips(data: FusionData) -> None:
 
 def test_modality_dropout_takes_one_modality_of_clips_that_have_both(make_data: Callable[..., FusionData]) -> None:
     data = make_data(clips_per_class=200, missing=0.1)
-    training = Training(modality_dropout=0.4)
-    inputs = Inputs.of("mlp", data, data.train, training.options("mlp"), training.recipe("mlp"))
+    training = TrainingOverrides(modality_dropout=0.4)
+    inputs = HeadInputs.of("mlp", data, data.train, training.options("mlp"), training.recipe("mlp"))
     count = len(data.table)
     batch = draw(inputs, count, modality_dropout=0.4)
     before = {name: modality.present for name, modality in data.modalities.items()}
@@ -140,7 +140,7 @@ def test_a_head_trained_with_modality_dropout_works_on_either(make_data: Callabl
     data = make_data(clips_per_class=80, missing=0.0, noise=0.3)
     truth = data.truth[0][data.test].numpy()
     for head in ("mlp", "bottleneck"):
-        trained = train_head(head, data, 0, Training(epochs=15, modality_dropout=0.4))
+        trained = train_head(head, data, 0, TrainingOverrides(epochs=15, modality_dropout=0.4))
         reached = {name: (logits.argmax(axis=1) == truth).mean() for name, logits in trained.without.items()}
         assert (trained.logits.argmax(axis=1) == truth).mean() > 0.9
         assert reached["audio"] > 0.25, reached
@@ -148,7 +148,7 @@ def test_a_head_trained_with_modality_dropout_works_on_either(make_data: Callabl
 
 
 def test_without_a_modality_it_is_never_seen(data: FusionData) -> None:
-    training = Training(epochs=3, without="video")
+    training = TrainingOverrides(epochs=3, without="video")
     seen = train_head("mlp", data, 0, training).logits
     video = data.modalities["video"]
     noise = Modality(torch.randn_like(video.tokens), video.present)
@@ -168,9 +168,9 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int | None], 
     return load
 
 
-def streamed_inputs(data: FusionData, head: str = "crossattn", **settings: object) -> Inputs:
-    training = Training(**settings)
-    return Inputs.of(head, data, data.train, training.options(head), training.recipe(head))
+def streamed_inputs(data: FusionData, head: str = "crossattn", **settings: object) -> HeadInputs:
+    training = TrainingOverrides(**settings)
+    return HeadInputs.of(head, data, data.train, training.options(head), training.recipe(head))
 
 
 def test_the_largest_modality_is_streamed_first(on_disk: Callable[[int | None], FusionData]) -> None:
@@ -199,8 +199,8 @@ def test_streamed_predictions_are_those_of_features_in_memory(
 
 def test_every_clip_comes_once_an_epoch_in_another_order(on_disk: Callable[[int | None], FusionData]) -> None:
     data = on_disk(0)
-    training = Training(batch_size=16)
-    fit = Fit(streamed_inputs(data), data.truth, training.recipe("crossattn"), seed=3)
+    training = TrainingOverrides(batch_size=16)
+    fit = HeadTrainer(streamed_inputs(data), data.truth, training.recipe("crossattn"), seed=3)
     epochs = [torch.cat([batch.index for batch in fit.epoch()]) for _ in range(2)]
     for order in epochs:
         assert sorted(order.tolist()) == sorted(data.train.tolist())
@@ -216,14 +216,14 @@ def test_clips_that_lack_what_is_streamed_come_all_the_same(tmp_path: Path) -> N
     few[data.train[::3]] = False
     alone = replace(data, modalities={"video": Streamed(few, video.layout, video.stores)})
     inputs = streamed_inputs(alone, "video")
-    fit = Fit(inputs, data.truth, Training(batch_size=16).recipe("video"), seed=0)
+    fit = HeadTrainer(inputs, data.truth, TrainingOverrides(batch_size=16).recipe("video"), seed=0)
     assert sorted(torch.cat([batch.index for batch in fit.epoch()]).tolist()) == sorted(data.train.tolist())
     assert predict(inputs.template, inputs, data.train).isfinite().all()
 
 
 def test_training_on_streamed_features_learns_and_repeats_itself(on_disk: Callable[[int | None], FusionData]) -> None:
     data = on_disk(0)
-    first, second = (train_head("mlp", data, 0, Training(epochs=12)) for _ in range(2))
+    first, second = (train_head("mlp", data, 0, TrainingOverrides(epochs=12)) for _ in range(2))
     np.testing.assert_array_equal(first.logits, second.logits)
     right = [
         part.argmax(axis=1) == truth[data.test].numpy()
@@ -234,6 +234,6 @@ def test_training_on_streamed_features_learns_and_repeats_itself(on_disk: Callab
 
 def test_balanced_batches_need_features_in_memory(on_disk: Callable[[int | None], FusionData]) -> None:
     data = on_disk(0)
-    fit = Fit(streamed_inputs(data), data.truth, Training(balanced="2x4").recipe("crossattn"), seed=0)
+    fit = HeadTrainer(streamed_inputs(data), data.truth, TrainingOverrides(balanced="2x4").recipe("crossattn"), seed=0)
     with pytest.raises(UsageError, match="need all features in memory: raise --memory"):
         fit.epoch()

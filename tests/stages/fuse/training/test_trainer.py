@@ -12,15 +12,15 @@ from avfuse.stages.fuse.evaluation.metrics import correct
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.heads.base import STANDARD
 from avfuse.stages.fuse.training import vectorized
-from avfuse.stages.fuse.training.head_trainer import Fit, predict
-from avfuse.stages.fuse.training.inputs import Inputs
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.head_trainer import HeadTrainer, predict
+from avfuse.stages.fuse.training.inputs import HeadInputs
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_head, train_jobs
 from avfuse.stages.fuse.training.vectorized import train_epochs
 
 MakeData = Callable[..., FusionData]
-QUICK = Training(epochs=12)
+QUICK = TrainingOverrides(epochs=12)
 LONGEST = ("bottleneck", "alpha", "crossattn")
 HEADS = [
     *(name for name in (*STANDARD, "svc", "logreg") if name not in LONGEST),
@@ -28,7 +28,7 @@ HEADS = [
 ]
 
 
-def accuracy(name: str, data: FusionData, seeds: int = 2, training: Training = QUICK) -> float:
+def accuracy(name: str, data: FusionData, seeds: int = 2, training: TrainingOverrides = QUICK) -> float:
     targets = data.truth[0][data.test].numpy()
     runs = [train_head(name, data, seed, training).logits for seed in range(seeds)]
     return float(np.mean([correct(logits, targets).mean() for logits in runs]))
@@ -49,7 +49,7 @@ def test_joint_heads_find_what_neither_modality_holds_alone(make_data: MakeData,
 @pytest.mark.parametrize("name", HEADS)
 def test_with_shuffled_training_labels_every_head_falls_to_chance(make_data: MakeData, name: str) -> None:
     data = make_data(clips_per_class=80)
-    reached = accuracy(name, data, seeds=3, training=Training(epochs=8, shuffle_labels=True))
+    reached = accuracy(name, data, seeds=3, training=TrainingOverrides(epochs=8, shuffle_labels=True))
     chance, deviation = 1 / 6, (1 / 6 * 5 / 6 / len(data.test)) ** 0.5
     assert abs(reached - chance) < 4 * deviation
 
@@ -73,11 +73,11 @@ def test_the_epoch_is_the_best_one_on_validation(make_data: MakeData) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_the_same_seed_gives_the_same_bytes_whatever_ran_before(make_data: MakeData, name: str) -> None:
     data = make_data(clips_per_class=20)
-    first = train_head(name, data, 3, Training(epochs=3))
+    first = train_head(name, data, 3, TrainingOverrides(epochs=3))
     torch.rand(17)
-    second = train_head(name, data, 3, Training(epochs=3))
+    second = train_head(name, data, 3, TrainingOverrides(epochs=3))
     np.testing.assert_array_equal(first.logits, second.logits)
-    other = train_head(name, data, 4, Training(epochs=3))
+    other = train_head(name, data, 4, TrainingOverrides(epochs=3))
     assert np.array_equal(first.logits, other.logits) == get_head(name).fits_without_epochs
 
 
@@ -85,7 +85,7 @@ def test_training_leaves_the_global_random_state_alone(make_data: MakeData) -> N
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train_head("audio", make_data(clips_per_class=10), 0, Training(epochs=1))
+    train_head("audio", make_data(clips_per_class=10), 0, TrainingOverrides(epochs=1))
     torch.testing.assert_close(torch.rand(3), expected)
 
 
@@ -99,17 +99,17 @@ def test_a_head_among_many_equals_itself_alone(
     make_data: MakeData, monkeypatch: pytest.MonkeyPatch, name: str, missing: float
 ) -> None:
     data = make_data(clips_per_class=30, missing=missing)
-    training = Training(batch_size=16, lr=1e-3)
+    training = TrainingOverrides(batch_size=16, lr=1e-3)
     recipe = training.recipe(name)
-    inputs = Inputs.of(name, data, data.train, training.options(name), recipe)
+    inputs = HeadInputs.of(name, data, data.train, training.options(name), recipe)
 
-    def fits() -> list[Fit]:
-        return [Fit(inputs, data.truth, recipe, seed) for seed in (4, 7, 9)]
+    def fits() -> list[HeadTrainer]:
+        return [HeadTrainer(inputs, data.truth, recipe, seed) for seed in (4, 7, 9)]
 
-    def losses(trained: list[Fit]) -> list[float]:
+    def losses(trained: list[HeadTrainer]) -> list[float]:
         return [each.total for each in train_epochs(trained)]
 
-    def after_epochs(together: bool, trained: list[Fit]) -> list[list[float]]:
+    def after_epochs(together: bool, trained: list[HeadTrainer]) -> list[list[float]]:
         monkeypatch.setattr(vectorized, "is_faster_vmapped", lambda head, device: together)
         return [losses(trained) for _ in range(4)]
 
@@ -125,10 +125,10 @@ def test_a_head_among_many_equals_itself_alone(
 
 def test_heads_side_by_side_stop_each_at_its_own_epoch(make_data: MakeData) -> None:
     data = make_data(clips_per_class=20)
-    many = train_jobs([Plan.of("mlp", data, seed, Training(epochs=25)) for seed in range(4)])
+    many = train_jobs([TrainingJob.of("mlp", data, seed, TrainingOverrides(epochs=25)) for seed in range(4)])
     assert len({len(trained.curve) for trained in many}) > 1
     for seed, trained in enumerate(many):
-        alone = train_head("mlp", data, seed, Training(epochs=25))
+        alone = train_head("mlp", data, seed, TrainingOverrides(epochs=25))
         assert [epoch.epoch for epoch in alone.curve] == [epoch.epoch for epoch in trained.curve]
         assert alone.best_epoch == trained.best_epoch
         np.testing.assert_allclose(alone.logits, trained.logits, atol=1e-3)

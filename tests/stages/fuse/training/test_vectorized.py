@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from avfuse.stages.fuse.data.dataset import FusionData
-from avfuse.stages.fuse.training.job import Plan
-from avfuse.stages.fuse.training.overrides import Training
+from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.vectorized import group_key, job_groups
 
 
@@ -18,7 +18,7 @@ def test_heads_of_one_kind_differ_in_nothing_that_a_pass_shares(make_data: Calla
     data = make_data(clips_per_class=8)
 
     def kind(head: str = "mlp", seed: int = 0, **settings: object) -> str | None:
-        return group_key(Plan.of(head, data, seed, Training(**settings)))
+        return group_key(TrainingJob.of(head, data, seed, TrainingOverrides(**settings)))
 
     assert kind() == kind(seed=1) == kind(lr=1e-2, weight_decay=0, l1=1e-5)
     others = [kind("average"), kind(hidden="32"), kind(batch_size=8), kind(without="audio")]
@@ -27,5 +27,7 @@ def test_heads_of_one_kind_differ_in_nothing_that_a_pass_shares(make_data: Calla
 
 def test_heads_that_are_no_faster_together_are_alone(make_data: Callable[..., FusionData]) -> None:
     data = make_data(clips_per_class=8)
-    assert group_key(Plan.of("crossattn", data, 0, Training())) is None  # attention has no batched form on a CPU
-    assert group_key(Plan.of("bottleneck", data, 0, Training(avc=0.5))) is None
+    assert (
+        group_key(TrainingJob.of("crossattn", data, 0, TrainingOverrides())) is None
+    )  # attention has no batched form on a CPU
+    assert group_key(TrainingJob.of("bottleneck", data, 0, TrainingOverrides(avc=0.5))) is None
