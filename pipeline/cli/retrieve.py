@@ -6,6 +6,8 @@ import click
 
 from avfuse.pipeline.cli.options import cache_option, device_option, memory_bytes, memory_option, require_file
 
+DEFAULT_TOP = 5
+
 
 @click.command(short_help="Find pictures by sound and sounds by picture, and measure how well.")
 @click.argument("run")
@@ -17,7 +19,9 @@ from avfuse.pipeline.cli.options import cache_option, device_option, memory_byte
     type=click.Choice(["audio", "video"]),
     help="The modality of queries (default: both ways, and with --query audio).",
 )
-@click.option("--top", type=click.IntRange(min=1), help="With --query, how many are listed (default: 5).")
+@click.option(
+    "--top", type=click.IntRange(min=1), help=f"With --query, number of clips listed (default: {DEFAULT_TOP})."
+)
 @click.option(
     "--split",
     type=click.Choice(["test", "train", "all"]),
@@ -53,28 +57,17 @@ def retrieve(
       avfuse retrieve runs/clips/paired -o retrieval.csv
       avfuse retrieve runs/clips/paired:crossattn --query clip-17 --from video --top 10
     """
-    import numpy as np
-    import pandas as pd
-    import torch
-
     from avfuse.features.errors import UsageError
     from avfuse.manifests import load_manifest
-    from avfuse.pipeline.report.retrieval import (
-        find_query,
-        measures_notes,
-        measures_table,
-        nearest_table,
-        print_measures,
-        print_nearest,
-    )
+    from avfuse.pipeline.report.retrieval import measures_notes, print_measures, print_nearest
     from avfuse.pipeline.report.run_reference import read_run_ref
+    from avfuse.pipeline.retrieve import find_nearest, find_query, measure_rows
     from avfuse.stages.device import choose_device
-    from avfuse.stages.fuse.analysis.embeddings import contrastive_rows, embed_clips, split_indices
-    from avfuse.stages.fuse.analysis.retrieval import OTHER_MODALITY, evaluate_retrieval, nearest_clips
+    from avfuse.stages.fuse.analysis.embeddings import contrastive_rows, split_indices
     from avfuse.stages.fuse.runs.restore import load_run_data
 
     if top is not None and query is None:
-        raise UsageError("--top is how many clips are listed for a --query: name one, --query CLIP_ID")
+        raise UsageError("--top is the number of clips listed for a --query: name one, --query CLIP_ID")
     if output is not None:
         require_file(output, "-o")
     loaded = read_run_ref(run if row is None else f"{run}:{row}").run
@@ -82,33 +75,21 @@ def retrieve(
     if query is not None and len(rows) > 1:
         raise UsageError(f"{run} has several rows with embeddings: name one, --head ROW ({', '.join(rows)})")
     chosen = choose_device(device)
-    memory = memory_bytes(chosen, memory_gib)
     manifest = load_manifest(cache, loaded.described["dataset"])
-    data = load_run_data(loaded, manifest, cache, chosen, memory)
+    data = load_run_data(loaded, manifest, cache, chosen, memory_bytes(chosen, memory_gib))
     clips = split_indices(data, split)
     if query is None:
-        truth = [each[clips].cpu().numpy() for each in data.truth]
+        table = measure_rows(rows, data, clips, split, source)
+        for _, measures in table.groupby("row", sort=False):
+            click.echo(f"{print_measures(measures)}\n")
         groups = data.table["group"].to_numpy(dtype=object)[clips.cpu().numpy()]
-        tables = []
-        for name, heads in rows.items():
-            every = embed_clips(heads, data, clips)
-            ways = [evaluate_retrieval(every, way, truth, groups) for way in OTHER_MODALITY if source in (None, way)]
-            tables.append(measures_table(name, len(heads), split, ways))
-            click.echo(f"{print_measures(tables[-1])}\n")
-        for note in measures_notes(loaded, split, groups):
-            click.echo(note)
-        table = pd.concat(tables)
+        click.echo("\n".join(measures_notes(loaded, split, groups)))
     else:
         ((name, heads),) = rows.items()
-        wanted, way = find_query(data, query), source or "audio"
-        embedded = torch.cat([clips, clips.new_tensor([wanted])]).unique()
-        places = embedded.cpu().numpy()
-        at, among = np.searchsorted(places, wanted), np.searchsorted(places, clips.cpu().numpy())
-        found = nearest_clips(embed_clips(heads, data, embedded), way, int(at), among)
-        every_one = nearest_table(data, manifest, wanted, found.assign(clip=places[found["clip"]]))
-        shown = top or 5
-        click.echo(print_nearest(loaded, name, data, wanted, way, split, every_one, shown))
-        table = every_one.head(shown)
+        index, modality = find_query(data, query), source or "audio"
+        nearest = find_nearest(heads, data, manifest, clips, index, modality)
+        table = nearest.head(top or DEFAULT_TOP)
+        click.echo(print_nearest(loaded, name, data, index, modality, split, nearest, len(table)))
     if output is not None:
         table.to_csv(output, index=False)
         click.echo(f"table in {output}")

@@ -92,7 +92,7 @@ def test_few_clips_and_clips_that_were_trained_on_are_said(workplace: Path, run:
     assert "Only 15 groups of test clips: the intervals are rough" in retrieve(workplace, kitchen_run)
     said = retrieve(workplace, run, "--split", "train")
     assert "90 clips that heads were trained on with sound and picture" in said
-    assert "only --split test says what they find of new ones" in said
+    assert "only --split test measures retrieval of new clips" in said
     assert "trained on clips of this split" not in retrieve(workplace, run)
 
 
@@ -156,9 +156,9 @@ def test_what_cannot_be_is_said_in_one_line(workplace: Path, run: Path, tmp_path
     )
     assert f"holds no row 'mlp': it has crossattn,avc=0, {ROW}" in refused(run, "--head", "mlp")
     assert "is no run" in refused(tmp_path / "nowhere")
-    assert "--query p1110: no clip is called so; there are p111, p110, p11" in refused(run, "--query", "p1110")
+    assert "--query p1110: no such clip; similar ids are p111, p110, p11" in refused(run, "--query", "p1110")
     assert "the query has no audio feature: search --from video" in refused(run, "--query", "p3")
-    assert "--top is how many clips are listed" in refused(run, "--top", 3)
+    assert "--top is the number of clips listed" in refused(run, "--top", 3)
     assert "is a folder: name a file in it" in refused(run, "-o", tmp_path)
     several = train(workplace, "pairs", "several", ["0.5", "1"])
     assert f"several rows with embeddings: name one, --head ROW (crossattn,avc=0.5, {ROW})" in refused(
