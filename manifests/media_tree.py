@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from avfuse.features.archives import index, is_archive, read_through
+from avfuse.features.archives import index, index_all, is_archive
 from avfuse.features.errors import UsageError
 from avfuse.features.media import MEDIA_SUFFIXES
 
@@ -64,14 +64,16 @@ class MediaTree:
 
     def _in_archives(self, found: list[str]) -> Iterator[MediaEntry]:
         """A large .tar.gz takes minutes the first time."""
-        read_through(self.root / relative / "x" for relative in found)
+        index_all(self.root / relative / "x" for relative in found)
         for relative in found:
             try:
                 archive = index(self.root / relative)
             except UsageError as error:
                 self.problems.append(str(error))
                 continue
-            self.problems += [f"{relative}: {text}" for text in (archive.problem, archive.unkept) if text is not None]
+            self.problems += [
+                f"{relative}: {text}" for text in (archive.problem, archive.unsaved_reason) if text is not None
+            ]
             for name in sorted(archive.entries):
                 if _suffix(name) in MEDIA_SUFFIXES and not os.path.basename(name).startswith("."):
                     yield MediaEntry(f"{relative}/{name}", archive.entries[name].size)

@@ -1,7 +1,7 @@
 """Clips in archives (.tar, .tar.gz, .tgz) are read in place, as if these were folders: `DIR/x.tar.gz/video/a.mp4`."""
 
-from avfuse.features.archives.indexing import ArchiveIndex, index, list_members, read_through, unread
-from avfuse.features.archives.members import Folder, Member, find, folder, look
+from avfuse.features.archives.indexing import ArchiveIndex, index, index_all, list_members, unindexed
+from avfuse.features.archives.members import Folder, Member, find, folder, stat_member
 from avfuse.features.archives.paths import is_archive
 
 __all__ = [
@@ -11,9 +11,9 @@ __all__ = [
     "find",
     "folder",
     "index",
+    "index_all",
     "is_archive",
     "list_members",
-    "look",
-    "read_through",
-    "unread",
+    "stat_member",
+    "unindexed",
 ]

@@ -1,17 +1,17 @@
-"""File objects over what can be read at any position."""
+"""File objects over sources that can be read at any position."""
 
 import io
 from collections.abc import Callable
 
 ReadAt = Callable[[int, int], bytes]
-"""Gives exactly so many bytes from a position on."""
+"""(position, count) -> exactly `count` bytes."""
 
-KEPT_CHUNKS = 4
-"""So many chunks are kept: a reader of one file goes to and fro between its pictures, its sound and its tables."""
+CACHED_CHUNKS = 4
+"""Chunks held in memory: a reader alternates between a file's video, audio and index."""
 
 
-class Cursor:
-    """A file object for reading, as FFmpeg and tarfile want one. Nothing in it needs closing."""
+class ReadAtFile:
+    """A read-only file object for FFmpeg and tarfile; it needs no closing."""
 
     def __init__(self, read_at: ReadAt, size: int, name: str = "") -> None:
         self.name = name
@@ -46,13 +46,13 @@ class Cursor:
         return True
 
 
-class Chunks:
-    """Reads in chunks and keeps the last few. bounds: the chunk, from and to, in which a position lies."""
+class ChunkCache:
+    """Reads in chunks and keeps the last few. bounds: position -> start and end of its chunk."""
 
     def __init__(self, read_at: ReadAt, bounds: Callable[[int], tuple[int, int]]) -> None:
         self._load = read_at
         self._bounds = bounds
-        self._kept: list[tuple[int, bytes]] = []
+        self._chunks: list[tuple[int, bytes]] = []
 
     def read_at(self, position: int, count: int) -> bytes:
         pieces = []
@@ -65,11 +65,11 @@ class Chunks:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _chunk(self, position: int) -> tuple[int, bytes]:
-        found = next((each for each in self._kept if each[0] <= position < each[0] + len(each[1])), None)
-        if found is None:
+        chunk = next(((start, data) for start, data in self._chunks if start <= position < start + len(data)), None)
+        if chunk is None:
             start, end = self._bounds(position)
-            found = start, self._load(start, end - start)
+            chunk = start, self._load(start, end - start)
         else:
-            self._kept.remove(found)
-        self._kept = [*self._kept[1 - KEPT_CHUNKS :], found]
-        return found
+            self._chunks.remove(chunk)
+        self._chunks = [*self._chunks[1 - CACHED_CHUNKS :], chunk]
+        return chunk

@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from avfuse.features.archives.seek_points import WINDOW, DamagedIndex, SeekPoints
-from avfuse.features.archives.tar_headers import Entry, Members
+from avfuse.features.archives.tar_headers import Members, TarEntry
 from avfuse.features.atomic import atomic_write
 
 _MAGIC = b"avfuse archive 1\n"
@@ -28,8 +28,8 @@ SUFFIX = ".index"
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What lies in an archive. points: of a gzip file, else None."""
+class ArchiveContents:
+    """Index of an archive: its members, and the seek points of a gzip file (None for a plain one)."""
 
     members: Members
     points: SeekPoints | None
@@ -43,31 +43,31 @@ def archives_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avfuse" / "archives"
 
 
-def place_of(archive: str, size: int, mtime_ns: int) -> Path:
-    """Where the index of an archive is kept: another archive, or another version of it, has another place."""
-    return archives_folder() / f"{_hash_of(archive)}-{size}-{mtime_ns}{SUFFIX}"
+def index_path(archive: str, size: int, mtime_ns: int) -> Path:
+    """Path of the index file of one version of an archive."""
+    return archives_folder() / f"{_hash_path(archive)}-{size}-{mtime_ns}{SUFFIX}"
 
 
-def write(place: Path, contents: Contents) -> None:
-    """Whole or not at all; indices of the archive's earlier versions go. Raises OSError."""
-    earlier = [path for path in place.parent.glob(f"{place.name.partition('-')[0]}-*") if path.suffix != ".lock"]
+def write(path: Path, contents: ArchiveContents) -> None:
+    """Write an index atomically and remove those of the archive's earlier versions. Raises OSError."""
+    earlier = [other for other in path.parent.glob(f"{path.name.partition('-')[0]}-*") if other.suffix != ".lock"]
     content, points = _table(contents), contents.points
-    # Under a name that begins as the index does: what a killed process leaves goes with the earlier versions.
-    with atomic_write(place, prefix=f"{place.stem}.", suffix=".partial") as temporary, temporary.open("xb") as file:
+    # The name begins as the index's does, so that a killed process' leftovers are removed with earlier versions.
+    with atomic_write(path, prefix=f"{path.stem}.", suffix=".partial") as temporary, temporary.open("xb") as file:
         file.write(_START.pack(_MAGIC, xxhash.xxh3_128_digest(content), len(content)))
         file.write(content)
         if points is not None:
             for number in range(len(points.hashes)):
                 file.write(points.window(number))
-    for path in earlier:
-        if path != place:
-            path.unlink(missing_ok=True)
+    for other in earlier:
+        if other != path:
+            other.unlink(missing_ok=True)
 
 
-def read(place: Path) -> Contents | None:
-    """What was written; None where nothing is, or what is there is damaged."""
+def read(path: Path) -> ArchiveContents | None:
+    """Read an index back; None where it is missing or damaged."""
     try:
-        with place.open("rb") as file:
+        with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(_START.size)
             if len(start) < _START.size:
@@ -78,12 +78,12 @@ def read(place: Path) -> Contents | None:
         return None
     if magic != _MAGIC or xxhash.xxh3_128_digest(table) != digest:
         return None
-    contents = _contents(table, partial(_read_window, place, _START.size + length))
+    contents = _contents(table, partial(_read_window, path, _START.size + length))
     windows = 0 if contents.points is None else len(contents.points.hashes)
     return contents if size == _START.size + length + windows * WINDOW else None
 
 
-def _table(contents: Contents) -> bytes:
+def _table(contents: ArchiveContents) -> bytes:
     entries, points = contents.members.entries, contents.points
     text = {
         "names": list(entries),
@@ -102,29 +102,29 @@ def _table(contents: Contents) -> bytes:
     return table.getvalue()
 
 
-def _contents(table: bytes, read_window: Callable[[int], bytes]) -> Contents:
+def _contents(table: bytes, read_window: Callable[[int], bytes]) -> ArchiveContents:
     with np.load(io.BytesIO(table), allow_pickle=False) as columns:
         text = json.loads(columns["text"].tobytes())
         digests = columns["digests"].tobytes()
         entries = {
-            name: Entry(offset, size, digests[_DIGEST * index : _DIGEST * (index + 1)] or None)
+            name: TarEntry(offset, size, digests[_DIGEST * index : _DIGEST * (index + 1)] or None)
             for index, (name, (offset, size)) in enumerate(zip(text["names"], columns["places"].tolist(), strict=True))
         }
         points = None
         if text["end"] is not None:
             named = {name: columns[name] for name in _POINT_COLUMNS}
             points = SeekPoints(**named, read_window=read_window, end=text["end"])
-    return Contents(Members(entries, text["others"], text["problem"]), points)
+    return ArchiveContents(Members(entries, text["others"], text["problem"]), points)
 
 
-def _read_window(place: Path, first: int, number: int) -> bytes:
+def _read_window(path: Path, first: int, number: int) -> bytes:
     try:
-        with place.open("rb") as file:
+        with path.open("rb") as file:
             file.seek(first + number * WINDOW)
             return file.read(WINDOW)
     except OSError as error:
         raise DamagedIndex(str(error)) from error
 
 
-def _hash_of(archive: str) -> str:
+def _hash_path(archive: str) -> str:
     return xxhash.xxh3_128_hexdigest(os.fsencode(archive))

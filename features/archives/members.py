@@ -5,18 +5,18 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from avfuse.features.archives.file_object import Chunks, Cursor
-from avfuse.features.archives.indexing import ArchiveIndex, index_of
-from avfuse.features.archives.paths import split
+from avfuse.features.archives.file_object import ChunkCache, ReadAtFile
+from avfuse.features.archives.indexing import ArchiveIndex, get_index
+from avfuse.features.archives.paths import split_archive_path
 from avfuse.features.archives.tar_headers import digest_at
 from avfuse.features.errors import ClipError, UsageError
 
 WHOLE_BYTES = 32 * 2**20
-"""A member up to this size is read whole when it is opened; of a larger one the last few chunks are kept."""
+"""A member up to this size is read whole when it is opened; a larger one keeps its last few chunks in memory."""
 
 
 class Member:
-    """A regular file in an archive. Whatever opens it anew reads nothing twice that it still holds."""
+    """A regular file in an archive; opening it again reuses what it holds in memory."""
 
     def __init__(self, index: ArchiveIndex, name: str) -> None:
         """Raises ClipError where there is no such file."""
@@ -38,27 +38,29 @@ class Member:
         return self._digest or digest_at(self._content, self._offset, self.size)
 
     def read(self) -> bytes:
-        """All of it. Raises ClipError where it cannot be read."""
+        """Read all of it. Raises ClipError when it cannot be read."""
         return self._content(self._offset, self.size)
 
-    def open(self) -> "io.BytesIO | Cursor":
-        """A file object with a name of the same ending. It needs no closing. Raises ClipError where it cannot be read,
-        and so does reading from it."""
-        ending = PurePosixPath(self._name).suffix
-        name = f"clip{ending if ending.isascii() else ''}"
+    def open(self) -> "io.BytesIO | ReadAtFile":
+        """Return a file object that needs no closing, named with the member's suffix.
+
+        Raises ClipError when it cannot be read; so does reading from it.
+        """
+        suffix = PurePosixPath(self._name).suffix
+        name = f"clip{suffix if suffix.isascii() else ''}"
         if self.size > WHOLE_BYTES:
-            return Cursor(lambda start, count: self._chunks.read_at(self._offset + start, count), self.size, name)
-        held = _Held(self._whole)
-        held.name = name
-        return held
+            return ReadAtFile(lambda start, count: self._chunks.read_at(self._offset + start, count), self.size, name)
+        file = _NamedBytesIO(self._whole)
+        file.name = name
+        return file
 
     @cached_property
     def _whole(self) -> bytes:
         return self.read()
 
     @cached_property
-    def _chunks(self) -> Chunks:
-        return Chunks(self._content, self._bounds)
+    def _chunks(self) -> ChunkCache:
+        return ChunkCache(self._content, self._bounds)
 
     def _bounds(self, position: int) -> tuple[int, int]:
         start, end = self._index.bounds(position)
@@ -89,17 +91,17 @@ def find(path: str | Path) -> Member | None:
 
     Raises ClipError where the archive holds no such file, or cannot be read.
     """
-    place = split(path)
+    place = split_archive_path(path)
     if place is None:
         return None
     try:
-        return Member(index_of(place), place.member)
+        return Member(get_index(place), place.member)
     except UsageError as error:
         raise ClipError("open", str(error)) from error
 
 
-def look(path: str | Path) -> Member | None:
-    """As `find`, and None where there is no such file."""
+def stat_member(path: str | Path) -> Member | None:
+    """As `find`, but None where there is no such file."""
     try:
         return find(path)
     except ClipError:
@@ -108,14 +110,14 @@ def look(path: str | Path) -> Member | None:
 
 def folder(path: str | Path) -> Folder | None:
     """The folder, there or not, that a path names in an archive; None where it leads into none that can be read."""
-    place = split(f"{path}/")
+    place = split_archive_path(f"{path}/")
     if place is None:
         return None
     try:
-        return Folder(index_of(place), place.member)
+        return Folder(get_index(place), place.member)
     except UsageError:
         return None
 
 
-class _Held(io.BytesIO):
+class _NamedBytesIO(io.BytesIO):
     name: str

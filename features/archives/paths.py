@@ -1,4 +1,4 @@
-"""Paths that lead into an archive, as if it were a folder: `DIR/vggsound_00.tar.gz/video/ID.mp4`."""
+"""Paths into an archive, as if it were a folder: `DIR/vggsound_00.tar.gz/video/ID.mp4`."""
 
 import os
 import re
@@ -11,8 +11,8 @@ _NAMED = re.compile(_SUFFIX + r"\Z", re.IGNORECASE)
 _INSIDE = re.compile(_SUFFIX + "/", re.IGNORECASE)
 
 
-class Place(NamedTuple):
-    """A place in an archive. member: its name there; status: the archive's, as it is now."""
+class ArchivePath(NamedTuple):
+    """A path into an archive. member: the name inside it; status: the archive's `os.stat`."""
 
     archive: str
     member: str
@@ -20,12 +20,12 @@ class Place(NamedTuple):
 
 
 def is_archive(path: str | Path) -> bool:
-    """Whether a file is called as archives are, those included that cannot be read in place."""
+    """Whether a file is named like an archive, including formats that cannot be read in place."""
     return _NAMED.search(os.fspath(path)) is not None
 
 
-def split(path: str | Path) -> Place | None:
-    """Where in an archive a path leads; None for one that leads into none. A folder called `x.tar` is a folder."""
+def split_archive_path(path: str | Path) -> ArchivePath | None:
+    """Split a path into archive and member; None for a path into no archive. A folder named `x.tar` is a folder."""
     text = os.fspath(path).replace(os.sep, "/")
     for ending in _INSIDE.finditer(text):
         archive = text[: ending.end() - 1]
@@ -34,5 +34,5 @@ def split(path: str | Path) -> Place | None:
         except (OSError, ValueError):  # the latter for a path with a null character
             return None
         if stat.S_ISREG(status.st_mode):
-            return Place(archive, text[ending.end() :], status)
+            return ArchivePath(archive, text[ending.end() :], status)
     return None

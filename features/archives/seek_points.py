@@ -1,7 +1,7 @@
-"""Places in a gzip file from which it can be read without what comes before them.
+"""Seek points of a gzip file: positions from which it can be unpacked without what comes before them.
 
-`indexed_gzip` finds them, and reads from them. All points of a large archive are tens of megabytes, and a read needs
-one: so that one is handed to `indexed_gzip` as an index of its own, made for this read.
+`indexed_gzip` finds them and reads from them. All points of a large archive take tens of megabytes, but a read needs
+one: that one is handed to `indexed_gzip` as a small index of its own.
 """
 
 import io
@@ -19,7 +19,7 @@ SPACING = 8 * 2**20
 """Bytes of content between seek points: reading costs unpacking half of it on average, a point costs WINDOW bytes."""
 
 WINDOW = 32 * 2**10
-"""What gzip looks back at, and so what has to be kept with a point."""
+"""Bytes of content before a point that gzip may refer back to, and so are stored with it."""
 
 _HEADER = struct.Struct("=5sBBQQIII")  # magic, version, flags, packed size, content size, spacing, window, points
 _MAGIC, _VERSION = b"GZIDX", 1
@@ -31,12 +31,12 @@ _NO_BUFFER = 512  # reads larger than it go past it; each read begins anew at a 
 
 
 class DamagedIndex(Exception):
-    """What is kept of an archive's index is not what was written, or is gone."""
+    """The stored index of an archive is damaged or gone."""
 
 
 @dataclass(frozen=True)
 class SeekPoints:
-    """Rising places in a gzip file. end: bytes of its content that can be read.
+    """Seek points of a gzip file in rising order. end: bytes of its content that can be read.
 
     packed, content: int64 (P,), a point's place in the file and in its content. bits: uint8 (P,), how many bits of the
     byte before belong to it. windows: int64 (P,), which window it has, -1 for none. hashes: uint64 (W,), of the
@@ -52,7 +52,7 @@ class SeekPoints:
     end: int
 
     def bounds(self, position: int) -> tuple[int, int]:
-        """The stretch between two points in which a position lies: reading all of it unpacks nothing twice."""
+        """Start and end of the chunk between two points around a position: reading all of it unpacks nothing twice."""
         first = int(np.searchsorted(self.content, position, "right")) - 1
         start = int(self.content[first]) if first >= 0 else 0
         # Points lie close together where a file was packed in many small streams.
@@ -60,7 +60,7 @@ class SeekPoints:
         return start, int(self.content[after]) if after < len(self.content) else self.end
 
     def read(self, file: BinaryIO, packed_size: int, start: int, count: int) -> bytes:
-        """Bytes of the content of an open gzip file of `packed_size` bytes.
+        """Read `count` bytes of content from an open gzip file of `packed_size` bytes.
 
         Raises OSError or ValueError where it cannot be unpacked, DamagedIndex.
         """
@@ -68,7 +68,7 @@ class SeekPoints:
             raise ValueError(f"bytes {start} to {start + count} of {self.end}")
         if not count:
             return b""
-        with IndexedGzipFile(fileobj=_Bare(file), auto_build=False, buffer_size=_NO_BUFFER) as unpacked:
+        with IndexedGzipFile(fileobj=_NoDescriptor(file), auto_build=False, buffer_size=_NO_BUFFER) as unpacked:
             unpacked.import_index(fileobj=io.BytesIO(self._excerpt(start, packed_size)))
             try:
                 content: bytes = unpacked.raw.pread(count, start)
@@ -77,7 +77,7 @@ class SeekPoints:
         return content
 
     def _excerpt(self, position: int, packed_size: int) -> bytes:
-        """The point before a position as an index of its own, with a point far behind: what lies between is covered."""
+        """An `indexed_gzip` index of the point before a position and one far behind, which covers what lies between."""
         index = int(np.searchsorted(self.content, position, "right")) - 1
         number = int(self.windows[index])
         points = np.zeros(2, dtype=_POINT)
@@ -87,7 +87,7 @@ class SeekPoints:
         return header + points.tobytes() + (self.window(number) if number >= 0 else b"")
 
     def window(self, number: int) -> bytes:
-        """Raises DamagedIndex where it is not what it was."""
+        """Bytes of a window. Raises DamagedIndex when they do not match their hash."""
         window = self.read_window(number)
         if len(window) != WINDOW or xxhash.xxh3_64_intdigest(window) != int(self.hashes[number]):
             raise DamagedIndex(f"window {number}")
@@ -99,11 +99,11 @@ def find_seek_points(
 ) -> tuple[SeekPoints, str | None]:
     """Unpack an open gzip file of `packed_size` bytes from its start to its first damage, and say what that is.
 
-    passed: gets how many bytes have been read so far. Of a file that was cut short the content just ends. Raises
-    OSError where the file cannot be read.
+    passed: called with the number of bytes read so far. The content of a file cut short just ends. Raises OSError when
+    the file cannot be read.
     """
     problem = None
-    bare = _Bare(file, passed)
+    bare = _NoDescriptor(file, passed)
     with IndexedGzipFile(fileobj=bare, spacing=SPACING, window_size=WINDOW, buffer_size=_NO_BUFFER) as unpacked:
         try:
             unpacked.build_full_index()
@@ -117,11 +117,11 @@ def find_seek_points(
     points = _parse(exported.getvalue())
     if problem is None:  # the last point is the end
         return replace(points, **{name: getattr(points, name)[:-1] for name in _COLUMNS}), None
-    return replace(points, end=_readable(points, file, packed_size)), problem
+    return replace(points, end=_count_readable(points, file, packed_size)), problem
 
 
 def _parse(exported: bytes) -> SeekPoints:
-    """The index that `indexed_gzip` wrote."""
+    """Parse the index that `indexed_gzip` wrote."""
     magic, version, _, _, _, _, window, count = _HEADER.unpack_from(exported)
     if (magic, version, window) != (_MAGIC, _VERSION, WINDOW):
         raise RuntimeError(f"indexed_gzip writes another format than is known here: {magic!r} {version} {window}")
@@ -140,8 +140,8 @@ def _parse(exported: bytes) -> SeekPoints:
     )
 
 
-def _readable(points: SeekPoints, file: BinaryIO, packed_size: int) -> int:
-    """How many bytes of the content can be read, where damage follows the last point."""
+def _count_readable(points: SeekPoints, file: BinaryIO, packed_size: int) -> int:
+    """Count the readable bytes of content where damage follows the last point, by bisection."""
     if not len(points.content):
         return 0
     start = int(points.content[-1])
@@ -153,17 +153,17 @@ def _readable(points: SeekPoints, file: BinaryIO, packed_size: int) -> int:
         except ZranError:
             return False
 
-    there, too_much = 0, _STEP
-    while reads(too_much):
-        there, too_much = too_much, 2 * too_much
-    while too_much - there > 1:
-        middle = (there + too_much) // 2
-        there, too_much = (middle, too_much) if reads(middle) else (there, middle)
-    return start + there
+    readable, unreadable = 0, _STEP
+    while reads(unreadable):
+        readable, unreadable = unreadable, 2 * unreadable
+    while unreadable - readable > 1:
+        middle = (readable + unreadable) // 2
+        readable, unreadable = (middle, unreadable) if reads(middle) else (readable, middle)
+    return start + readable
 
 
-class _Bare:
-    """A file object without a descriptor: of one, `indexed_gzip` would make another handle that nobody closes."""
+class _NoDescriptor:
+    """A file object without a descriptor: `indexed_gzip` would duplicate one and never close it."""
 
     def __init__(self, file: BinaryIO, passed: Callable[[int], object] = lambda count: None) -> None:
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable

@@ -1,22 +1,22 @@
-"""What an archive holds, from the headers of its members."""
+"""Members of a tar archive, read from their headers."""
 
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from avfuse.features.archives.file_object import Cursor, ReadAt
+from avfuse.features.archives.file_object import ReadAt, ReadAtFile
 from avfuse.features.digest import edge_digest
 
 MAX_HEADER_BYTES = 16 * 2**20
 """A header that claims to be larger is damage or a trap: it would be read into memory."""
 
 _ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError)
-"""What tarfile raises over headers that make no sense."""
+"""Raised by tarfile for malformed headers."""
 
 
-class Entry(NamedTuple):
-    """A member's place in the archive's content, its size, and its `edge_digest` where that is known."""
+class TarEntry(NamedTuple):
+    """Offset of a member in the archive's content, its size, and its `edge_digest` where known."""
 
     offset: int
     size: int
@@ -25,10 +25,10 @@ class Entry(NamedTuple):
 
 @dataclass
 class Members:
-    """What an archive holds. entries: its regular files by name, in its order. others: names of what is none, and what
-    it is. problem: why the archive is not whole, None where it is."""
+    """Members of an archive. entries: regular files by name, in its order. others: name -> kind of every other member.
+    problem: why the archive is incomplete; None where it is whole."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, TarEntry] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
     problem: str | None = None
 
@@ -36,10 +36,15 @@ class Members:
 def find_members(
     read_at: ReadAt, end: int, passed: Callable[[int], object], *, digests: bool = False
 ) -> Members | None:
-    """Read all headers of a tar archive, up to where it is damaged; None for what is no tar archive.
+    """Read all headers of a tar archive up to the first damage; None when it is not a tar archive.
 
-    read_at: gives its content, of which `end` bytes can be read. passed: gets the place of every header. digests: read
-    the edges of the files on the way. Of members of one name the last counts.
+    Of members with one name the last counts.
+
+    Args:
+        read_at: reads the archive's content.
+        end: number of readable bytes of it.
+        passed: called with the offset of every header.
+        digests: compute the `edge_digest` of every regular file on the way.
     """
 
     def read(position: int, count: int) -> bytes:
@@ -47,7 +52,7 @@ def find_members(
             raise tarfile.ReadError(f"a header of {count} bytes")
         return read_at(position, count)
 
-    file = Cursor(read, end)
+    file = ReadAtFile(read, end)
     try:
         tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
     except _ERRORS:
@@ -71,19 +76,19 @@ def find_members(
             return found
         position = info.offset + 1
         passed(info.offset)
-        _take(info, found, read_at if digests else None)
+        _add_member(info, found, read_at if digests else None)
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
 
 
-def _take(info: tarfile.TarInfo, found: Members, read_at: ReadAt | None) -> None:
-    name = plain_name(info.name)
+def _add_member(info: tarfile.TarInfo, found: Members, read_at: ReadAt | None) -> None:
+    name = normalise_name(info.name)
     if name is None or info.isdir():
         return
     found.entries.pop(name, None)
     found.others.pop(name, None)
     if info.isreg() and not info.issparse():
         offset, size = info.offset_data, info.size
-        found.entries[name] = Entry(offset, size, digest_at(read_at, offset, size) if read_at is not None else None)
+        found.entries[name] = TarEntry(offset, size, digest_at(read_at, offset, size) if read_at is not None else None)
     elif info.issym() or info.islnk():
         found.others[name] = "a link"
     else:
@@ -91,18 +96,18 @@ def _take(info: tarfile.TarInfo, found: Members, read_at: ReadAt | None) -> None
 
 
 def digest_at(read_at: ReadAt, offset: int, size: int) -> bytes:
-    """The `edge_digest` of a stretch of an archive's content."""
+    """`edge_digest` of `size` bytes of an archive's content from `offset` on."""
     return edge_digest(lambda position, count: read_at(offset + position, max(0, min(count, size - position))), size)
 
 
-def plain_name(name: str) -> str | None:
-    """A member's name as a path below the archive has it, without `./` and a leading `/`; None where no path can."""
+def normalise_name(name: str) -> str | None:
+    """A member's name without `./` and a leading `/`; None for a name that no path below the archive can have."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return None if ".." in parts or "\0" in name or not parts else "/".join(parts)
 
 
-def _end_of(file: Cursor, offset: int, end: int) -> str | None:
-    """What is wrong with an archive after whose last member there is nothing that tarfile calls a member."""
+def _end_of(file: ReadAtFile, offset: int, end: int) -> str | None:
+    """Problem of an archive at the end of its members: cut short or damaged; None for a proper end mark."""
     file.seek(offset)
     block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:

@@ -37,7 +37,7 @@ class ClipQuery:
     @cached_property
     def media(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Size and modification time of every clip's file, size -1 where there is none."""
-        archives.read_through(clip.path for clip in self.clips)
+        archives.index_all(clip.path for clip in self.clips)
         known: dict[str, tuple[int, int]] = {}
         folders: dict[str, bool | archives.Folder | None] = {}
         states = []

@@ -32,7 +32,7 @@ def fingerprint(path: Path) -> Fingerprint:
     try:
         status = os.stat(path)
     except OSError:
-        member = archives.look(path)
+        member = archives.stat_member(path)
         return MISSING if member is None else Fingerprint(member.size, member.mtime_ns, digest(path, member.size))
     return Fingerprint(status.st_size, status.st_mtime_ns, digest(path, status.st_size))
 

@@ -114,7 +114,7 @@ def _stat(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError:
-        member = archives.look(path)
+        member = archives.stat_member(path)
         return (member.size, member.mtime_ns) if member else (0, 0)  # opening it says what is wrong
     return status.st_size, status.st_mtime_ns
 

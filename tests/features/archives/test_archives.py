@@ -27,7 +27,7 @@ def kept_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own for indices, seek points close together, and nothing remembered."""
     monkeypatch.setenv("AVFUSE_ARCHIVES", str(tmp_path / "indices"))
     monkeypatch.setattr(seek_points, "SPACING", 100_000)
-    monkeypatch.setattr(indexing, "_known", {})
+    monkeypatch.setattr(indexing, "_recent_indices", {})
     return tmp_path / "indices"
 
 
@@ -35,13 +35,13 @@ def kept_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every archive that is read through."""
     count: list[int] = []
-    make = indexing._make
+    make = indexing._build
 
     def counted(*arguments: object) -> object:
         count.append(1)
         return make(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(indexing, "_make", counted)
+    monkeypatch.setattr(indexing, "_build", counted)
     return count
 
 
@@ -53,7 +53,7 @@ def content_of(archive: Path, name: str) -> bytes:
 
 def forget() -> None:
     """As another process would begin."""
-    indexing._known.clear()
+    indexing._recent_indices.clear()
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -121,12 +121,12 @@ def test_the_index_is_made_once_for_all_processes(tmp_path: Path, made: list[int
 AT_ONCE = """
 import sys, time
 from avfuse.features.archives import index, indexing
-make, made = indexing._make, []
+make, made = indexing._build, []
 def slow(*arguments):
     made.append(1)
     time.sleep(1)
     return make(*arguments)
-indexing._make = slow
+indexing._build = slow
 assert len(index(sys.argv[1]).entries) == 40
 print(len(made))
 """
@@ -147,7 +147,7 @@ def test_without_locks_it_works_as_well(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(indexing.FileLock, "acquire", refuse)
     archive = pack(tmp_path / PACKED, FILES)
     assert content_of(archive, "video/7.mp4") == FILES["video/7.mp4"]
-    assert archives.index(archive).unkept is None
+    assert archives.index(archive).unsaved_reason is None
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -195,7 +195,7 @@ def test_without_a_place_for_the_index_it_stays_in_memory(
     archive = pack(tmp_path / name, FILES)
     for member, content in FILES.items():
         assert content_of(archive, member) == content
-    assert "AVFUSE_ARCHIVES" in (archives.index(archive).unkept or "")
+    assert "AVFUSE_ARCHIVES" in (archives.index(archive).unsaved_reason or "")
     assert len(made) == 1
 
 
@@ -221,7 +221,7 @@ def test_a_replaced_archive_is_read_anew(tmp_path: Path, kept_in: Path, name: st
 
 def test_an_archive_that_is_still_written_is_not_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = pack(tmp_path / PLAIN, FILES)
-    make = indexing._make
+    make = indexing._build
 
     def meanwhile(*arguments: object) -> object:
         found = make(*arguments)  # type: ignore[arg-type]
@@ -229,7 +229,7 @@ def test_an_archive_that_is_still_written_is_not_indexed(tmp_path: Path, monkeyp
             file.write(b"more")
         return found
 
-    monkeypatch.setattr(indexing, "_make", meanwhile)
+    monkeypatch.setattr(indexing, "_build", meanwhile)
     with pytest.raises(UsageError, match="changed while it was read: wait"):
         archives.index(archive)
 
@@ -532,12 +532,12 @@ def test_archives_to_be_read_are_those_that_nobody_looked_into(tmp_path: Path) -
     sizes = {str(pack(tmp_path / name, FILES)): (tmp_path / name).stat().st_size for name in BOTH}
     paths = [tmp_path / name / member for name in BOTH for member in FILES]
     paths += [tmp_path / "plain.mp4", tmp_path / "none.tar" / "a.mp4", tmp_path / "none" / "a.mp4", Path("a.mp4")]
-    assert archives.unread(paths) == sizes
+    assert archives.unindexed(paths) == sizes
     archives.index(tmp_path / PLAIN)
-    assert list(archives.unread(paths)) == [str(tmp_path / PACKED)]
+    assert list(archives.unindexed(paths)) == [str(tmp_path / PACKED)]
     archives.index(tmp_path / PACKED)
     forget()
-    assert archives.unread(paths) == {}
+    assert archives.unindexed(paths) == {}
 
 
 def test_archives_are_told_by_their_names() -> None:

@@ -70,10 +70,10 @@ def test_many_clips_of_an_archive_ask_for_it_once_a_folder(tmp_path: Path, monke
     names = [f"class{number % 5}/{number}.mp4" for number in range(3000)]
     archive = pack(tmp_path / PACKED, dict.fromkeys(names, b"content"))
     archives.index(archive)
-    split, looked, asked, stat = members.split, [], [], os.stat
-    monkeypatch.setattr(members, "split", lambda path: (looked.append(path), split(path))[1])
-    monkeypatch.setattr(os, "stat", lambda path, **options: (asked.append(path), stat(path, **options))[1])
+    split, split_paths, stat_paths, stat = members.split_archive_path, [], [], os.stat
+    monkeypatch.setattr(members, "split_archive_path", lambda path: (split_paths.append(path), split(path))[1])
+    monkeypatch.setattr(os, "stat", lambda path, **options: (stat_paths.append(path), stat(path, **options))[1])
     sizes, _ = ClipQuery([Clip(name, archive / name) for name in [*names, "class0/none.mp4"]]).media
     assert sizes.tolist() == [7] * 3000 + [-1]
-    assert len(looked) == 5
-    assert len(asked) <= 15  # each folder, and the archive for it; before that, whether it has been looked into
+    assert len(split_paths) == 5
+    assert len(stat_paths) <= 15  # each folder, and the archive for it; before that, whether it has an index
