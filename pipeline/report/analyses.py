@@ -44,7 +44,7 @@ def print_contribution(run: ContributionRun) -> str:
     """Players with their values, then coalitions, all of them or the best."""
     described, players, coalitions = run.described, run.players, run.coalitions
     clips = described["clips"]
-    score = f"{measure_words(Targets.from_described(described['targets']).measure)} %"
+    score = f"{measure_words(Targets.from_dicts(described['targets']).measure)} %"
     values = pd.DataFrame(
         {
             "player": players["player"],

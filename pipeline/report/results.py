@@ -29,7 +29,7 @@ def score_words(targets: Targets) -> str:
     """What comes after the per cent of the score in a sentence; accuracy goes without saying."""
     if len(targets) > 1:
         return " action accuracy" if targets.joint == "action" else " accuracy in all targets at once"
-    return " hit@1" if targets.each[0].several else ""
+    return " hit@1" if targets[0].several else ""
 
 
 def headings(targets: Targets) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ def list_runs(folder: Path) -> list[str]:
 def _more_measures(targets: Targets) -> list[tuple[str, str]]:
     """Headings and names of the measures beside the score."""
     if len(targets) == 1:
-        return _of_one_target(targets.each[0])
+        return _of_one_target(targets[0])
     of_each = [(f"{target.name} %", f"{target.name}_{target.measure}") for target in targets]
     return [("top-5 %", f"{targets.joint}_top5"), *of_each] if targets.has_joint_top5 else of_each
 
@@ -140,7 +140,7 @@ def _best(folder: Path, described: dict[str, Any]) -> str:
     results = folder / "results.csv"
     if not results.is_file():
         return ""
-    measure = Targets.from_described(described["targets"]).measure
+    measure = Targets.from_dicts(described["targets"]).measure
     means = pd.read_csv(results).groupby("head")[measure].mean()
     return f"best: {means.idxmax()} {100 * means.max():.1f} % {measure_words(measure)}"
 

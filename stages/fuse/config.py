@@ -71,7 +71,7 @@ class Recipe(Settings):
         return int(classes), int(clips)
 
 
-def settings(kind: type[SettingsType], given: Mapping[str, Any], whose: str, base: SettingsType) -> SettingsType:
+def parse_settings(kind: type[SettingsType], given: Mapping[str, Any], whose: str, base: SettingsType) -> SettingsType:
     """`base` with the values given, as text or as they are. Raises UsageError that names the value and what may be."""
     try:
         return kind.model_validate({**base.model_dump(), **given})

@@ -19,8 +19,8 @@ from avfuse.stages.fuse.analysis.attribution import explain
 from avfuse.stages.fuse.analysis.robustness import robustness
 from avfuse.stages.fuse.config import Recipe
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
-from avfuse.stages.fuse.data.filter_banks import Banks
-from avfuse.stages.fuse.data.modality import Layout, Modality
+from avfuse.stages.fuse.data.filter_banks import FilterBanks
+from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head, head_names
 from avfuse.stages.fuse.training import checkpoint, vectorized
@@ -75,7 +75,7 @@ def made_up(audio: tuple[str, tuple[int, ...]] = IMAGES, lacking: float = 0.1) -
         rows = generator.standard_normal((clips, *shape), dtype=np.float32)
         rows += generator.standard_normal((CLASSES, *shape), dtype=np.float32)[labels]
         present = generator.random(clips) >= lacking
-        modalities[name] = Modality.of(Layout.of(name, [spec]), {spec.key: rows}, present, "cpu")
+        modalities[name] = Modality.of(FeatureLayout.of(name, [spec]), {spec.key: rows}, present, "cpu")
     part = np.arange(clips) // CLASSES % 4
     table = pd.DataFrame(
         {
@@ -96,7 +96,7 @@ def with_banks(data: FusionData) -> FusionData:
     """The clips' filter banks, which masked learning hides parts of."""
     generator = np.random.default_rng(1)
     rows = torch.from_numpy(generator.standard_normal((len(data.table), 1024, 128)).astype(np.float16))
-    return replace(data, banks=Banks("key", rows, data.modalities["audio"].present))
+    return replace(data, banks=FilterBanks("key", rows, data.modalities["audio"].present))
 
 
 def on(device: str, data: FusionData) -> FusionData:
@@ -107,7 +107,7 @@ def on(device: str, data: FusionData) -> FusionData:
     for name, modality in data.modalities.items():
         assert isinstance(modality, Modality)
         modalities[name] = replace(modality, tokens=there(modality.tokens), present=there(modality.present))
-    banks = data.banks and Banks(data.banks.key, there(data.banks.rows), there(data.banks.present))
+    banks = data.banks and FilterBanks(data.banks.key, there(data.banks.rows), there(data.banks.present))
     indices = {name: there(getattr(data, name)) for name in ("train", "validation", "test", "unlabelled")}
     return replace(data, modalities=modalities, truth=tuple(map(there, data.truth)), banks=banks, **indices)
 

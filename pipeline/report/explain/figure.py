@@ -24,7 +24,7 @@ from avfuse.pipeline.report.explain.network_inputs import (
     shown_of,
 )
 from avfuse.stages.fuse.analysis.attribution import Explanation, Method
-from avfuse.stages.fuse.data.token_layout import Part
+from avfuse.stages.fuse.data.token_layout import FeatureTokens
 
 _DPI = 100
 _TILE, _GAP, _MARGIN, _TITLE, _LABEL = 128, 4, 24, 30, 40
@@ -179,7 +179,7 @@ def _draw_strip(page: _Page, place: tuple[float, float], tiles: Sequence[Pixels]
         page.picture(left + number * (_TILE + _GAP), top, tile)
 
 
-def _draw_video(page: _Page, place: tuple[float, float], frames: Pixels | str, heat: Map, part: Part) -> None:
+def _draw_video(page: _Page, place: tuple[float, float], frames: Pixels | str, heat: Map, part: FeatureTokens) -> None:
     """Maps over the frames shown where frames have cells, and below the relevance of every frame."""
     left, top = place
     if np.isnan(heat).any():
@@ -205,7 +205,7 @@ def _draw_video(page: _Page, place: tuple[float, float], frames: Pixels | str, h
 
 
 def _draw_steps(
-    page: _Page, place: tuple[float, float], height: int, heat: Map, part: Part, marked: Sequence[int]
+    page: _Page, place: tuple[float, float], height: int, heat: Map, part: FeatureTokens, marked: Sequence[int]
 ) -> None:
     """Bars on the time axis of the frames above; those at `marked` are dark. Cells of a frame are averaged."""
     left, top = place
@@ -224,12 +224,12 @@ def _draw_steps(
     page.text(left, top + height + 16, words + largest, _STRIP, colour=_FAINT)
 
 
-def _is_in_time(part: Part) -> bool:
+def _is_in_time(part: FeatureTokens) -> bool:
     """Whether the first axis of a video feature's cells is time."""
     return part.tokens.ndim == 3 or all(spec.output != "tokens" for spec in part.specs)
 
 
-def _steps(part: Part, count: int) -> str:
+def _steps(part: FeatureTokens, count: int) -> str:
     if not _is_in_time(part):
         return f"each of {count} tokens, in their order"
     if part.tokens.ndim == 1 and part.specs and all(spec.output == "pooled" for spec in part.specs):
@@ -260,7 +260,9 @@ def _draw_sounds(
             left += SIDE + _AXIS
 
 
-def _draw_sound(page: _Page, place: tuple[float, float], pictures: ClipPictures, part: Part, heat: Map) -> None:
+def _draw_sound(
+    page: _Page, place: tuple[float, float], pictures: ClipPictures, part: FeatureTokens, heat: Map
+) -> None:
     """The map over its picture, of time alone where it has no other axis; without a picture a bar for each token."""
     left, top = place
     grey = pictures.sound(part)

@@ -18,7 +18,7 @@ from avfuse.features.inputs.prepare import Outcome, prepare
 from avfuse.features.media import DEFAULT_READER
 from avfuse.features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput
 from avfuse.stages.fuse.data.audio_masking import AUDIO_GRIDS, count_valid_frames
-from avfuse.stages.fuse.data.token_layout import Part
+from avfuse.stages.fuse.data.token_layout import FeatureTokens
 
 SHOWN_FRAMES = 8
 SIDE = 224
@@ -39,7 +39,7 @@ class ClipPictures:
     inputs: Mapping[AnyInput, Outcome]
 
     @classmethod
-    def of(cls, clip: Clip, parts: Sequence[Part]) -> "ClipPictures":
+    def of(cls, clip: Clip, parts: Sequence[FeatureTokens]) -> "ClipPictures":
         """Of the features that have cells in a picture."""
         taken = {spec.input for part in parts for spec in part.specs if part.tokens.ndim}
         drawn = sorted((each for each in taken if is_drawn(each)), key=_reader)
@@ -49,14 +49,14 @@ class ClipPictures:
             outcomes |= zip(alike, prepare(clip.path, clip.start, clip.end, alike).outcomes, strict=True)
         return cls(clip, outcomes)
 
-    def frames(self, part: Part) -> Pixels | str:
+    def frames(self, part: FeatureTokens) -> Pixels | str:
         """All frames that a feature was made of, window after window."""
         every = [self._picture(spec.input) for spec in part.specs]
         if problem := next((each for each in every if isinstance(each, str)), ""):
             return problem
         return np.concatenate(every) if every else "no feature stands behind these numbers"
 
-    def sound(self, part: Part) -> Pixels | str:
+    def sound(self, part: FeatureTokens) -> Pixels | str:
         """The picture of sound that a feature was made of, grey, uint8 (224, 224); a filter bank without its padding,
         with low frequencies at the bottom and time to the right."""
         if not part.specs:
@@ -68,7 +68,7 @@ class ClipPictures:
             return _resized(_grey_bank(picture[: round(self.length(part) * len(picture))]))
         return _resized(grey_of(picture))
 
-    def length(self, part: Part) -> float:
+    def length(self, part: FeatureTokens) -> float:
         """The share of a filter bank that is the clip's own, and not padding; 1 of other pictures."""
         bank = self._picture(part.specs[0].input)
         if isinstance(bank, str) or part.specs[0].input.kind != "filter_bank":

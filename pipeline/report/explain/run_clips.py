@@ -23,7 +23,7 @@ from avfuse.pipeline.report.figures.segments import segments_page
 from avfuse.stages.fuse.analysis.attribution import Explanation, Method, explain_clips
 from avfuse.stages.fuse.data.dataset import FILTER_BANK
 from avfuse.stages.fuse.data.targets import Targets
-from avfuse.stages.fuse.data.token_layout import Part
+from avfuse.stages.fuse.data.token_layout import FeatureTokens
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 
 Explained = Literal["predicted", "true"]
@@ -135,7 +135,7 @@ def write_pages(
     return written
 
 
-def parts_of(explained: Iterable[Explanation]) -> list[Part]:
+def parts_of(explained: Iterable[Explanation]) -> list[FeatureTokens]:
     """The features that have maps."""
     return [part for each in explained for its in each.parts.values() for part in its]
 
@@ -165,7 +165,7 @@ def numbers(run: Run, explained: Mapping[str, Explanation], chosen: Sequence[int
 
 def table_of(targets: Targets, row: str, found: Explanation, names: Sequence[Mapping[str, object]]) -> pd.DataFrame:
     """A line for each cell of each clip and feature. `relevance` is in multiples of the mean over the cells of its
-    modality; `frame`, `line` and `column` say where the cell is, as `Part` has them, where it has such a place; of
+    modality; `frame`, `line` and `column` say where the cell is, as in `FeatureTokens`, where it has such a place; of
     temporal windows each has a feature's name and frames of its own. names: columns that tell clips apart."""
     tables = []
     for modality, parts in found.parts.items():
@@ -189,7 +189,7 @@ def named_classes(targets: Targets, classes: NDArray[np.int64]) -> str:
     return " + ".join(target.classes[number] for target, number in zip(targets, classes.tolist(), strict=True))
 
 
-def _where(modality: str, part: Part) -> dict[str, NDArray[np.generic]]:
+def _where(modality: str, part: FeatureTokens) -> dict[str, NDArray[np.generic]]:
     """`feature`, `frame`, `line`, `column` of all cells, in order; missing where a cell has none."""
     shape = part.tokens.shape
     windows = max(1, len(part.specs))

@@ -53,7 +53,7 @@ def accuracy_bars(
 def confusion_matrices(run: Run, heads: list[str], target: int = 0) -> Figure:
     """Mean over seeds of each head's row-normalised confusion matrix of one target, side by side. Of more than
     `ALL_SHOWN` classes those in which the best of the heads errs most often, and a column for all others."""
-    classes = list(run.targets.each[target].classes)
+    classes = list(run.targets[target].classes)
     matrices = [mean_confusion(run, head, target) for head in heads]
     rows = columns = classes
     if len(classes) > ALL_SHOWN:

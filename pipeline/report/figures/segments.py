@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from avfuse.features.inputs.filter_bank import MEL_BANDS
 from avfuse.stages.fuse.data.audio_masking import (
     SEGMENTS,
-    change_of,
     count_valid_frames,
     draw_segment_mask,
-    segments,
+    segment_boundaries,
+    spectral_change,
     stack_boundaries,
 )
 
@@ -24,7 +24,7 @@ def segments_page(bank: NDArray[np.float32], name: str, seed: int = 0) -> Figure
     """A filter bank (1024, 128), how much it changes with the points where that cuts it, and one draw of the segments
     that MASegm hides along all bands (AVT's Figure 4 b)."""
     valid = int(count_valid_frames(torch.from_numpy(bank)[None]))
-    boundaries = stack_boundaries([segments(bank, valid)])
+    boundaries = stack_boundaries([segment_boundaries(bank, valid)])
     masked = draw_segment_mask(boundaries, torch.Generator().manual_seed(seed))[0].numpy()
     edges = boundaries[0].numpy()
     count = int((np.diff(edges) > 0).sum())
@@ -45,7 +45,7 @@ def segments_page(bank: NDArray[np.float32], name: str, seed: int = 0) -> Figure
         )
         axes.vlines(cuts, 0, MEL_BANDS, colors="white", linewidth=0.8, alpha=0.7)
         axes.set(ylabel="mel band", facecolor="white")
-    change = change_of(bank, valid)
+    change = spectral_change(bank, valid)
     between.plot((np.arange(valid) + 0.5) * _SECONDS_PER_FRAME, change, color=_CHANGE, linewidth=1)
     usual = 1.5 * float(np.quantile(change, 0.95)) if valid else 0.0
     between.set(ylabel="change", ylim=(0, usual or 1))

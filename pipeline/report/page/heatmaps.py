@@ -16,7 +16,7 @@ from avfuse.pipeline.report.explain.network_inputs import COLOURS, SIDE, ClipPic
 from avfuse.pipeline.report.explain.run_clips import explain_rows, named_classes
 from avfuse.pipeline.report.page.media import heat, picture
 from avfuse.stages.fuse.analysis.attribution import METHODS, Explanation, Method
-from avfuse.stages.fuse.data.token_layout import Part
+from avfuse.stages.fuse.data.token_layout import FeatureTokens
 from avfuse.stages.fuse.runs.run_folder import Run
 
 _HEAT = 56
@@ -95,7 +95,7 @@ class HeatmapDrawer:
         return {"class": named_classes(run.targets, explanation.classes[at]), "panels": panels}
 
     def _panels(
-        self, modality: str, parts: Sequence[Part], maps: Sequence[NDArray[np.float64]]
+        self, modality: str, parts: Sequence[FeatureTokens], maps: Sequence[NDArray[np.float64]]
     ) -> list[dict[str, Any]]:
         single = {part.name: float(each) for part, each in zip(parts, maps, strict=True) if not each.ndim}
         found: list[dict[str, Any]] = []
@@ -107,7 +107,7 @@ class HeatmapDrawer:
                 found.append(self._panel(modality, part, each))
         return found
 
-    def _panel(self, modality: str, part: Part, each: NDArray[np.float64]) -> dict[str, Any]:
+    def _panel(self, modality: str, part: FeatureTokens, each: NDArray[np.float64]) -> dict[str, Any]:
         title = f"{modality}: {part.name}" if part.name else modality
         if not each.max() > 0:
             return {"kind": "note", "title": title, "words": "no cell speaks for this class"}
@@ -127,7 +127,9 @@ class HeatmapDrawer:
         over = "frame" if modality == "video" else "token"
         return {"kind": "course", "title": title, "words": words, "values": values, "over": over}
 
-    def _maps_of_frames(self, part: Part, frames: NDArray[np.uint8], each: NDArray[np.float64]) -> dict[str, Any]:
+    def _maps_of_frames(
+        self, part: FeatureTokens, frames: NDArray[np.uint8], each: NDArray[np.float64]
+    ) -> dict[str, Any]:
         shown = []
         for number in shown_of(len(frames)).tolist():
             of_frame = enlarged(each[number * len(each) // len(frames)], "frames", (_HEAT, _HEAT))
@@ -135,7 +137,7 @@ class HeatmapDrawer:
             shown.append([address, heat(_tinted(of_frame, each.max()))])
         return {"kind": "maps", "pictures": shown, "side": _TILE}
 
-    def _picture(self, part: Part, number: int, pixels: NDArray[np.uint8]) -> int:
+    def _picture(self, part: FeatureTokens, number: int, pixels: NDArray[np.uint8]) -> int:
         """Its number among `pictures`."""
         key = part.name, number
         if key not in self._kept:
@@ -144,7 +146,7 @@ class HeatmapDrawer:
         return self._kept[key]
 
 
-def _needs_picture(part: Part) -> bool:
+def _needs_picture(part: FeatureTokens) -> bool:
     return part.tokens.ndim > 1
 
 

@@ -104,7 +104,7 @@ def _context(page: PageRows, options: PageOptions) -> dict[str, Any]:
         "notes": words.table_notes(page),
         "summaries": {row.name: get_head(row.heads[0].head).summary for row in page.rows},
         "measure": measure_words(page.targets.measure),
-        "targets": page.targets.each,
+        "targets": tuple(page.targets),
         "all_shown": plots.ALL_SHOWN,
         "most_errors": plots.MOST_ERRORS,
         "has_curves": bool(_curves(page)),
@@ -175,7 +175,7 @@ def _confusion(page: PageRows, target: int) -> tuple[charts.Chart, dict[str, Any
     """The figure, and which classes it shows."""
     merged, names = page.merged, [row.name for row in page.rows]
     truth = page.first.truth[target]
-    classes = list(page.targets.each[target].classes)
+    classes = list(page.targets[target].classes)
     counts = truth.sum(axis=0) if truth.ndim == 2 else np.bincount(truth, minlength=len(classes))
     matrices = {name: plots.mean_confusion(merged, name, target) for name in names}
     rows = columns = list(range(len(classes)))
@@ -185,7 +185,7 @@ def _confusion(page: PageRows, target: int) -> tuple[charts.Chart, dict[str, Any
         columns = [*rows, -1]
     clips_of = {name: matrix * counts[rows][:, None] for name, matrix in matrices.items()}
     labels = _short([classes[each] for each in rows])
-    file = f"{page.runs[0].described['dataset']}-confusion-{page.targets.each[target].name}"
+    file = f"{page.runs[0].described['dataset']}-confusion-{page.targets[target].name}"
     chart = charts.confusion_map(matrices, clips_of, labels, labels if columns == rows else [*labels, "(others)"], file)
     return chart, {"rows": [classes[each] for each in rows], "all": len(classes)}
 

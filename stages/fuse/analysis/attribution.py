@@ -21,7 +21,7 @@ from avfuse.stages.fuse.analysis.attention_rollout import attention_rollout, why
 from avfuse.stages.fuse.analysis.perturbations import ModalityTokens
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.targets import Targets
-from avfuse.stages.fuse.data.token_layout import Part, parts_of
+from avfuse.stages.fuse.data.token_layout import FeatureTokens, feature_tokens
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.heads.base import Masks
 from avfuse.stages.fuse.runs.predict import load_clips
@@ -57,7 +57,7 @@ class Explanation:
     method: Method
     classes: NDArray[np.int64]
     probabilities: NDArray[np.float64]
-    parts: Mapping[str, Sequence[Part]]
+    parts: Mapping[str, Sequence[FeatureTokens]]
     maps: Mapping[str, NDArray[np.float64]]
     without_map: Mapping[str, str]
     heads: int = 1
@@ -136,7 +136,7 @@ def explain(
     """
     own = replace(job, data=replace(job.data, test=clips))
     seen = [ModalityTokens.of(own, name, door) for name, door in heads[0].modality_inputs().items()]
-    every = {each.name: parts_of(each.modality, each.views.at_test) for each in seen}
+    every = {each.name: feature_tokens(each.modality, each.views.at_test) for each in seen}
     cells = {
         name: torch.from_numpy(np.concatenate([part.tokens.ravel() for part in parts])).to(clips.device)
         for name, parts in every.items()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avfuse.features.cache import ClipQuery
 from avfuse.stages.fuse.data.dataset import FusionData
-from avfuse.stages.fuse.data.modality import Modality, Streamed
+from avfuse.stages.fuse.data.modality import Modality, StreamedModality
 from avfuse.stages.fuse.data.token_layout import time_axis
 from avfuse.stages.fuse.heads.modality_input import ModalityInput
 from avfuse.stages.fuse.training.inputs import Views
@@ -32,7 +32,7 @@ class ModalityTokens:
     variance 1 in each dimension to the variance of standardised tokens."""
 
     name: str
-    modality: Modality | Streamed
+    modality: Modality | StreamedModality
     door: ModalityInput
     views: Views
     rows: Tensor
@@ -124,13 +124,13 @@ def _shift(seen: ModalityTokens, share: float) -> Callable[[Tensor], Tensor] | N
     return lambda clips: seen.standardised(clips)[:, view_order][:, :, token_order]
 
 
-def _tokens_in_time(name: str, modality: Modality | Streamed, share: float) -> NDArray[np.int64]:
+def _tokens_in_time(name: str, modality: Modality | StreamedModality, share: float) -> NDArray[np.int64]:
     """Which token stands where after a shift. int64 (T,)."""
     order = np.arange(modality.shape.length)
     if modality.layout is None:
         return _rolled(order, (len(order),), 0, share) if name == "video" else order
     start = 0
-    for spec, length in zip(modality.layout.alternatives[0], modality.layout.parts, strict=True):
+    for spec, length in zip(modality.layout.alternatives[0], modality.layout.tokens_per_feature, strict=True):
         if (found := time_axis(spec)) is not None:
             cells, axis = found
             own = slice(start + length - math.prod(cells), start + length)
@@ -178,12 +178,12 @@ def _partners_of_other_class(
     return partner
 
 
-def _rows(data: FusionData, modality: Modality | Streamed, clips: Tensor, views: Views) -> Tensor:
+def _rows(data: FusionData, modality: Modality | StreamedModality, clips: Tensor, views: Views) -> Tensor:
     """Tokens of the clips at indices (n,), as they are cached: float32 (n, V, T, D), all views or the first."""
     if isinstance(modality, Modality):
         return modality.tokens[clips][:, None] if views.count == 1 or modality.views is None else modality.views[clips]
     asked = ClipQuery([data.clips[index] for index in clips.tolist()])
-    stacked = modality.layout.stacked(
+    stacked = modality.layout.stack_views(
         {key: torch.from_numpy(store.load(asked).data.astype(np.float32)) for key, store in modality.stores.items()}
     ).to(clips.device)
     return stacked[:, :1] if views.count == 1 else stacked

@@ -20,7 +20,7 @@ from avfuse.features.atomic import atomic_write
 from avfuse.features.errors import UsageError
 from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.data.dataset import FusionData
-from avfuse.stages.fuse.data.modality import Modality, base_of
+from avfuse.stages.fuse.data.modality import Modality, split_view
 from avfuse.stages.fuse.evaluation.metrics import all_correct
 from avfuse.stages.fuse.evaluation.statistics import difference_interval
 from avfuse.stages.fuse.heads import get_head
@@ -169,7 +169,7 @@ def _players(data: FusionData, head: str, training: TrainingOverrides, split: Se
         layout = data.modalities[name].layout
         if layout is None:
             raise UsageError(f"the numbers of {name} have no features' names to split them by")
-        players |= {base_of(spec)[0]: _Player(name, f"{spec.name}@{spec.key}") for spec in layout.alternatives[0]}
+        players |= {split_view(spec)[0]: _Player(name, f"{spec.name}@{spec.key}") for spec in layout.alternatives[0]}
     if not 2 <= len(players) <= MAX_PLAYERS:
         raise UsageError(
             f"contributions are of 2 to {MAX_PLAYERS} players, and head '{head}' sees {len(players)} here "

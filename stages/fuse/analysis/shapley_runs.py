@@ -101,7 +101,7 @@ def _facts(data: FusionData) -> dict[str, Any]:
     """As a run's description has them."""
     specs = {name: modality.specs for name, modality in data.modalities.items()}
     return {
-        "targets": data.targets.described(),
+        "targets": data.targets.to_dicts(),
         "test_groups": data.table["group"].iloc[data.test.cpu().numpy()].tolist(),
         "clips": {
             "train": len(data.train),

@@ -1,7 +1,7 @@
-"""What masked learning hides: whole segments of sound (AVT's MASegm, section 3.2.1), or tokens at random (its MAV).
+"""Masks of masked learning: whole audio segments (AVT's MASegm, section 3.2.1), or random tokens (its MAV).
 
-A clip's segments are computed once, by `segments`; masks are drawn for a batch. Masks are True where a token is hidden.
-What is drawn depends on the generator and its device, not on the device of the clips.
+A clip's segments are computed once, by `segment_boundaries`; masks are drawn per batch and are True where a token is
+hidden. Draws depend on the generator and its device, not on the device of the clips.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def count_valid_frames(banks: Tensor) -> Tensor:
     return (is_sound * torch.arange(1, banks.shape[1] + 1, device=banks.device)).amax(dim=1)
 
 
-def segments(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np.int64]:
+def segment_boundaries(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np.int64]:
     """Where the audio activities of a clip begin and end.
 
     Savitzky-Golay smoothing of second order over time, absolute gradient, mean over mel bins, moving average; its
@@ -98,9 +98,9 @@ def segments(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np.int64]
     return np.array(boundaries, dtype=np.int64)
 
 
-def change_of(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np.float64]:
-    """How much a clip's sound changes at each of its frames, as `segments` has it: float64 (valid_frames,). bank:
-    normalised filter bank (frames, 128); of fewer frames than are smoothed together the change is 0."""
+def spectral_change(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np.float64]:
+    """Change of a clip's spectrum at each of its frames, of which `segment_boundaries` takes the peaks: float64
+    (valid_frames,), 0 for clips shorter than the smoothing. bank: normalised filter bank (frames, 128)."""
     if valid_frames < _FILTER_FRAMES:
         return np.zeros(valid_frames)
     smooth = savgol_filter(bank[:valid_frames].astype(np.float64), _FILTER_FRAMES, polyorder=2, axis=0)
@@ -111,7 +111,7 @@ def change_of(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np.float
 
 def _change_points(bank: NDArray[np.floating], count: int, radius: int) -> list[int]:
     """The frames of the largest changes, at most `count`."""
-    change = change_of(bank, len(bank))
+    change = spectral_change(bank, len(bank))
     peaks, found = find_peaks(change[radius:-radius], height=_SMALLEST_CHANGE, distance=radius + 1)
     largest = np.argsort(-found["peak_heights"], kind="stable")[:count]
     return (peaks[largest] + radius).tolist()
@@ -145,12 +145,12 @@ def valid_columns(valid_frames: Tensor, grid: AudioGrid) -> Tensor:
     return grid.centres(valid_frames.device) < valid_frames[:, None]
 
 
-def token_columns(boundaries: Tensor, masked: Tensor, grid: AudioGrid) -> Tensor:
+def masked_columns(boundaries: Tensor, masked: Tensor, grid: AudioGrid) -> Tensor:
     """The token columns that masked segments hide: those whose middle lies in one, or for a segment without any the
     nearest whose middle lies in the clip, of two the earlier.
 
     boundaries int64 (B, 51), masked bool (B, 50) -> bool (B, columns). A clip without a valid column hides none:
-    `nothing_masked` counts such clips.
+    `count_unmasked` counts such clips.
     """
     centres = grid.centres(boundaries.device).expand(len(boundaries), -1).contiguous()
     segment = torch.searchsorted(boundaries[:, 1:].float(), centres, right=True)  # 50 behind the clip's end
@@ -166,11 +166,11 @@ def token_columns(boundaries: Tensor, masked: Tensor, grid: AudioGrid) -> Tensor
     return columns
 
 
-def whole_columns(columns: Tensor, grid: AudioGrid) -> Tensor:
+def columns_to_tokens(columns: Tensor, grid: AudioGrid) -> Tensor:
     """Columns as tokens, over all mel bins: bool (B, columns) -> bool (B, rows * columns)."""
     return columns[:, None].expand(-1, grid.rows, -1).flatten(1)
 
 
-def nothing_masked(mask: Tensor, present: Tensor) -> Tensor:
+def count_unmasked(mask: Tensor, present: Tensor) -> Tensor:
     """How many clips have the modality, bool (B,), and nothing hidden, bool (B, T): they teach nothing. A scalar."""
     return (present & ~mask.any(dim=1)).sum()

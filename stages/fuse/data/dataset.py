@@ -22,8 +22,8 @@ from avfuse.features.spec import IMPORTED, FeatureSpec
 from avfuse.manifests import Manifest, Target
 from avfuse.manifests.manifest import parse_classes
 from avfuse.manifests.splits import group_holdout
-from avfuse.stages.fuse.data.filter_banks import BYTES_PER_CLIP, Banks
-from avfuse.stages.fuse.data.modality import Layout, Modality, Streamed
+from avfuse.stages.fuse.data.filter_banks import BYTES_PER_CLIP, FilterBanks
+from avfuse.stages.fuse.data.modality import FeatureLayout, Modality, StreamedModality
 from avfuse.stages.fuse.data.shapes import ModalityShape
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 
@@ -49,7 +49,7 @@ class FusionData:
     order of the tensors; `excluded` says, by clip id, why the others are not; those of them that were to be predicted
     are `unpredicted`."""
 
-    modalities: Mapping[str, Modality | Streamed]
+    modalities: Mapping[str, Modality | StreamedModality]
     targets: Targets
     truth: tuple[Tensor, ...]  # one a target, as Targets has it
     table: pd.DataFrame
@@ -60,12 +60,12 @@ class FusionData:
     excluded: Mapping[str, str]
     unpredicted: tuple[str, ...] = ()
     clips: tuple[Clip, ...] = ()  # of the table, where a modality is streamed
-    banks: Banks | None = None  # of the same clips, for masked learning
+    banks: FilterBanks | None = None  # of the same clips, for masked learning
 
     @property
-    def streamed(self) -> dict[str, Streamed]:
+    def streamed(self) -> dict[str, StreamedModality]:
         """The modalities that are not in memory."""
-        return {name: each for name, each in self.modalities.items() if isinstance(each, Streamed)}
+        return {name: each for name, each in self.modalities.items() if isinstance(each, StreamedModality)}
 
     @property
     def shapes(self) -> dict[str, ModalityShape]:
@@ -109,7 +109,7 @@ class FusionData:
         if self.banks is not None:
             state.update(f"banks:{self.banks.key};".encode())
             state.update(self.banks.present.cpu().numpy().tobytes())
-        state.update(json.dumps(self.targets.described()).encode())
+        state.update(json.dumps(self.targets.to_dicts()).encode())
         columns = ["clip_id", *(target.name for target in self.targets), "split", "group"]
         state.update(self.table[columns].to_csv(index=False).encode())
         state.update(self.validation.cpu().numpy().tobytes())
@@ -158,7 +158,7 @@ def load_data(
     _check_same_clips(manifest, [*(part for parts in known.values() for part in parts), *hidden])
     kept, excluded = _usable(manifest, known)
     table = manifest.table[kept].reset_index(drop=True)
-    layouts = {name: Layout.of(name, [part.spec for part in parts]) for name, parts in known.items()}
+    layouts = {name: FeatureLayout.of(name, [part.spec for part in parts]) for name, parts in known.items()}
     clips = tuple(clip for clip, is_kept in zip(asked.clips, kept, strict=True) if is_kept)
     if memory_bytes is not None:
         memory_bytes -= len(hidden) * len(clips) * BYTES_PER_CLIP
@@ -182,14 +182,14 @@ def load_data(
         excluded,
         tuple(manifest.table["clip_id"][~kept & (manifest.table["split"] == UNLABELLED)]),
         clips,
-        Banks.load(hidden[0].store, clips, device) if hidden else None,
+        FilterBanks.load(hidden[0].store, clips, device) if hidden else None,
     )
 
 
 def bytes_in_memory(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]]) -> int:
     """How much load_data takes where it streams nothing. Raises UsageError for a feature that is not in the cache."""
     specs = {name: [find_spec(cache, manifest.collection, each) for each in named] for name, named in inputs.items()}
-    return sum(2 * Layout.of(name, each).bytes_per_clip * len(manifest) for name, each in specs.items())
+    return sum(2 * FeatureLayout.of(name, each).bytes_per_clip * len(manifest) for name, each in specs.items())
 
 
 def usable_clips(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]]) -> set[str]:
@@ -285,11 +285,13 @@ def _learned(target: Target, fitted: np.ndarray) -> LearnedTarget:
 
 def _modality(
     name: str, known: Sequence[_Known], asked: ClipQuery, kept: np.ndarray, device: str, in_memory: bool
-) -> Modality | Streamed:
-    layout = Layout.of(name, [each.spec for each in known])
+) -> Modality | StreamedModality:
+    layout = FeatureLayout.of(name, [each.spec for each in known])
     present = np.logical_and.reduce([each.present for each in known])[kept]
     if not in_memory:
-        return Streamed(torch.from_numpy(present).to(device), layout, {each.spec.key: each.store for each in known})
+        return StreamedModality(
+            torch.from_numpy(present).to(device), layout, {each.spec.key: each.store for each in known}
+        )
     rows = {}
     for each in known:
         loaded = each.store.load(asked)
@@ -298,7 +300,7 @@ def _modality(
     return Modality.of(layout, rows, present, device)
 
 
-def _kept_in_memory(layouts: Mapping[str, Layout], clips: int, memory_bytes: int | None) -> set[str]:
+def _kept_in_memory(layouts: Mapping[str, FeatureLayout], clips: int, memory_bytes: int | None) -> set[str]:
     """The modalities that fit, smallest first. Each is there twice: as it is cached, and as a head takes it."""
     left, kept = math.inf if memory_bytes is None else memory_bytes, set()
     for name, layout in sorted(layouts.items(), key=lambda item: item[1].bytes_per_clip):

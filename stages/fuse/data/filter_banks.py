@@ -15,7 +15,7 @@ from avfuse.features.clips import Clip
 from avfuse.features.inputs.filter_bank import FRAMES, MEL_BANDS
 from avfuse.stages.fuse.data.audio_masking import (
     count_valid_frames,
-    segments,
+    segment_boundaries,
     stack_boundaries,
 )
 from avfuse.threads import available_cores
@@ -25,7 +25,7 @@ _PART = 64  # clips at a time
 
 
 @dataclass(frozen=True)
-class Banks:
+class FilterBanks:
     """The normalised filter bank of every clip: rows (n, 1024, 128), time first, in half precision, which is 4 decimals
     of numbers around 1; anything where `present` (n,) is False. key: of the feature."""
 
@@ -34,7 +34,7 @@ class Banks:
     present: Tensor
 
     @classmethod
-    def load(cls, store: FeatureStore, clips: Sequence[Clip], device: str) -> "Banks":
+    def load(cls, store: FeatureStore, clips: Sequence[Clip], device: str) -> "FilterBanks":
         """Those of clips, in order. Raises UsageError for damaged shards, and where no clip has one."""
         rows = np.zeros((len(clips), FRAMES, MEL_BANDS), np.float16)
         present = np.zeros(len(clips), bool)
@@ -49,7 +49,7 @@ class Banks:
 
     @cached_property
     def boundaries(self) -> Tensor:
-        """Where each clip's segments begin and end, int64 (n, 51), see `segments`: some milliseconds a clip."""
+        """Segment boundaries, int64 (n, 51), see `segment_boundaries`: some milliseconds per clip."""
         parts = zip(self.rows.cpu().split(_PART), self.valid_frames.cpu().split(_PART), strict=True)
         found = Parallel(n_jobs=available_cores(), prefer="threads")(delayed(_boundaries)(*part) for part in parts)
         return torch.cat(found).to(self.rows.device)
@@ -57,4 +57,4 @@ class Banks:
 
 def _boundaries(banks: Tensor, valid_frames: Tensor) -> Tensor:
     clips = zip(banks.numpy(), valid_frames.tolist(), strict=True)
-    return stack_boundaries([segments(bank, frames) for bank, frames in clips])
+    return stack_boundaries([segment_boundaries(bank, frames) for bank, frames in clips])

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,13 +24,13 @@ Alternative = tuple[int, View]
 
 
 @dataclass(frozen=True)
-class Layout:
+class FeatureLayout:
     """How the features of a modality lie: for each alternative (window and view) one spec a feature, in the order of
-    their tokens; the first is what a clip is where nothing is drawn. `at_test` are averaged at test: all windows, as
+    their tokens; the first is what a clip is where nothing is drawn. `test_views` are averaged at test: all windows, as
     they are."""
 
     alternatives: tuple[tuple[FeatureSpec, ...], ...]
-    at_test: tuple[int, ...] = (0,)
+    test_views: tuple[int, ...] = (0,)
 
     @classmethod
     def of(cls, name: str, specs: Sequence[FeatureSpec]) -> Self:
@@ -42,7 +42,7 @@ class Layout:
             raise UsageError(f"{name} features have different dimensions ({each}): name features of one backbone")
         grouped: dict[str, dict[Alternative, FeatureSpec]] = {}
         for spec in specs:
-            base, alternative = base_of(spec)
+            base, alternative = split_view(spec)
             grouped.setdefault(base, {})[alternative] = spec
         alternatives = _shared(name, {base: set(views) for base, views in grouped.items()})
         return cls(
@@ -55,15 +55,15 @@ class Layout:
         return tuple(spec for each in self.alternatives for spec in each)
 
     @property
-    def parts(self) -> tuple[int, ...]:
+    def tokens_per_feature(self) -> tuple[int, ...]:
         """How many tokens each feature gives."""
         return tuple(math.prod(spec.shape[:-1]) for spec in self.alternatives[0])
 
     @property
     def shape(self) -> ModalityShape:
         """Of a clip, with its grid where all tokens are one grid's."""
-        length, dim = sum(self.parts), self.alternatives[0][0].shape[-1]
-        if len(self.parts) > 1:
+        length, dim = sum(self.tokens_per_feature), self.alternatives[0][0].shape[-1]
+        if len(self.tokens_per_feature) > 1:
             return ModalityShape(length, dim)
         (spec,) = self.alternatives[0]
         if spec.output == "filter_bank":
@@ -77,13 +77,13 @@ class Layout:
         """In memory."""
         return 4 * len(self.alternatives) * math.prod(self.shape[:2])
 
-    def chosen(self, features: Sequence[str]) -> list[int]:
+    def feature_positions(self, features: Sequence[str]) -> list[int]:
         """Which features of the first alternative are named. Raises UsageError for one that is not here."""
-        bases = [base_of(spec)[0] for spec in self.alternatives[0]]
+        bases = [split_view(spec)[0] for spec in self.alternatives[0]]
         found = []
         for feature in features:
             plain, _, key = feature.partition("@")
-            meant = [base_of(spec)[0] for spec in self.specs if spec.name == plain and spec.key.startswith(key)]
+            meant = [split_view(spec)[0] for spec in self.specs if spec.name == plain and spec.key.startswith(key)]
             if not meant:
                 raise UsageError(f"feature '{feature}' is not among those loaded: {', '.join(bases)}")
             found.append(bases.index(meant[0]))
@@ -92,7 +92,7 @@ class Layout:
     def only(self, chosen: Sequence[int]) -> Self:
         return replace(self, alternatives=tuple(tuple(each[one] for one in chosen) for each in self.alternatives))
 
-    def stacked(self, rows: Mapping[str, Tensor]) -> Tensor:
+    def stack_views(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Rows (B, *shape) by key -> float32 (B, V, T, D)."""
         dim = self.alternatives[0][0].shape[-1]
         views = [
@@ -100,17 +100,6 @@ class Layout:
             for each in self.alternatives
         ]
         return torch.stack(views, dim=1).float()
-
-
-class AnyModality(Protocol):
-    """What heads are built from and rows are counted by."""
-
-    @property
-    def present(self) -> Tensor: ...
-    @property
-    def specs(self) -> tuple[FeatureSpec, ...]: ...
-    @property
-    def shape(self) -> ModalityShape: ...
 
 
 @dataclass(frozen=True)
@@ -126,14 +115,14 @@ class Modality:
     present: Tensor
     specs: tuple[FeatureSpec, ...] = ()
     views: Tensor | None = None
-    layout: Layout | None = None
+    layout: FeatureLayout | None = None
 
     @classmethod
     def of(
-        cls, layout: Layout, rows: Mapping[str, NDArray[np.generic]], present: NDArray[np.bool_], device: str
+        cls, layout: FeatureLayout, rows: Mapping[str, NDArray[np.generic]], present: NDArray[np.bool_], device: str
     ) -> Self:
         """rows (n, *shape) by key; present (n,)."""
-        views = layout.stacked({key: torch.from_numpy(each.astype(np.float32)) for key, each in rows.items()})
+        views = layout.stack_views({key: torch.from_numpy(each.astype(np.float32)) for key, each in rows.items()})
         views[torch.from_numpy(~present)] = float("nan")
         views = views.to(device)
         several = views if len(layout.alternatives) > 1 else None
@@ -145,21 +134,16 @@ class Modality:
         return ModalityShape(length, dim) if self.layout is None else self.layout.shape
 
     @property
-    def at_test(self) -> tuple[int, ...]:
-        """The views that are averaged at test."""
-        return (0,) if self.layout is None else self.layout.at_test
-
-    @property
-    def parts(self) -> tuple[int, ...]:
+    def tokens_per_feature(self) -> tuple[int, ...]:
         """How many of the tokens each feature gives."""
-        return (self.tokens.shape[1],) if self.layout is None else self.layout.parts
+        return (self.tokens.shape[1],) if self.layout is None else self.layout.tokens_per_feature
 
     def only(self, features: Sequence[str]) -> Self:
         """Fewer features, under the names that they were loaded by. Raises UsageError for one that is not here."""
         if self.layout is None:
             raise UsageError("these numbers have no features' names to choose by")
-        chosen = self.layout.chosen(features)
-        starts = [0, *accumulate(self.parts)]
+        chosen = self.layout.feature_positions(features)
+        starts = [0, *accumulate(self.tokens_per_feature)]
         tokens = torch.cat([torch.arange(starts[one], starts[one + 1]) for one in chosen]).to(self.tokens.device)
         layout = self.layout.only(chosen)
         views = None if self.views is None else self.views[:, :, tokens]
@@ -167,11 +151,11 @@ class Modality:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class StreamedModality:
     """One modality of every clip that is too large for memory: read batch by batch from `stores`, by key."""
 
     present: Tensor
-    layout: Layout
+    layout: FeatureLayout
     stores: Mapping[str, FeatureStore]
 
     @property
@@ -188,11 +172,11 @@ class Streamed:
 
     def only(self, features: Sequence[str]) -> Self:
         """Fewer features, as of `Modality`."""
-        layout = self.layout.only(self.layout.chosen(features))
+        layout = self.layout.only(self.layout.feature_positions(features))
         return replace(self, layout=layout, stores={spec.key: self.stores[spec.key] for spec in layout.specs})
 
 
-def base_of(spec: FeatureSpec) -> tuple[str, Alternative]:
+def split_view(spec: FeatureSpec) -> tuple[str, Alternative]:
     """A feature's name without window and view, and these."""
     window = _WINDOW.search(spec.name)
     plain = _WINDOW.sub("", spec.name)

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avfuse.features.spec import FeatureSpec
-from avfuse.stages.fuse.data.modality import Modality, Streamed
+from avfuse.stages.fuse.data.modality import Modality, StreamedModality
 
 
 @dataclass(frozen=True)
-class Part:
+class FeatureTokens:
     """One feature's cells: its tokens without CLS and its like, which stand for no place.
 
     tokens: int64, where each cell is among the modality's tokens, those of all windows one after the other. Its shape
@@ -28,18 +28,18 @@ class Part:
     specs: tuple[FeatureSpec, ...] = ()
 
 
-def parts_of(modality: Modality | Streamed, windows: Sequence[int]) -> list[Part]:
+def feature_tokens(modality: Modality | StreamedModality, windows: Sequence[int]) -> list[FeatureTokens]:
     """The features of a modality, in order. windows: the alternatives that are averaged at test."""
     length = modality.shape.length
     if modality.layout is None:
-        return [Part("", np.arange(length))]
-    starts = [0, *accumulate(modality.layout.parts)]
+        return [FeatureTokens("", np.arange(length))]
+    starts = [0, *accumulate(modality.layout.tokens_per_feature)]
     found = []
     for number, start in enumerate(starts[:-1]):
         specs = tuple(modality.layout.alternatives[window][number] for window in windows)
         pieces = [start + at * length + _cells(spec) for at, spec in enumerate(specs)]
         tokens = pieces[0] if len(pieces) == 1 else np.concatenate([np.atleast_1d(piece) for piece in pieces])
-        found.append(Part(specs[0].name, tokens, specs))
+        found.append(FeatureTokens(specs[0].name, tokens, specs))
     return found
 
 

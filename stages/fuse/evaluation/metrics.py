@@ -58,8 +58,8 @@ def evaluate(targets: Targets, logits: Logits, truth: Sequence[Truth]) -> dict[s
     Of one class a clip: `top1`; `macro`, its mean over the classes that occur; `nll`, the mean negative
     log-likelihood; `macro_f1`, the mean over the classes that occur of F1; `ece` (see `calibration_error`); `top5`
     above five classes. Of several: `hit1`, the class of the largest logit is one of the clip's;
-    `map`, `f1`, `subset`, `lwlrap` (see `of_several`). Of several targets, named `<target>_top1` and so on, and
-    `<joint>_top1`, all of them right; `<joint>_top5` (see `jointly_correct`).
+    `map`, `f1`, `subset`, `lwlrap` (see `multi_label_metrics`). Of several targets, named `<target>_top1` and so on,
+    and `<joint>_top1`, all of them right; `<joint>_top5` (see `jointly_correct`).
     """
     parts = targets.split(logits)
     by_target = [_of_target(*each) for each in zip(targets, parts, truth, strict=True)]
@@ -74,10 +74,10 @@ def evaluate(targets: Targets, logits: Logits, truth: Sequence[Truth]) -> dict[s
 
 
 def _of_target(target: LearnedTarget, logits: Logits, truth: Truth) -> dict[str, float]:
-    return of_several(logits, truth, target.sigmoid) if target.several else of_one(logits, truth)
+    return multi_label_metrics(logits, truth, target.sigmoid) if target.several else single_label_metrics(logits, truth)
 
 
-def of_one(logits: Logits, truth: NDArray[np.int64]) -> dict[str, float]:
+def single_label_metrics(logits: Logits, truth: NDArray[np.int64]) -> dict[str, float]:
     """Measures of a target with one class a clip: (n, C), (n,)."""
     hits = correct(logits, truth)
     shifted = logits - logits.max(axis=1, keepdims=True)
@@ -96,7 +96,7 @@ def of_one(logits: Logits, truth: NDArray[np.int64]) -> dict[str, float]:
     return measured
 
 
-def of_several(logits: Logits, truth: NDArray[np.bool_], sigmoid: bool) -> dict[str, float]:
+def multi_label_metrics(logits: Logits, truth: NDArray[np.bool_], sigmoid: bool) -> dict[str, float]:
     """Measures of a target with any number of classes a clip: (n, C), bool (n, C).
 
     `f1` is micro-averaged over clips and classes, `subset` the share of clips of which exactly the true classes are

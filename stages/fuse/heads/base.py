@@ -16,7 +16,7 @@ from avfuse.stages.fuse.data.shapes import InputLayout, ModalityShape
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads.modality_input import ModalityInput
 from avfuse.stages.fuse.heads.old_names import OldHeadNames, accept_old_arguments
-from avfuse.stages.fuse.losses import loss_of_targets
+from avfuse.stages.fuse.losses import multi_target_loss
 
 Masks = Mapping[str, Tensor | None]
 """Clips that have a modality: bool (B,) by name, None where all have it."""
@@ -144,7 +144,7 @@ class Head(nn.Module, OldHeadNames):
             truth: one tensor per target, as in `Targets`.
             smoothing: label smoothing.
         """
-        return loss_of_targets(self.targets, outputs["logits"], truth, smoothing)
+        return multi_target_loss(self.targets, outputs["logits"], truth, smoothing)
 
 
 _HEADS: dict[str, type[Head]] = {}

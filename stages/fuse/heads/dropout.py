@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Source(Protocol):
+class MaskSource(Protocol):
     """Where dropout gets its masks from."""
 
     def keep(self, x: Tensor, p: float) -> Tensor:
@@ -18,28 +18,28 @@ class Source(Protocol):
         ...
 
 
-class Own:
+class GeneratorMasks:
     """Masks from a generator."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
 
     def keep(self, x: Tensor, p: float) -> Tensor:
-        return drawn(x.shape, x.dtype, p, self._generator)
+        return dropout_mask(x.shape, x.dtype, p, self._generator)
 
 
-class Recorder:
+class MaskRecorder:
     """Notes which masks a head asks for, and drops nothing."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[torch.Size, torch.dtype, float]] = []
+        self.requests: list[tuple[torch.Size, torch.dtype, float]] = []
 
     def keep(self, x: Tensor, p: float) -> Tensor:
-        self.asked.append((x.shape, x.dtype, p))
+        self.requests.append((x.shape, x.dtype, p))
         return torch.ones_like(x)
 
 
-class Given:
+class PrecomputedMasks:
     """Masks that were drawn before, in the order in which a head asks for them."""
 
     def __init__(self, masks: Sequence[Tensor]) -> None:
@@ -49,25 +49,27 @@ class Given:
         return next(self._masks)
 
 
-def drawn(shape: torch.Size, dtype: torch.dtype, p: float, generator: torch.Generator) -> Tensor:
+def dropout_mask(shape: torch.Size, dtype: torch.dtype, p: float, generator: torch.Generator) -> Tensor:
     """A dropout mask on the generator's device."""
     chance = torch.rand(shape, generator=generator, device=generator.device)
     return chance.ge_(p).div_(1 - p).to(dtype)
 
 
-def drawn_together(shape: torch.Size, dtype: torch.dtype, p: float, generators: Sequence[torch.Generator]) -> Tensor:
-    """The masks that `drawn` gives of each generator, (generators, *shape)."""
+def stacked_dropout_masks(
+    shape: torch.Size, dtype: torch.dtype, p: float, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """The masks that `dropout_mask` gives of each generator, (generators, *shape)."""
     chance = torch.empty(len(generators), *shape, device=generators[0].device)
     for own, generator in zip(chance, generators, strict=True):
         own.uniform_(generator=generator)
     return chance.ge_(p).div_(1 - p).to(dtype)
 
 
-_source: ContextVar[Source | None] = ContextVar("source of dropout", default=None)
+_source: ContextVar[MaskSource | None] = ContextVar("source of dropout", default=None)
 
 
 @contextmanager
-def using(source: Source) -> Iterator[None]:
+def dropout_source(source: MaskSource) -> Iterator[None]:
     """Dropout inside, in this thread, asks this source."""
     token = _source.set(source)
     try:
@@ -76,7 +78,7 @@ def using(source: Source) -> Iterator[None]:
         _source.reset(token)
 
 
-def mask_for(x: Tensor, p: float) -> Tensor | None:
+def mask_from_source(x: Tensor, p: float) -> Tensor | None:
     """What the source in use gives for x; None where none is."""
     source = _source.get()
     return None if source is None else source.keep(x, p)
@@ -92,7 +94,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        mask = mask_for(x, self.p)
+        mask = mask_from_source(x, self.p)
         return F.dropout(x, self.p) if mask is None else x * mask
 
     def extra_repr(self) -> str:

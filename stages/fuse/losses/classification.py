@@ -8,7 +8,7 @@ from torch import Tensor
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 
 
-def loss_of_targets(targets: Targets, logits: Tensor, truth: Sequence[Tensor], smoothing: float = 0.0) -> Tensor:
+def multi_target_loss(targets: Targets, logits: Tensor, truth: Sequence[Tensor], smoothing: float = 0.0) -> Tensor:
     """Mean over targets, as AVT has it for verb and noun. logits (B, width), truth one tensor a target; smoothing of
     labels. A scalar."""
     losses = [_loss(*each, smoothing) for each in zip(targets, targets.split(logits), truth, strict=True)]

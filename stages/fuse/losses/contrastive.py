@@ -11,7 +11,7 @@ EMBEDDING_DIM = 256
 TEMPERATURE = 0.07
 
 
-class Embedded(NamedTuple):
+class EmbeddedClips(NamedTuple):
     """Clips of a batch in the common space: `video` and `audio` (B, 256) of unit length, and whether the clip has each,
     bool (B,). What stands in the rows of clips without the modality means nothing and is never used."""
 
@@ -26,11 +26,11 @@ class Embedded(NamedTuple):
         return self.has_video & self.has_audio
 
 
-class CommonSpace(nn.Module):
+class JointEmbedding(nn.Module):
     """g_V and g_A of AVT's equation 2: a linear layer per modality to 256 dimensions, then unit length.
 
-    video (B, D_video), audio (B, D_audio), has_video and has_audio bool (B,), each modality before fusion -> Embedded.
-    Where a clip lacks a modality its row may be NaN.
+    video (B, D_video), audio (B, D_audio), has_video and has_audio bool (B,), each modality before fusion ->
+    EmbeddedClips. Where a clip lacks a modality its row may be NaN.
     """
 
     def __init__(self, video_dim: int, audio_dim: int) -> None:
@@ -38,8 +38,8 @@ class CommonSpace(nn.Module):
         self.video = nn.Linear(video_dim, EMBEDDING_DIM)
         self.audio = nn.Linear(audio_dim, EMBEDDING_DIM)
 
-    def forward(self, video: Tensor, audio: Tensor, has_video: Tensor, has_audio: Tensor) -> Embedded:
-        return Embedded(
+    def forward(self, video: Tensor, audio: Tensor, has_video: Tensor, has_audio: Tensor) -> EmbeddedClips:
+        return EmbeddedClips(
             F.normalize(self.video(torch.where(has_video[:, None], video, 0)), dim=1),
             F.normalize(self.audio(torch.where(has_audio[:, None], audio, 0)), dim=1),
             has_video,
@@ -47,12 +47,12 @@ class CommonSpace(nn.Module):
         )
 
 
-def similarity(embedded: Embedded) -> Tensor:
+def similarity(embedded: EmbeddedClips) -> Tensor:
     """Cosines over the temperature (B, B): a row per clip's sound, a column per clip's picture."""
     return embedded.audio @ embedded.video.T / TEMPERATURE
 
 
-def audio_video_contrast(embedded: Embedded, labels: Tensor | None = None) -> Tensor:
+def audio_video_contrast(embedded: EmbeddedClips, labels: Tensor | None = None) -> Tensor:
     """AVC: cross-entropy of finding a clip's picture by its sound and its sound by its picture, the mean of the two.
 
     AVT's equation 2 as ALBEF (arXiv 2107.07651), which it follows, has it: inside the exponential, where the printed
@@ -69,7 +69,7 @@ def audio_video_contrast(embedded: Embedded, labels: Tensor | None = None) -> Te
     return (_cross_entropy(logits, positive) + _cross_entropy(logits.T, positive)) / 2
 
 
-def intra_modality_contrast(embedded: Embedded, labels: Tensor) -> Tensor:
+def intra_modality_contrast(embedded: EmbeddedClips, labels: Tensor) -> Tensor:
     """IMC: the supervised contrastive loss inside each modality, the mean of the two. labels int64 (B,).
 
     L_out of Khosla et al., "Supervised Contrastive Learning" (arXiv 2004.11362, equation 2). A clip that is alone with
@@ -82,7 +82,7 @@ def intra_modality_contrast(embedded: Embedded, labels: Tensor) -> Tensor:
     return (video + audio) / 2
 
 
-def recall_at_1(embedded: Embedded) -> float:
+def recall_at_1(embedded: EmbeddedClips) -> float:
     """The share of sounds whose own picture is the nearest, among clips with both; NaN where there is none."""
     both = embedded.both
     logits = similarity(embedded)[both][:, both]

@@ -14,10 +14,10 @@ def l1_weights(module: nn.Module) -> list[str]:
 
 def l1(module: nn.Module) -> Tensor:
     """The sum of |W| over `l1_weights`. Returns a scalar; 0 for a module without any."""
-    return l1_of(each.weight for each in module.modules() if isinstance(each, nn.Linear))
+    return l1_norm(each.weight for each in module.modules() if isinstance(each, nn.Linear))
 
 
-def l1_of(weights: Iterable[Tensor]) -> Tensor:
+def l1_norm(weights: Iterable[Tensor]) -> Tensor:
     """The sum of |W| over these."""
     sums = [torch.linalg.vector_norm(each, 1) for each in weights]
     return torch.stack(sums).sum() if sums else torch.zeros(())

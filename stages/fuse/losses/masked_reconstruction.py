@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.data.audio_masking import (
     audio_grid,
+    columns_to_tokens,
+    count_unmasked,
     draw_mask,
     draw_segment_mask,
-    nothing_masked,
-    token_columns,
+    masked_columns,
     valid_columns,
-    whole_columns,
 )
-from avfuse.stages.fuse.data.filter_banks import Banks
+from avfuse.stages.fuse.data.filter_banks import FilterBanks
 from avfuse.stages.fuse.data.shapes import ModalityShape
 from avfuse.stages.fuse.losses.reconstruction import (
     AudioDecoder,
     VideoDecoder,
     layer_normalised,
-    masked_error,
+    masked_mse,
     masked_pixels,
 )
 
 
-class Reconstruction(nn.Module):
+class MaskedReconstruction(nn.Module):
     """Decoders of fused tokens, and what they are to give where the input was hidden.
 
     Of the sound whole segments are hidden or single tokens, of the picture always single tokens; never those that stand
@@ -40,7 +40,7 @@ class Reconstruction(nn.Module):
         shapes: Mapping[str, ModalityShape],
         dims: Mapping[str, int],
         mask: Literal["segments", "random"],
-        banks: Banks | None,
+        banks: FilterBanks | None,
     ) -> None:
         """dims: of fused tokens, by modality. Raises UsageError without banks, or where sound has no known grid."""
         super().__init__()
@@ -59,8 +59,8 @@ class Reconstruction(nn.Module):
         has: which clips have it, bool (B,) by modality."""
         if self.mask == "segments":
             boundaries = self.banks.boundaries[index]
-            columns = token_columns(boundaries, draw_segment_mask(boundaries, draws), self.grid)
-            audio = whole_columns(columns, self.grid)
+            columns = masked_columns(boundaries, draw_segment_mask(boundaries, draws), self.grid)
+            audio = columns_to_tokens(columns, self.grid)
         else:
             audio = draw_mask(self._maskable(index), draws)
         cells = self.shapes["video"].length - self.shapes["video"].prefix
@@ -84,15 +84,15 @@ class Reconstruction(nn.Module):
         pixels = masked_pixels(hidden["audio"], self.grid, self.banks.valid_frames[index])
         target = layer_normalised(cached_video[:, self.shapes["video"].prefix :])
         return {
-            "audio": masked_error(self.audio(behind["audio"]), banks, pixels),
-            "video": masked_error(self.video(behind["video"]), target, hidden["video"]),
+            "audio": masked_mse(self.audio(behind["audio"]), banks, pixels),
+            "video": masked_mse(self.video(behind["video"]), target, hidden["video"]),
         }
 
     def count_too_short(self, clips: Tensor) -> int:
         """How many of the clips at these indices have sound, but less than the middle of a token's column, so that
         nothing of it is ever hidden."""
-        return int(nothing_masked(self._maskable(clips), self.banks.present[clips]))
+        return int(count_unmasked(self._maskable(clips), self.banks.present[clips]))
 
     def _maskable(self, index: Tensor) -> Tensor:
         """Audio tokens that are not padding. bool (B, rows * columns)."""
-        return whole_columns(valid_columns(self.banks.valid_frames[index], self.grid), self.grid)
+        return columns_to_tokens(valid_columns(self.banks.valid_frames[index], self.grid), self.grid)

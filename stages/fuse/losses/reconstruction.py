@@ -60,7 +60,7 @@ def masked_pixels(mask: Tensor, grid: AudioGrid, valid_frames: Tensor) -> Tensor
     return (touched > 0) & own[:, None]
 
 
-def masked_error(given: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def masked_mse(given: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error where the mask is set: over a clip's masked positions, then over the clips that have any, as
     in equation 6.
 

@@ -278,7 +278,7 @@ def _describe(data: FusionData, training: TrainingOverrides, sweep: Mapping[str,
         "data": data.fingerprint,
         "training": training.as_dict(),
         "sweep": {name: list(values) for name, values in sweep.items()},
-        "targets": data.targets.described(),
+        "targets": data.targets.to_dicts(),
         "test_groups": test["group"].tolist(),
         "clips": {
             "train": len(data.train),

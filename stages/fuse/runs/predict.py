@@ -12,7 +12,7 @@ from avfuse.features.cache import ClipQuery, FeatureStore
 from avfuse.features.cache.store import FAILED
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
-from avfuse.stages.fuse.data.modality import Layout, Modality
+from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import Logits, Truth, log_softmax
 from avfuse.stages.fuse.heads import Head
@@ -72,7 +72,7 @@ def predict_clips(
 def _predict(
     run: Run,
     trained: Sequence[tuple[SeedResult, Head]],
-    layouts: Mapping[str, Layout],
+    layouts: Mapping[str, FeatureLayout],
     stores: Mapping[str, FeatureStore],
     clips: Sequence[Clip],
     device: str,
@@ -94,7 +94,7 @@ def _predict(
 
 
 def load_clips(
-    layouts: Mapping[str, Layout], stores: Mapping[str, FeatureStore], clips: Sequence[Clip], device: str
+    layouts: Mapping[str, FeatureLayout], stores: Mapping[str, FeatureStore], clips: Sequence[Clip], device: str
 ) -> tuple[dict[str, Modality], list[dict[str, str]]]:
     """Features of some clips alone, by modality, from stores by key; and why a clip lacks a modality, by name."""
     asked = ClipQuery(clips)
@@ -104,7 +104,7 @@ def load_clips(
 
 def _modality(
     name: str,
-    layout: Layout,
+    layout: FeatureLayout,
     stores: Mapping[str, FeatureStore],
     asked: ClipQuery,
     missing: Sequence[dict[str, str]],

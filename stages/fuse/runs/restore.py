@@ -20,7 +20,7 @@ from avfuse.manifests import Manifest
 from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.config import Recipe, Settings
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
-from avfuse.stages.fuse.data.modality import Layout
+from avfuse.stages.fuse.data.modality import FeatureLayout
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
 from avfuse.stages.fuse.runs.experiment import FEATURES, needs_filter_banks
@@ -64,15 +64,15 @@ def saved_options(one: SeedResult) -> Settings:
     return get_head(one.head).Options.model_validate(one.described["options"])
 
 
-def saved_layouts(run: Run, one: SeedResult) -> dict[str, Layout]:
+def saved_layouts(run: Run, one: SeedResult) -> dict[str, FeatureLayout]:
     """The features that a saved head sees, by modality, as run.json describes them. Raises UsageError where that is not
     what it was, by its key."""
     layouts = {}
     for name in get_head(one.head).used_modalities(saved_options(one)):
         specs = [_described(run, each) for each in run.described["features"][name]]
-        layout = Layout.of(name, specs)
+        layout = FeatureLayout.of(name, specs)
         if (text := one.described["swept"].get(name)) is not None:
-            layout = layout.only(layout.chosen(_names(specs, text)))
+            layout = layout.only(layout.feature_positions(_names(specs, text)))
         layouts[name] = layout
     return layouts
 

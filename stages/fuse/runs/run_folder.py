@@ -68,7 +68,7 @@ class Run:
 
     @cached_property
     def targets(self) -> Targets:
-        return Targets.from_described(self.described["targets"])
+        return Targets.from_dicts(self.described["targets"])
 
     @property
     def groups(self) -> NDArray[np.object_]:

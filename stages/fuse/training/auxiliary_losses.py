@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.config import Recipe, Settings
-from avfuse.stages.fuse.data.filter_banks import Banks
+from avfuse.stages.fuse.data.filter_banks import FilterBanks
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, head_names
 from avfuse.stages.fuse.heads.base import Masks
 from avfuse.stages.fuse.losses.contrastive import (
-    CommonSpace,
-    Embedded,
+    EmbeddedClips,
+    JointEmbedding,
     audio_video_contrast,
     intra_modality_contrast,
     recall_at_1,
     similarity,
 )
-from avfuse.stages.fuse.losses.masked_reconstruction import Reconstruction
+from avfuse.stages.fuse.losses.masked_reconstruction import MaskedReconstruction
 from avfuse.stages.fuse.losses.matching import Matching, draw_pairs, matching_loss
 from avfuse.stages.fuse.training.inputs import HeadBatch
 
@@ -55,7 +55,7 @@ class AuxiliaryLosses(nn.Module):
     from the source in use.
     """
 
-    def __init__(self, head: Head, recipe: Recipe, banks: Banks | None) -> None:
+    def __init__(self, head: Head, recipe: Recipe, banks: FilterBanks | None) -> None:
         """Raises UsageError where the head gives not what a loss needs, or where masked learning lacks the clips'
         filter banks or a grid of sound."""
         super().__init__()
@@ -66,15 +66,15 @@ class AuxiliaryLosses(nn.Module):
         dims = {name: shape[-1] for name, shape in given.items()}
         self.space = self.matching = self.reconstruction = None
         if "avc" in self.weights or "imc" in self.weights:
-            self.space = CommonSpace(dims["before_video"], dims["before_audio"])
+            self.space = JointEmbedding(dims["before_video"], dims["before_audio"])
         if "avm" in self.weights:
             self.matching = Matching(dims["after_video"], dims["after_audio"])
         if "masked" in self.weights:
             of_tokens = {name: dims[f"tokens_{name}"] for name in ("video", "audio")}
-            self.reconstruction = Reconstruction(head.shapes, of_tokens, recipe.mask, banks)
+            self.reconstruction = MaskedReconstruction(head.shapes, of_tokens, recipe.mask, banks)
 
     @classmethod
-    def of(cls, head: Head, recipe: Recipe, banks: Banks | None) -> "AuxiliaryLosses | None":
+    def of(cls, head: Head, recipe: Recipe, banks: FilterBanks | None) -> "AuxiliaryLosses | None":
         """None for a recipe that wants classification alone."""
         if not auxiliary_weights(recipe):
             return None
@@ -105,13 +105,13 @@ class AuxiliaryLosses(nn.Module):
             losses["masked"] = errors["video"] + errors["audio"]
         return losses
 
-    def embed(self, outputs: Mapping[str, Tensor], batch: HeadBatch) -> Embedded:
+    def embed(self, outputs: Mapping[str, Tensor], batch: HeadBatch) -> EmbeddedClips:
         """A batch's clips in the common space. outputs: what the head gave of it."""
         assert self.space is not None
         has = _has(batch)
         with self._exactly():
             vectors = (self._exact(outputs[f"before_{name}"]) for name in ("video", "audio"))
-            embedded: Embedded = self.space(*vectors, has["video"], has["audio"])
+            embedded: EmbeddedClips = self.space(*vectors, has["video"], has["audio"])
         return embedded
 
     @torch.no_grad()
@@ -138,7 +138,7 @@ class AuxiliaryLosses(nn.Module):
         head: Head,
         batch: HeadBatch,
         outputs: Mapping[str, Tensor],
-        embedded: Embedded | None,
+        embedded: EmbeddedClips | None,
         labels: Tensor,
         draws: torch.Generator,
     ) -> Tensor:
@@ -167,7 +167,7 @@ class AuxiliaryLosses(nn.Module):
             return matching_loss(matching(*vectors), pairs.is_match)
 
     def _reconstruct(
-        self, reconstruction: Reconstruction, head: Head, batch: HeadBatch, draws: torch.Generator
+        self, reconstruction: MaskedReconstruction, head: Head, batch: HeadBatch, draws: torch.Generator
     ) -> dict[str, Tensor]:
         """Errors of a pass over hidden input, by modality."""
         hidden = reconstruction.draw(batch.index, _has(batch), draws)
@@ -193,7 +193,7 @@ def check_auxiliary_losses(
     targets: Targets,
     options: Settings,
     recipe: Recipe,
-    banks: Banks | None,
+    banks: FilterBanks | None,
 ) -> None:
     """Whether a head of this kind can be trained as its recipe wants. Raises UsageError as `AuxiliaryLosses` does."""
     if auxiliary_weights(recipe):

@@ -26,9 +26,9 @@ from avfuse.features.malloc import release_buffers
 from avfuse.features.spec import AnyInput, FeatureSpec, FramesInput, ImageInput
 from avfuse.stages.fuse.config import Recipe
 from avfuse.stages.fuse.data.dataset import FusionData
-from avfuse.stages.fuse.data.modality import Modality, Streamed
+from avfuse.stages.fuse.data.modality import Modality, StreamedModality
 from avfuse.stages.fuse.heads import Head, get_head
-from avfuse.stages.fuse.heads.dropout import Own, using
+from avfuse.stages.fuse.heads.dropout import GeneratorMasks, dropout_source
 from avfuse.stages.fuse.training.head_trainer import HeadTrainer
 from avfuse.stages.fuse.training.inputs import HeadInputs, Views
 from avfuse.stages.fuse.training.job import TrainingJob
@@ -123,7 +123,7 @@ def training_macs(job: TrainingJob) -> float | None:
     trainer = HeadTrainer(inputs, data.truth, job.recipe, job.seed, banks=data.banks)
     batch = replace(inputs.training_batch(inputs.indices, job.recipe, trainer.draws), index=clips)
     trainer.head.train()
-    with using(Own(trainer.draws)):
+    with dropout_source(GeneratorMasks(trainer.draws)):
         return multiply_adds(lambda: trainer.loss(batch)) / len(clips) or None
 
 
@@ -193,7 +193,7 @@ def _job_backbone_macs(job: TrainingJob) -> int | None:
     return backbone_macs(specs)
 
 
-def _seen_at_test(modality: Modality | Streamed, recipe: Recipe) -> list[FeatureSpec]:
+def _seen_at_test(modality: Modality | StreamedModality, recipe: Recipe) -> list[FeatureSpec]:
     """Without the views that only training draws."""
     if modality.layout is None:
         return list(modality.specs)

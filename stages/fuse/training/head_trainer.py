@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.config import Recipe
-from avfuse.stages.fuse.data.filter_banks import Banks
+from avfuse.stages.fuse.data.filter_banks import FilterBanks
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads import Head
-from avfuse.stages.fuse.heads.dropout import Own, using
+from avfuse.stages.fuse.heads.dropout import GeneratorMasks, dropout_source
 from avfuse.stages.fuse.losses.l1 import l1
 from avfuse.stages.fuse.training.auxiliary_losses import AuxiliaryLosses
 from avfuse.stages.fuse.training.balanced_batches import balanced_batches
@@ -43,7 +43,7 @@ class HeadTrainer:
         recipe: Recipe,
         seed: int,
         parents: Mapping[str, Head] | None = None,
-        banks: Banks | None = None,
+        banks: FilterBanks | None = None,
     ) -> None:
         """banks: of the data set's clips, for masked learning. Raises UsageError as `AuxiliaryLosses` does."""
         device = inputs.indices.device
@@ -268,7 +268,7 @@ def train_epoch(trainer: HeadTrainer) -> EpochLosses:
     device = trainer.inputs.indices.device
     sums: dict[str, Tensor] = {}
     clips = 0
-    with using(Own(trainer.draws)):
+    with dropout_source(GeneratorMasks(trainer.draws)):
         for batch in trainer.epoch():
             with autocast(trainer.recipe, device):
                 losses = trainer.losses(batch)

@@ -11,7 +11,7 @@ from avfuse.features.cache.streaming import FeatureStream
 from avfuse.features.clips import Clip
 from avfuse.stages.fuse.config import Recipe, Settings
 from avfuse.stages.fuse.data.dataset import FusionData
-from avfuse.stages.fuse.data.modality import Modality, Streamed
+from avfuse.stages.fuse.data.modality import Modality, StreamedModality
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head
 from avfuse.stages.fuse.heads.base import Masks
@@ -40,11 +40,11 @@ class Views:
     parts: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, modality: Modality | Streamed, recipe: Recipe) -> "Views":
+    def of(cls, modality: Modality | StreamedModality, recipe: Recipe) -> "Views":
         layout = modality.layout
         if layout is None or len(layout.alternatives) == 1 or not recipe.views:
             return cls()
-        return cls(len(layout.alternatives), layout.at_test, layout.parts)
+        return cls(len(layout.alternatives), layout.test_views, layout.tokens_per_feature)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class HeadInputs:
     template: Head
     options: Settings
     stored: Mapping[str, Tensor]
-    streamed: Mapping[str, Streamed]
+    streamed: Mapping[str, StreamedModality]
     views: Mapping[str, Views]
     present: Masks
     indices: Tensor
@@ -71,13 +71,13 @@ class HeadInputs:
             head = build_head(name, data.shapes, data.targets, options).to(device).eval()
         present: dict[str, Tensor | None] = {}
         stored: dict[str, Tensor] = {}
-        streamed: dict[str, Streamed] = {}
+        streamed: dict[str, StreamedModality] = {}
         views = {}
         for key, door in head.modality_inputs().items():
             modality = data.modalities[key]
             present[key] = _mask(modality, recipe.without == key)
             views[key] = Views.of(modality, recipe)
-            if isinstance(modality, Streamed):
+            if isinstance(modality, StreamedModality):
                 streamed[key] = modality
                 continue
             parts = indices.split(_evaluation_batch_size(modality.shape))
@@ -231,7 +231,7 @@ class HeadInputs:
             moved = batch.to(indices.device, non_blocking=True)
             index = torch.cat([indices[moved.index], dealt[number]])
             tokens = {
-                name: torch.cat([modality.layout.stacked(moved.tokens), self._nothing(name, len(dealt[number]))])
+                name: torch.cat([modality.layout.stack_views(moved.tokens), self._nothing(name, len(dealt[number]))])
                 for name, modality in self.streamed.items()
             }
             yield index, tokens
@@ -256,7 +256,7 @@ def _evaluation_batch_size(shape: ModalityShape) -> int:
     return max(1, min(_EVALUATION_BATCH, _EVALUATION_BYTES // (4 * shape.length * shape.dim)))
 
 
-def _mask(modality: Modality | Streamed, left_out: bool) -> Tensor | None:
+def _mask(modality: Modality | StreamedModality, left_out: bool) -> Tensor | None:
     """Which clips have it, of `Masks`. left_out: by the recipe no clip has."""
     here = torch.zeros_like(modality.present) if left_out else modality.present
     return None if here.all() else here

@@ -5,7 +5,7 @@ from typing import Any
 
 from avfuse.features.errors import UsageError
 from avfuse.moved_modules import renamed
-from avfuse.stages.fuse.config import Recipe, Settings, settings
+from avfuse.stages.fuse.config import Recipe, Settings, parse_settings
 from avfuse.stages.fuse.heads import get_head
 
 PER_HEAD = ("lr", "weight_decay", "l1")
@@ -28,13 +28,13 @@ class TrainingOverrides:
     def recipe(self, head: str) -> Recipe:
         """Raises UsageError for a value that cannot be."""
         own = {name: value for name, value in self.settings.items() if name in Recipe.model_fields}
-        return settings(Recipe, own, f"head '{head}'", get_head(head).recipe)
+        return parse_settings(Recipe, own, f"head '{head}'", get_head(head).recipe)
 
     def options(self, head: str) -> Settings:
         """Raises UsageError for a value that cannot be."""
         kind = get_head(head).Options
         own = {name: value for name, value in self.settings.items() if name in kind.model_fields}
-        return settings(kind, own, f"head '{head}'", kind())
+        return parse_settings(kind, own, f"head '{head}'", kind())
 
     def check(self, heads: Sequence[str]) -> None:
         """Raises UsageError for a setting that none of the heads has, and for values that cannot be."""

@@ -16,8 +16,8 @@ from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.evaluation.metrics import mean_average_precision
 from avfuse.stages.fuse.heads import Head
-from avfuse.stages.fuse.losses import loss_of_targets
-from avfuse.stages.fuse.losses.contrastive import CommonSpace
+from avfuse.stages.fuse.losses import multi_target_loss
+from avfuse.stages.fuse.losses.contrastive import JointEmbedding
 from avfuse.stages.fuse.training.checkpoint import Checkpoint, under
 from avfuse.stages.fuse.training.head_trainer import EpochLosses, HeadTrainer, predict
 from avfuse.stages.fuse.training.inputs import HeadInputs
@@ -60,7 +60,7 @@ class TrainedHead:
     chosen: Head | None = None
     too_short: int | None = None
     """How many of the clips masked learning could hide no sound of; None without it."""
-    space: CommonSpace | None = None
+    space: JointEmbedding | None = None
     """Where contrast draws clips together; None without it."""
 
     @property
@@ -248,7 +248,7 @@ def _validated(job: TrainingJob, trainer: HeadTrainer, epoch: int, losses: Epoch
     """logits: of the validation clips."""
     validation, targets = job.data.validation, job.data.targets
     expected = [each[validation] for each in trainer.truth]
-    loss = loss_of_targets(targets, logits, expected).item()
+    loss = multi_target_loss(targets, logits, expected).item()
     return Epoch(epoch, losses.total, loss, _score(targets, logits, expected), losses.parts)
 
 

@@ -15,8 +15,8 @@ from torch.func import functional_call, vmap
 from avfuse.stages.fuse.config import Recipe, Settings
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.heads import Head, build_head, get_head
-from avfuse.stages.fuse.heads.dropout import Given, Recorder, drawn_together, using
-from avfuse.stages.fuse.losses.l1 import l1_of, l1_weights
+from avfuse.stages.fuse.heads.dropout import MaskRecorder, PrecomputedMasks, dropout_source, stacked_dropout_masks
+from avfuse.stages.fuse.losses.l1 import l1_norm, l1_weights
 from avfuse.stages.fuse.training.auxiliary_losses import auxiliary_weights
 from avfuse.stages.fuse.training.head_trainer import (
     EpochLosses,
@@ -109,10 +109,10 @@ def train_epoch_vmapped(trainers: Sequence[HeadTrainer]) -> list[EpochLosses]:
         masks: list[Tensor],
         penalty: Tensor,
     ) -> Tensor:
-        with using(Given(masks)), autocast(recipe, device):
+        with dropout_source(PrecomputedMasks(masks)), autocast(recipe, device):
             outputs = functional_call(head, parameters, (prepared, present))
             loss = head.loss(outputs, present, truth, recipe.label_smoothing)
-        return loss + penalty * l1_of(parameters[name] for name in penalised) if penalised else loss
+        return loss + penalty * l1_norm(parameters[name] for name in penalised) if penalised else loss
 
     every = [trainer.batches() for trainer in trainers]
     generators = [trainer.draws for trainer in trainers]
@@ -126,7 +126,7 @@ def train_epoch_vmapped(trainers: Sequence[HeadTrainer]) -> list[EpochLosses]:
         if count not in mask_shapes:
             with autocast(recipe, device):
                 mask_shapes[count] = _dropout_mask_shapes(head, trainers[0].inputs.evaluation_batch(parts[0]))
-        masks = [drawn_together(*one, generators) for one in mask_shapes[count]]
+        masks = [stacked_dropout_masks(*one, generators) for one in mask_shapes[count]]
         has = {name: None if mask is None else 0 for name, mask in present.items()}
         loss = vmap(losses, in_dims=(0, 0, has, 0, 0, 0))(stack.weights, prepared, present, truth, masks, penalties)
         stack.follow(loss.sum(), len(every[0]))
@@ -163,10 +163,10 @@ def _stacked_rows(
 
 @torch.no_grad()
 def _dropout_mask_shapes(head: Head, batch: HeadBatch) -> list[tuple[torch.Size, torch.dtype, float]]:
-    recorder = Recorder()
-    with using(recorder):
+    recorder = MaskRecorder()
+    with dropout_source(recorder):
         head(batch.prepared, batch.present)
-    return recorder.asked
+    return recorder.requests
 
 
 Item = TypeVar("Item")

@@ -27,7 +27,7 @@ from avfuse.pipeline.report.figures.segments import segments_page
 from avfuse.stages.fuse.analysis.attribution import Explanation
 from avfuse.stages.fuse.data.dataset import load_data
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.data.token_layout import Part
+from avfuse.stages.fuse.data.token_layout import FeatureTokens
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
@@ -249,8 +249,8 @@ class TestPictures:
 class TestPage:
     def test_a_map_of_zeros_is_said_in_words_and_not_drawn(self) -> None:
         frames, bank = resolve(["lite:frames:tokens", "lite:fbank:tokens"])
-        video = Part(frames.name, np.arange(25 * 49).reshape(25, 7, 7), (frames,))
-        audio = Part(bank.name, np.arange(128).reshape(4, 32), (bank,))
+        video = FeatureTokens(frames.name, np.arange(25 * 49).reshape(25, 7, 7), (frames,))
+        audio = FeatureTokens(bank.name, np.arange(128).reshape(4, 32), (bank,))
         maps = {"video": np.zeros((1, 25 * 49)), "audio": np.zeros((1, 128))}
         found = Explanation(
             "grad-cam", np.zeros((1, 1), np.int64), np.ones((1, 1)), {"video": [video], "audio": [audio]}, maps, {}
@@ -271,7 +271,7 @@ class TestPage:
 
     def test_windows_are_marked_and_have_names_of_their_own(self) -> None:
         specs = tuple(resolve(["lite:frames:windows2"], sampling="uniform:3"))
-        video = Part(specs[0].name, np.arange(6), specs)
+        video = FeatureTokens(specs[0].name, np.arange(6), specs)
         found = Explanation(
             "grad-cam",
             np.zeros((1, 1), np.int64),
@@ -293,7 +293,7 @@ class TestPage:
     def test_how_many_seeds_have_no_map_is_said(self) -> None:
         """Of three heads two find no frame that speaks for the class."""
         (spec,) = resolve(["lite:frames"])
-        video = Part(spec.name, np.arange(25), (spec,))
+        video = FeatureTokens(spec.name, np.arange(25), (spec,))
         maps = {"video": np.full((1, 25), 1 / 3 / 25)}
         found = Explanation("grad-cam", np.zeros((1, 1), np.int64), np.ones((1, 1)), {"video": [video]}, maps, {}, 3)
         assert found.zeros("video", 0) == 2
@@ -303,8 +303,8 @@ class TestPage:
     def test_frames_of_cells_have_a_map_each_and_vectors_a_bar_each(self) -> None:
         (cells,) = resolve(["lite:frames:tokens"])
         vectors = resolve(["lite:mfcc", "lite:chromagram"])
-        video = Part(cells.name, np.arange(25 * 49).reshape(25, 7, 7), (cells,))
-        audio = [Part(spec.name, np.array(number), (spec,)) for number, spec in enumerate(vectors)]
+        video = FeatureTokens(cells.name, np.arange(25 * 49).reshape(25, 7, 7), (cells,))
+        audio = [FeatureTokens(spec.name, np.array(number), (spec,)) for number, spec in enumerate(vectors)]
         maps = {"video": np.full((1, 25 * 49), 1 / (25 * 49)), "audio": np.array([[0.75, 0.25]])}
         found = Explanation(
             "grad-cam", np.zeros((1, 1), np.int64), np.ones((1, 1)), {"video": [video], "audio": audio}, maps, {}

@@ -245,7 +245,7 @@ def test_json_holds_all_that_is_known(
         "path": str(lost.path), "start": None, "end": None, "top": None, "used": [], "notes": list(lost.notes),
         "problem": "file is empty (0 bytes)", "picture": None, "unexplained": None,
     }  # fmt: skip
-    ((name, probability),) = predicted.clips[1].top(predicted.targets.each[0], 1)
+    ((name, probability),) = predicted.clips[1].top(predicted.targets[0], 1)
     assert second["top"] == {"label": [{"class": name, "probability": probability}]}
     assert second["problem"] is None
     call("x.avi", "--run", run, "-o", tmp_path / "out.json", "--top", 1)

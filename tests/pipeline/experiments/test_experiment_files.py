@@ -25,8 +25,8 @@ from avfuse.pipeline.experiments.schema import (
     table_names,
 )
 from avfuse.stages.fuse.config import Recipe, Settings
-from avfuse.stages.fuse.data.filter_banks import Banks
-from avfuse.stages.fuse.data.modality import Layout
+from avfuse.stages.fuse.data.filter_banks import FilterBanks
+from avfuse.stages.fuse.data.modality import FeatureLayout
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import ModalityShape, build_head
 from avfuse.stages.fuse.training.auxiliary_losses import AuxiliaryLosses, auxiliary_weights
@@ -196,7 +196,7 @@ def shape_of(map_name: str, modality: str, roles: tuple[str, ...]) -> ModalitySh
     for role in roles:
         names, _, sampling = load_backbones(map_name).roles[role].partition(" ")
         specs += resolve(names.split(","), sampling=sampling or None, weights=WeightsChoice("random"))
-    return Layout.of(modality, specs).shape
+    return FeatureLayout.of(modality, specs).shape
 
 
 def training_of(table: ExperimentTable, row: TableRow) -> TrainingOverrides:
@@ -213,7 +213,7 @@ def gives(name: str, shapes: tuple[ModalityShape, ...], options: Settings, recip
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         head = build_head(name, by_name, targets, options).eval()
         if auxiliary_weights(recipe):
-            banks = Banks("", torch.zeros(1, 1024, 128), torch.ones(1, dtype=torch.bool))
+            banks = FilterBanks("", torch.zeros(1, 1024, 128), torch.ones(1, dtype=torch.bool))
             return AuxiliaryLosses(head, recipe, banks).weights == auxiliary_weights(recipe)
         clips = {
             each: door.to_layout(torch.zeros(2, *by_name[each][:2])) for each, door in head.modality_inputs().items()

@@ -17,9 +17,9 @@ from avfuse.stages.fuse.analysis.attention_rollout import attention_rollout, rec
 from avfuse.stages.fuse.analysis.attribution import Explanation, explain
 from avfuse.stages.fuse.config import Recipe
 from avfuse.stages.fuse.data.dataset import FusionData, Modality
-from avfuse.stages.fuse.data.modality import Layout
+from avfuse.stages.fuse.data.modality import FeatureLayout
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.data.token_layout import parts_of
+from avfuse.stages.fuse.data.token_layout import feature_tokens
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
 from avfuse.stages.fuse.training.job import TrainingJob
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
@@ -219,7 +219,7 @@ def planted(clips: int = 160, tells: Sequence[str] = ("video", "audio"), cls: bo
         audio = np.concatenate([audio[:, CELL : CELL + 1], audio], axis=1)
     everyone = torch.ones(clips, dtype=torch.bool)
     modalities = {
-        name: Modality(torch.tensor(rows, dtype=torch.float32), everyone, (spec,), None, Layout.of(name, [spec]))
+        name: Modality(torch.tensor(rows, dtype=torch.float32), everyone, (spec,), None, FeatureLayout.of(name, [spec]))
         for name, rows, spec in (("video", video, frames), ("audio", audio, tokens))
     }
     part = np.arange(clips) // 3 % 4
@@ -350,7 +350,7 @@ def windowed() -> FusionData:
     specs = [spec.model_copy(update={"shape": (5, 16)}) for spec in resolve(["lite:frames:windows2"])]
     noise = 0.5 * torch.randn(video.tokens.shape, generator=torch.Generator().manual_seed(5))
     views = torch.stack([noise, video.tokens], dim=1)
-    layout = Layout.of("video", specs)
+    layout = FeatureLayout.of("video", specs)
     return replace(
         data, modalities={**data.modalities, "video": Modality(noise, video.present, layout.specs, views, layout)}
     )
@@ -361,15 +361,15 @@ class TestPlaces:
         (spec,) = resolve(["lite:fbank:tokens"])
         spec = spec.model_copy(update={"shape": (130, 16)})
         modality = Modality(
-            torch.zeros(1, 130, 16), torch.ones(1, dtype=torch.bool), (), None, Layout.of("audio", [spec])
+            torch.zeros(1, 130, 16), torch.ones(1, dtype=torch.bool), (), None, FeatureLayout.of("audio", [spec])
         )
-        (part,) = parts_of(modality, (0,))
+        (part,) = feature_tokens(modality, (0,))
         np.testing.assert_array_equal(part.tokens, 2 + np.arange(128).reshape(4, 32))
         (spec,) = resolve(["timesformer:clip:tokens"], weights=WeightsChoice("random"))
         modality = Modality(
-            torch.zeros(1, *spec.shape), torch.ones(1, dtype=torch.bool), (), None, Layout.of("video", [spec])
+            torch.zeros(1, *spec.shape), torch.ones(1, dtype=torch.bool), (), None, FeatureLayout.of("video", [spec])
         )
-        (part,) = parts_of(modality, (0,))
+        (part,) = feature_tokens(modality, (0,))
         assert part.tokens.shape == (8, 14, 14)
         np.testing.assert_array_equal(part.tokens[:, 0, 0], 1 + np.arange(8))
 
@@ -377,15 +377,15 @@ class TestPlaces:
         specs = resolve(["lite:frames:tokens"])
         length = int(np.prod(specs[0].shape[:-1]))
         modality = Modality(
-            torch.zeros(1, length, 1280), torch.ones(1, dtype=torch.bool), (), None, Layout.of("video", specs)
+            torch.zeros(1, length, 1280), torch.ones(1, dtype=torch.bool), (), None, FeatureLayout.of("video", specs)
         )
-        (part,) = parts_of(modality, (0,))
+        (part,) = feature_tokens(modality, (0,))
         np.testing.assert_array_equal(part.tokens, np.arange(25 * 49).reshape(25, 7, 7))
         specs = resolve(["lite:mfcc", "lite:chromagram"])
         modality = Modality(
-            torch.zeros(1, 2, 1280), torch.ones(1, dtype=torch.bool), (), None, Layout.of("audio", specs)
+            torch.zeros(1, 2, 1280), torch.ones(1, dtype=torch.bool), (), None, FeatureLayout.of("audio", specs)
         )
-        assert [(part.name, part.tokens.tolist()) for part in parts_of(modality, (0,))] == [
+        assert [(part.name, part.tokens.tolist()) for part in feature_tokens(modality, (0,))] == [
             ("lite:mfcc", 0),
             ("lite:chromagram", 1),
         ]

@@ -20,7 +20,7 @@ from avfuse.stages.fuse.analysis.robustness import Robustness, robustness
 from avfuse.stages.fuse.analysis.shapley import MAX_PLAYERS, contribution, contribution_key, shapley_values
 from avfuse.stages.fuse.config import Recipe
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
-from avfuse.stages.fuse.data.modality import Layout, Modality
+from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import all_correct
 from avfuse.stages.fuse.evaluation.statistics import difference_interval
@@ -49,7 +49,7 @@ def fusion_data(classes: np.ndarray, video: np.ndarray, audio: np.ndarray) -> Fu
     modalities = {}
     for name, values, features in zip(("video", "audio"), (video, audio), names, strict=True):
         shape = values.shape[1:] if name == "video" else values.shape[2:]
-        layout = Layout.of(name, [spec.model_copy(update={"shape": shape}) for spec in resolve(features)])
+        layout = FeatureLayout.of(name, [spec.model_copy(update={"shape": shape}) for spec in resolve(features)])
         modalities[name] = Modality(torch.tensor(values, dtype=torch.float32), everyone, layout.specs, layout=layout)
     table = pd.DataFrame(
         {
@@ -259,7 +259,7 @@ class TestContribution:
             contribution(make_data(clips_per_class=8), "mlp", QUICK, 1, split=("audio",))
         images = resolve(["lite:images", "lite:images-paper"])
         specs = [spec.model_copy(update={"shape": (DIM,)}) for spec in images]
-        layout = Layout.of("audio", specs)
+        layout = FeatureLayout.of("audio", specs)
         count = len(data.table)
         many = Modality(torch.zeros(count, 12, DIM), data.modalities["audio"].present, layout.specs, layout=layout)
         with pytest.raises(UsageError, match=f"to {MAX_PLAYERS} players.*sees 13"):
@@ -404,7 +404,7 @@ class TestChanges:
     ) -> ModalityTokens:
         wanted = resolve(specs, sampling, weights=WeightsChoice("random"))
         found = [spec.model_copy(update={"shape": (*spec.shape[:-1], 1), **changed}) for spec in wanted]
-        layout = Layout.of("audio", found)
+        layout = FeatureLayout.of("audio", found)
         length = layout.shape.length
         rows = torch.arange(clips)[:, None, None, None] + torch.arange(length)[:, None] / 2**12
         rows = rows + 100.0 * torch.arange(len(layout.alternatives))[:, None, None]
@@ -525,7 +525,7 @@ def data() -> FusionData:
     audio = made.modalities["audio"]
     *others, last = audio.specs
     specs = [*others, last.model_copy(update={"name": "hf:owner/net:waveplot"})]
-    renamed = replace(audio, specs=tuple(specs), layout=Layout.of("audio", specs))
+    renamed = replace(audio, specs=tuple(specs), layout=FeatureLayout.of("audio", specs))
     return replace(made, modalities={**made.modalities, "audio": renamed})
 
 

@@ -15,15 +15,15 @@ from avfuse.stages.fuse.data.audio_masking import (
     SEGMENTS,
     AudioGrid,
     audio_grid,
+    columns_to_tokens,
+    count_unmasked,
     count_valid_frames,
     draw_mask,
     draw_segment_mask,
-    nothing_masked,
-    segments,
+    masked_columns,
+    segment_boundaries,
     stack_boundaries,
-    token_columns,
     valid_columns,
-    whole_columns,
 )
 
 AST, POOLED, LITE = AUDIO_GRIDS
@@ -47,7 +47,7 @@ def events(seconds: float, seed: int = 0) -> np.ndarray:
 def boundaries_of(sounds: Iterable[np.ndarray]) -> torch.Tensor:
     banks = filter_banks(list(sounds))
     counts = count_valid_frames(torch.from_numpy(banks)).tolist()
-    return stack_boundaries([segments(bank, count) for bank, count in zip(banks, counts, strict=True)])
+    return stack_boundaries([segment_boundaries(bank, count) for bank, count in zip(banks, counts, strict=True)])
 
 
 def regular(frames: int) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_segments_begin_where_the_sound_changes() -> None:
 )
 def test_a_clip_has_a_segment_for_eight_frames_and_never_more_than_fifty(frames: int, count: int) -> None:
     bank = np.random.default_rng(0).standard_normal((1024, MEL_BANDS))
-    assert len(segments(bank, frames)) == count + 1
+    assert len(segment_boundaries(bank, frames)) == count + 1
 
 
 @settings(max_examples=150, deadline=None)
@@ -94,7 +94,7 @@ def test_boundaries_cover_the_clip(frames: int, kind: str, seed: int) -> None:
         "click": np.eye(1024)[generator.integers(1024)],
     }[kind]
     bank = (levels[:, None] * generator.standard_normal(MEL_BANDS)).astype(np.float32)
-    found = segments(bank, frames)
+    found = segment_boundaries(bank, frames)
     count = max(1, min(50, frames // 8))
     assert found.dtype == np.int64
     assert (found[0], found[-1], len(found)) == (0, frames, count + 1)
@@ -111,23 +111,23 @@ def test_padding_does_not_move_a_boundary() -> None:
     bank = filter_banks([events(4.0)])[0]
     louder = bank.copy()
     louder[300:] = 5
-    np.testing.assert_array_equal(segments(bank, 300), segments(louder, 300))
+    np.testing.assert_array_equal(segment_boundaries(bank, 300), segment_boundaries(louder, 300))
 
 
 def test_half_precision_cuts_where_single_precision_does() -> None:
     bank = filter_banks([events(10.24)])[0]
-    moved = np.abs(segments(bank, 1022) - segments(bank.astype(np.float16), 1022))
+    moved = np.abs(segment_boundaries(bank, 1022) - segment_boundaries(bank.astype(np.float16), 1022))
     assert np.median(moved) == 0
 
 
 def test_a_clip_without_frames_has_no_segment() -> None:
-    assert segments(np.zeros((1024, MEL_BANDS)), 0).tolist() == [0]
+    assert segment_boundaries(np.zeros((1024, MEL_BANDS)), 0).tolist() == [0]
 
 
 @pytest.mark.parametrize("frames", [1000, 800, 300, 100, 98, 48, 8])
 def test_four_in_a_hundred_segments_are_hidden_and_at_least_one(frames: int) -> None:
     bank = np.random.default_rng(0).standard_normal((1024, MEL_BANDS))
-    boundaries = stack_boundaries([segments(bank, frames)] * 200)
+    boundaries = stack_boundaries([segment_boundaries(bank, frames)] * 200)
     count = min(50, frames // 8)
     masked = draw_segment_mask(boundaries, torch.Generator().manual_seed(0))
     assert masked.shape == (200, SEGMENTS)
@@ -147,11 +147,11 @@ def test_every_draw_hides_a_column_and_never_padding(grid: AudioGrid, seconds: f
     sounds = [*(events(seconds, seed) for seed in range(6)), np.zeros(round(seconds * RATE_HZ), np.float32)]
     boundaries = boundaries_of(sounds).repeat(100, 1)
     masked = draw_segment_mask(boundaries, torch.Generator().manual_seed(0))
-    columns = token_columns(boundaries, masked, grid)
+    columns = masked_columns(boundaries, masked, grid)
     assert columns.shape == (700, grid.columns)
     assert columns.any(dim=1).all()
     assert not (columns & ~valid_columns(boundaries[:, -1], grid)).any()
-    assert nothing_masked(columns, torch.ones(700, dtype=torch.bool)) == 0
+    assert count_unmasked(columns, torch.ones(700, dtype=torch.bool)) == 0
 
 
 @GRIDS
@@ -162,10 +162,10 @@ def test_hidden_columns_are_those_with_their_middle_in_a_hidden_segment(
 ) -> None:
     """Against the definition, column by column."""
     bank = np.random.default_rng(seed).standard_normal((1024, MEL_BANDS))
-    cut = segments(bank, frames)
+    cut = segment_boundaries(bank, frames)
     boundaries = stack_boundaries([cut])
     masked = draw_segment_mask(boundaries, torch.Generator().manual_seed(seed))
-    columns = token_columns(boundaries, masked, grid)[0]
+    columns = masked_columns(boundaries, masked, grid)[0]
 
     middles = np.arange(grid.columns) * grid.stride + grid.patch / 2
     middles = middles[middles < frames]
@@ -195,17 +195,17 @@ def test_pooled_tokens_are_in_the_middle_of_those_they_are_the_mean_of() -> None
 
 def test_a_clip_too_short_for_a_column_hides_nothing_and_is_counted() -> None:
     bank = np.zeros((1024, MEL_BANDS))
-    boundaries = stack_boundaries([segments(bank, frames) for frames in (0, 8, 9, 1024)])
+    boundaries = stack_boundaries([segment_boundaries(bank, frames) for frames in (0, 8, 9, 1024)])
     masked = draw_segment_mask(boundaries, torch.Generator().manual_seed(0))
-    columns = token_columns(boundaries, masked, AST)
+    columns = masked_columns(boundaries, masked, AST)
     assert columns.any(dim=1).tolist() == [False, False, True, True]
-    assert nothing_masked(columns, torch.tensor([False, True, True, True])) == 1
+    assert count_unmasked(columns, torch.tensor([False, True, True, True])) == 1
 
 
 def test_a_hidden_column_is_hidden_over_all_bins() -> None:
     columns = torch.zeros(2, 101, dtype=torch.bool)
     columns[0, 7] = True
-    tokens = whole_columns(columns, AST).unflatten(1, AST.cells)
+    tokens = columns_to_tokens(columns, AST).unflatten(1, AST.cells)
     assert tokens[0, :, 7].all()
     assert tokens.sum() == 12
 

@@ -16,7 +16,7 @@ from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import evaluate
 from avfuse.stages.fuse.heads import ModalityShape, build_head
 from avfuse.stages.fuse.heads.base import STANDARD
-from avfuse.stages.fuse.losses import loss_of_targets
+from avfuse.stages.fuse.losses import multi_target_loss
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import _shuffled, train_head
 
@@ -164,7 +164,7 @@ def test_the_loss_is_the_mean_over_targets() -> None:
     truth = [torch.randint(3, (7,)), torch.randint(2, (7,))]
     cross_entropy = torch.nn.functional.cross_entropy
     expected = (cross_entropy(logits[:, :3], truth[0]) + cross_entropy(logits[:, 3:], truth[1])) / 2
-    torch.testing.assert_close(loss_of_targets(TWO, logits, truth), expected)
+    torch.testing.assert_close(multi_target_loss(TWO, logits, truth), expected)
 
 
 def test_late_fusion_averages_each_target_for_itself() -> None:
@@ -186,7 +186,7 @@ def test_late_fusion_averages_each_target_for_itself() -> None:
 
 def test_a_set_of_several_classes_a_clip_is_learned_class_by_class(tmp_path: Path) -> None:
     data = load_data(sounds(tmp_path), tmp_path, INPUTS)
-    assert data.targets.each[0].sigmoid
+    assert data.targets[0].sigmoid
     assert data.targets.selection == "map"
     prevalence = data.truth[0][data.test].float().mean().item()
     for name in ("average", "mlp", "crossattn"):
@@ -200,7 +200,7 @@ def test_a_set_of_several_classes_a_clip_is_learned_class_by_class(tmp_path: Pat
 def test_one_class_in_training_and_several_in_test(tmp_path: Path) -> None:
     """As VGGSounder is to VGGSound."""
     data = load_data(sounds(tmp_path, several_in_train=False), tmp_path, INPUTS)
-    assert not data.targets.each[0].sigmoid
+    assert not data.targets[0].sigmoid
     assert data.targets.selection == "hit1"
     chance = data.truth[0][data.test].float().mean().item()
     reached = measured("mlp", data)

@@ -12,9 +12,9 @@ from avfuse.stages.fuse.evaluation.metrics import (
     evaluate,
     jointly_correct,
     log_softmax,
-    of_one,
-    of_several,
+    multi_label_metrics,
     per_class,
+    single_label_metrics,
 )
 
 VERBS, NOUNS = tuple("abcdefg"), tuple("stuvwxyz")
@@ -31,7 +31,7 @@ def test_top1_top5_and_ties() -> None:
 
 def test_evaluate_against_hand_counts() -> None:
     probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.6, 0.3, 0.1]])
-    measured = of_one(np.log(probabilities).astype(np.float32), np.array([0, 1, 1, 0]))
+    measured = single_label_metrics(np.log(probabilities).astype(np.float32), np.array([0, 1, 1, 0]))
     assert measured["top1"] == 0.75
     assert measured["macro"] == 0.75
     assert measured["nll"] == pytest.approx(-np.log([0.7, 0.8, 0.3, 0.6]).mean(), rel=1e-5)
@@ -40,7 +40,7 @@ def test_evaluate_against_hand_counts() -> None:
 
 def test_macro_weighs_classes_alike() -> None:
     logits = np.array([[1, 0], [1, 0], [1, 0], [1, 0]], dtype=np.float32)
-    assert of_one(logits, np.array([0, 0, 0, 1]))["macro"] == 0.5
+    assert single_label_metrics(logits, np.array([0, 0, 0, 1]))["macro"] == 0.5
 
 
 def test_confusion_rows_are_shares_of_the_true_class() -> None:
@@ -52,7 +52,7 @@ def test_macro_f1_is_the_mean_of_f1_over_classes_that_occur() -> None:
     guesses = np.eye(4, dtype=np.float32)[[0, 0, 1, 0, 3]]
     # class 0: 2 of 3 predicted, 2 of 2 found; class 1: 1 of 1, 1 of 3; nothing is of class 2 or 3
     expected = (2 * 2 / (3 + 2) + 2 * 1 / (1 + 3)) / 2
-    assert of_one(guesses, np.array([0, 0, 1, 1, 1]))["macro_f1"] == pytest.approx(expected)
+    assert single_label_metrics(guesses, np.array([0, 0, 1, 1, 1]))["macro_f1"] == pytest.approx(expected)
 
 
 def test_calibration_error_against_hand_counts() -> None:
@@ -69,8 +69,8 @@ def test_probabilities_that_are_true_have_no_calibration_error_to_speak_of() -> 
     generator = np.random.default_rng(0)
     logits = 2 * generator.standard_normal((20_000, 5))
     truth = (log_softmax(logits) + generator.gumbel(size=logits.shape)).argmax(axis=1)
-    assert of_one(logits, truth)["ece"] < 0.015
-    assert of_one(3 * logits, truth)["ece"] > 0.1  # too sure
+    assert single_label_metrics(logits, truth)["ece"] < 0.015
+    assert single_label_metrics(3 * logits, truth)["ece"] > 0.1  # too sure
 
 
 def test_accuracy_by_class_has_counts_and_nothing_where_no_clip_is() -> None:
@@ -118,7 +118,7 @@ def test_a_second_target_that_is_always_right_changes_no_accuracy() -> None:
     logits, verb = generator.standard_normal((50, 7)), generator.integers(7, size=50)
     with_sure = Targets((ACTION.each[0], LearnedTarget("place", ("kitchen",))))
     measured = evaluate(with_sure, np.concatenate([logits, np.zeros((50, 1))], axis=1), [verb, np.zeros(50, np.int64)])
-    alone = of_one(logits, verb)
+    alone = single_label_metrics(logits, verb)
     assert (measured["all_top1"], measured["all_top5"]) == (alone["top1"], alone["top5"])
 
 
@@ -135,7 +135,7 @@ def test_of_several_classes_one_is_enough_for_a_hit() -> None:
 
 def test_measures_of_several_classes_against_hand_counts() -> None:
     logits = np.array([[2, 1, -1, -1], [3, 1, -1, -1], [-2, -1, 1, -1]], dtype=np.float32)
-    measured = of_several(logits, SOUNDS, sigmoid=True)
+    measured = multi_label_metrics(logits, SOUNDS, sigmoid=True)
     # predicted: {0, 1}, {0, 1}, {2}; true: {0, 1}, {1}, {2}
     assert measured["f1"] == pytest.approx(2 * 4 / (5 + 4))
     assert measured["subset"] == pytest.approx(2 / 3)
@@ -144,7 +144,7 @@ def test_measures_of_several_classes_against_hand_counts() -> None:
     assert measured["map"] == pytest.approx((1 / 2 + 1 + 1) / 3)
     # labels' precision at their rank: clip one 1, 1; clip two 1/2; clip three 1
     assert measured["lwlrap"] == pytest.approx((1 + 1 + 1 / 2 + 1) / 4)
-    top_one = of_several(logits, SOUNDS, sigmoid=False)
+    top_one = multi_label_metrics(logits, SOUNDS, sigmoid=False)
     assert top_one["f1"] == pytest.approx(2 * 2 / (3 + 4))  # predicted: {0}, {0}, {2}
     assert top_one["subset"] == pytest.approx(1 / 3)
 
@@ -152,7 +152,7 @@ def test_measures_of_several_classes_against_hand_counts() -> None:
 def test_softmax_ranks_clips_by_probability_and_not_by_logit() -> None:
     logits = np.array([[5, 9], [1, 0], [2, 3]], dtype=np.float32)
     truth = np.array([[0, 1], [1, 0], [0, 1]], dtype=bool)
-    assert of_several(logits, truth, sigmoid=False)["map"] == 1
+    assert multi_label_metrics(logits, truth, sigmoid=False)["map"] == 1
 
 
 def test_confusion_of_several_classes_has_a_clip_in_each_of_its_rows() -> None:

@@ -12,7 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
-from avfuse.stages.fuse.heads.dropout import Given, Own, Recorder, drawn, using
+from avfuse.stages.fuse.heads.dropout import (
+    GeneratorMasks,
+    MaskRecorder,
+    PrecomputedMasks,
+    dropout_mask,
+    dropout_source,
+)
 from avfuse.stages.fuse.heads.multiscale import DropPath
 
 BATCH, CLASSES = 4, 12
@@ -61,8 +67,8 @@ def doors(head: Head) -> list[tuple[str, Any]]:
     return sorted(head.modality_inputs().items())
 
 
-def own_draws(seed: int) -> Own:
-    return Own(torch.Generator().manual_seed(seed))
+def own_draws(seed: int) -> GeneratorMasks:
+    return GeneratorMasks(torch.Generator().manual_seed(seed))
 
 
 # What they take
@@ -239,7 +245,7 @@ def test_random_numbers_are_the_heads_own(head: Head) -> None:
         for draws, noise in ((1, 0), (1, 1000), (2, 0)):
             torch.rand(noise)
             before = torch.random.get_rng_state()
-            with using(own_draws(draws)):
+            with dropout_source(own_draws(draws)):
                 outcomes.append(head(tokens, present)["logits"])
             assert torch.equal(torch.random.get_rng_state(), before)
     head.eval()
@@ -249,15 +255,15 @@ def test_random_numbers_are_the_heads_own(head: Head) -> None:
 
 def test_without_drop_path_and_dropout_nothing_is_drawn() -> None:
     head = build(("mmt", {"dim": 32, "drop_path": 0, "dropout": 0}, GRID)).train()
-    with using(recorder := Recorder()):
+    with dropout_source(recorder := MaskRecorder()):
         head(*clips(head))
-    assert recorder.asked == []
+    assert recorder.requests == []
 
 
 def test_drop_path_leaves_out_whole_clips() -> None:
     drop = DropPath(0.25)
     x = torch.randn(4000, 3, 2)
-    with using(own_draws(0)):
+    with dropout_source(own_draws(0)):
         dropped = drop(x)
     kept = dropped.abs().sum(dim=(1, 2)) > 0
     torch.testing.assert_close(dropped, kept[:, None, None] * x / 0.75)
@@ -284,18 +290,18 @@ def test_a_head_among_others_is_the_head_alone(case: Case) -> None:
     masks = dict.fromkeys(batches[0])
     alone = []
     for number, (head, tokens) in enumerate(zip(heads, batches, strict=True)):
-        with using(own_draws(number)):
+        with dropout_source(own_draws(number)):
             alone.append(head(tokens, masks)["logits"].square().mean())
         alone[-1].backward()
-    with using(recorder := Recorder()), torch.no_grad():
+    with dropout_source(recorder := MaskRecorder()), torch.no_grad():
         heads[0](batches[0], masks)
     draws = [torch.Generator().manual_seed(number) for number in range(2)]
-    drawn_masks = [torch.stack([drawn(*asked, each) for each in draws]) for asked in recorder.asked]
+    drawn_masks = [torch.stack([dropout_mask(*asked, each) for each in draws]) for asked in recorder.requests]
     assert min(mask.min() for mask in drawn_masks) == 0
     parameters, _ = stack_module_state(heads)
 
     def loss(own: dict[str, Tensor], tokens: dict[str, Tensor], keep: list[Tensor]) -> Tensor:
-        with using(Given(keep)):
+        with dropout_source(PrecomputedMasks(keep)):
             return functional_call(heads[0], own, (tokens, masks))["logits"].square().mean()
 
     stacked = {name: torch.stack([batch[name] for batch in batches]) for name in masks}
@@ -343,7 +349,7 @@ def right_after_training(name: str, lr: float) -> float:
     prepared = head.prepare({"audio": tokens}, everyone)["audio"]
     optimiser = torch.optim.AdamW(head.parameters(), lr=lr, fused=True)
     shuffle = torch.Generator().manual_seed(0)
-    with using(own_draws(0)):
+    with dropout_source(own_draws(0)):
         for step in range(48):
             batch = torch.randperm(256, generator=shuffle)[:16]
             loss = head.loss(head({"audio": prepared[batch]}, {"audio": None}), {"audio": None}, [order[batch]])

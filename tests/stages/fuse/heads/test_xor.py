@@ -7,7 +7,7 @@ import torch
 
 from avfuse.features.feature_names import resolve
 from avfuse.stages.fuse.data.dataset import FusionData
-from avfuse.stages.fuse.data.modality import Layout, Modality
+from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_head
@@ -29,7 +29,7 @@ def data() -> FusionData:
 
     everyone = torch.ones(CLIPS, dtype=torch.bool)
     specs = [spec.model_copy(update={"shape": (128, DIM)}) for spec in resolve(["lite:fbank:tokens"])]
-    audio = Modality(pointing(heard, 128), everyone, tuple(specs), None, Layout.of("audio", specs))
+    audio = Modality(pointing(heard, 128), everyone, tuple(specs), None, FeatureLayout.of("audio", specs))
     table = pd.DataFrame({"clip_id": [f"{i}" for i in range(CLIPS)], "label": seen ^ heard, "group": np.arange(CLIPS)})
     return FusionData(
         {"video": Modality(pointing(seen, FRAMES), everyone), "audio": audio},

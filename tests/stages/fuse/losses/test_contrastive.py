@@ -10,8 +10,8 @@ from torch import Tensor
 
 from avfuse.stages.fuse.losses.contrastive import (
     TEMPERATURE,
-    CommonSpace,
-    Embedded,
+    EmbeddedClips,
+    JointEmbedding,
     audio_video_contrast,
     intra_modality_contrast,
     recall_at_1,
@@ -21,22 +21,22 @@ from avfuse.stages.fuse.losses.contrastive import (
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0])
 
 
-def embedded(clips: int = 6, dim: int = 5, seed: int = 0) -> Embedded:
+def embedded(clips: int = 6, dim: int = 5, seed: int = 0) -> EmbeddedClips:
     """Clips with both modalities, at random places."""
     generator = torch.Generator().manual_seed(seed)
     video, audio = F.normalize(torch.randn(2, clips, dim, generator=generator, dtype=torch.float64), dim=2)
     present = torch.ones(clips, dtype=torch.bool)
-    return Embedded(video, audio, present, present)
+    return EmbeddedClips(video, audio, present, present)
 
 
-def lacking(whole: Embedded, no_video: list[int], no_audio: list[int]) -> Embedded:
+def lacking(whole: EmbeddedClips, no_video: list[int], no_audio: list[int]) -> EmbeddedClips:
     has_video, has_audio = whole.has_video.clone(), whole.has_audio.clone()
     has_video[no_video], has_audio[no_audio] = False, False
     return whole._replace(has_video=has_video, has_audio=has_audio)
 
 
-def only(whole: Embedded, clips: list[int]) -> Embedded:
-    return Embedded(*(part[clips] for part in whole))
+def only(whole: EmbeddedClips, clips: list[int]) -> EmbeddedClips:
+    return EmbeddedClips(*(part[clips] for part in whole))
 
 
 @pytest.mark.parametrize("clips", [2, 3, 7, 64])
@@ -45,7 +45,7 @@ def test_avc_is_the_logarithm_of_the_batch_where_all_clips_coincide(clips: int, 
     point = F.normalize(torch.randn(1, 5), dim=1).expand(clips, -1)
     present = torch.ones(clips, dtype=torch.bool)
     labels = torch.arange(clips) % 3 if labelled else None
-    loss = audio_video_contrast(Embedded(point, point, present, present), labels)
+    loss = audio_video_contrast(EmbeddedClips(point, point, present, present), labels)
     assert loss.item() == pytest.approx(math.log(clips), abs=1e-5)
 
 
@@ -60,7 +60,7 @@ def test_avc_is_the_mean_of_both_directions() -> None:
 @pytest.mark.parametrize("labels", [None, LABELS])
 def test_avc_does_not_care_which_modality_is_which(labels: Tensor | None) -> None:
     clips = embedded()
-    turned = Embedded(clips.audio, clips.video, clips.has_audio, clips.has_video)
+    turned = EmbeddedClips(clips.audio, clips.video, clips.has_audio, clips.has_video)
     torch.testing.assert_close(audio_video_contrast(clips, labels), audio_video_contrast(turned, labels))
 
 
@@ -109,8 +109,8 @@ def test_clips_without_a_modality_take_no_part() -> None:
 def test_imc_uses_what_a_clip_has() -> None:
     whole = embedded()
     seen, heard = [0, 2, 3, 4, 5], [0, 1, 2, 3, 5]
-    video_alone = Embedded(whole.video[seen], whole.video[seen], *[torch.ones(5, dtype=torch.bool)] * 2)
-    audio_alone = Embedded(whole.audio[heard], whole.audio[heard], *[torch.ones(5, dtype=torch.bool)] * 2)
+    video_alone = EmbeddedClips(whole.video[seen], whole.video[seen], *[torch.ones(5, dtype=torch.bool)] * 2)
+    audio_alone = EmbeddedClips(whole.audio[heard], whole.audio[heard], *[torch.ones(5, dtype=torch.bool)] * 2)
     expected = (
         intra_modality_contrast(video_alone, LABELS[seen]) + intra_modality_contrast(audio_alone, LABELS[heard])
     ) / 2
@@ -120,7 +120,7 @@ def test_imc_uses_what_a_clip_has() -> None:
 
 @pytest.mark.parametrize("with_both", [[], [2]])
 def test_fewer_than_two_clips_teach_nothing_and_break_nothing(with_both: list[int]) -> None:
-    space = CommonSpace(4, 3)
+    space = JointEmbedding(4, 3)
     has_audio = torch.zeros(5, dtype=torch.bool)
     has_audio[with_both] = True
     audio = torch.randn(5, 3).masked_fill(~has_audio[:, None], torch.nan)
@@ -134,7 +134,7 @@ def test_fewer_than_two_clips_teach_nothing_and_break_nothing(with_both: list[in
 
 def test_a_missing_modality_is_never_read() -> None:
     """NaN stands in its place: any use of it would show."""
-    space = CommonSpace(4, 3)
+    space = JointEmbedding(4, 3)
     video, audio = torch.randn(6, 4), torch.randn(6, 3)
     has_video, has_audio = torch.arange(6) != 1, torch.arange(6) != 4
     video[1], audio[4] = torch.nan, torch.nan
@@ -155,9 +155,9 @@ def test_a_missing_modality_is_never_read() -> None:
     ],
     ids=["avc", "avc with labels", "imc"],
 )
-def test_gradients_are_those_of_finite_differences(loss: Callable[[Embedded], Tensor]) -> None:
+def test_gradients_are_those_of_finite_differences(loss: Callable[[EmbeddedClips], Tensor]) -> None:
     generator = torch.Generator().manual_seed(1)
-    space = CommonSpace(4, 3).double()
+    space = JointEmbedding(4, 3).double()
     video = torch.randn(6, 4, generator=generator, dtype=torch.float64)
     audio = torch.randn(6, 3, generator=generator, dtype=torch.float64)
     has_video, has_audio = torch.arange(6) != 1, torch.arange(6) != 4
@@ -176,10 +176,10 @@ def test_gradients_are_those_of_finite_differences(loss: Callable[[Embedded], Te
 def test_recall_counts_sounds_that_find_their_picture() -> None:
     corners = torch.eye(4)
     present = torch.ones(4, dtype=torch.bool)
-    assert recall_at_1(Embedded(corners, corners, present, present)) == 1
-    assert recall_at_1(Embedded(corners[[1, 0, 2, 3]], corners, present, present)) == 0.5
-    assert recall_at_1(Embedded(corners[[1, 0, 2, 3]], corners, present, torch.arange(4) > 1)) == 1
-    assert math.isnan(recall_at_1(Embedded(corners, corners, present, ~present)))
+    assert recall_at_1(EmbeddedClips(corners, corners, present, present)) == 1
+    assert recall_at_1(EmbeddedClips(corners[[1, 0, 2, 3]], corners, present, present)) == 0.5
+    assert recall_at_1(EmbeddedClips(corners[[1, 0, 2, 3]], corners, present, torch.arange(4) > 1)) == 1
+    assert math.isnan(recall_at_1(EmbeddedClips(corners, corners, present, ~present)))
 
 
 def test_training_makes_sounds_find_pictures_they_never_saw() -> None:
@@ -188,7 +188,7 @@ def test_training_makes_sounds_find_pictures_they_never_saw() -> None:
     video = hidden @ torch.randn(12, 40) + 0.5 * torch.randn(400, 40)
     audio = hidden @ torch.randn(12, 30) + 0.5 * torch.randn(400, 30)
     everyone = torch.ones(100, dtype=torch.bool)
-    space = CommonSpace(40, 30)
+    space = JointEmbedding(40, 30)
 
     def held_out() -> float:
         with torch.no_grad():
@@ -212,7 +212,7 @@ def test_training_on_labels_brings_classes_together() -> None:
     corners = torch.randn(8, 6)
     video = torch.cat([corners[labels] + 0.4 * torch.randn(640, 6), 4 * torch.randn(640, 24)], dim=1)
     audio = torch.cat([corners[labels] + 0.4 * torch.randn(640, 6), 4 * torch.randn(640, 14)], dim=1)
-    space = CommonSpace(30, 20)
+    space = JointEmbedding(30, 20)
     everyone = torch.ones(320, dtype=torch.bool)
 
     def held_out() -> list[float]:

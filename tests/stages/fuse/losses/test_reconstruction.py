@@ -10,17 +10,17 @@ from avfuse.features.inputs.filter_bank import RATE_HZ, filter_banks
 from avfuse.stages.fuse.data.audio_masking import (
     AUDIO_GRIDS,
     AudioGrid,
+    columns_to_tokens,
     draw_segment_mask,
-    segments,
+    masked_columns,
+    segment_boundaries,
     stack_boundaries,
-    token_columns,
-    whole_columns,
 )
 from avfuse.stages.fuse.losses.reconstruction import (
     AudioDecoder,
     VideoDecoder,
     layer_normalised,
-    masked_error,
+    masked_mse,
     masked_pixels,
 )
 
@@ -111,16 +111,16 @@ def test_padding_has_no_pixels() -> None:
 def test_only_masked_parts_of_the_target_count() -> None:
     given, target = torch.randn(2, 3, 128, 1024, generator=generator())
     mask = torch.rand(3, 128, 1024, generator=generator(1)) < 0.1
-    before = masked_error(given, target, mask)
-    torch.testing.assert_close(masked_error(given, target.masked_fill(~mask, torch.nan), mask), before)
-    assert masked_error(given, target.masked_fill(mask, 9.0), mask) > before
+    before = masked_mse(given, target, mask)
+    torch.testing.assert_close(masked_mse(given, target.masked_fill(~mask, torch.nan), mask), before)
+    assert masked_mse(given, target.masked_fill(mask, 9.0), mask) > before
 
 
 def test_the_error_is_the_mean_square_of_a_clip_and_then_of_clips() -> None:
     given, target = torch.zeros(3, 4, 2), torch.zeros(3, 4, 2)
     target[0, 0], target[1] = 1.0, 3.0
     mask = torch.tensor([[True, True, False, False], [True, True, True, True], [False, False, False, False]])
-    assert masked_error(given, target, mask) == pytest.approx((0.5 + 9) / 2)
+    assert masked_mse(given, target, mask) == pytest.approx((0.5 + 9) / 2)
 
 
 def test_a_clip_with_nothing_masked_adds_nothing() -> None:
@@ -130,8 +130,8 @@ def test_a_clip_with_nothing_masked_adds_nothing() -> None:
     target[2] = torch.nan
     rest = torch.tensor([0, 1, 3])
     given.requires_grad_()
-    loss = masked_error(given, target, mask)
-    torch.testing.assert_close(loss, masked_error(given[rest], target[rest], mask[rest]))
+    loss = masked_mse(given, target, mask)
+    torch.testing.assert_close(loss, masked_mse(given[rest], target[rest], mask[rest]))
     loss.backward()
     assert given.grad is not None
     assert given.grad.isfinite().all()
@@ -140,7 +140,7 @@ def test_a_clip_with_nothing_masked_adds_nothing() -> None:
 
 def test_nothing_masked_at_all_is_no_loss() -> None:
     given = torch.randn(2, 5, 6, requires_grad=True)
-    loss = masked_error(given, torch.full((2, 5, 6), torch.nan), torch.zeros(2, 5, dtype=torch.bool))
+    loss = masked_mse(given, torch.full((2, 5, 6), torch.nan), torch.zeros(2, 5, dtype=torch.bool))
     loss.backward()
     assert loss == 0
     torch.testing.assert_close(given.grad, torch.zeros_like(given))
@@ -159,12 +159,12 @@ def test_gradients_of_audio_are_those_of_finite_differences(grid: AudioGrid) -> 
     tokens = torch.randn(2, grid.rows * grid.columns, 2, generator=generator(), dtype=torch.float64)
     target = torch.randn(2, 128, 1024, generator=generator(1), dtype=torch.float64)
     columns = torch.arange(grid.columns) % 5 == torch.tensor([[0], [1]])
-    pixels = masked_pixels(whole_columns(columns, grid), grid, torch.tensor([1024, 300]))
+    pixels = masked_pixels(columns_to_tokens(columns, grid), grid, torch.tensor([1024, 300]))
     weights = {name: parameter.detach() for name, parameter in decoder.named_parameters()}
 
     def of_inputs(tokens: Tensor, *values: Tensor) -> Tensor:
         named = dict(zip(weights, values, strict=True))
-        return masked_error(torch.func.functional_call(decoder, named, (tokens,)), target, pixels)
+        return masked_mse(torch.func.functional_call(decoder, named, (tokens,)), target, pixels)
 
     inputs = [each.requires_grad_() for each in (tokens, *weights.values())]
     assert torch.autograd.gradcheck(of_inputs, inputs, fast_mode=True)  # thousands: along a random direction
@@ -175,7 +175,7 @@ def test_gradients_of_video_are_those_of_finite_differences() -> None:
     tokens = torch.randn(2, 4, 3, generator=generator(), dtype=torch.float64, requires_grad=True)
     target = layer_normalised(torch.randn(2, 4, 6, generator=generator(1), dtype=torch.float64))
     mask = torch.tensor([[True, False, True, False], [False, False, True, False]])
-    assert torch.autograd.gradcheck(lambda given: masked_error(decoder(given), target, mask), tokens)
+    assert torch.autograd.gradcheck(lambda given: masked_mse(decoder(given), target, mask), tokens)
 
 
 class Filler(nn.Module):
@@ -211,18 +211,18 @@ def test_training_fills_in_sound_better_than_the_mean(grid: AudioGrid) -> None:
     """Held-out clips, error where segments are hidden, against the mean of the training clips' banks at each pixel."""
     torch.manual_seed(0)
     banks = steady_tones(48)
-    boundaries = stack_boundaries([segments(bank.T.numpy(), 1022) for bank in banks])
+    boundaries = stack_boundaries([segment_boundaries(bank.T.numpy(), 1022) for bank in banks])
     patches = nn.Unfold(grid.patch, stride=grid.stride)(banks[:, None]).transpose(1, 2)
     tokens = patches @ torch.randn(grid.patch**2, 16) / grid.patch
     model = Filler(grid, 16, 32)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
 
     def error(clips: slice, seed: int, given: Tensor | None = None) -> Tensor:
-        columns = token_columns(boundaries[clips], draw_segment_mask(boundaries[clips], generator(seed)), grid)
-        hidden = whole_columns(columns, grid)
+        columns = masked_columns(boundaries[clips], draw_segment_mask(boundaries[clips], generator(seed)), grid)
+        hidden = columns_to_tokens(columns, grid)
         pixels = masked_pixels(hidden, grid, boundaries[clips, -1])
         rebuilt = model(tokens[clips], hidden) if given is None else given.expand(len(pixels), -1, -1)
-        return masked_error(rebuilt, banks[clips], pixels)
+        return masked_mse(rebuilt, banks[clips], pixels)
 
     for step in range(40):
         optimiser.zero_grad()

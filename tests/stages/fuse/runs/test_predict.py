@@ -66,7 +66,7 @@ def test_of_test_clips_they_say_the_same_of_every_target(kitchen_run: tuple[Path
 
 def test_of_test_clips_they_say_the_same_with_a_sigmoid(sounds_run: tuple[Path, Manifest, Run]) -> None:
     folder, manifest, run = sounds_run
-    assert run.targets.each[0].sigmoid
+    assert run.targets[0].sigmoid
     check_same(folder, manifest, run, "mlp")
 
 

@@ -14,7 +14,7 @@ from made_up_sets import INPUTS, kitchen
 from avfuse.features.errors import UsageError
 from avfuse.pipeline.report import print_table
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
-from avfuse.stages.fuse.data.modality import Layout, Modality
+from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
 from avfuse.stages.fuse.runs import experiment
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.runs.run_folder import Run
@@ -99,7 +99,9 @@ def with_features(data: FusionData) -> FusionData:
         specs = [spec.model_copy(update={"shape": (16,)}) for spec in modality.specs]
         if name == "video":
             specs = [modality.specs[0].model_copy(update={"shape": modality.tokens.shape[1:]})]
-        modalities[name] = Modality(modality.tokens, modality.present, tuple(specs), None, Layout.of(name, specs))
+        modalities[name] = Modality(
+            modality.tokens, modality.present, tuple(specs), None, FeatureLayout.of(name, specs)
+        )
     return replace(data, modalities=modalities)
 
 

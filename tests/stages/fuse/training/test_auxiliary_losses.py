@@ -23,13 +23,13 @@ from avfuse.manifests import Manifest
 from avfuse.pipeline.cli.main import avfuse
 from avfuse.stages.fuse.data.audio_masking import AUDIO_GRIDS
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
-from avfuse.stages.fuse.data.filter_banks import Banks
-from avfuse.stages.fuse.data.modality import Layout, Modality
+from avfuse.stages.fuse.data.filter_banks import FilterBanks
+from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import ModalityShape, head_names
-from avfuse.stages.fuse.heads.dropout import Own, using
+from avfuse.stages.fuse.heads.dropout import GeneratorMasks, dropout_source
 from avfuse.stages.fuse.losses.contrastive import audio_video_contrast, intra_modality_contrast
-from avfuse.stages.fuse.losses.masked_reconstruction import Reconstruction
+from avfuse.stages.fuse.losses.masked_reconstruction import MaskedReconstruction
 from avfuse.stages.fuse.losses.matching import Pairs
 from avfuse.stages.fuse.runs.experiment import needs_filter_banks, run_experiment
 from avfuse.stages.fuse.training import auxiliary_losses as module
@@ -79,7 +79,7 @@ def make(clips: int = 48, missing: float = 0.0, seed: int = 0) -> FusionData:
     pictures = resolve(["lite:frames"])[0].model_copy(update={"shape": (FRAMES, DIM)})
     present = chance.random((2, clips)) >= missing
     modalities = {
-        name: Modality.of(Layout.of(name, [spec]), {spec.key: rows}, here, "cpu")
+        name: Modality.of(FeatureLayout.of(name, [spec]), {spec.key: rows}, here, "cpu")
         for name, spec, rows, here in (("video", pictures, video, present[0]), ("audio", sounds, audio, present[1]))
     }
     labels = factors[:, :CLASSES].argmax(axis=1)
@@ -107,7 +107,7 @@ def make(clips: int = 48, missing: float = 0.0, seed: int = 0) -> FusionData:
         test,
         torch.empty(0, dtype=torch.int64),
         {},
-        banks=Banks("key", rows, torch.from_numpy(present[1])),
+        banks=FilterBanks("key", rows, torch.from_numpy(present[1])),
     )
 
 
@@ -135,7 +135,7 @@ def train_batch(fit: HeadTrainer, clips: int = 16) -> HeadBatch:
 def losses_of(fit: HeadTrainer, batch: HeadBatch, seed: int = 7) -> dict[str, Tensor]:
     """With all that is drawn at random drawn from this seed."""
     fit.draws.manual_seed(seed)
-    with using(Own(fit.draws)):
+    with dropout_source(GeneratorMasks(fit.draws)):
         return fit.losses(batch)
 
 
@@ -184,7 +184,7 @@ def test_labels_are_the_classes_of_the_first_target(data: FusionData, several: b
     batch = train_batch(fit)
     losses = losses_of(fit, batch)
     fit.draws.manual_seed(7)
-    with using(Own(fit.draws)):
+    with dropout_source(GeneratorMasks(fit.draws)):
         outputs = fit.head(batch.prepared, batch.present)
     assert fit.objective is not None
     embedded, own = fit.objective.embed(outputs, batch), labels[batch.index]
@@ -269,7 +269,7 @@ def test_sound_in_no_known_grid_is_refused(data: FusionData, make_data: Callable
         fit_of(pooled, masked=0.1)
     squares = {**data.shapes, "audio": ModalityShape(196, DIM, 0, (14, 14))}
     with pytest.raises(UsageError, match=r"14x14: choose features with one of 12x101, 6x50, 4x32"):
-        Reconstruction(squares, {"video": 4, "audio": 4}, "segments", data.banks)
+        MaskedReconstruction(squares, {"video": 4, "audio": 4}, "segments", data.banks)
 
 
 def test_masked_learning_without_banks_is_refused(data: FusionData) -> None:
@@ -462,13 +462,13 @@ def test_the_picture_is_aimed_at_as_it_is_cached(lacking: FusionData, monkeypatc
     """Not as it is standardised; and of the view that was drawn, which the batch has."""
     fit = fit_of(lacking, masked=0.1)
     aims: list[Tensor] = []
-    original = Reconstruction.errors
+    original = MaskedReconstruction.errors
 
-    def errors(self: Reconstruction, fused: Any, cached_video: Tensor, *rest: Any) -> dict[str, Tensor]:
+    def errors(self: MaskedReconstruction, fused: Any, cached_video: Tensor, *rest: Any) -> dict[str, Tensor]:
         aims.append(cached_video)
         return original(self, fused, cached_video, *rest)
 
-    monkeypatch.setattr(Reconstruction, "errors", errors)
+    monkeypatch.setattr(MaskedReconstruction, "errors", errors)
     batch = train_batch(fit)
     losses_of(fit, batch)
     here = lacking.modalities["video"].present[batch.index]
@@ -477,7 +477,7 @@ def test_the_picture_is_aimed_at_as_it_is_cached(lacking: FusionData, monkeypatc
 
 def test_what_stands_before_the_grid_of_a_picture_is_left_alone(data: FusionData) -> None:
     shapes = {"video": ModalityShape(5, 8, 1, (2, 2)), "audio": data.shapes["audio"]}
-    part = Reconstruction(shapes, {"video": 4, "audio": 4}, "segments", data.banks)
+    part = MaskedReconstruction(shapes, {"video": 4, "audio": 4}, "segments", data.banks)
     torch.nn.init.zeros_(part.video.weight), torch.nn.init.zeros_(part.video.bias)
     clips, everyone = torch.arange(8), torch.ones(8, dtype=torch.bool)
     hidden = part.draw(clips, {"video": everyone, "audio": everyone}, torch.Generator().manual_seed(0))

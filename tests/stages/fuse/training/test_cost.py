@@ -18,8 +18,8 @@ from avfuse.features.malloc import keep_large_buffers
 from avfuse.features.spec import FeatureSpec, ImportedInput
 from avfuse.pipeline.report import print_table
 from avfuse.stages.fuse.data.dataset import FusionData
-from avfuse.stages.fuse.data.filter_banks import Banks
-from avfuse.stages.fuse.data.modality import Layout, Modality, Streamed
+from avfuse.stages.fuse.data.filter_banks import FilterBanks
+from avfuse.stages.fuse.data.modality import FeatureLayout, Modality, StreamedModality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import ModalityShape, build_head
 from avfuse.stages.fuse.runs.experiment import run_experiment
@@ -66,7 +66,7 @@ def of_features(data: FusionData, **features: Sequence[FeatureSpec]) -> FusionDa
     generator = np.random.default_rng(0)
     modalities = {}
     for name, its in features.items():
-        layout = Layout.of(name, its)
+        layout = FeatureLayout.of(name, its)
         rows = {spec.key: generator.standard_normal((len(data.table), *spec.shape)) for spec in its}
         modalities[name] = Modality.of(layout, rows, np.ones(len(data.table), dtype=bool), "cpu")
     return replace(data, modalities={**data.modalities, **modalities})
@@ -262,14 +262,14 @@ def test_what_is_streamed_costs_as_much(data: FusionData) -> None:
     seen = of_features(data, audio=specs("lite:mfcc", "lite:mfcc:flips"))
     audio = seen.modalities["audio"]
     assert audio.layout is not None
-    streamed = replace(seen, modalities={**seen.modalities, "audio": Streamed(audio.present, audio.layout, {})})
+    streamed = replace(seen, modalities={**seen.modalities, "audio": StreamedModality(audio.present, audio.layout, {})})
     assert training_macs(plan(streamed, "mlp")) == training_macs(plan(seen, "mlp"))
 
 
 def test_a_second_pass_over_hidden_input_counts(data: FusionData) -> None:
     count = len(data.table)
     rows = torch.randn(count, 1024, 128, generator=torch.Generator().manual_seed(0)).half()
-    banks = Banks("key", rows, torch.ones(count, dtype=torch.bool))
+    banks = FilterBanks("key", rows, torch.ones(count, dtype=torch.bool))
     grid = replace(of_features(data, audio=specs("lite:fbank:tokens")), banks=banks)
     plain, masked = (training_macs(plan(grid, "bottleneck", masked=weight, batch_size=4)) for weight in (0, 0.01))
     assert plain is not None

@@ -12,7 +12,7 @@ from made_up_sets import INPUTS, kitchen
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
-from avfuse.stages.fuse.data.modality import Layout, Modality, Streamed
+from avfuse.stages.fuse.data.modality import FeatureLayout, Modality, StreamedModality
 from avfuse.stages.fuse.training.head_trainer import HeadTrainer, predict
 from avfuse.stages.fuse.training.inputs import HeadBatch, HeadInputs
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
@@ -25,7 +25,7 @@ CLIPS, DIM = 40, 1280
 def numbered(specs: Sequence[str], data: FusionData) -> FusionData:
     """Audio whose values say which feature of `specs` they are of."""
     found = resolve(specs)
-    layout = Layout.of("audio", found)
+    layout = FeatureLayout.of("audio", found)
     count = len(data.table)
     rows = {spec.key: np.full((count, *spec.shape), number, np.float32) for number, spec in enumerate(found)}
     modality = Modality.of(layout, rows, np.ones(count, dtype=bool), "cpu")
@@ -81,7 +81,7 @@ def test_without_views_training_sees_what_tests_see(data: FusionData) -> None:
 def test_frames_of_a_clip_are_drawn_from_one_window_and_windows_are_averaged_at_test(data: FusionData) -> None:
     windows = ["lite:frames:1of3", "lite:frames:2of3", "lite:frames:3of3"]
     found = resolve(windows, sampling="uniform:4")
-    layout = Layout.of("video", found)
+    layout = FeatureLayout.of("video", found)
     count = len(data.table)
     rows = {spec.key: np.full((count, *spec.shape), number, np.float32) for number, spec in enumerate(found)}
     modality = Modality.of(layout, rows, np.ones(count, dtype=bool), "cpu")
@@ -105,7 +105,7 @@ def test_frames_of_a_clip_are_drawn_from_one_window_and_windows_are_averaged_at_
 )
 def test_views_that_do_not_fit_together_are_refused(features: list[str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        Layout.of("audio", resolve(features))
+        FeatureLayout.of("audio", resolve(features))
 
 
 def test_fewer_features_are_the_same_clips(data: FusionData) -> None:
@@ -211,10 +211,10 @@ def test_clips_that_lack_what_is_streamed_come_all_the_same(tmp_path: Path) -> N
     manifest = kitchen(tmp_path)
     data = load_data(manifest, tmp_path, INPUTS, memory_bytes=0)
     video = data.modalities["video"]
-    assert isinstance(video, Streamed)
+    assert isinstance(video, StreamedModality)
     few = video.present.clone()
     few[data.train[::3]] = False
-    alone = replace(data, modalities={"video": Streamed(few, video.layout, video.stores)})
+    alone = replace(data, modalities={"video": StreamedModality(few, video.layout, video.stores)})
     inputs = streamed_inputs(alone, "video")
     fit = HeadTrainer(inputs, data.truth, TrainingOverrides(batch_size=16).recipe("video"), seed=0)
     assert sorted(torch.cat([batch.index for batch in fit.epoch()]).tolist()) == sorted(data.train.tolist())
