@@ -170,7 +170,7 @@ def test_the_loss_is_the_mean_over_targets() -> None:
 def test_late_fusion_averages_each_target_for_itself() -> None:
     shapes = {"video": ModalityShape(2, 4), "audio": ModalityShape(1, 4)}
     several = LearnedTarget("sounds", ("p", "q"), several=True, sigmoid=True)
-    targets = Targets((*TWO.each, several))
+    targets = Targets((*TWO, several))
     torch.manual_seed(0)
     head = build_head("average", shapes, targets).eval()
     tokens = {name: torch.randn(3, shape.length, shape.dim) * 3 for name, shape in shapes.items()}

@@ -116,7 +116,7 @@ def test_top_5_actions_are_those_of_every_pair_ranked() -> None:
 def test_a_second_target_that_is_always_right_changes_no_accuracy() -> None:
     generator = np.random.default_rng(1)
     logits, verb = generator.standard_normal((50, 7)), generator.integers(7, size=50)
-    with_sure = Targets((ACTION.each[0], LearnedTarget("place", ("kitchen",))))
+    with_sure = Targets((ACTION[0], LearnedTarget("place", ("kitchen",))))
     measured = evaluate(with_sure, np.concatenate([logits, np.zeros((50, 1))], axis=1), [verb, np.zeros(50, np.int64)])
     alone = single_label_metrics(logits, verb)
     assert (measured["all_top1"], measured["all_top5"]) == (alone["top1"], alone["top5"])
