@@ -15,11 +15,11 @@ from avfuse.pipeline.cli.options import (
     epochs_option,
     memory_bytes,
     memory_option,
-    require_folder,
     runs_option,
     seeds_option,
     settings_option,
 )
+from avfuse.pipeline.output_paths import require_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

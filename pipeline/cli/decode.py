@@ -5,13 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from avfuse.pipeline.cli.options import (
-    clip_errors_as_usage,
-    parse_seconds,
-    reader_option,
-    require_file,
-    require_picture,
-)
+from avfuse.pipeline.cli.options import clip_errors_as_usage, parse_seconds, reader_option
+from avfuse.pipeline.output_paths import require_file, require_png
 
 if TYPE_CHECKING:
     from avfuse.features.media import Media
@@ -68,7 +63,7 @@ def decode(
     if output is not None:
         require_file(output, "-o")
     if contact_sheet is not None:
-        require_picture(contact_sheet, "--contact-sheet")
+        require_png(contact_sheet, "--contact-sheet")
     with clip_errors_as_usage(clip), MediaFile(clip, reader) as file:
         media = file.read(
             [frames],

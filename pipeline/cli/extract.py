@@ -13,10 +13,10 @@ from avfuse.pipeline.cli.options import (
     comma_list,
     device_option,
     reader_option,
-    require_folder,
     size_option,
     style_option,
 )
+from avfuse.pipeline.output_paths import require_folder
 
 if TYPE_CHECKING:
     from avfuse.features.audio_images import Style

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from avfuse.pipeline.cli.options import cache_option, require_file
+from avfuse.pipeline.cli.options import cache_option
+from avfuse.pipeline.output_paths import require_file
 
 if TYPE_CHECKING:
     from avfuse.features.cache.catalog import CachedFeature

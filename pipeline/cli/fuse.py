@@ -16,7 +16,6 @@ from avfuse.pipeline.cli.options import (
     memory_bytes,
     memory_option,
     replace_option,
-    require_folder,
     runs_option,
     seeds_option,
     settings_option,
@@ -24,6 +23,7 @@ from avfuse.pipeline.cli.options import (
     unique_list,
     video_option,
 )
+from avfuse.pipeline.output_paths import require_folder
 
 
 @click.command(short_help="Stage two: train fusion heads on cached features.")

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from avfuse.pipeline.cli.options import cache_option, comma_list, require_folder
+from avfuse.pipeline.cli.options import cache_option, comma_list
+from avfuse.pipeline.output_paths import require_folder
 
 
 def _comma_separated(context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...]:

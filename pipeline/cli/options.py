@@ -113,39 +113,6 @@ def clip_errors_as_usage(clip: Path) -> Iterator[None]:
         raise UsageError(f"{clip}: {error}") from error
 
 
-def require_folder(path: Path, flag: str) -> Path:
-    """The folder, made where missing. Raises UsageError when a file stands in its place or it cannot be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{flag} {path} is a file, not a folder: name another place") from error
-    except OSError as error:
-        raise UsageError(f"{flag} {path} cannot be made ({error.strerror}): name another place") from error
-    probe = path / ".avfuse-write-test"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"{flag} {path} cannot be written to ({error.strerror}): name another place") from error
-    return path
-
-
-def require_file(path: Path, flag: str) -> Path:
-    """The path of a file to write. Raises UsageError when it is a folder, or its folder cannot be written to."""
-    example = "out.png" if flag == "--contact-sheet" else "out"
-    if path.is_dir():
-        raise UsageError(f"{flag} {path} is a folder: name a file in it, for example {path / example}")
-    require_folder(path.absolute().parent, flag)
-    return path
-
-
-def require_picture(path: Path, flag: str) -> Path:
-    """The path of a PNG file to write. Raises UsageError for another ending, and as `require_file`."""
-    if path.suffix.lower() != ".png" and not path.is_dir():
-        raise UsageError(f"{flag} {path}: the file's name ends in .png, for example {path.with_suffix('.png')}")
-    return require_file(path, flag)
-
-
 def comma_list(text: str) -> list[str]:
     """A comma-separated option as a list."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from avfuse.features.errors import UsageError
-from avfuse.pipeline.cli.options import device_option, parse_seconds, require_file, require_folder
+from avfuse.pipeline.cli.options import device_option, parse_seconds
+from avfuse.pipeline.output_paths import require_file, require_folder
 
 if TYPE_CHECKING:
     from avfuse.pipeline.prediction import Prediction

@@ -5,14 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avfuse.pipeline.cli.options import (
-    clip_errors_as_usage,
-    parse_seconds,
-    require_folder,
-    require_picture,
-    size_option,
-    style_option,
-)
+from avfuse.pipeline.cli.options import clip_errors_as_usage, parse_seconds, size_option, style_option
+from avfuse.pipeline.output_paths import require_folder, require_png
 
 if TYPE_CHECKING:
     from avfuse.features.audio_images import Style
@@ -55,7 +49,7 @@ def render(
     if output is None and contact_sheet is None:
         raise UsageError("nothing to write: name -o FOLDER, or --contact-sheet out.png")
     if contact_sheet is not None:
-        require_picture(contact_sheet, "--contact-sheet")
+        require_png(contact_sheet, "--contact-sheet")
     frames = _STRIP_FRAMES if contact_sheet is not None else None
     with clip_errors_as_usage(clip):
         media = decode(clip, frames=frames, start=parse_seconds("--start", start), end=parse_seconds("--end", end))

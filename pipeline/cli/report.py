@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from avfuse.pipeline.cli.options import cache_option, require_file
+from avfuse.pipeline.cli.options import cache_option
+from avfuse.pipeline.output_paths import require_file
 
 
 @click.command(short_help="Write the page of a run, of several, or of a table.")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from avfuse.pipeline.cli.options import cache_option, device_option, memory_bytes, memory_option, require_file
+from avfuse.pipeline.cli.options import cache_option, device_option, memory_bytes, memory_option
+from avfuse.pipeline.output_paths import require_file
 
 DEFAULT_TOP = 5
 

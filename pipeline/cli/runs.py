@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from avfuse.pipeline.cli.options import require_file, runs_option
+from avfuse.pipeline.cli.options import runs_option
+from avfuse.pipeline.output_paths import require_file
 
 
 @click.group(short_help="List and compare runs, export their predictions.")

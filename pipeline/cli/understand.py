@@ -15,7 +15,6 @@ from avfuse.pipeline.cli.options import (
     memory_bytes,
     memory_option,
     replace_option,
-    require_folder,
     runs_option,
     seeds_option,
     settings_option,
@@ -23,6 +22,7 @@ from avfuse.pipeline.cli.options import (
     unique_list,
     video_option,
 )
+from avfuse.pipeline.output_paths import require_folder
 
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 output_option = click.option(
