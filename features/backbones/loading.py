@@ -23,21 +23,27 @@ if TYPE_CHECKING:
     from avfuse.features.spec import Precision, Preprocess
 
 Encoder = Callable[["Tensor", "Preprocess | None"], "Encoded"]
-"""A loaded network: uint8 (B, H, W, 3) or (B, T, H, W, 3), and how its values are to be normalised, or filter banks
-float32 (B, 1024, 128) and None -> what it makes of them, on its device."""
+"""A loaded network: images uint8 (B, H, W, 3) or (B, T, H, W, 3) with their Preprocess, or filter banks float32
+(B, 1024, 128) with None -> its output, on its device."""
 
 RANDOM_SEED = 0
 _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError)
-"""What PyTorch raises over a file that it did not write."""
+"""Errors that PyTorch raises for a file that is not its own."""
 
 _WRAPPERS = ("state_dict", "model", "model_state")
-"""Names under which training scripts keep a network's weights among other things."""
+"""Keys under which training scripts save a network's weights beside other state."""
 
 
 def load(backbone: Backbone, weights: Weights, device: str, precision: Precision = "float32") -> Encoder:
-    """The network, frozen, on its device, its weights and activations in that precision.
+    """Load a network, frozen, onto a device.
 
-    Raises UsageError when the file is no checkpoint, or not one of this network: every tensor must find its place.
+    Args:
+        backbone: its record.
+        weights: what to load; every tensor must match by name and shape.
+        device: as PyTorch names it.
+        precision: of weights and activations.
+
+    Raises UsageError if the file is not a checkpoint of this network.
     """
     import torch
 
@@ -51,12 +57,12 @@ def load(backbone: Backbone, weights: Weights, device: str, precision: Precision
     if device == "cpu":
         keep_large_buffers()
         limit_torch_threads()
-    number = getattr(torch, precision)
-    network = backbone.finish(network.eval().requires_grad_(False)).to(device, number)
+    dtype = getattr(torch, precision)
+    network = backbone.finish(network.eval().requires_grad_(False)).to(device, dtype)
     if "image" in backbone.inputs or "frames" in backbone.inputs:
         network = network.to(memory_format=torch.channels_last)
     if device.startswith("cuda"):
-        # float32 means float32: by default convolutions would be rounded to TF32, and differ with the batch.
+        # By default convolutions would be rounded to TF32, and differ with the batch.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     @lru_cache
@@ -65,18 +71,18 @@ def load(backbone: Backbone, weights: Weights, device: str, precision: Precision
 
     @torch.inference_mode()
     def encode(batch: Tensor, preprocess: Preprocess | None) -> Encoded:
-        moved = batch.to(device, non_blocking=True)
+        inputs = batch.to(device, non_blocking=True)
         if preprocess is None:
-            return backbone.encode(network, moved.to(number))
-        pixels = moved.movedim(-1, -3)  # NHWC bytes are channels-last already
+            return backbone.encode(network, inputs.to(dtype))
+        pixels = inputs.movedim(-1, -3)  # NHWC bytes are channels-last already
         normalised = pixels.float().sub_(on_device(preprocess.mean)).div_(on_device(preprocess.std))
-        return backbone.encode(network, normalised.to(number))
+        return backbone.encode(network, normalised.to(dtype))
 
     return encode
 
 
 def make(backbone: Backbone) -> nn.Module:
-    """The network with random weights, the same ones every time."""
+    """Build the network with random weights, from a fixed seed."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -87,7 +93,7 @@ def make(backbone: Backbone) -> nn.Module:
 
 
 def noise(backbone: Backbone, items: int = 8) -> Tensor:
-    """Random items as the network takes them, with structure at all scales, as pictures have."""
+    """Random inputs of the network, (items, *item_shape), with structure at all scales, as natural images have."""
     import torch
 
     shape = item_shape(backbone)
@@ -99,16 +105,16 @@ def noise(backbone: Backbone, items: int = 8) -> Tensor:
     values = planes.reshape(items, *shape)
     if backbone.preprocess is None:
         return values
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (backbone.preprocess.mean, backbone.preprocess.std))
+    mean, std = (torch.tensor(side).view(3, 1, 1) for side in (backbone.preprocess.mean, backbone.preprocess.std))
     return ((128 + 60 * values).clamp(0, 255) - mean) / std
 
 
 def calibrate_batch_norms(network: nn.Module, run: Callable[[], object]) -> None:
-    """Let untrained batch norms learn mean and variance of one batch: as they come, they let a deep network's numbers
-    fade to zero or grow without end. Networks without batch norms stay as they are."""
+    """Set the running statistics of untrained batch norms to those of one batch: with the initial ones, activations of
+    a deep network vanish or explode. run: the forward pass of that batch."""
     import torch
 
-    norms = [part for part in network.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
     network.eval()
@@ -122,21 +128,19 @@ def calibrate_batch_norms(network: nn.Module, run: Callable[[], object]) -> None
 
 
 def item_shape(backbone: Backbone) -> tuple[int, ...]:
-    """What the network takes of one item, without the batch: (3, H, W), (T, 3, H, W), (1024, 128), or a sound's."""
+    """The shape of one input, without the batch: (3, H, W), (T, 3, H, W), (1024, 128), or a sound's."""
     if backbone.sound is not None:
         return backbone.sound.shape
     if backbone.preprocess is None:
         return (filter_bank.FRAMES, filter_bank.MEL_BANDS)
-    pictures = (3, backbone.preprocess.crop, backbone.preprocess.crop)
-    return (
-        (parse_sampling(backbone.sampling).frames_per_clip or 1, *pictures) if "clip" in backbone.inputs else pictures
-    )
+    image = (3, backbone.preprocess.crop, backbone.preprocess.crop)
+    return (parse_sampling(backbone.sampling).frames_per_clip or 1, *image) if "clip" in backbone.inputs else image
 
 
 def read_state(path: Path) -> StateDict:
-    """The tensors of a checkpoint by name: safetensors, or a PyTorch file, of which only tensors are unpickled.
+    """The tensors of a checkpoint by name, from safetensors or a PyTorch file, of which only tensors are unpickled.
 
-    Raises UsageError when the file is neither.
+    Raises UsageError for any other file.
     """
     from safetensors import SafetensorError
 
@@ -160,25 +164,27 @@ def read_state(path: Path) -> StateDict:
 
 
 def _fill(network: nn.Module, backbone: Backbone, path: Path) -> None:
+    """Load a checkpoint strictly, but for the batch counters that old ones lack."""
     state = backbone.translate(read_state(path))
-    wanted = network.state_dict()
-    missing, needless = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    expected = network.state_dict()
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    shapes = [name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape]
+    mismatched = [name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape]
     problems = [
-        f"{len(names)} {what}, such as {names[0]}"
-        for what, names in (
+        f"{len(names)} {problem}, such as {names[0]}"
+        for problem, names in (
             ("tensors are missing", missing),
-            ("have no place", needless),
-            ("have another shape", sorted(shapes)),
+            ("tensors are unexpected", unexpected),
+            ("tensors have another shape", sorted(mismatched)),
         )
         if names
     ]
     if problems:
         raise UsageError(f"{path} is no checkpoint of {backbone.name}: {'; '.join(problems)}")
-    counters = {name: tensor for name, tensor in wanted.items() if name.endswith("num_batches_tracked")}
+    counters = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
     network.load_state_dict({**counters, **state})
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class."""
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

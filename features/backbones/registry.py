@@ -1,4 +1,4 @@
-"""The list of backbones, each described by one small record."""
+"""The registry of backbones, one record each."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,86 +19,77 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 InputKind = Literal["frames", "image", "clip", "fbank", "sound"]
-"""What a network takes at once: each of a clip's frames on its own, an audio image, frames together, AST's filter bank,
-what its own feature extractor makes of samples."""
+"""What a network takes: single frames, an audio image, several frames at once, AST's filter bank, or the output of its
+own audio feature extractor."""
 
 StateDict = Mapping[str, Any]
 
 
 class Encoded(NamedTuple):
-    """What a network makes of a batch: pooled (B, D), and where it has them, tokens (B, prefix + grid's cells, D)."""
+    """A network's output for a batch."""
 
-    pooled: "Tensor"
-    tokens: "Tensor | None" = None
+    pooled: "Tensor"  #: (B, D)
+    tokens: "Tensor | None" = None  #: (B, prefix + cells of the grid, D), for networks that have them
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How tokens are laid out: `prefix` tokens of their own (CLS, distillation), then the cells of `cells`, row by row.
+    """The layout of tokens: prefix tokens, then the cells of a grid in row-major order."""
 
-    pooled: how many of its dimensions, from the first, are averaged when fewer cells are asked for.
-    """
-
-    cells: tuple[int, ...]
-    prefix: int = 0
-    pooled: int = 2
+    cells: tuple[int, ...]  #: the grid's size along each dimension
+    prefix: int = 0  #: tokens before the grid (CLS, distillation)
+    pooled: int = 2  #: leading dimensions of the grid that are averaged when a coarser grid is requested
 
 
 @dataclass(frozen=True)
 class SoundExtractor:
-    """What a network of transformers wants to hear. extractor: its feature extractor's configuration, as JSON; shape:
-    what that makes of a sound of any length."""
+    """The audio feature extractor of a network of transformers."""
 
-    extractor: str
-    rate_hz: int
-    seconds: float
-    shape: tuple[int, ...]
+    extractor: str  #: its configuration, as JSON
+    rate_hz: int  #: sample rate of its input
+    seconds: float  #: longest input; the rest of a clip is cut off
+    shape: tuple[int, ...]  #: shape of its output, whatever the input's length
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A frozen encoder: what goes in, what comes out, with which weights.
+    """A frozen encoder: its inputs, outputs and published weights."""
 
-    make: the network with untrained weights. encode: what it makes of a batch: normalised pictures float (B, 3, H, W),
-    clips (B, T, 3, H, W), or filter banks (B, 1024, 128). grid: its tokens' layout for an item of a shape, (H, W),
-    (T, H, W) or (bands, time); None: it gives no tokens. frame_counts: how many frames a clip must have.
-    checkpoints: the published weights, the default first. translate: from a checkpoint's layout to the network's own.
-    read: where a library reads its own checkpoints, that; it raises UsageError for a file that is none of them.
-    finish: what is done to the loaded network, such as folding batch norms. sound: for networks that take `sound`.
-    revision: raised when its golden test moves, that is when the same input gives other numbers.
-    """
-
-    name: str
-    revision: int
-    inputs: tuple[InputKind, ...]
-    feature_dim: int
-    preprocess: Preprocess | None
-    checkpoints: tuple[Checkpoint, ...]
-    make: Callable[[], "nn.Module"]
+    name: str  #: a plain word, as users type it
+    revision: int  #: raise it when the same input gives other numbers; part of the feature's key
+    inputs: tuple[InputKind, ...]  #: what it takes: `frames`, `image`, `clip`, `fbank`, `sound`
+    feature_dim: int  #: D, the width of its pooled output and of its tokens
+    preprocess: Preprocess | None  #: how its images are resized, cropped and normalised; None: it takes no images
+    checkpoints: tuple[Checkpoint, ...]  #: published weights, the default first
+    make: Callable[[], "nn.Module"]  #: builds the network with untrained weights
+    #: network, normalised batch -> output. Batches are images (B, 3, H, W), clips (B, T, 3, H, W) or filter banks
+    #: (B, 1024, 128), all float
     encode: Callable[[Any, "Tensor"], Encoded]
+    #: shape of one input, (H, W), (T, H, W) or (bands, time) -> layout of its tokens; None: it gives no tokens
     grid: Callable[[tuple[int, ...]], Grid] | None = None
-    frame_counts: tuple[int, ...] = ()
-    sampling: str = "uniform:25"
-    translate: Callable[[StateDict], StateDict] = dict
+    frame_counts: tuple[int, ...] = ()  #: frames that a clip may have; empty: any number
+    sampling: str = "uniform:25"  #: default sampling of the frames of a `clip` input
+    translate: Callable[[StateDict], StateDict] = dict  #: a checkpoint's tensor names -> the network's
+    #: loads a checkpoint in place of `make` and `translate`; raises UsageError for a file of another layout
     read: "Callable[[Path], nn.Module] | None" = None
-    finish: Callable[[Any], "nn.Module"] = lambda network: network
-    sound: SoundExtractor | None = None
+    finish: Callable[[Any], "nn.Module"] = lambda network: network  #: applied once loaded, such as batch-norm folding
+    sound: SoundExtractor | None = None  #: the extractor of `sound` inputs
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The default one. Raises UsageError where none is published."""
+        """The default checkpoint. Raises UsageError if none is published."""
         if not self.checkpoints:
             raise UsageError(f"no weights are published for {self.name}: name a file (--weights {self.name}=FILE)")
         return self.checkpoints[0]
 
 
 def from_feature_map(activations: "Tensor") -> Encoded:
-    """A convolutional network's last map (B, D, H, W): its mean, and its cells row by row as tokens."""
+    """The output for a convolutional network's last feature map (B, D, H, W): its mean, and its cells as tokens."""
     return Encoded(activations.mean(dim=(2, 3)), activations.flatten(2).transpose(1, 2))
 
 
 def feature_map_grid(shape: tuple[int, ...]) -> Grid:
-    """The last map of a network that halves its picture five times."""
+    """The grid of the last feature map of a network with a total stride of 32."""
     height, width = shape
     return Grid((height // 32, width // 32))
 
@@ -108,24 +99,24 @@ OWN_FILES, ENTRY_POINTS = "AVFUSE_BACKBONES", "avfuse.backbones"
 
 
 def register(backbone: Backbone) -> Backbone:
-    """Raises UsageError for a name that is taken, or that features' names have no room for."""
+    """Add a backbone. Raises UsageError for a name that is taken, or that is not one plain word."""
     if backbone.name in _BACKBONES or not re.fullmatch(r"\w+", backbone.name):
-        raise UsageError(f"a backbone cannot be called '{backbone.name}': the name is taken, or no plain word")
+        raise UsageError(f"a backbone cannot be called '{backbone.name}': the name is taken, or not one plain word")
     _BACKBONES[backbone.name] = backbone
     return backbone
 
 
 ADAPTERS = {"timm": "adapters.timm", "torchvision": "adapters.torchvision", "hf": "adapters.transformers"}
-"""Prefixes of names, as in `timm:resnet50`, that mean any network of a library, and the modules that adapt one."""
+"""Prefixes of library networks, as in `timm:resnet50`, and the modules that adapt them."""
 
 
 def is_adapted(name: str) -> bool:
-    """Whether a name means a library's network."""
+    """Whether a name is that of a library's network."""
     return name.partition(":")[0] in ADAPTERS and ":" in name
 
 
 def unknown_backbone_message(name: str, known: Sequence[str]) -> str:
-    """What is said of a name that no backbone has."""
+    """The error message for an unknown name."""
     libraries = ", ".join(f"{prefix}:NAME" for prefix in ADAPTERS)
     return (
         f"unknown backbone '{name}': choose from {', '.join(known)}, {libraries}, or one of your own: "
@@ -134,7 +125,7 @@ def unknown_backbone_message(name: str, known: Sequence[str]) -> str:
 
 
 def get_backbone(name: str) -> Backbone:
-    """The backbone of that name. Raises UsageError that lists the known ones."""
+    """The backbone of a name. Raises UsageError for an unknown one, listing those there are."""
     if is_adapted(name):
         return _adapt(name)
     if name not in list_backbones():
@@ -144,26 +135,25 @@ def get_backbone(name: str) -> Backbone:
 
 @lru_cache
 def _adapt(name: str) -> Backbone:
-    prefix, _, theirs = name.partition(":")
+    prefix, _, library_name = name.partition(":")
     module = import_module(f"avfuse.features.backbones.{ADAPTERS[prefix]}")
-    backbone: Backbone = module.adapt(theirs)
+    backbone: Backbone = module.adapt(library_name)
     return backbone
 
 
 def list_backbones() -> list[str]:
-    """Every registered backbone, users' own among them. Raises UsageError for a user's file that cannot be used."""
+    """The names of all registered backbones, plug-ins included. Raises UsageError for a plug-in file that fails."""
     _register_users_own()
     return sorted(_BACKBONES)
 
 
 @lru_cache
 def _register_users_own() -> None:
-    """Backbones of installed packages that name them as entry points of the group `avfuse.backbones`, and of the Python
-    files in AVFUSE_BACKBONES."""
+    """Register plug-ins: entry points of the group `avfuse.backbones`, and the Python files in AVFUSE_BACKBONES."""
     for point in entry_points(group=ENTRY_POINTS):
-        loaded = point.load()
-        if isinstance(loaded, Backbone) and loaded.name not in _BACKBONES:
-            register(loaded)
+        plugin = point.load()
+        if isinstance(plugin, Backbone) and plugin.name not in _BACKBONES:
+            register(plugin)
     run_own_files(OWN_FILES)
 
 

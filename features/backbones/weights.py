@@ -1,4 +1,4 @@
-"""Weights one can trust: where a checkpoint is published, whether a file is it, and how it gets here."""
+"""Weights: where a checkpoint is published, its download, and its verification by SHA-256."""
 
 import hashlib
 import json
@@ -19,13 +19,12 @@ from avfuse.moved_modules import renamed
 
 ATTEMPTS, SECONDS_BETWEEN = 3, 2.0
 SHA256_DIGITS = 64
-OWN_FILE = "your own file (--weights)"
 
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What the hub's repositories call their weights, the preferred first."""
+"""Names of weights files in the hub's repositories, the preferred first."""
 
 HUB_FILES = ("*config.json", "model.safetensors.index.json", "model-*.safetensors", *WEIGHTS_FILES)
-"""What makes a folder in the hub's layout: `config.json`, a processor's, weights in one file or several."""
+"""The files of a model folder in the hub's layout: configurations and weights, in one file or several."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Url:
-    """Weights at an address of the web."""
+    """Weights at a URL."""
 
     url: str
 
@@ -51,7 +50,7 @@ class Url:
 
 @dataclass(frozen=True)
 class Hub:
-    """Weights in a repository of the Hugging Face hub, as they were at one commit."""
+    """Weights in a repository of the Hugging Face hub, pinned to a commit."""
 
     repository: str
     revision: str
@@ -63,8 +62,8 @@ class Hub:
 
 @dataclass(frozen=True)
 class HubFolder:
-    """A whole repository of the hub, configuration and weights. revision: a commit or a branch; what it stood for when
-    it was fetched is kept beside the files."""
+    """Configuration and weights of a repository of the hub. revision: a commit or a branch; the commit that was fetched
+    is recorded beside the files."""
 
     repository: str
     revision: str = "main"
@@ -75,7 +74,7 @@ class HubFolder:
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file or folder of the user's; a relative path is taken from where avfuse is run."""
+    """A file or folder of the user's; a relative path starts at the working directory."""
 
     path: Path
 
@@ -85,18 +84,18 @@ class LocalFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Published weights: one file, or a folder of the hub's. sha256: its first digits, as many as are known."""
+    """Published weights: one file, or a folder of the hub's."""
 
-    name: str
-    file: str
-    licence: str
-    source: Package | Url | Hub | HubFolder | LocalFile
-    sha256: str = ""
-    non_commercial: bool = False
+    name: str  #: as in `avfuse weights fetch NAME`
+    file: str  #: its file or folder name in the weights folder
+    licence: str  #: SPDX identifier, or words
+    source: Package | Url | Hub | HubFolder | LocalFile  #: where it comes from
+    sha256: str = ""  #: its first digits, as many as are known
+    non_commercial: bool = False  #: the licence forbids commercial use
 
     @property
     def location(self) -> Path:
-        """Where it is looked for, and fetched to."""
+        """The path it is expected at, and downloaded to."""
         if isinstance(self.source, Package):
             return self.source.locate()
         return self.source.path if isinstance(self.source, LocalFile) else weights_folder() / self.file
@@ -106,25 +105,24 @@ class Checkpoint:
         return self.location.exists()
 
     def verify(self, path: Path) -> str:
-        """The SHA-256 of a file or folder that is to be this checkpoint. Raises UsageError when it is not."""
-        found = sha256_of(path)
-        expected = self.sha256 or _recorded(path).get("sha256", "")
-        if not found.startswith(expected):
+        """The SHA-256 of a file or folder. Raises UsageError if it is not that of this checkpoint."""
+        digest = sha256_of(path)
+        expected = self.sha256 or _fetch_record(path).get("sha256", "")
+        if not digest.startswith(expected):
             raise UsageError(
-                f"{path} is not the checkpoint '{self.name}': its SHA-256 begins {found[:12]}, not {expected[:12]}; "
+                f"{path} is not the checkpoint '{self.name}': its SHA-256 begins {digest[:12]}, not {expected[:12]}; "
                 "delete it and fetch it again, or name the file you mean (--weights)"
             )
-        return found
+        return digest
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a network is loaded with. path: a file or a folder, None for random numbers; sha256: of it, or `random`;
-    checkpoint: which published one it is, where that is known."""
+    """The weights to load into a network."""
 
-    path: Path | None
-    sha256: str
-    checkpoint: Checkpoint | None = None
+    path: Path | None  #: a file or folder; None for random weights
+    sha256: str  #: of the file or folder, or `random`
+    checkpoint: Checkpoint | None = None  #: the published one that it is, if known
 
     @property
     def untrained(self) -> bool:
@@ -135,28 +133,27 @@ RANDOM = Weights(None, "random")
 
 
 def weights_folder() -> Path:
-    """`AVFUSE_WEIGHTS`, or a folder of the user's cache."""
-    named = os.environ.get("AVFUSE_WEIGHTS")
-    if named:
-        return Path(named)
+    """The folder of downloaded weights: `AVFUSE_WEIGHTS`, or a folder of the user's cache."""
+    if folder := os.environ.get("AVFUSE_WEIGHTS"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avfuse" / "weights"
 
 
 def find_weights(checkpoint: Checkpoint) -> Weights:
-    """A checkpoint that is here already. Raises UsageError that says how to bring it when it is not, or is damaged."""
+    """A checkpoint that has been downloaded, verified. Raises UsageError if it is missing or damaged."""
     path = checkpoint.location
     if not checkpoint.is_available:
         raise UsageError(
-            f"the weights '{checkpoint.name}' are not here: avfuse weights fetch {checkpoint.name}, or put "
+            f"the weights '{checkpoint.name}' are missing: avfuse weights fetch {checkpoint.name}, or put "
             f"{checkpoint.file} from {checkpoint.source} into {path.parent}, or name your own file (--weights)"
         )
     return Weights(path, checkpoint.verify(path), checkpoint)
 
 
 def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTEMPTS) -> Path:
-    """Download a checkpoint to its place, where it appears whole and verified or not at all.
+    """Download a checkpoint to its location, where it appears complete and verified or not at all.
 
-    Raises UsageError when it cannot be had: offline, gone, or another file than named.
+    Raises UsageError if the download fails, or gives another file.
     """
     target, source = checkpoint.location, checkpoint.source
     if checkpoint.is_available:
@@ -164,8 +161,8 @@ def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTE
         return target
     if isinstance(source, Package | LocalFile):
         raise UsageError(
-            f"the weights '{checkpoint.name}' come with {source}, which is not there: bring it, or name a file of "
-            "yours, --weights BACKBONE=FILE (WEIGHTS=BACKBONE=FILE)"
+            f"the weights '{checkpoint.name}' come with {source}, which is missing: install it or put it there, or "
+            "name a file of yours, --weights BACKBONE=FILE (WEIGHTS=BACKBONE=FILE)"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, attempts + 1):
@@ -175,26 +172,27 @@ def fetch(checkpoint: Checkpoint, *, progress: bool = True, attempts: int = ATTE
             return target
         except UsageError:
             raise
-        except Exception as error:  # each library below has errors of its own kind; whichever it is, it is told
-            if attempt < attempts and _may_pass(error):
+        except Exception as error:  # every download library raises errors of its own
+            if attempt < attempts and _is_transient(error):
                 time.sleep(SECONDS_BETWEEN * attempt)
                 continue
+            own = "a folder (hf:FOLDER)" if isinstance(source, HubFolder) else "your own file (--weights)"
             raise UsageError(
-                f"cannot fetch {source} ({_reason(error)}): bring {checkpoint.file} by other means into "
-                f"{target.parent}, or name {'a folder (hf:FOLDER)' if isinstance(source, HubFolder) else OWN_FILE}"
+                f"cannot fetch {source} ({_reason(error)}): put {checkpoint.file} into {target.parent} by other means, "
+                f"or name {own}"
             ) from error
     raise ValueError(f"attempts={attempts}: at least one")
 
 
 def _download(checkpoint: Checkpoint, source: Url | Hub | HubFolder, folder: Path, progress: bool) -> None:
-    """Into `folder`, verified there, then moved to its place."""
+    """Download into `folder`, verify there, then move to the checkpoint's location."""
     target = checkpoint.location
     record = {"source": str(source), "licence": checkpoint.licence}
     if isinstance(source, Url):
         from torch.hub import download_url_to_file
 
-        arrived = folder / target.name
-        download_url_to_file(source.url, str(arrived), progress=progress)
+        download = folder / target.name
+        download_url_to_file(source.url, str(download), progress=progress)
     else:
         from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
         from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
@@ -202,43 +200,43 @@ def _download(checkpoint: Checkpoint, source: Url | Hub | HubFolder, folder: Pat
         (enable_progress_bars if progress else disable_progress_bars)()
         if isinstance(source, Hub):
             published = get_hf_file_metadata(hf_hub_url(source.repository, source.filename, revision=source.revision))
-            commit, wanted = published.commit_hash or source.revision, [source.filename]
+            commit, filenames = published.commit_hash or source.revision, [source.filename]
         else:
-            held = HfApi().model_info(source.repository, revision=source.revision)
-            commit, wanted = str(held.sha), _needed([each.rfilename for each in held.siblings or ()])
-        got = folder / "hub"
-        for name in wanted:
-            hf_hub_download(source.repository, name, revision=commit, local_dir=got)
-        shutil.rmtree(got / ".cache", ignore_errors=True)  # the library's own notes
-        arrived = got / source.filename if isinstance(source, Hub) else got
+            info = HfApi().model_info(source.repository, revision=source.revision)
+            commit, filenames = str(info.sha), _model_files([sibling.rfilename for sibling in info.siblings or ()])
+        hub_folder = folder / "hub"
+        for name in filenames:
+            hf_hub_download(source.repository, name, revision=commit, local_dir=hub_folder)
+        shutil.rmtree(hub_folder / ".cache", ignore_errors=True)  # the library's own metadata
+        download = hub_folder / source.filename if isinstance(source, Hub) else hub_folder
         record["revision"] = commit
         if (
             isinstance(source, Hub)
             and len(published.etag or "") == SHA256_DIGITS
-            and sha256_of(arrived) != published.etag
+            and sha256_of(download) != published.etag
         ):
-            raise ValueError("what arrived is not what the hub says it holds")
-    record["sha256"] = checkpoint.verify(arrived)
-    _record_of(target).write_text(json.dumps(record, indent=2) + "\n")
-    arrived.rename(target)
+            raise ValueError("the download does not have the hash that the hub states")
+    record["sha256"] = checkpoint.verify(download)
+    _record_path(target).write_text(json.dumps(record, indent=2) + "\n")
+    download.rename(target)
 
 
-def _needed(held: Sequence[str]) -> list[str]:
-    """Of a repository's files, those that make a folder in its layout, with one kind of weights."""
-    wanted = [name for name in held if any(Path(name).match(pattern) for pattern in HUB_FILES) and "/" not in name]
-    safe = any(name.endswith(".safetensors") for name in wanted)
-    return [name for name in wanted if not (safe and name.endswith(".bin"))]
+def _model_files(filenames: Sequence[str]) -> list[str]:
+    """The configurations and weights among a repository's files; with safetensors, no `.bin`."""
+    files = [name for name in filenames if any(Path(name).match(pattern) for pattern in HUB_FILES) and "/" not in name]
+    has_safetensors = any(name.endswith(".safetensors") for name in files)
+    return [name for name in files if not (has_safetensors and name.endswith(".bin"))]
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether trying again may help: not when the server says no, or there is no network at all."""
+def _is_transient(error: Exception) -> bool:
+    """Whether a retry may succeed: not after a client error, and not without a network."""
     status = (
         error.code if isinstance(error, HTTPError) else getattr(getattr(error, "response", None), "status_code", None)
     )
     if status is not None:
         return bool(status >= 500)
-    nowhere = isinstance(getattr(error, "reason", None), socket.gaierror) or "[Errno -" in str(error)  # no such name
-    return not nowhere and not isinstance(error, ValueError)
+    unresolved = isinstance(getattr(error, "reason", None), socket.gaierror) or "[Errno -" in str(error)  # no such host
+    return not unresolved and not isinstance(error, ValueError)
 
 
 def _reason(error: Exception) -> str:
@@ -246,28 +244,27 @@ def _reason(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _record_of(path: Path) -> Path:
+def _record_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.fetched.json")
 
 
-def _recorded(path: Path) -> dict[str, Any]:
-    """What was written down of a file when it was fetched; nothing of one that was brought."""
-    record = _record_of(path)
+def _fetch_record(path: Path) -> dict[str, Any]:
+    """Source and hash of a downloaded file; empty for one that was put there by hand."""
+    record = _record_path(path)
     return json.loads(record.read_text()) if record.is_file() else {}
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal; of a folder, that of its configuration's and weights' names and
-    hashes."""
+    """The SHA-256 of a file in hexadecimal; for a folder, of the names and hashes of its configurations and weights."""
     if not path.is_dir():
         return file_sha256(path)
-    files = sorted({each for pattern in HUB_FILES for each in path.glob(pattern)})
-    lines = [f"{file_sha256(each)}  {each.name}" for each in files]
+    files = sorted({file for pattern in HUB_FILES for file in path.glob(pattern)})
+    lines = [f"{file_sha256(file)}  {file.name}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal; read again only when its size or time has changed."""
+    """The SHA-256 of a file in hexadecimal, cached until its size or modification time changes."""
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
@@ -280,9 +277,9 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
 
 @dataclass(frozen=True)
 class WeightsChoice:
-    """Which weights each backbone gets: `auto` (the published ones), `random`, or a file or folder.
+    """The weights of each backbone: `auto` (the published ones), `random`, a checkpoint's name, a file or a folder.
 
-    everywhere: for backbones not named in `by_name`.
+    everywhere: for backbones that `by_name` does not list. by_name: pairs of backbone and weights.
     """
 
     everywhere: str = "auto"
@@ -290,7 +287,7 @@ class WeightsChoice:
 
     @classmethod
     def parse(cls, text: str) -> "WeightsChoice":
-        """Read `random`, `weights/vit.safetensors`, or `tsn=mine.pth,vit=random` (the others then get `auto`).
+        """Parse `random`, `weights/vit.safetensors`, or `tsn=mine.pth,vit=random` (`auto` for the others).
 
         Raises UsageError for an empty part.
         """
@@ -304,19 +301,19 @@ class WeightsChoice:
         return cls(others[0] if others else "auto", tuple(named))
 
     def weights_for(self, backbone: str, checkpoints: Sequence[Checkpoint]) -> Weights:
-        """The weights of one backbone, fetched where they are not here. checkpoints: its published ones, the default
-        first. A folder may hold a published file under its own name, or under the hub's.
+        """The weights of one backbone, downloaded if they are missing.
 
-        Raises UsageError when they cannot be had.
+        checkpoints: the published ones, the default first. A folder may hold a published file under its own name, or
+        under the hub's. Raises UsageError if there are no such weights, or the download fails.
         """
-        wanted = dict(self.by_name).get(backbone, self.everywhere)
-        if wanted == "random":
+        choice = dict(self.by_name).get(backbone, self.everywhere)
+        if choice == "random":
             return RANDOM
         for checkpoint in checkpoints:
-            if wanted in ("auto", checkpoint.name):
+            if choice in ("auto", checkpoint.name):
                 fetch(checkpoint)
                 return find_weights(checkpoint)
-        path = Path(wanted)
+        path = Path(choice)
         if path.is_file():
             return Weights(path, file_sha256(path))
         for checkpoint in checkpoints:
@@ -325,7 +322,7 @@ class WeightsChoice:
         for name in WEIGHTS_FILES:
             if (path / name).is_file():
                 return Weights(path / name, file_sha256(path / name))
-        if wanted == "auto":
+        if choice == "auto":
             raise UsageError(f"no weights are published for {backbone}: name a file (--weights {backbone}=FILE)")
         files = " or ".join(checkpoint.file for checkpoint in checkpoints) or "none"
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""What a network of any library gives, found by asking it."""
+"""The output shapes of a library's network, found by running it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 
 
 class OutputShapes(NamedTuple):
-    """Shapes of what a network makes of one item. tokens: (N, D), or None."""
+    """The shapes of a network's output for one input."""
 
     feature_dim: int
-    tokens: tuple[int, int] | None
+    tokens: tuple[int, int] | None  #: (N, D); None: it gives no tokens
 
 
 def probe_output_shapes(
     make: Callable[[], nn.Module], encode: Callable[[Any, Tensor], Encoded], shape: tuple[int, ...]
 ) -> OutputShapes:
-    """One item of zeros through the network, without weights or arithmetic where the library allows for that."""
+    """Run zeros of a shape through the network; on the meta device, without memory or arithmetic, if that works."""
     import torch
 
-    def give(device: str) -> OutputShapes:
+    def run(device: str) -> OutputShapes:
         with torch.device(device), torch.inference_mode():
             encoded = encode(make().eval(), torch.zeros(1, *shape))
         tokens = None if encoded.tokens is None else (encoded.tokens.shape[1], encoded.tokens.shape[2])
         return OutputShapes(encoded.pooled.shape[1], tokens)
 
     try:
-        return give("meta")
+        return run("meta")
     except (NotImplementedError, RuntimeError):
-        return give("cpu")  # some read their own numbers while they are made
+        return run("cpu")  # some networks read their own weights while they are built

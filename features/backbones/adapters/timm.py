@@ -1,4 +1,4 @@
-"""`timm:NAME`: any picture network of timm that comes with pretrained weights, under the name timm has for it."""
+"""`timm:NAME`: any image network of timm with pretrained weights, under timm's name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIX = "timm"
 
 
 def adapt(name: str) -> Backbone:
-    """Raises UsageError for a network that timm does not have, or that takes what avfuse does not make."""
+    """The backbone of a timm network. Raises UsageError for an unknown one, or one whose inputs avfuse cannot make."""
     import timm
     from timm.data.config import resolve_data_config
 
@@ -43,24 +43,24 @@ def adapt(name: str) -> Backbone:
         except (RuntimeError, KeyError) as error:
             raise UsageError(f"{path} is no checkpoint of timm's {name} ({first_line(error)})") from error
 
-    given = probe_output_shapes(make, _encode, (3, preprocess.crop, preprocess.crop))
+    shapes = probe_output_shapes(make, _encode, (3, preprocess.crop, preprocess.crop))
     return Backbone(
         name=f"{PREFIX}:{name}",
         revision=1,
         inputs=("frames", "image"),
-        feature_dim=given.feature_dim,
+        feature_dim=shapes.feature_dim,
         preprocess=preprocess,
         checkpoints=_checkpoints(name, config),
         make=make,
         read=read,
         encode=_encode,
-        grid=_grid(make, given.tokens, given.feature_dim),
+        grid=_grid(make, shapes.tokens, shapes.feature_dim),
     )
 
 
-def _encode(network: Any, pictures: Tensor) -> Encoded:
-    """Pooled is what the classifier would have seen; tokens are the last layer's, or the cells of its map."""
-    features = network.forward_features(pictures)
+def _encode(network: Any, images: Tensor) -> Encoded:
+    """Pooled: the classifier's input. Tokens: those of the last layer, or the cells of its feature map."""
+    features = network.forward_features(images)
     pooled = network.forward_head(features, pre_logits=True)
     if features.ndim == 4:
         by_channel = features.shape[1] == network.num_features
@@ -69,7 +69,7 @@ def _encode(network: Any, pictures: Tensor) -> Encoded:
 
 
 def _grid(make: Any, tokens: tuple[int, int] | None, dim: int) -> Any:
-    """Where the tokens lie: in a square behind what timm calls prefix tokens. None where they are of another width."""
+    """The layout of the tokens: a square after timm's prefix tokens. None if they are not of the pooled width."""
     if tokens is None or tokens[1] != dim:
         return None
     import torch
@@ -86,16 +86,16 @@ def _preprocess(name: str, data: dict[str, Any]) -> Preprocess:
     _, height, width = data["input_size"]
     if height != width or data["crop_mode"] not in ("center", "squash") or data["interpolation"] not in _FILTERS:
         raise UsageError(
-            f"timm's {name} takes pictures of {width} x {height} ({data['crop_mode']}, {data['interpolation']}): "
-            "only square ones, cropped at the centre or squashed, are made here"
+            f"timm's {name} takes images of {width} x {height} ({data['crop_mode']}, {data['interpolation']}): "
+            "avfuse makes only square ones, centre-cropped or squashed"
         )
     scaled = math.floor(height / data["crop_pct"])
     return Preprocess(
         resize=scaled if data["crop_mode"] == "center" else (scaled, scaled),
         crop=height,
         interpolation=data["interpolation"],
-        mean=tuple(255 * each for each in data["mean"]),
-        std=tuple(255 * each for each in data["std"]),
+        mean=tuple(255 * value for value in data["mean"]),
+        std=tuple(255 * value for value in data["std"]),
     )
 
 

@@ -1,4 +1,4 @@
-"""`torchvision:NAME`: any classifier of pictures or videos of torchvision, with its default weights."""
+"""`torchvision:NAME`: any image or video classifier of torchvision, with its default weights."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ CLIP_FRAMES = 16
 _AS_PUBLISHED: dict[str, dict[str, bool]] = {
     name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")
 }
-"""What torchvision's builders set when they load weights, which here are loaded elsewhere."""
+"""Options that torchvision's builders set when they load pretrained weights."""
 
 
 def adapt(name: str) -> Backbone:
-    """Raises UsageError for a network that torchvision does not have, or that has no classifier to take away."""
+    """The backbone of a torchvision network. Raises UsageError for an unknown one, or one without a classifier."""
     from torchvision import models
 
-    pictures, videos = models.list_models(module=models), models.list_models(module=models.video)
-    if name not in (*pictures, *videos):
-        near = difflib.get_close_matches(name, (*pictures, *videos), 3, cutoff=0.5)
+    image_models, video_models = models.list_models(module=models), models.list_models(module=models.video)
+    if name not in (*image_models, *video_models):
+        near = difflib.get_close_matches(name, (*image_models, *video_models), 3, cutoff=0.5)
         raise UsageError(
             f"torchvision has no network '{name}'{': did you mean ' + ', '.join(near) + '?' if near else ''}"
         )
@@ -37,7 +37,7 @@ def adapt(name: str) -> Backbone:
     classes = len(weights.meta["categories"])
     classifier = _classifier(models.get_model(name, weights=None, **_AS_PUBLISHED.get(name, {})), classes)
     if classifier is None:
-        raise UsageError(f"torchvision's {name} has no linear classifier to take away: use another network")
+        raise UsageError(f"torchvision's {name} has no linear classifier to remove: use another network")
 
     def make() -> nn.Module:
         from torch.nn import Identity
@@ -46,10 +46,10 @@ def adapt(name: str) -> Backbone:
         network.set_submodule(classifier, Identity())
         return network
 
-    is_video = name in videos
+    is_video = name in video_models
     preprocess = _preprocess(weights.transforms(), is_video)
     shape = (3, preprocess.crop, preprocess.crop)
-    encode = _encode_clips if is_video else _encode_pictures
+    encode = _encode_clips if is_video else _encode_images
     file = weights.url.rpartition("/")[2]
     return Backbone(
         name=f"{PREFIX}:{name}",
@@ -74,17 +74,19 @@ def adapt(name: str) -> Backbone:
 
 
 def _classifier(network: nn.Module, classes: int) -> str | None:
-    """The name of the last linear layer that gives as many numbers as there are classes."""
+    """The name of the last linear layer with one output per class."""
     from torch.nn import Linear
 
-    named = [
-        name for name, part in network.named_modules() if isinstance(part, Linear) and part.out_features == classes
+    names = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, Linear) and module.out_features == classes
     ]
-    return named[-1] if named else None
+    return names[-1] if names else None
 
 
-def _encode_pictures(network: Any, pictures: Tensor) -> Encoded:
-    return Encoded(network(pictures))
+def _encode_images(network: Any, images: Tensor) -> Encoded:
+    return Encoded(network(images))
 
 
 def _encode_clips(network: Any, clips: Tensor) -> Encoded:
@@ -99,6 +101,6 @@ def _preprocess(transform: Any, is_video: bool) -> Preprocess:
         crop=transform.crop_size[0],
         interpolation=transform.interpolation.value,
         antialias=not is_video,
-        mean=tuple(255 * each for each in transform.mean),
-        std=tuple(255 * each for each in transform.std),
+        mean=tuple(255 * value for value in transform.mean),
+        std=tuple(255 * value for value in transform.std),
     )

@@ -1,7 +1,7 @@
-"""Encoders of transformers, read from their hub's files and from those of the papers' authors.
+"""Encoders of transformers, loaded from the hub's files or from the papers' authors'.
 
-The names of their tensors change from one version of transformers to the next, and only transformers knows how: the
-authors' names are translated to those of the hub's files, and the rest is its own loading.
+Tensor names change between versions of transformers, which alone can map them: authors' names are translated to those
+of the hub's files, which transformers then loads.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from avfuse.features.backbones.registry import StateDict
 
 Rules = Mapping[str, str]
-"""Regular expressions of authors' names -> the hub's; what `drop` matches, a classifier, is dropped."""
+"""Regular expressions of authors' names, and the hub's names that replace them."""
 
 
 def transformers_maker(name: str) -> Callable[[], nn.Module]:
-    """How one of transformers' encoders, such as `AST`, is made, at its published size."""
+    """The builder of one of transformers' encoders, such as `AST`, at its published size."""
 
     def make() -> nn.Module:
         import transformers
@@ -39,7 +39,7 @@ def transformers_maker(name: str) -> Callable[[], nn.Module]:
 
 
 def transformers_reader(name: str, translate: Callable[[StateDict], StateDict]) -> Callable[[Path], nn.Module]:
-    """How it is read from a weights file. translate: from the authors' layout to the hub's, which it leaves alone."""
+    """The reader of its weights files. translate: from the authors' layout to the hub's; leaves the hub's unchanged."""
 
     def read(path: Path) -> nn.Module:
         import transformers
@@ -48,7 +48,7 @@ def transformers_reader(name: str, translate: Callable[[StateDict], StateDict]) 
         state = {key: tensor for key, tensor in state.items() if not key.startswith("classifier.")}
         config = getattr(transformers, f"{name}Config")()
         with silence_transformers():
-            network, told = getattr(transformers, f"{name}Model").from_pretrained(
+            network, info = getattr(transformers, f"{name}Model").from_pretrained(
                 None,
                 config=config,
                 state_dict=state,
@@ -56,30 +56,30 @@ def transformers_reader(name: str, translate: Callable[[StateDict], StateDict]) 
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
             )
-        check_loading_info(told, f"{path} is no checkpoint of transformers' {name}Model")
+        check_loading_info(info, f"{path} is no checkpoint of transformers' {name}Model")
         return network  # type: ignore[no-any-return]
 
     return read
 
 
-def check_loading_info(told: Mapping[str, Any], said: str) -> None:
-    """Raises UsageError for tensors that found no place, and for places that found no tensor."""
+def check_loading_info(info: Mapping[str, Any], message: str) -> None:
+    """Raises UsageError for missing, unexpected and mismatched tensors. info: as `from_pretrained` returns it."""
     problems = []
-    for key, what in (
+    for key, problem in (
         ("missing_keys", "missing"),
-        ("unexpected_keys", "without a place"),
+        ("unexpected_keys", "unexpected"),
         ("mismatched_keys", "of another shape"),
     ):
-        names = sorted(each if isinstance(each, str) else each[0] for each in told[key])
+        names = sorted(entry if isinstance(entry, str) else entry[0] for entry in info[key])
         if names:
-            problems.append(f"{len(names)} tensors are {what}, such as {names[0]}")
+            problems.append(f"{len(names)} tensors are {problem}, such as {names[0]}")
     if problems:
-        raise UsageError(f"{said}: {'; '.join(problems)}")
+        raise UsageError(f"{message}: {'; '.join(problems)}")
 
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Without transformers' bars and reports: what matters of them is raised."""
+    """Switch off transformers' progress bars and loading reports: avfuse raises what matters of them."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -94,7 +94,7 @@ def silence_transformers() -> Iterator[None]:
 
 
 def rename_tensors(state: StateDict, rules: Rules, drop: str) -> dict[str, Tensor]:
-    """Tensors under the names that the first rule with a match gives."""
+    """Tensors renamed by the first rule that matches. drop: a pattern of tensors to leave out."""
     translated = {}
     for key, tensor in state.items():
         if re.match(drop, key):
@@ -118,4 +118,4 @@ VISION_RULES = {
     r"blocks\.(\d+)\.mlp\.fc2\.": r"encoder.layer.\1.output.dense.",
     r"norm\.": "layernorm.",
 }
-"""What authors who built on timm's vision transformer have in common."""
+"""Rules for authors' networks that are built on timm's vision transformer."""

@@ -1,1 +1,1 @@
-"""The backbones that avfuse names itself, one file per architecture."""
+"""The built-in backbones, one file per architecture or library."""

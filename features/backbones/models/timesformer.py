@@ -1,7 +1,7 @@
-"""`timesformer`: attention over time, then over space, in 8 frames together.
+"""`timesformer`: divided space-time attention over 8 frames.
 
-Bertasius, Wang, Torresani, "Is Space-Time Attention All You Need for Video Understanding?" (2021), as transformers has
-it. Tokens: CLS, then 14 x 14 patches with 8 frames each, time running fastest.
+Bertasius, Wang, Torresani, "Is Space-Time Attention All You Need for Video Understanding?" (2021), as implemented
+in transformers. Tokens: CLS, then 14 x 14 patches of 8 frames, time running fastest.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RULES = {
 
 
 def _translate(state: StateDict) -> StateDict:
-    """The authors' file: timm's names, behind `model.`, beside an optimiser's."""
+    """From the authors' layout: timm's names after `model.`."""
     if "model.cls_token" not in state:
         return state
     bare = {name.removeprefix("model."): tensor for name, tensor in state.items()}

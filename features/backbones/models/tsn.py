@@ -1,6 +1,6 @@
-"""`tsn`: BN-Inception as Temporal Segment Networks use it, one vector for each of 25 frames.
+"""`tsn`: BN-Inception as in Temporal Segment Networks, one vector per frame.
 
-Wang et al., "Temporal Segment Networks" (2016). Checkpoints as yjxiong and Cadene published them load as they are.
+Wang et al., "Temporal Segment Networks" (2016). Loads the checkpoints of yjxiong and of Cadene.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _make() -> nn.Module:
 
 
 def _translate(state: StateDict) -> StateDict:
-    """Without the classifier and the wrapper's prefix; old batch-norm tensors are (1, C)."""
+    """Drop the classifier and the wrapper's prefix; squeeze old batch-norm tensors of shape (1, C)."""
     translated = {}
     for name, tensor in state.items():
         name = name.removeprefix("base_model.")
@@ -39,7 +39,7 @@ TSN = register(
         revision=1,
         inputs=("frames",),
         feature_dim=1024,
-        # The checkpoints take BGR; mean and std are in RGB order here, as everywhere.
+        # The network takes BGR, which `encode` makes of RGB: mean and std are in RGB order.
         preprocess=Preprocess(
             resize=256, crop=224, interpolation="bilinear", mean=(128.0, 117.0, 104.0), std=(1.0, 1.0, 1.0)
         ),
@@ -70,7 +70,7 @@ TSN = register(
         ),
         make=_make,
         translate=_translate,
-        encode=lambda network, pictures: from_feature_map(network.forward_map(pictures.flip(1))),
+        encode=lambda network, images: from_feature_map(network.forward_map(images.flip(1))),
         grid=feature_map_grid,
     )
 )

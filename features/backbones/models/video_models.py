@@ -1,4 +1,4 @@
-"""Networks of torchvision that see frames together, trained on Kinetics-400: Video Swin and MViTv2."""
+"""Video networks of torchvision, trained on Kinetics-400: Video Swin and MViTv2."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _GREY_MEAN, _GREY_STD = (114.75, 114.75, 114.75), (57.375, 57.375, 57.375)
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-def _torchvisions(mean: tuple[float, float, float], std: tuple[float, float, float]) -> Preprocess:
-    """torchvision resizes videos without antialiasing, as its checkpoints saw them in training."""
+def _video_preprocess(mean: tuple[float, float, float], std: tuple[float, float, float]) -> Preprocess:
+    """torchvision's checkpoints were trained on videos resized without antialiasing."""
     return Preprocess(resize=256, crop=224, interpolation="bilinear", antialias=False, mean=mean, std=std)
 
 
@@ -57,7 +57,7 @@ SWIN3D = register(
         revision=1,
         inputs=("clip",),
         feature_dim=1024,
-        preprocess=_torchvisions(_IMAGENET_MEAN, _IMAGENET_STD),
+        preprocess=_video_preprocess(_IMAGENET_MEAN, _IMAGENET_STD),
         checkpoints=(_kinetics_checkpoint("swin3d-k400", "swin3d_b_1k-24f7c7c6.pth", "24f7c7c6"),),
         make=_torchvision("swin3d_b"),
         translate=drop_prefixes("head."),
@@ -85,7 +85,7 @@ MVIT = register(
         revision=1,
         inputs=("clip",),
         feature_dim=768,
-        preprocess=_torchvisions(_GREY_MEAN, _GREY_STD),
+        preprocess=_video_preprocess(_GREY_MEAN, _GREY_STD),
         checkpoints=(
             _kinetics_checkpoint(
                 "mvit_v2_s-k400",

@@ -130,6 +130,6 @@ def test_an_authors_file_that_is_not_whole_is_refused(name: str, tmp_path: Path)
     with pytest.raises(UsageError) as caught:
         load(backbones.get_backbone(name), Weights(path, "x"), "cpu")
     said = str(caught.value)
-    for problem in ("1 tensors are missing", "1 tensors are without a place", "1 tensors are of another shape"):
+    for problem in ("1 tensors are missing", "1 tensors are unexpected", "1 tensors are of another shape"):
         assert problem in said
     assert "\n" not in said

@@ -81,7 +81,7 @@ def test_another_file_at_the_address_is_not_kept(server: str, folder: Path) -> N
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/net.pth", "{server}/gone.pth"])
 def test_what_cannot_be_fetched_says_how_to_bring_it(server: str, folder: Path, address: str) -> None:
-    with pytest.raises(UsageError, match=r"bring net\.pth") as caught:
+    with pytest.raises(UsageError, match=r"put net\.pth") as caught:
         fetch(checkpoint(Url(address.format(server=server))), progress=False, attempts=1)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -126,8 +126,10 @@ def test_weights_are_chosen_for_all_or_by_name(folder: Path, tmp_path: Path) -> 
     (bringing / "net.pth").write_bytes(CONTENT)
     published = [checkpoint()]
     assert WeightsChoice.parse("random").weights_for("net", published) is RANDOM
-    assert WeightsChoice.parse(str(own)).of("net", published) == Weights(own, hashlib.sha256(b"own").hexdigest())
-    assert WeightsChoice.parse(str(bringing)).of("net", published) == Weights(
+    assert WeightsChoice.parse(str(own)).weights_for("net", published) == Weights(
+        own, hashlib.sha256(b"own").hexdigest()
+    )
+    assert WeightsChoice.parse(str(bringing)).weights_for("net", published) == Weights(
         bringing / "net.pth", SHA256, published[0]
     )
     choice = WeightsChoice.parse(f"net={own},random")
@@ -147,7 +149,7 @@ def test_published_weights_are_fetched_on_the_way(server: str, folder: Path) -> 
 
 def test_a_folder_in_the_hubs_layout_is_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(CONTENT)
-    assert WeightsChoice.parse(str(tmp_path)).of("net", [checkpoint()]).sha256 == SHA256
+    assert WeightsChoice.parse(str(tmp_path)).weights_for("net", [checkpoint()]).sha256 == SHA256
 
 
 class _FlakyHandler(SimpleHTTPRequestHandler):
@@ -276,7 +278,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere\.pth.*net\.pth"):
         WeightsChoice.parse("nowhere.pth").weights_for("net", [checkpoint()])
     with pytest.raises(UsageError, match=r"has no net\.pth"):
-        WeightsChoice.parse(str(tmp_path)).of("net", [checkpoint()])
+        WeightsChoice.parse(str(tmp_path)).weights_for("net", [checkpoint()])
 
 
 def test_the_folder_is_the_users_cache_where_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
