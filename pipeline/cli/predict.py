@@ -10,7 +10,7 @@ from avfuse.pipeline.cli.options import device_option, parse_seconds
 from avfuse.pipeline.output_paths import require_file, require_folder
 
 if TYPE_CHECKING:
-    from avfuse.pipeline.prediction import Prediction
+    from avfuse.pipeline.report.predictions import OutputFormat
 
 NOTHING_EXIT_CODE = 1
 
@@ -70,19 +70,19 @@ def predict(
       avfuse predict a.mp4 b.mp4 --run runs/clips/all --explain pictures
       avfuse predict a.mp4 --run runs/clips/maivar-table2-lite:mfcc-fusion
     """
-    form = _form(as_json, output, window)
+    output_format = _output_format(as_json, output, window)
     if output is not None:
         require_file(output, "-o")
     if explain is not None:
         require_folder(explain, "--explain")
     from avfuse.features.backbones import WeightsChoice
     from avfuse.pipeline.extraction import licence_notices
-    from avfuse.pipeline.predict import predict as predicted
+    from avfuse.pipeline.predict import predict as predict_files
     from avfuse.pipeline.report.analyses import warnings_of
-    from avfuse.pipeline.report.predictions import print_pictures, print_summary
+    from avfuse.pipeline.report.predictions import output_lines, print_pictures, print_summary
 
     choice = WeightsChoice.parse(weights)
-    found = predicted(
+    result = predict_files(
         clips,
         run,
         head,
@@ -94,46 +94,21 @@ def predict(
         progress=True,
         explain=explain,
     )
-    _give(found, form, top, output)
-    for line in print_pictures(found):
+    click.echo("\n".join(output_lines(result, output_format, top, output)))
+    licences = licence_notices([spec for spec in result.specs if not spec.untrained], choice)
+    for line in (*print_pictures(result), *licences, *warnings_of(result.run.described), print_summary(result)):
         click.echo(line, err=True)
-    for notice in licence_notices([spec for spec in found.specs if not spec.untrained], choice):
-        click.echo(notice, err=True)
-    for warning in warnings_of(found.run.described):
-        click.echo(warning, err=True)
-    click.echo(print_summary(found), err=True)
-    if all(clip.problem is not None for clip in found.clips):
+    if all(clip.problem is not None for clip in result.clips):
         raise click.exceptions.Exit(NOTHING_EXIT_CODE)
 
 
-def _form(as_json: bool, output: Path | None, window: str | None) -> str:
-    """text, json, csv or png. Raises UsageError for what does not go together."""
-    ending = "" if output is None else output.suffix.lower().removeprefix(".")
-    if as_json and ending in ("csv", "png"):
+def _output_format(as_json: bool, output: Path | None, window: str | None) -> "OutputFormat":
+    """The format that --json or the suffix of -o names. Raises UsageError for options that exclude each other."""
+    suffix = "" if output is None else output.suffix.lower()
+    if as_json and suffix in (".csv", ".png"):
         raise UsageError(f"--json and -o {output}: name a .json file, or leave --json out")
-    if ending == "png" and window is None:
+    if suffix == ".png" and window is None:
         raise UsageError(f"-o {output}: a picture shows windows over time, so name their length (--window 4)")
-    if as_json or ending == "json":
+    if as_json or suffix == ".json":
         return "json"
-    return ending if ending in ("csv", "png") else "text"
-
-
-def _give(found: "Prediction", form: str, top: int, output: Path | None) -> None:
-    """To the terminal, or to a file; then only what could not be predicted is said."""
-    from avfuse.pipeline.report import predictions as report
-
-    lines = [report.print_clip(clip, found.targets, top) for clip in found.clips]
-    if output is None:
-        click.echo(report.as_json(found, top) if form == "json" else "\n".join(lines))
-        return
-    if form == "png":
-        report.timeline(found, top).savefig(output, dpi=150)
-    elif form == "csv":
-        report.as_frame(found).to_csv(output, index=False)
-    else:
-        text = report.as_json(found, top) if form == "json" else "\n".join(lines)
-        output.write_text(f"{text}\n", encoding="utf-8")
-    for clip, line in zip(found.clips, lines, strict=True):
-        if clip.problem is not None:
-            click.echo(line)
-    click.echo(output)
+    return "csv" if suffix == ".csv" else "png" if suffix == ".png" else "text"

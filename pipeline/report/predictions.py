@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,30 @@ from avfuse.pipeline.prediction import ClipPrediction, Prediction
 from avfuse.pipeline.report.results import measure_words
 from avfuse.pipeline.report.text_tables import percent
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
+
+OutputFormat = Literal["text", "json", "csv", "png"]
+
+
+def output_lines(prediction: Prediction, output_format: OutputFormat, top: int, output: Path | None) -> list[str]:
+    """Lines to print: the predictions themselves, or, once they are written to the file `output`, the clips that could
+    not be predicted and the file's path.
+
+    Args:
+        output_format: of the file; the terminal takes text or JSON.
+        top: number of classes per clip and target in text, JSON and the picture.
+    """
+    lines = [print_clip(clip, prediction.targets, top) for clip in prediction.clips]
+    if output is None:
+        return [as_json(prediction, top)] if output_format == "json" else lines
+    if output_format == "png":
+        timeline(prediction, top).savefig(output, dpi=150)
+    elif output_format == "csv":
+        as_frame(prediction).to_csv(output, index=False)
+    else:
+        text = as_json(prediction, top) if output_format == "json" else "\n".join(lines)
+        output.write_text(f"{text}\n", encoding="utf-8")
+    unpredicted = [line for clip, line in zip(prediction.clips, lines, strict=True) if clip.problem is not None]
+    return [*unpredicted, str(output)]
 
 
 def print_clip(clip: ClipPrediction, targets: Targets, count: int) -> str:
