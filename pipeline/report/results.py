@@ -10,7 +10,7 @@ from avfuse.features.errors import UsageError
 from avfuse.pipeline.report.run_reference import TABLE_CSV, is_table, read_table
 from avfuse.pipeline.report.text_tables import aligned
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.runs.run_folder import Run, count_seeds, read_run_metadata
+from avfuse.stages.fuse.runs.run_folder import Run, RunFolder
 from avfuse.stages.fuse.runs.summary import Row, chance, notes, selected_rows
 
 _COSTS = ("parameters", "GMACs", "backbone GMACs", "s/epoch", "s/seed")
@@ -94,7 +94,7 @@ def print_table(run: Run, summary: list[Row]) -> str:
 
 def list_runs(folder: Path) -> list[str]:
     """A line per run and table, by folder: data set, heads or rows, seeds, the best of them, when it was made."""
-    places = sorted(path for path in folder.glob("*/*") if is_table(path) or (path / "run.json").is_file())
+    places = sorted(path for path in folder.glob("*/*") if is_table(path) or RunFolder(path).exists)
     return [_line(place) for place in places]
 
 
@@ -126,7 +126,7 @@ def _line(folder: Path) -> str:
     try:
         if is_table(folder):
             return f"{folder}: {_table_line(folder)}"
-        described, seeds = read_run_metadata(folder), count_seeds(folder)
+        described, seeds = RunFolder(folder).read_metadata(), RunFolder(folder).count_seeds()
     except UsageError as error:
         return str(error)
     counts = sorted(set(seeds.values()))
@@ -137,7 +137,7 @@ def _line(folder: Path) -> str:
 
 def _best(folder: Path, described: dict[str, Any]) -> str:
     """The best head by the mean over its seeds, none as long as the first training is not through."""
-    results = folder / "results.csv"
+    results = RunFolder(folder).results_file
     if not results.is_file():
         return ""
     measure = Targets.from_dicts(described["targets"]).measure

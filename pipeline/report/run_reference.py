@@ -7,7 +7,7 @@ from typing import Any
 
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.runs.restore import load_rows
-from avfuse.stages.fuse.runs.run_folder import Run
+from avfuse.stages.fuse.runs.run_folder import Run, RunFolder
 
 TABLE_CSV, TABLE_CURVES, TABLE_JSON = "table.csv", "curves.csv", "table.json"
 """Files of a table's folder, which `avfuse ablate` writes."""
@@ -34,7 +34,7 @@ def read_run_ref(text: str) -> RunRef:
     """
     ends = [len(text), *(at for at, letter in enumerate(text) if letter == ":")]
     places = [(Path(text[:end]), text[end + 1 :]) for end in ends]
-    place = next((place for place in places if is_table(place[0]) or (place[0] / "run.json").is_file()), None)
+    place = next((place for place in places if is_table(place[0]) or RunFolder(place[0]).exists), None)
     if place is None:
         raise UsageError(
             f"{text} is no run: name the folder of one that avfuse fuse trained (avfuse runs list), or FOLDER:ROW"

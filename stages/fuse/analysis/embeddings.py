@@ -70,7 +70,7 @@ def embed_clips(heads: Sequence[SeedResult], data: FusionData, clips: Tensor) ->
     ]
     for one, each in zip(heads, found, strict=True):
         if not all(np.isfinite(vectors).all() for vectors in each.vectors.values()):
-            raise UsageError(f"{one.file.with_suffix('')} gives no numbers: its training diverged, try a lower lr")
+            raise UsageError(f"{one.files.stem} gives no numbers: its training diverged, try a lower lr")
     return found
 
 

@@ -17,7 +17,7 @@ from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import Logits, Truth, log_softmax
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.runs.restore import restore_head, saved_layouts, saved_options, saved_recipe
-from avfuse.stages.fuse.runs.run_folder import Run, SeedResult, count_seeds, load_run
+from avfuse.stages.fuse.runs.run_folder import Run, RunFolder, SeedResult
 from avfuse.stages.fuse.training.head_trainer import predict
 from avfuse.stages.fuse.training.inputs import HeadInputs
 
@@ -142,10 +142,11 @@ def load_predictions(folder: Path, head: str, split: str, seed: int | None = Non
 
     split: test or unlabelled. Raises UsageError for a head, a seed or a split that the run does not have.
     """
-    known = count_seeds(folder)
+    run_folder = RunFolder(folder)
+    known = run_folder.count_seeds()
     if head not in known:
         raise UsageError(f"{folder} holds no head '{head}': it has {', '.join(known) or 'none yet'}")
-    run = load_run(folder, head)
+    run = run_folder.load(head)
     runs = [one for one in run.heads[head] if seed in (None, one.seed)]
     if not runs:
         seeds = ", ".join(str(one.seed) for one in run.heads[head])
