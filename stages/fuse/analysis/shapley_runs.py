@@ -19,11 +19,12 @@ from typing import Any
 
 import pandas as pd
 
-from avfuse.features.atomic import atomic_write
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.analysis.shapley import Contribution, contribution, contribution_key
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.runs.experiment import describe_data
+from avfuse.stages.fuse.runs.run_folder import RunFolder, list_differences, write_json
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
 FORMAT_VERSION = 1
@@ -64,7 +65,7 @@ def run_contribution(
     other = _read_json(known) if known.exists() else {}
     if all(other.get(name) == settings[name] for name in ("format_version", "key")):
         return ContributionRun(folder, other, *_tables(folder))
-    if (folder / "run.json").exists():
+    if RunFolder(folder).exists:
         raise UsageError(f"{folder} holds a run of avfuse fuse: give this one another name (NAME=..., --name)")
     if other and not replace:
         raise UsageError(
@@ -98,22 +99,9 @@ def _settings(
 
 
 def _facts(data: FusionData) -> dict[str, Any]:
-    """As a run's description has them."""
-    specs = {name: modality.specs for name, modality in data.modalities.items()}
-    return {
-        "targets": data.targets.to_dicts(),
-        "test_groups": data.table["group"].iloc[data.test.cpu().numpy()].tolist(),
-        "clips": {
-            "train": len(data.train),
-            "validation": len(data.validation),
-            "test": len(data.test),
-            "excluded": dict(data.excluded),
-        },
-        "features": {
-            name: [json.loads(spec.canonical_json) | {"key": spec.key} for spec in each] for name, each in specs.items()
-        },
-        "untrained": sorted({spec.name for each in specs.values() for spec in each if spec.untrained}),
-    }
+    facts = describe_data(data)
+    clips = {name: facts["clips"][name] for name in ("train", "validation", "test", "excluded")}
+    return {**facts, "clips": clips}
 
 
 def _write(folder: Path, found: Contribution, described: Mapping[str, Any]) -> None:
@@ -125,8 +113,7 @@ def _write(folder: Path, found: Contribution, described: Mapping[str, Any]) -> N
     found.coalitions.to_csv(folder / "coalitions.csv", index=False)
     clips = {player: found.clips[player].add_prefix("seed ") for player in found.players["player"]}
     pd.concat(clips, names=["player"]).to_csv(folder / "clips.csv")
-    with atomic_write(known) as temporary:
-        temporary.write_text(json.dumps(described, indent=2) + "\n")
+    write_json(known, described)
 
 
 def _tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -142,12 +129,7 @@ def _tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _differences(other: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     theirs, ours = _plain(other), _plain(settings)
     parts = ["other clips or features"] if other.get("data") != settings["data"] else []
-    parts += [
-        f"{name}: {theirs.get(name)} there, {ours.get(name)} here"
-        for name in {**ours, **theirs}
-        if ours.get(name) != theirs.get(name)
-    ]
-    return "; ".join(parts) or "made by another version of avfuse"
+    return "; ".join([*parts, *list_differences(theirs, ours)]) or "made by another version of avfuse"
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""Many heads and seeds under one name, saved so that nothing is trained twice to be read again (runs.py)."""
+"""Heads, sweeps and seeds trained into the folder of a run; what is complete there is not trained again."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,17 +14,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from avfuse.features.atomic import atomic_write
-from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import expand_names
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.evaluation.metrics import evaluate
-from avfuse.stages.fuse.heads import get_head, head_names
-from avfuse.stages.fuse.runs.run_folder import FORMAT_VERSION, Run, head_of, load_run, read_json, results_table
+from avfuse.stages.fuse.heads import get_head
+from avfuse.stages.fuse.runs.run_folder import FORMAT_VERSION, Run, RunFolder, head_of, read_if_current, write_json
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
 from avfuse.stages.fuse.training.cost import Cost, measure_resources, training_macs
 from avfuse.stages.fuse.training.job import TrainingJob
@@ -68,20 +64,16 @@ class Bar(Protocol):
 
 @dataclass(frozen=True)
 class RowJob:
-    """One head to train, and where it goes."""
+    """One head to train, and the row that it belongs to."""
 
     row: str
     job: TrainingJob
 
-    def is_done(self, folder: Path) -> bool:
-        path = folder / self.row / f"seed-{self.job.seed}.json"
-        return path.exists() and read_json(path)["key"] == self.job.key
-
 
 def needs_filter_banks(heads: Sequence[str], training: TrainingOverrides, sweep: Mapping[str, Sequence[str]]) -> bool:
     """Whether any head is trained to reconstruct hidden sound, for which FusionData.banks have to be loaded."""
-    every = [training.updated({"masked": value}) for value in sweep.get("masked", ())] or [training]
-    return any(each.recipe(head).masked > 0 for each in every for head in heads)
+    trainings = [training.updated({"masked": value}) for value in sweep.get("masked", ())] or [training]
+    return any(swept.recipe(head).masked > 0 for swept in trainings for head in heads)
 
 
 def run_experiment(
@@ -98,53 +90,66 @@ def run_experiment(
     parents: ParentHeads | None = None,
     progress: bool | Bar = True,
 ) -> Run:
-    """Train what is not trained yet, and return all that lies under `folder`.
+    """Train what is missing in `folder`, and return the whole run that it holds.
 
-    `described` goes into run.json as it is (data set, command, versions). sweep: values of settings, and features of
-    `video` or `audio`, joined by "+"; every head is trained with every combination of those that mean something to it.
-    pick: which rows are refitted and tested with all seeds, by the mean validation score of each over TRIAL_SEEDS; the
-    others never see test clips. By default all are. parents: heads that others start from, where several runs have them
-    in common. progress: whether a bar is shown, or the bar of what this is a part of.
+    Args:
+        described: goes into run.json as it is (data set, command, versions).
+        sweep: values of settings, and features of `video` or `audio`, joined by "+"; every head is trained with every
+            combination of those that it accepts.
+        replace: whether heads with other data or settings are removed.
+        pick: selects the rows that are refitted and tested with all seeds, by the mean validation score of each over
+            TRIAL_SEEDS; the others never see test clips. By default all are.
+        parents: heads that others start from, where several runs share them.
+        progress: whether to show a bar, or the bar of what this is a part of.
 
-    Raises UsageError when the folder holds a run with other settings and `replace` is not given, or for a setting that
-    no head has.
+    Raises:
+        UsageError: the folder holds a run with other settings and `replace` is not given, or no head has a setting.
     """
     sweep = sweep or {}
     for given in [training, *(training.updated({n: v[0]}) for n, v in sweep.items() if v and n not in FEATURES)]:
         given.check(heads)
-    every = [row_job for head in heads for row_job in _jobs(head, data, seeds, training, sweep)]
-    rows = list(dict.fromkeys(row_job.row for row_job in every))
-    for job in (row_job.job for row_job in every if row_job.job.seed == 0):
-        job.check()
+    row_jobs = [row_job for head in heads for row_job in _jobs(head, data, seeds, training, sweep)]
+    for row_job in row_jobs:
+        if row_job.job.seed == 0:
+            row_job.job.check()
     parents = parents or ParentHeads()
-    parents.expect([row_job.job for row_job in every])
-    described = {**described, **_describe(data, training, sweep)}
-    _claim(folder, described, rows, replace)
+    parents.expect([row_job.job for row_job in row_jobs])
+    run_folder = RunFolder(folder)
+    metadata = {
+        **described,
+        "format_version": FORMAT_VERSION,
+        "data": data.fingerprint,
+        "training": training.as_dict(),
+        "sweep": {name: list(values) for name, values in sweep.items()},
+        **describe_data(data),
+    }
+    run_folder.claim(metadata, list(dict.fromkeys(row_job.row for row_job in row_jobs)), replace)
+
+    def is_missing(row_job: RowJob) -> bool:
+        return read_if_current(run_folder.seed(row_job.row, row_job.job.seed).metadata, row_job.job.key) is None
+
+    def has_no_choice(row_job: RowJob) -> bool:
+        return _read_choice(run_folder, row_job) is None
 
     def train(group: Sequence[RowJob], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
-        choices = [_read_choice(folder, row_job) for row_job in group] if pick is not None else []
-        lacking = [not row_job.is_done(folder) for row_job in group]
-        trained = _train(group, [each for each in choices if each is not None], parents, on_epoch, checkpoint)
-        for row_job, lacks, (head, cost) in zip(group, lacking, trained, strict=True):
-            if lacks:
-                _save(folder, row_job, head, described, cost)
+        choices = [_read_choice(run_folder, row_job) for row_job in group] if pick is not None else []
+        missing = [is_missing(row_job) for row_job in group]
+        trained = _train(group, [choice for choice in choices if choice is not None], parents, on_epoch, checkpoint)
+        for row_job, to_save, (head, cost) in zip(group, missing, trained, strict=True):
+            if to_save:
+                _save(run_folder, row_job, head, metadata, cost)
 
     with _bar(progress) as bar:
         if pick is not None:
-            choose = partial(_choose, folder, parents)
-            trials = [row_job for row_job in every if row_job.job.seed < TRIAL_SEEDS]
-            _work(folder, trials, lambda row_job: _read_choice(folder, row_job) is None, choose, bar, "choose")
-            picked = pick(_validation_scores(folder, trials))
-            every = [row_job for row_job in every if row_job.row in picked]
-            others = [row_job for row_job in every if row_job.job.seed >= TRIAL_SEEDS]
-            _work(folder, others, lambda row_job: _read_choice(folder, row_job) is None, choose, bar, "choose")
-        _work(
-            folder, every, lambda row_job: not row_job.is_done(folder), train, bar, "train" if pick is None else "refit"
-        )
-    shutil.rmtree(folder / ".training", ignore_errors=True)
-    run = load_run(folder)
-    _write_atomically(folder / "results.csv", results_table(run).to_csv(index=False))
-    return run
+            choose = partial(_choose, run_folder, parents)
+            trials = [row_job for row_job in row_jobs if row_job.job.seed < TRIAL_SEEDS]
+            _run_groups(run_folder, trials, has_no_choice, choose, bar, "choose")
+            picked = pick(_validation_scores(run_folder, trials))
+            row_jobs = [row_job for row_job in row_jobs if row_job.row in picked]
+            others = [row_job for row_job in row_jobs if row_job.job.seed >= TRIAL_SEEDS]
+            _run_groups(run_folder, others, has_no_choice, choose, bar, "choose")
+        _run_groups(run_folder, row_jobs, is_missing, train, bar, "train" if pick is None else "refit")
+    return run_folder.finish()
 
 
 @contextmanager
@@ -156,27 +161,27 @@ def _bar(progress: bool | Bar) -> Iterator[Bar]:
         yield bar
 
 
-def _work(
-    folder: Path,
+def _run_groups(
+    folder: RunFolder,
     row_jobs: Sequence[RowJob],
-    lacks: Callable[[RowJob], bool],
+    is_missing: Callable[[RowJob], bool],
     work: Callable[[Sequence[RowJob], OnEpoch, Checkpoint], None],
     bar: Bar,
-    what: Literal["choose", "refit", "train"],
+    stage: Literal["choose", "refit", "train"],
 ) -> None:
-    """On the companies in which any job lacks something. what: train is both, choose and refit."""
+    """Do `work` on each group with a missing job. stage: `train` is both, choose and refit."""
     todo = [
         group
         for group in job_groups(row_jobs, [group_key(row_job.job) for row_job in row_jobs])
-        if any(map(lacks, group))
+        if any(map(is_missing, group))
     ]
-    passes = 2 if what == "train" else 1
+    passes = 2 if stage == "train" else 1
     bar.total = (bar.total or 0) + sum(passes * row_job.job.recipe.epochs for group in todo for row_job in group)
     for group in todo:
-        bar.set_postfix(head=_named(group), refresh=False)
+        bar.set_postfix(head=_label(group), refresh=False)
         before = bar.n
-        key = sha256(",".join([what, *(row_job.job.key for row_job in group)]).encode()).hexdigest()[:16]
-        checkpoint = Checkpoint(folder / ".training" / f"{head_of(group[0].row)}-{key}.safetensors", key)
+        key = sha256(",".join([stage, *(row_job.job.key for row_job in group)]).encode()).hexdigest()[:16]
+        checkpoint = Checkpoint(folder.checkpoints / f"{head_of(group[0].row)}-{key}.safetensors", key)
         work(group, bar.update, checkpoint)
         checkpoint.remove()
         bar.update(before + passes * group[0].job.recipe.epochs * len(group) - bar.n)  # some stop early
@@ -184,51 +189,45 @@ def _work(
 
 @dataclass(frozen=True)
 class _Choice:
-    """A learning curve, and the head's share of the time that it took."""
+    """A learning curve to choose the epoch by, and the head's share of the time that it took."""
 
     curve: list[Epoch]
     seconds: float
 
 
 def _choose(
-    folder: Path, parents: ParentHeads, group: Sequence[RowJob], on_epoch: OnEpoch, checkpoint: Checkpoint
+    folder: RunFolder, parents: ParentHeads, group: Sequence[RowJob], on_epoch: OnEpoch, checkpoint: Checkpoint
 ) -> None:
     started = time.perf_counter()
     curves = choose_epochs([row_job.job for row_job in group], on_epoch, checkpoint, parents=parents)
     seconds = (time.perf_counter() - started) / len(group)
     for row_job, curve in zip(group, curves, strict=True):
-        path = _choice_path(folder, row_job)
+        path = folder.choice(row_job.row, row_job.job.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         choice = {"key": row_job.job.key, "seconds": seconds, "curve": [asdict(epoch) for epoch in curve]}
-        _write_atomically(path, json.dumps(choice) + "\n")
+        write_json(path, choice, indent=None)
 
 
-def _choice_path(folder: Path, row_job: RowJob) -> Path:
-    return folder / row_job.row / f"choice-{row_job.job.seed}.json"
+def _read_choice(folder: RunFolder, row_job: RowJob) -> _Choice | None:
+    """None where it is missing or depends on something else."""
+    choice = read_if_current(folder.choice(row_job.row, row_job.job.seed), row_job.job.key)
+    return None if choice is None else _Choice([Epoch(**epoch) for epoch in choice["curve"]], choice["seconds"])
 
 
-def _read_choice(folder: Path, row_job: RowJob) -> _Choice | None:
-    """None where there is none yet, or it depends on something else."""
-    path = _choice_path(folder, row_job)
-    if not path.exists() or (choice := read_json(path))["key"] != row_job.job.key:
-        return None
-    return _Choice([Epoch(**epoch) for epoch in choice["curve"]], choice["seconds"])
-
-
-def _validation_scores(folder: Path, row_jobs: Sequence[RowJob]) -> dict[str, float]:
-    """Of each row at the epochs that were chosen, the mean over seeds."""
+def _validation_scores(folder: RunFolder, row_jobs: Sequence[RowJob]) -> dict[str, float]:
+    """The mean score of each row over seeds, at the chosen epochs."""
     scores: dict[str, list[float]] = {}
     for row_job in row_jobs:
         choice = _read_choice(folder, row_job)
         assert choice is not None
         scores.setdefault(row_job.row, []).append(best_epoch(choice.curve).validation_score)
-    return {row: float(np.mean(each)) for row, each in scores.items()}
+    return {row: float(np.mean(of_seeds)) for row, of_seeds in scores.items()}
 
 
 def _jobs(
     head: str, data: FusionData, seeds: int, training: TrainingOverrides, sweep: Mapping[str, Sequence[str]]
 ) -> Iterator[RowJob]:
-    """A head with every combination of the values that mean something to it, and every seed."""
+    """A head with every combination of the swept values that it accepts, and every seed."""
     selected: dict[tuple[str, ...], FusionData] = {(): data}
     for settings in _combinations({name: sweep[name] for name in sweep if accepts_setting(head, name)}):
         its_training = training.updated(settings)
@@ -243,10 +242,10 @@ def _jobs(
 
 
 def _combinations(values: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
-    return (dict(zip(values, each, strict=True)) for each in product(*values.values()))
+    return (dict(zip(values, combination, strict=True)) for combination in product(*values.values()))
 
 
-def _named(group: Sequence[RowJob]) -> str:
+def _label(group: Sequence[RowJob]) -> str:
     rows = list(dict.fromkeys(row_job.row for row_job in group))
     return rows[0] if len(rows) == 1 else f"{head_of(rows[0])} ({len(group)} together)"
 
@@ -271,15 +270,11 @@ def _train(
     return [(trained, Cost.of(job, trained, usage, in_training)) for job, trained in zip(jobs, every, strict=True)]
 
 
-def _describe(data: FusionData, training: TrainingOverrides, sweep: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    test = data.table.iloc[data.test.cpu().numpy()]
+def describe_data(data: FusionData) -> dict[str, Any]:
+    """The targets, test groups, clips and features that numbers depend on, for the JSON of a run."""
     return {
-        "format_version": FORMAT_VERSION,
-        "data": data.fingerprint,
-        "training": training.as_dict(),
-        "sweep": {name: list(values) for name, values in sweep.items()},
         "targets": data.targets.to_dicts(),
-        "test_groups": test["group"].tolist(),
+        "test_groups": data.table["group"].iloc[data.test.cpu().numpy()].tolist(),
         "clips": {
             "train": len(data.train),
             "validation": len(data.validation),
@@ -296,69 +291,22 @@ def _describe(data: FusionData, training: TrainingOverrides, sweep: Mapping[str,
     }
 
 
-def _claim(folder: Path, described: dict[str, Any], rows: Sequence[str], replace: bool) -> None:
-    """Make the folder this run's. Another run's results are never mixed with it nor silently overwritten."""
-    known = folder / "run.json"
-    if known.exists() and not replace:
-        other = read_json(known)
-        differing = [name for name in ("format_version", "data", "training") if other.get(name) != described[name]]
-        if differing:
-            raise UsageError(
-                f"{folder} holds a run with other settings ({_differences(other, described, differing)}): "
-                "give this one another name (NAME=..., --name), or replace it (--replace)"
-            )
-    before = read_json(known).get("rows", []) if known.exists() else []
-    folder.mkdir(parents=True, exist_ok=True)
-    described["rows"] = sorted(dict.fromkeys([*before, *rows]), key=lambda row: head_names().index(head_of(row)))
-    _write_atomically(known, json.dumps(described, indent=2) + "\n")
-    if replace:
-        for path in folder.glob("*/seed-*.json"):
-            one = read_json(path)
-            if one["data"] != described["data"] or one["training"] != described["training"]:
-                for sibling in path.parent.glob(f"{path.stem}.*"):
-                    sibling.unlink()
-
-
-def _differences(other: dict[str, Any], described: dict[str, Any], names: list[str]) -> str:
-    parts = []
-    for name in names:
-        if name == "training":
-            ours, theirs = described[name], other.get(name, {})
-            parts += [
-                f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
-                for key in dict.fromkeys([*ours, *theirs])
-                if ours.get(key) != theirs.get(key)
-            ]
-        else:
-            parts.append({"data": "other clips or features", "format_version": "another version"}[name])
-    return "; ".join(parts)
-
-
-def _save(folder: Path, row_job: RowJob, trained: TrainedHead, run: Mapping[str, Any], cost: Cost) -> None:
-    """Write one trained head; its JSON comes last and marks it complete."""
+def _save(folder: RunFolder, row_job: RowJob, trained: TrainedHead, run: Mapping[str, Any], cost: Cost) -> None:
     job, data = row_job.job, row_job.job.data
-    target = folder / row_job.row
-    target.mkdir(parents=True, exist_ok=True)
-    stem = target / f"seed-{job.seed}"
-    truth = [each[data.test].cpu().numpy() for each in data.truth]
-    _save_weights(trained.head, f"{stem}.safetensors")
-    if trained.space is not None:
-        _save_weights(trained.space, f"{stem}.space.safetensors")
-    predictions: dict[str, Any] = {
+    truth = [of_target[data.test].cpu().numpy() for of_target in data.truth]
+    predictions = {
         "clip_id": _ids(data, data.test),
         "logits": trained.logits,
-        **{f"target_{target.name}": each for target, each in zip(data.targets, truth, strict=True)},
+        **{f"target_{target.name}": of_target for target, of_target in zip(data.targets, truth, strict=True)},
         "unlabelled_clip_id": _ids(data, data.unlabelled),
         "unlabelled_logits": trained.unlabelled_logits,
     }
-    np.savez_compressed(f"{stem}.npz", **predictions)
-    pd.DataFrame([epoch.row() for epoch in trained.curve]).to_csv(f"{stem}.curve.csv", index=False)
     without = {
         f"{data.targets.measure}_without_{name}": evaluate(data.targets, logits, truth)[data.targets.measure]
         for name, logits in trained.without.items()
     }
-    described = {
-        "key": row_job.job.key,
+    metadata = {
+        "key": job.key,
         "data": run["data"],
         "training": run["training"],
         "swept": dict(part.split("=", 1) for part in row_job.row.split(",")[1:]),
@@ -372,19 +320,11 @@ def _save(folder: Path, row_job: RowJob, trained: TrainedHead, run: Mapping[str,
             **({} if trained.too_short is None else {"too_short": trained.too_short}),
         },
     }
-    _write_atomically(Path(f"{stem}.json"), json.dumps(described, indent=2) + "\n")
-
-
-def _save_weights(module: nn.Module, file: str) -> None:
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)
+    curve = pd.DataFrame([epoch.row() for epoch in trained.curve])
+    folder.seed(row_job.row, job.seed).write(trained.head, trained.space, predictions, curve, metadata)
 
 
 def _ids(data: FusionData, indices: Tensor) -> NDArray[np.bytes_]:
     return np.array(
         [clip_id.encode() for clip_id in data.table["clip_id"].iloc[indices.cpu().numpy()]], dtype=np.bytes_
     )
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text)

@@ -24,7 +24,7 @@ from avfuse.stages.fuse.data.modality import FeatureLayout
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
 from avfuse.stages.fuse.runs.experiment import FEATURES, needs_filter_banks
-from avfuse.stages.fuse.runs.run_folder import Run, SeedResult, count_seeds, head_of, load_run
+from avfuse.stages.fuse.runs.run_folder import Run, RunFolder, SeedResult, head_of
 from avfuse.stages.fuse.training.auxiliary_losses import AuxiliaryLosses
 from avfuse.stages.fuse.training.inputs import rng_devices
 from avfuse.stages.fuse.training.job import TrainingJob
@@ -40,7 +40,7 @@ def job_from_result(one: SeedResult, data: FusionData) -> TrainingJob:
     part. Raises UsageError for other clips or features than those."""
     if data.fingerprint != one.described["data"]:
         raise UsageError(
-            f"{one.file.with_suffix('')} was trained on other clips or features than these: load what its run.json "
+            f"{one.files.stem} was trained on other clips or features than these: load what its run.json "
             "names under features"
         )
     swept = {name: text for name, text in one.described["swept"].items() if name in FEATURES}
@@ -91,7 +91,7 @@ def restore_head(one: SeedResult, shapes: Mapping[str, ModalityShape], targets: 
         limit_torch_threads()
     with torch.random.fork_rng(devices=rng_devices(device)):
         head = build_head(one.head, shapes, targets, saved_options(one)).to(device)
-    file = one.file.with_suffix(".safetensors")
+    file = one.files.weights
     try:
         head.load_state_dict(dict(_weights(file)))
     except RuntimeError as error:
@@ -105,7 +105,7 @@ def load_auxiliary_losses(one: SeedResult, head: Head) -> AuxiliaryLosses:
     recipe = saved_recipe(one)
     if not recipe.avc:
         raise UsageError(f"{one.file.parent} was trained without audio-video contrast: train with --set avc=0.5")
-    file = one.file.with_suffix(".space.safetensors")
+    file = one.files.joint_embedding
     if not file.exists():
         raise UsageError(
             f"{file} is not there, as of heads trained by an earlier version: remove {one.file.parent}, and run the "
@@ -130,7 +130,7 @@ def _described(run: Run, described: Mapping[str, Any]) -> FeatureSpec:
         spec = None
     if spec is None or spec.key != described["key"]:
         raise UsageError(
-            f"{run.folder / 'run.json'} does not describe feature '{described['name']}' as its key "
+            f"{RunFolder(run.folder).metadata_file} does not describe feature '{described['name']}' as its key "
             f"{described['key']} has it: it was changed, or is of another version of avfuse; train again (--replace)"
         )
     return spec
@@ -159,14 +159,15 @@ def _names(specs: Sequence[FeatureSpec], text: str) -> list[str]:
 def load_rows(folder: Path, rows: Sequence[str] = ()) -> Run:
     """A run with these rows alone, or all of them. Raises UsageError for one that it does not have, and where none is
     trained yet."""
-    known = list(count_seeds(folder))
+    run_folder = RunFolder(folder)
+    known = list(run_folder.count_seeds())
     if not known:
         raise UsageError(f"{folder} holds no trained head yet: finish it with avfuse fuse")
     if unknown := [row for row in rows if row not in known]:
         raise UsageError(f"{folder} holds no row '{unknown[0]}': it has {', '.join(known)}")
     if not rows:
-        return load_run(folder)
-    parts = [load_run(folder, row) for row in dict.fromkeys(rows)]
+        return run_folder.load()
+    parts = [run_folder.load(row) for row in dict.fromkeys(rows)]
     return replace(parts[0], heads={row: heads for part in parts for row, heads in part.heads.items()})
 
 
