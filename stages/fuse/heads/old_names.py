@@ -7,18 +7,18 @@ from typing import Any, ParamSpec, TypeVar
 
 _METHODS = {
     "doors": "modality_inputs",
-    "fit_without_epochs": "fit_without_epochs",
-    "parent_recipe_overrides": "parent_recipe_overrides",
+    "fit_at_once": "fit_without_epochs",
+    "parents_recipe": "parent_recipe_overrides",
     "read": "fill_missing",
     "sees": "used_modalities",
-    "init_from_parents": "init_from_parents",
+    "start_from": "init_from_parents",
 }
 _ATTRIBUTES = {
     "evaluation_batch": "evaluation_batch_size",
-    "fits_without_epochs": "fits_without_epochs",
-    "accepts_filter_bank": "accepts_filter_bank",
+    "fits_at_once": "fits_without_epochs",
+    "takes_raw": "accepts_filter_bank",
 }
-_ARGUMENTS = {"unstandardised": "unstandardised", "layouts": "layouts"}
+_ARGUMENTS = {"as_is": "unstandardised", "forms": "layouts"}
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -48,24 +48,24 @@ class OldHeadNames:
                 setattr(cls, new, cls.__dict__[old])
 
     @classmethod
-    def used_modalities(cls, *args: Any) -> Any:
+    def sees(cls, *args: Any) -> Any:
         return _call(cls, cls, "sees", args)
 
     @classmethod
-    def parent_recipe_overrides(cls, *args: Any) -> Any:
-        return _call(cls, cls, "parent_recipe_overrides", args)
+    def parents_recipe(cls, *args: Any) -> Any:
+        return _call(cls, cls, "parents_recipe", args)
 
-    def modality_inputs(self) -> Any:
+    def doors(self) -> Any:
         return _call(type(self), self, "doors", ())
 
     def read(self, *args: Any) -> Any:
         return _call(type(self), self, "read", args)
 
-    def init_from_parents(self, *args: Any) -> Any:
-        return _call(type(self), self, "init_from_parents", args)
+    def start_from(self, *args: Any) -> Any:
+        return _call(type(self), self, "start_from", args)
 
-    def fit_without_epochs(self, *args: Any, **kwargs: Any) -> Any:
-        return _call(type(self), self, "fit_without_epochs", args, **kwargs)
+    def fit_at_once(self, *args: Any, **kwargs: Any) -> Any:
+        return _call(type(self), self, "fit_at_once", args, **kwargs)
 
 
 def _call(cls: type, bound_to: Any, old: str, args: tuple[Any, ...], **kwargs: Any) -> Any:

@@ -277,7 +277,7 @@ def _dummy_data(data: FusionData, clips: int) -> FusionData:
     for name, modality in data.modalities.items():
         tokens = torch.randn(clips, *modality.shape[:2], generator=draws).to(device)
         layout = modality.layout and replace(
-            modality.layout, alternatives=modality.layout.alternatives[:1], at_test=(0,)
+            modality.layout, alternatives=modality.layout.alternatives[:1], test_views=(0,)
         )
         everyone = torch.ones(clips, dtype=torch.bool, device=device)
         modalities[name] = Modality(tokens, everyone, modality.specs, None, layout)

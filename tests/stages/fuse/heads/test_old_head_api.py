@@ -28,9 +28,9 @@ class OldOptions(Settings):
 class OldGate(Head):
     Options = OldOptions
     recipe = Recipe(epochs=2)
-    accepts_filter_bank = True
+    takes_raw = True
     evaluation_batch = 8
-    fits_without_epochs = False
+    fits_at_once = False
 
     def __init__(self, shapes, targets, options):
         super().__init__(shapes, targets, forms=dict.fromkeys(shapes, "pooled"), as_is=("audio",))
@@ -38,26 +38,26 @@ class OldGate(Head):
         self.classifier = nn.Sequential(Dropout(0.1), nn.Linear(width, targets.width))
 
     @classmethod
-    def used_modalities(cls, options):
-        return ("video",) if options.deaf else super().used_modalities(options)
+    def sees(cls, options):
+        return ("video",) if options.deaf else super().sees(options)
 
     @classmethod
-    def parent_recipe_overrides(cls, options):
+    def parents_recipe(cls, options):
         return {"lr": 0.5}
 
-    def modality_inputs(self):
-        doors = super().modality_inputs()
+    def doors(self):
+        doors = super().doors()
         assert all(isinstance(door, ModalityInput) for door in doors.values())
         return doors
 
-    def init_from_parents(self, parents):
+    def start_from(self, parents):
         self.parents_given = list(parents)
 
-    def fit_without_epochs(self, prepared, present, truth, seed):
+    def fit_at_once(self, prepared, present, truth, seed):
         self.fitted = seed
 
     def forward(self, prepared, present):
-        return {"logits": self.classifier(torch.cat(list(self.fill_missing(prepared, present).values()), dim=1))}
+        return {"logits": self.classifier(torch.cat(list(self.read(prepared, present).values()), dim=1))}
 """
 SHAPES = {"video": ModalityShape(3, 4), "audio": ModalityShape(2, 5)}
 TARGETS = Targets((LearnedTarget("label", ("clap", "jump"), False),))
