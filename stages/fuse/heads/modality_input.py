@@ -5,9 +5,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.data.shapes import InputLayout, ModalityShape
 
 _SMALLEST_DEVIATION = 1e-3
+
+__getattr__ = renamed(__name__, {"Form": "avfuse.stages.fuse.data.shapes.InputLayout"})
 
 
 class _Moments:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,21 @@ def test_old_arguments_and_calls_reach_the_new_ones() -> None:
     head.init_from_parents({"video": head})
     head.fit_without_epochs({}, {}, [], seed=7)
     assert (vars(head)["fitted"], vars(head)["parents_given"]) == (7, ["video"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("data.load_data", "data.dataset.load_data"),
+        ("losses.loss_of_targets", "losses.multi_target_loss"),
+        ("heads.modality_input.Form", "data.shapes.InputLayout"),
+    ],
+)
+def test_what_a_head_imports_has_its_old_name_too(old: str, new: str) -> None:
+    (old_path, old_name), (module, name) = (f"avfuse.stages.fuse.{path}".rsplit(".", 1) for path in (old, new))
+    with pytest.warns(FutureWarning, match=rf"{old}' is 'avfuse.stages.fuse.{new}' now"):
+        there = getattr(import_module(old_path), old_name)
+    assert there is getattr(import_module(module), name)
 
 
 def test_heads_of_today_warn_of_nothing() -> None:
