@@ -73,7 +73,7 @@ def extract_data_set(
             retry_failed=retry_failed,
             weights=weights,
             limits=limits,
-            tell=log,
+            log=log,
         )
     for line in summary_lines(summary, len(clips)):
         log(line)

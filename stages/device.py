@@ -1,4 +1,4 @@
-"""Where tensors live."""
+"""The devices that networks and heads run on."""
 
 import psutil
 import torch
@@ -7,7 +7,7 @@ from avfuse.features.errors import UsageError
 
 
 def choose_device(name: str) -> str:
-    """`auto` takes a CUDA GPU where there is one. Raises UsageError for a device this machine lacks."""
+    """A device by name; `auto` takes a CUDA GPU where there is one. Raises UsageError for one that this machine lacks."""
     available = {"cpu"}
     if torch.cuda.is_available():
         available |= {"cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))}
@@ -21,7 +21,7 @@ def choose_device(name: str) -> str:
 
 
 def choose_devices(names: str) -> list[str]:
-    """Devices, by commas; `cuda`, and `auto` where there is one, mean every GPU. Raises UsageError for one not here."""
+    """Devices by comma-separated names; `cuda`, and `auto` with a GPU, mean all GPUs. Raises as `choose_device`."""
     chosen = [choose_device(name.strip()) for name in names.split(",")]
     if chosen == ["cuda"]:
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
@@ -29,8 +29,7 @@ def choose_devices(names: str) -> list[str]:
 
 
 def device_memory_bytes(device: str) -> int:
-    """How many bytes fit on a device in all, of a GPU no more than the machine's own memory has, which everything
-    passes through: what fits does not change from one run to the next."""
+    """Total memory of a device; of a GPU, no more than the machine's main memory, through which everything passes."""
     main = int(psutil.virtual_memory().total)
     if device.startswith("cuda"):
         return min(main, torch.cuda.get_device_properties(device).total_memory)

@@ -1,4 +1,4 @@
-"""The engine that hands chunks to a Dask cluster. What a lost worker had in work goes to another one."""
+"""The engine that hands chunks to a Dask cluster; the chunks of a lost worker go to another one."""
 
 import uuid
 from collections import deque
@@ -12,24 +12,25 @@ from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
 from avfuse.features.errors import UsageError
-from avfuse.pipeline.cluster.identity import cores_per_worker, difference, identity
+from avfuse.pipeline.cluster.identity import cores_per_worker, identity, incompatibility
 from avfuse.stages.extract import dask_worker
 from avfuse.stages.extract.engine import ATTEMPTS_BEFORE_BISECTION, ChunkAttempt, CrashBisector
 from avfuse.stages.extract.extractor import ExtractionJob, Progress
 from avfuse.stages.extract.plan import Chunk
 
-AHEAD = 2
-"""Chunks given out per worker: one in work, one waiting there."""
+CHUNKS_PER_WORKER = 2
+"""One in work, one waiting there."""
 
 CONNECT_SECONDS = 20
-_LOOK_SECONDS = 30.0
+_POLL_SECONDS = 30.0
 GPU = "GPU"
+"""The resource that workers with a GPU declare."""
 
 
 class DaskEngine:
     """The workers of a cluster. Use as a context manager.
 
-    Workers that declare the resource GPU are preferred: where there are any, they alone are given chunks.
+    Where any workers declare the resource GPU, only they are given chunks.
     """
 
     def __init__(
@@ -38,12 +39,19 @@ class DaskEngine:
         device: str = "auto",
         workers: int | None = None,
         resources: Mapping[str, float] | None = None,
-        tell: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """device: of each of the cluster's workers, as for one machine. workers: decode processes of each, by default
-        one per core that it has to itself. resources: what a worker must declare.
+        """Connect to a scheduler.
 
-        Raises UsageError when no scheduler answers, or no worker fits.
+        Args:
+            address: of the scheduler.
+            device: of each worker, as `choose_device` takes it.
+            workers: decode processes of each worker; None: one per core that it has to itself.
+            resources: what a worker must have declared; None: a GPU where any has.
+            log: is given lines for the user.
+
+        Raises:
+            UsageError: no scheduler answers, or no worker fits.
         """
         try:
             self._client = Client(address, timeout=CONNECT_SECONDS)
@@ -55,14 +63,16 @@ class DaskEngine:
         self._address = address
         self._device = device
         self._workers = workers
-        self._tell = tell
-        if resources is None and device != "cpu" and any(GPU in has for has in self._declared()):
+        self._log = log
+        if resources is None and device != "cpu" and any(GPU in declared for declared in self._declared_resources()):
             resources = {GPU: 1}
         self._resources = dict(resources or {})
         if not self.devices:
-            wanted = ", ".join(f"{name}={count:g}" for name, count in self._resources.items())
+            required = ", ".join(f"{name}={count:g}" for name, count in self._resources.items())
             self._client.close()
-            raise UsageError(f"the cluster at {address} has no worker{f' with {wanted}' if wanted else ''}: start some")
+            raise UsageError(
+                f"the cluster at {address} has no worker{f' with {required}' if required else ''}: start some"
+            )
 
     def __enter__(self) -> "DaskEngine":
         return self
@@ -76,44 +86,45 @@ class DaskEngine:
 
     @property
     def devices(self) -> int:
-        """Workers that fit."""
+        """How many workers have the required resources."""
         return sum(
-            all(has.get(name, 0) >= count for name, count in self._resources.items()) for has in self._declared()
+            all(declared.get(name, 0) >= count for name, count in self._resources.items())
+            for declared in self._declared_resources()
         )
 
     def run(self, extraction: ExtractionJob, chunks: Sequence[Chunk]) -> Iterator[Progress]:
-        """Every chunk, once. A chunk over which worker after worker dies is halved until the guilty clip is found."""
+        """Process every chunk once. One over which workers die is halved until the clip that kills them is alone."""
         self._check_workers(extraction.cache)
         queue = deque(ChunkAttempt(chunk) for chunk in chunks)
         bisector = CrashBisector(extraction)
-        given: dict[Future[Any], ChunkAttempt] = {}
+        running: dict[Future[Any], ChunkAttempt] = {}
         try:
-            while queue or given:
-                while queue and len(given) < AHEAD * max(1, self.devices):
-                    tried = queue.popleft()
-                    given[self._give(extraction, tried)] = tried
-                for future in self._finished(list(given)):
-                    tried = given.pop(future)
-                    killed = self._killed(future)
-                    if killed is None:
+            while queue or running:
+                while queue and len(running) < CHUNKS_PER_WORKER * max(1, self.devices):
+                    attempt = queue.popleft()
+                    running[self._submit(extraction, attempt)] = attempt
+                for future in self._wait_for_any(list(running)):
+                    attempt = running.pop(future)
+                    death = self._death_reason(future)
+                    if death is None:
                         bisector.finished()
                         yield future.result()
                         continue
-                    again, given_up = bisector.next_attempts(
-                        ChunkAttempt(tried.chunk, max(tried.deaths, ATTEMPTS_BEFORE_BISECTION - 1)), killed
-                    )
-                    queue.extendleft(reversed(again))
-                    if given_up is not None:
-                        yield given_up
+                    # The scheduler has retried the chunk on other workers, so it is halved at once.
+                    attempt.deaths = max(attempt.deaths, ATTEMPTS_BEFORE_BISECTION - 1)
+                    attempts, failure = bisector.next_attempts(attempt, death)
+                    queue.extendleft(reversed(attempts))
+                    if failure is not None:
+                        yield failure
         finally:
-            for future in given:
+            for future in running:
                 future.cancel()
 
-    def _give(self, extraction: ExtractionJob, tried: ChunkAttempt) -> Future[Any]:
+    def _submit(self, extraction: ExtractionJob, attempt: ChunkAttempt) -> Future[Any]:
         return self._client.submit(
             dask_worker.extract_chunk,
             extraction,
-            tried.chunk,
+            attempt.chunk,
             self._device,
             self._workers,
             key=f"avfuse-chunk-{uuid.uuid4().hex}",
@@ -121,16 +132,16 @@ class DaskEngine:
             resources=self._resources,
         )
 
-    def _finished(self, futures: list[Future[Any]]) -> list[Future[Any]]:
+    def _wait_for_any(self, futures: list[Future[Any]]) -> list[Future[Any]]:
         while True:
             try:
-                return list(wait(futures, timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED").done)
+                return list(wait(futures, timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED").done)
             except TimeoutError:
                 if not self.devices:
-                    self._tell(f"no worker is left at {self._address}: waiting for one")
+                    self._log(f"no worker is left at {self._address}: waiting for one")
 
-    def _killed(self, future: Future[Any]) -> str | None:
-        """Why a chunk's workers died, if they did. Raises what else went wrong."""
+    def _death_reason(self, future: Future[Any]) -> str | None:
+        """Why the workers of a chunk died; None if it is finished. Raises any other error."""
         if future.status == "finished":
             return None
         if future.status in ("cancelled", "lost"):
@@ -142,23 +153,23 @@ class DaskEngine:
             raise UsageError(f"the scheduler at {self._address} let go of a chunk: start again") from error
         raise error
 
-    def _declared(self) -> list[dict[str, float]]:
+    def _declared_resources(self) -> list[dict[str, float]]:
         workers = self._client.scheduler_info(n_workers=-1)["workers"]
         return [worker["resources"] for worker in workers.values()]
 
     def _check_workers(self, cache: Path) -> None:
-        """Raises UsageError that names a worker with other code or another file system."""
+        """Raise UsageError that names a worker with other code or another file system."""
         token = cache / f".{uuid.uuid4().hex}.tmp"
         token.touch()
         try:
-            ours = identity(token)
-            every = self._client.run(identity, token, on_error="return")
-            for address, theirs in every.items():
-                if isinstance(theirs, BaseException):
-                    raise UsageError(f"worker {address} cannot run avfuse ({theirs}): install it there as it is here")
-                reason = difference(ours, theirs)
+            client = identity(token)
+            workers = self._client.run(identity, token, on_error="return")
+            for address, worker in workers.items():
+                if isinstance(worker, BaseException):
+                    raise UsageError(f"worker {address} cannot run avfuse ({worker}): install it there as it is here")
+                reason = incompatibility(client, worker)
                 if reason is not None:
                     raise UsageError(f"worker {address} {reason}")
-            self._workers = self._workers or cores_per_worker(every.values())
+            self._workers = self._workers or cores_per_worker(workers.values())
         finally:
             token.unlink(missing_ok=True)

@@ -15,10 +15,11 @@ from avfuse.threads import available_cores
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What one process is: versions of what features depend on, and of this very code."""
+class WorkerIdentity:
+    """A process: the versions of what features depend on, this code included, and where it runs."""
 
     versions: dict[str, str]
+    """By library."""
     sees_cache: bool
     host: str
     cores: int
@@ -26,7 +27,7 @@ class Identity:
 
 @cache
 def code_hash() -> str:
-    """A hash of the source of what features are computed by."""
+    """A hash of the source that computes features."""
     state = xxhash.xxh3_64()
     for package in (features, stages):
         root = Path(next(iter(package.__path__))).resolve()
@@ -36,9 +37,9 @@ def code_hash() -> str:
     return state.hexdigest()
 
 
-def identity(token: Path) -> Identity:
-    """This process. token: a file that the client has just written into the cache."""
-    return Identity(
+def identity(token: Path) -> WorkerIdentity:
+    """The identity of this process. token: a file that the client has just written into the cache."""
+    return WorkerIdentity(
         {**software_versions(), "avfuse's code": code_hash()},
         token.is_file(),
         gethostname(),
@@ -46,16 +47,16 @@ def identity(token: Path) -> Identity:
     )
 
 
-def difference(client: Identity, worker: Identity) -> str | None:
-    """What keeps a worker from giving the client's features, if anything does."""
+def incompatibility(client: WorkerIdentity, worker: WorkerIdentity) -> str | None:
+    """Why a worker would not compute the client's features; None where it would."""
     for name, version in client.versions.items():
         if worker.versions.get(name) != version:
             return f"has {name} {worker.versions.get(name)}, and the client {version}"
     return None if worker.sees_cache else "does not see the client's cache folder: both need it under one path"
 
 
-def cores_per_worker(workers: Iterable[Identity]) -> int:
-    """How many cores each worker has to itself, on the machine where they are fewest."""
+def cores_per_worker(workers: Iterable[WorkerIdentity]) -> int:
+    """Cores that each worker has to itself on the machine where they are fewest."""
     workers = list(workers)
     per_host = Counter(worker.host for worker in workers)
     return max(1, min((worker.cores // per_host[worker.host] for worker in workers), default=1))

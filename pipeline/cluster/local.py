@@ -12,28 +12,33 @@ from avfuse.pipeline.cluster.engine import GPU
 
 _SETTINGS = {
     "distributed.worker.daemon": False,
-    # A worker that died is started again by its nanny. The cluster closes the nanny for good where that takes longer
-    # than this, by default 15 s, which a busy machine exceeds.
+    # A nanny restarts a worker that died. The cluster closes the nanny for good where that takes longer than this, by
+    # default 15 s, which a busy machine exceeds.
     "distributed.deploy.lost-worker-timeout": "365 days",
 }
 
 
 @contextmanager
 def local_cluster(workers: int, host: str, port: int, gpus: int = 0) -> Iterator[str]:
-    """A running cluster; gives the scheduler's address.
+    """Start a cluster. Yields the address of its scheduler.
 
-    Workers have one thread each, because one chunk at a time keeps a worker busy, and are no daemons, because decode
-    processes are their children. One that dies is started again, however long that takes. With `gpus`, so many workers
-    see one GPU each and declare the resource GPU.
+    Workers have one thread each, because one chunk keeps a worker busy, and are no daemons, because decode processes
+    are their children. One that dies is restarted, however long that takes.
 
-    Raises UsageError when the port is taken.
+    Args:
+        workers: how many, without GPUs.
+        host, port: where the scheduler listens; port 0 is any free one.
+        gpus: start so many workers instead, each of which sees one GPU and declares the resource GPU.
+
+    Raises:
+        UsageError: the port is taken.
     """
     options = [_gpu_worker(number) for number in range(gpus)] if gpus else [_worker() for _ in range(workers)]
     with dask.config.set(_SETTINGS):
         try:
             cluster = SpecCluster(
                 scheduler={"cls": Scheduler, "options": {"host": host, "port": port, "dashboard": False}},
-                workers={number: {"cls": Nanny, "options": each} for number, each in enumerate(options)},
+                workers={number: {"cls": Nanny, "options": worker} for number, worker in enumerate(options)},
                 silence_logs="warning",
             )
         except (OSError, RuntimeError) as error:

@@ -1,16 +1,16 @@
 """Stage one: decode every clip once, render its sound, run frozen backbones, commit shards.
 
-    plan.py       which clips lack which features, cut into chunks
-    worker.py     what a decode process does with one clip
-    pool.py       the decode processes, which give their pixels back through shared memory
-    slots.py      shared memory that outlives no run
-    drawn.py      audio images that are cached already, and their mirrored views
-    encode.py     batches of pixels through a loaded backbone
-    chunk.py      one chunk of clips through the networks, committed as shards
-    extractor.py  one device's networks and decode processes, chunk after chunk
-    engine.py     who works on the chunks: this process, a process per device
-    remote.py     what a cluster's worker does
-    run.py        from plan to summary
+    run.py            from plan to summary
+    plan.py           clips that lack a feature, cut into chunks
+    engine.py         who processes the chunks: this process, or a process per device
+    dask_worker.py    the worker of a cluster
+    extractor.py      one device's networks and decode processes, chunk after chunk
+    chunk.py          one chunk of clips through the networks, committed as shards
+    pool.py           the decode processes, which return arrays through shared memory
+    worker.py         what a decode process does with one clip
+    shared_memory.py  shared memory that outlives no run
+    cached_images.py  cached audio images and their mirrored views
+    encode.py         batches through a loaded backbone
 
 This file imports nothing: decode processes import the package and need no torch.
 """

@@ -1,4 +1,4 @@
-"""Audio images that are in the cache already: what is made from them needs no media."""
+"""Cached audio images: features made from them need no media; and mirrored views."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,47 +18,47 @@ from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput, View
 
 
 class CachedImages:
-    """The cached `image:...` features that some features could be made from."""
+    """The cached `image:...` features from which other features can be made."""
 
     def __init__(self, cache: Path, collection: str, specs: Iterable[FeatureSpec]) -> None:
-        wanted = dict.fromkeys(spec.input.as_drawn for spec in specs if isinstance(spec.input, ImageInput))
-        stores = {image: FeatureStore(cache, collection, image_spec(image)) for image in wanted}
+        images = dict.fromkeys(spec.input.as_drawn for spec in specs if isinstance(spec.input, ImageInput))
+        stores = {image: FeatureStore(cache, collection, image_spec(image)) for image in images}
         self._stores = {image: store for image, store in stores.items() if store.paths()}
 
     @property
     def bytes_per_clip(self) -> int:
-        """Of all that `load` reads."""
+        """Bytes that `load` reads per clip."""
         return sum(store.spec.bytes_per_clip for store in self._stores.values())
 
     def known(self, clips: Sequence[Clip]) -> dict[ImageInput, NDArray[np.bool_]]:
-        """For every image: of which clips (n,) it is known what their picture is, or that they have no sound."""
-        asked = ClipQuery(clips)
-        return {image: np.isin(store.lookup(asked).outcome, (DONE, NO_SOUND)) for image, store in self._stores.items()}
+        """For every image, bool (n,): which clips have it in the cache, or are known to have no sound."""
+        query = ClipQuery(clips)
+        return {image: np.isin(store.lookup(query).outcome, (DONE, NO_SOUND)) for image, store in self._stores.items()}
 
-    def load(self, wanted: Iterable[AnyInput], clips: Sequence[Clip]) -> "ImageBatch":
-        """Those that are there of some clips; shards are verified. Raises UsageError on a damaged one."""
-        images = {each.as_drawn for each in wanted if isinstance(each, ImageInput)}
+    def load(self, inputs: Iterable[AnyInput], clips: Sequence[Clip]) -> "ImageBatch":
+        """Load the cached images among `inputs`. Shards are verified; raises UsageError for a damaged one."""
+        images = {image.as_drawn for image in inputs if isinstance(image, ImageInput)}
         return ImageBatch({image: self._stores[image].load(clips) for image in images & self._stores.keys()})
 
 
 class ImageBatch:
-    """Cached pictures of some clips."""
+    """Cached audio images of some clips."""
 
     def __init__(self, loaded: Mapping[ImageInput, Loaded]) -> None:
         self._loaded = loaded
 
-    def get(self, wanted: ImageInput, index: int, clip: Clip) -> NDArray[np.uint8] | NoAudio | ClipError:
-        """The picture of the clip at `index`, at the size that a backbone takes: uint8 (*wanted.shape)."""
-        loaded = self._loaded[wanted.as_drawn]
+    def get(self, image: ImageInput, index: int, clip: Clip) -> NDArray[np.uint8] | NoAudio | ClipError:
+        """The image of the clip at `index`, at the size that a backbone takes: uint8 (*image.shape)."""
+        loaded = self._loaded[image.as_drawn]
         if loaded.missing.get(clip.clip_id) == NO_AUDIO:
             return NoAudio()
         if not loaded.present[index]:
             return ClipError("worker", "its media file was replaced while it was worked on")
-        return fit_image(loaded.data[index].astype(np.uint8, copy=False), wanted.preprocess)
+        return fit_image(loaded.data[index].astype(np.uint8, copy=False), image.preprocess)
 
 
 def mirror(pixels: NDArray[Any], view: View) -> NDArray[Any]:
-    """A picture, or frames, (..., H, W, 3), seen mirrored: `h` left to right, `v` top to bottom, `hv` both."""
+    """Mirror images (..., H, W, 3): `h` left to right, `v` top to bottom, `hv` both."""
     if "h" in view:
         pixels = pixels[..., ::-1, :]
     if "v" in view:

@@ -1,4 +1,4 @@
-"""One chunk of clips through the networks and into the cache."""
+"""`ChunkEncoder`: one chunk of prepared clips through the networks and into the cache."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +30,11 @@ from avfuse.stages.extract.plan import ClipJob
 from avfuse.stages.extract.pool import PreparedClip
 
 COMMIT_SECONDS = 300.0
+"""A chunk that takes longer is committed in parts, so that a killed run loses no more than this."""
 
 
 class Network(NamedTuple):
-    """A backbone as it is loaded: features of one network share its passes."""
+    """A backbone as it is loaded; features of one network share its forward passes."""
 
     backbone: str
     precision: Precision
@@ -46,93 +47,85 @@ class Network(NamedTuple):
 
 
 class _BatchKey(NamedTuple):
-    """What the items of one batch have in common. preprocess: how they are normalised; frames and audio images, at
-    their size by now, share batches."""
+    """What the items of one batch share. Frames and audio images of one size share batches."""
 
     network: Network
-    preprocess: Preprocess | None
+    normalisation: Preprocess | None
     shape: tuple[int, ...]
+    """Of one item."""
 
 
-def _batch_key(network: Network, taken: AnyInput) -> _BatchKey:
-    preprocess = preprocess_of(taken)
-    shape = taken.shape[1:] if taken.kind == "frames" else taken.shape
+def _batch_key(network: Network, item: AnyInput) -> _BatchKey:
+    preprocess = preprocess_of(item)
+    shape = item.shape[1:] if item.kind == "frames" else item.shape
     return _BatchKey(network, preprocess and preprocess.normalisation, shape)
 
 
-def batch_size(taken: AnyInput, device: str) -> int:
-    """Items that a network is given at once."""
-    if taken.kind in ("frames", "image"):
+def batch_size(item: AnyInput, device: str) -> int:
+    """Items per forward pass."""
+    if item.kind in ("frames", "image"):
         return CPU_BATCH_IMAGES if device == "cpu" else GPU_BATCH_IMAGES
     return CPU_BATCH_CLIPS if device == "cpu" else GPU_BATCH_CLIPS
 
 
-class Chunk:
-    """The features of one chunk's clips as they come in, committed as one shard per feature."""
+class ChunkEncoder:
+    """Collects the features of a chunk's clips and commits them as one shard per feature."""
 
     def __init__(
         self, jobs: Sequence[ClipJob], stores: Sequence[FeatureStore], encoders: Mapping[Network, Encoder], device: str
     ) -> None:
         self._jobs = jobs
         self._stores = stores
-        self._data: dict[int, NDArray[np.float32]] = {}
+        self._data: dict[int, NDArray[np.float32]] = {}  # by position of the feature, which networks write into
         self._layouts: dict[int, OutputLayout] = {}
-        self._outcomes: list[dict[int, Outcome]] = [{} for _ in stores]  # what is not in `_data`
+        self._outcomes: list[dict[int, Outcome]] = [{} for _ in stores]  # by clip: failures, and features of no network
         self._batchers: dict[_BatchKey, Batcher] = {}
         for position, spec in enumerate(store.spec for store in stores):
             if spec.model is None:
                 continue
             network = Network.of(spec)
             self._data[position] = np.full((len(jobs), *spec.shape), np.nan, dtype=np.float32)
-            self._layouts[position] = OutputLayout(
-                token_grid(backbones.get_backbone(network.backbone), spec.input), spec.grid
-            )
+            grid = token_grid(backbones.get_backbone(network.backbone), spec.input)
+            self._layouts[position] = OutputLayout(grid, spec.grid)
             key = _batch_key(network, spec.input)
             if key not in self._batchers:
                 size = batch_size(spec.input, device)
                 self._batchers[key] = Batcher(
-                    encoders[network], key.preprocess, key.shape, dtype_of(spec.input), size, device
+                    encoders[network], key.normalisation, key.shape, dtype_of(spec.input), size, device
                 )
 
     def run(
-        self, prepared: Iterator[PreparedClip], prints: Sequence[Fingerprint], drawn: CachedImages
+        self, prepared: Iterator[PreparedClip], fingerprints: Sequence[Fingerprint], images: CachedImages
     ) -> Iterator[tuple[PreparedClip, bool]]:
-        """Take the chunk's clips and commit. Yields every clip, and whether anything of it failed.
+        """Encode and commit the chunk. Yields every clip, and whether any of its features failed.
 
-        prints: of the clips' files; they need be there no earlier than their clips are. What takes long is committed in
-        parts, so that an end from outside never costs more than some minutes.
+        Args:
+            prepared: at least the chunk's clips, in its order.
+            fingerprints: of the clips' files; each is read after its clip was taken from `prepared`.
+            images: cached audio images, which are not in `prepared`.
         """
-        lacking = {position for job in self._jobs for position in job.missing}
-        wanted = [self._stores[position].spec.input for position in lacking]
-        pictures = drawn.load(wanted, [job.clip for job in self._jobs])
-        first, since = 0, time.monotonic()
+        positions = {position for job in self._jobs for position in job.missing}
+        batch = images.load(
+            [self._stores[position].spec.input for position in positions], [job.clip for job in self._jobs]
+        )
+        first, committed_at = 0, time.monotonic()
         for index, clip in enumerate(islice(prepared, len(self._jobs))):
-            yield clip, self._take(index, clip, pictures)
-            if time.monotonic() - since > COMMIT_SECONDS:
-                self._commit(first, index + 1, prints)
-                first, since = index + 1, time.monotonic()
-        self._commit(first, len(self._jobs), prints)
+            yield clip, self._add(index, clip, batch)
+            if time.monotonic() - committed_at > COMMIT_SECONDS:
+                self._commit(range(first, index + 1), fingerprints)
+                first, committed_at = index + 1, time.monotonic()
+        self._commit(range(first, len(self._jobs)), fingerprints)
 
-    def _commit(self, first: int, end: int, prints: Sequence[Fingerprint]) -> None:
-        for batcher in self._batchers.values():
-            batcher.flush()
-        for position, store in enumerate(self._stores):
-            result = self._result(position, range(first, end), prints)
-            if result.clip_ids:
-                store.commit(result)
-
-    def _take(self, index: int, prepared: PreparedClip, pictures: ImageBatch) -> bool:
-        """Hand a prepared clip's arrays to the encoders. Returns whether any input failed."""
+    def _add(self, index: int, prepared: PreparedClip, images: ImageBatch) -> bool:
+        """Give a prepared clip's arrays to the batchers. Returns whether any of its inputs failed."""
         failed = False
-        together: dict[
-            tuple[Network, AnyInput, View], tuple[NDArray[Any], list[int]]
-        ] = {}  # a pass through a network each
+        passes: dict[tuple[Network, AnyInput, View], tuple[NDArray[Any], list[int]]] = {}
         for position in self._jobs[index].missing:
             spec = self._stores[position].spec
             outcome = prepared.outcomes.get(spec.input)
             if outcome is None:
                 assert isinstance(spec.input, ImageInput)
-                outcome = pictures.get(spec.input, index, prepared.clip)
+                outcome = images.get(spec.input, index, prepared.clip)
             if not isinstance(outcome, np.ndarray):
                 self._outcomes[position][index] = outcome
                 failed |= isinstance(outcome, ClipError)
@@ -140,36 +133,45 @@ class Chunk:
                 self._outcomes[position][index] = mirror(outcome, spec.view)
             else:
                 key = (Network.of(spec), spec.input, spec.view)
-                together.setdefault(key, (mirror(outcome, spec.view), []))[1].append(position)
-        for (network, taken, _), (array, positions) in together.items():
-            batcher = self._batchers[_batch_key(network, taken)]
-            targets = [OutputSlot(self._layouts[position], self._data[position][index]) for position in positions]
-            if taken.kind == "frames":
+                passes.setdefault(key, (mirror(outcome, spec.view), []))[1].append(position)
+        for (network, item, _), (array, positions) in passes.items():
+            batcher = self._batchers[_batch_key(network, item)]
+            outputs = [OutputSlot(self._layouts[position], self._data[position][index]) for position in positions]
+            if item.kind == "frames":
                 for number, frame in enumerate(array):
-                    batcher.add(frame, [OutputSlot(each.layout, each.array[number]) for each in targets])
+                    batcher.add(frame, [OutputSlot(output.layout, output.array[number]) for output in outputs])
             else:
-                batcher.add(array, targets)
+                batcher.add(array, outputs)
         return failed
 
-    def _result(self, position: int, part: range, prints: Sequence[Fingerprint]) -> ChunkResult:
+    def _commit(self, clips: range, fingerprints: Sequence[Fingerprint]) -> None:
+        for batcher in self._batchers.values():
+            batcher.flush()
+        for position, store in enumerate(self._stores):
+            result = self._chunk_result(position, clips, fingerprints)
+            if result.clip_ids:
+                store.commit(result)
+
+    def _chunk_result(self, position: int, clips: range, fingerprints: Sequence[Fingerprint]) -> ChunkResult:
+        """The rows of one feature."""
         result = ChunkResult(self._stores[position].spec)
-        for index in part:
-            job, print_ = self._jobs[index], prints[index]
+        for index in clips:
+            job, fingerprint = self._jobs[index], fingerprints[index]
             if position not in job.missing:
                 continue
             outcome = self._outcome(position, index)
             if isinstance(outcome, NoAudio):
-                result.no_audio.append((job.clip, print_))
+                result.no_audio.append((job.clip, fingerprint))
             elif isinstance(outcome, ClipError):
                 attempts = job.attempts[job.missing.index(position)] + 1
-                result.failed.append((job.clip, print_, Failure(outcome.stage, outcome.message, attempts)))
+                result.failed.append((job.clip, fingerprint, Failure(outcome.stage, outcome.message, attempts)))
             else:
-                result.done.append((job.clip, print_))
+                result.done.append((job.clip, fingerprint))
                 result.data.append(outcome)
         return result
 
     def _outcome(self, position: int, index: int) -> Outcome:
-        """A network's feature as it is stored, or what became of the clip instead."""
+        """A clip's feature in its stored data type, or why there is none."""
         outcome = self._outcomes[position].get(index)
         if outcome is not None:
             return outcome

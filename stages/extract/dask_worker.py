@@ -1,4 +1,4 @@
-"""What a cluster's worker does: one chunk after the other, with networks and decode processes that it keeps."""
+"""The worker of a cluster: one chunk after the other, with the same networks and decode processes."""
 
 import multiprocessing
 import threading
@@ -9,13 +9,20 @@ from avfuse.stages.extract.extractor import ExtractionJob, Extractor, Progress
 from avfuse.stages.extract.plan import Chunk
 
 _one_at_a_time = threading.Lock()
-_kept: dict[tuple[ExtractionJob, str, int], Extractor] = {}
+_extractors: dict[tuple[ExtractionJob, str, int], Extractor] = {}
 
 
 def extract_chunk(extraction: ExtractionJob, chunk: Chunk, device: str, workers: int) -> Progress:
-    """Bring a chunk into the cache. workers: decode processes.
+    """Process and commit one chunk.
 
-    Raises UsageError where this process may have no children, or missing the device.
+    Args:
+        extraction: the features, and where they go.
+        chunk: the clips.
+        device: of this process, as `choose_device` takes it.
+        workers: decode processes.
+
+    Raises:
+        UsageError: this process may have no children, or lacks the device.
     """
     if multiprocessing.current_process().daemon:
         raise UsageError(
@@ -25,33 +32,33 @@ def extract_chunk(extraction: ExtractionJob, chunk: Chunk, device: str, workers:
     with _one_at_a_time:
         extractor = _extractor(extraction, choose_device(device), workers)
         try:
-            every = list(extractor.run([chunk]))
+            steps = list(extractor.run([chunk]))
         except BaseException:
-            _close()  # its decode processes are still at work on what nobody waits for, in slots that are theirs
+            _close()  # its decode processes may still write clips that nobody waits for
             raise
     return Progress(
-        seen=tuple(clip for news in every for clip in news.seen),
-        done_elsewhere=sum(news.done_elsewhere for news in every),
-        postponed=tuple(job for news in every for job in news.postponed),
+        clips=tuple(clip for step in steps for clip in step.clips),
+        done_elsewhere=sum(step.done_elsewhere for step in steps),
+        postponed=tuple(job for step in steps for job in step.postponed),
         finished=True,
     )
 
 
 def release_extractor() -> None:
-    """Let go of networks and decode processes."""
+    """Release the networks and end the decode processes."""
     with _one_at_a_time:
         _close()
 
 
 def _extractor(extraction: ExtractionJob, device: str, workers: int) -> Extractor:
-    wanted = (extraction, device, workers)
-    if wanted not in _kept:
+    key = (extraction, device, workers)
+    if key not in _extractors:
         _close()
-        _kept[wanted] = Extractor(*wanted)
-    return _kept[wanted]
+        _extractors[key] = Extractor(*key)
+    return _extractors[key]
 
 
 def _close() -> None:
-    while _kept:
-        _, extractor = _kept.popitem()
+    while _extractors:
+        _, extractor = _extractors.popitem()
         extractor.__exit__(None, None, None)

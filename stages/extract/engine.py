@@ -1,4 +1,4 @@
-"""Who works on the chunks: this process, a process per device, or an engine of another kind with the same door."""
+"""Engines process chunks: in this process, in a process per device, or on a cluster (pipeline/cluster)."""
 
 import multiprocessing
 import signal
@@ -19,28 +19,28 @@ from avfuse.stages.extract.plan import Chunk, ClipJob
 from avfuse.threads import share_of_cores
 
 ATTEMPTS_BEFORE_BISECTION = 2
-"""A chunk whose process died is tried so often, then its halves are, until the clip that kills is alone."""
+"""A chunk whose process died is retried so often; then its halves are, until the clip that kills is alone."""
 
 MAX_CONSECUTIVE_FAILURES = 3
-"""Clips given up without a chunk finished in between: then it is not the clips."""
+"""Clips lost to dead processes without a chunk finished in between: beyond these it is not the clips."""
 
 
 class Engine(Protocol):
-    """Works on chunks, in any order, and says what came of them."""
+    """Processes chunks, in any order."""
 
     @property
     def devices(self) -> int:
-        """How many chunks are in work at once."""
+        """How many chunks are processed at once."""
 
     def run(self, extraction: ExtractionJob, chunks: Sequence[Chunk]) -> Iterator[Progress]:
-        """Every chunk, once, however many processes die meanwhile. Raises UsageError, OSError."""
+        """Process every chunk once, however many processes die meanwhile. Raises UsageError, OSError."""
 
 
 class LocalEngine:
-    """The devices of this machine: one in this process, several in a process each."""
+    """The devices of this machine: a single one in this process, several in a process each."""
 
     def __init__(self, devices: Sequence[str], workers: int) -> None:
-        """workers: decode processes for all devices together."""
+        """workers: decode processes of all devices together."""
         self._names = devices
         self._workers = max(1, workers // len(devices))
 
@@ -66,29 +66,30 @@ class ChunkAttempt:
 
 
 class CrashBisector:
-    """Chunks whose process died: tried again, then in halves, until the guilty clip is alone and is given up."""
+    """Finds the clip that kills processes: retries a chunk, then its halves, until that clip is alone and failed."""
 
     def __init__(self, extraction: ExtractionJob) -> None:
         self._extraction = extraction
-        self._lost_in_a_row = 0
+        self._consecutive_failures = 0
 
     def finished(self) -> None:
-        """A chunk came to its end: processes can work."""
-        self._lost_in_a_row = 0
+        """Note that a process finished a chunk."""
+        self._consecutive_failures = 0
 
-    def next_attempts(self, tried: ChunkAttempt, reason: str) -> tuple[list[ChunkAttempt], Progress | None]:
-        """What is to be tried next, and the progress where a clip is given up: it is recorded as a failure.
+    def next_attempts(self, attempt: ChunkAttempt, reason: str) -> tuple[list[ChunkAttempt], Progress | None]:
+        """The attempts that follow after a process died over a chunk; or none, and the progress of its only clip, whose
+        failure is recorded.
 
         Raises UsageError when one clip after the other is lost.
         """
-        chunk, deaths = tried.chunk, tried.deaths + 1
+        chunk, deaths = attempt.chunk, attempt.deaths + 1
         if deaths < ATTEMPTS_BEFORE_BISECTION:
             return [ChunkAttempt(chunk, deaths)], None
         if len(chunk) > 1:
             half = len(chunk) // 2
             return [ChunkAttempt(part, ATTEMPTS_BEFORE_BISECTION - 1) for part in (chunk[:half], chunk[half:])], None
-        self._lost_in_a_row += 1
-        if self._lost_in_a_row > MAX_CONSECUTIVE_FAILURES:
+        self._consecutive_failures += 1
+        if self._consecutive_failures > MAX_CONSECUTIVE_FAILURES:
             raise UsageError(
                 f"{reason}, whatever the clip: what was committed is kept; look for what ends it (memory, driver), "
                 "then start again"
@@ -98,11 +99,10 @@ class CrashBisector:
 
 
 def record_failure(extraction: ExtractionJob, job: ClipJob, reason: str) -> None:
-    """Record that a clip could not be used."""
+    """Commit a failure for every missing feature of a clip."""
     stores = extraction.stores()
-    for position, before in zip(job.missing, job.attempts, strict=True):
-        failure = Failure("worker", reason, before + 1)
-        failed = [(job.clip, fingerprint(job.clip.path), failure)]
+    for position, attempts in zip(job.missing, job.attempts, strict=True):
+        failed = [(job.clip, fingerprint(job.clip.path), Failure("worker", reason, attempts + 1))]
         stores[position].commit(ChunkResult(stores[position].spec, failed=failed))
 
 
@@ -111,12 +111,14 @@ class _DeviceProcess:
     name: str
     process: BaseProcess
     connection: Connection
-    in_work: "deque[ChunkAttempt]" = field(default_factory=deque)
-    begun: bool = False
+    attempts: "deque[ChunkAttempt]" = field(default_factory=deque)
+    """The chunks it was sent and has not finished."""
+    ready: bool = False
+    """Whether it has asked for a chunk."""
 
 
 class _DeviceProcesses:
-    """A process for each device, which asks for one chunk after the other. Use as a context manager."""
+    """A process per device, which asks for one chunk after the other. Use as a context manager."""
 
     def __init__(self, extraction: ExtractionJob, names: Sequence[str], workers: int) -> None:
         self._extraction = extraction
@@ -139,55 +141,55 @@ class _DeviceProcesses:
         queue = deque(ChunkAttempt(chunk) for chunk in chunks)
         bisector = CrashBisector(self._extraction)
         while self._devices:
-            ready = wait([device.connection for device in self._devices])
-            for device in [each for each in self._devices if each.connection in ready]:
+            connections = wait([device.connection for device in self._devices])
+            for device in [device for device in self._devices if device.connection in connections]:
                 try:
                     message = device.connection.recv()
                 except (EOFError, ConnectionResetError):
-                    yield from self._died(device, queue, bisector)
+                    yield from self._handle_death(device, queue, bisector)
                     continue
                 if isinstance(message, Exception):
                     raise message
                 if message is None:
-                    device.begun = True
-                    self._give(device, queue)
+                    device.ready = True
+                    self._send_next(device, queue)
                     continue
                 if message.finished:
-                    device.in_work.popleft()
+                    device.attempts.popleft()
                     bisector.finished()
                 yield message
 
-    def _give(self, device: _DeviceProcess, queue: "deque[ChunkAttempt]") -> None:
-        """The next chunk; None, when there is no more, lets the process end."""
-        tried = queue.popleft() if queue else None
-        if tried is not None:
-            device.in_work.append(tried)
-        with suppress(OSError):  # it died meanwhile, which its end of the line will tell
-            device.connection.send(tried and tried.chunk)
+    def _send_next(self, device: _DeviceProcess, queue: "deque[ChunkAttempt]") -> None:
+        """Send the next chunk, or None, which ends the process."""
+        attempt = queue.popleft() if queue else None
+        if attempt is not None:
+            device.attempts.append(attempt)
+        with suppress(OSError):  # it died meanwhile, which the next recv finds
+            device.connection.send(attempt and attempt.chunk)
 
-    def _died(
+    def _handle_death(
         self, device: _DeviceProcess, queue: "deque[ChunkAttempt]", bisector: CrashBisector
     ) -> Iterator[Progress]:
+        """Queue the chunks of a process that ended, and start another one."""
         device.process.join()
         self._devices.remove(device)
         if device.process.exitcode == 0:
             return
         reason = f"the process of {device.name} {_exit_description(device.process.exitcode)}"
-        if not device.begun:
+        if not device.ready:
             raise UsageError(f"{reason} before it could begin: what was committed is kept")
-        for tried in reversed(device.in_work):
-            again, given_up = bisector.next_attempts(tried, reason)
-            queue.extendleft(reversed(again))
-            if given_up is not None:
-                yield given_up
+        for attempt in reversed(device.attempts):
+            attempts, failure = bisector.next_attempts(attempt, reason)
+            queue.extendleft(reversed(attempts))
+            if failure is not None:
+                yield failure
         if queue:
             self._devices.append(self._start(device.name))
 
     def _start(self, name: str) -> _DeviceProcess:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=_run_device_process, args=(theirs, self._extraction, name, self._workers, self._threads)
-        )
+        arguments = (theirs, self._extraction, name, self._workers, self._threads)
+        process = self._context.Process(target=_run_device, args=arguments)
         process.start()
         theirs.close()
         return _DeviceProcess(name, process, ours)
@@ -199,25 +201,26 @@ def _exit_description(exit_code: int | None) -> str:
     return f"died (exit code {exit_code})"
 
 
-def _run_device_process(line: Connection, extraction: ExtractionJob, device: str, workers: int, threads: int) -> None:
-    """A device's process: asks for chunks and tells what comes of them. It ends with the line, or with the work."""
+def _run_device(connection: Connection, extraction: ExtractionJob, device: str, workers: int, threads: int) -> None:
+    """The process of a device: asks for chunks with None, and sends progress, until it is sent None or the connection
+    closes."""
     torch.set_num_threads(threads)
     if device.startswith("cuda"):
-        torch.cuda.set_device(device)  # what names no device would else take memory on the first one
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to deal with
+        torch.cuda.set_device(device)  # tensors that name no device would take memory on the first one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interruptions
 
     def chunks() -> Iterator[Chunk]:
-        line.send(None)
-        while (chunk := line.recv()) is not None:
+        connection.send(None)
+        while (chunk := connection.recv()) is not None:
             yield chunk
-            line.send(None)
+            connection.send(None)
 
     try:
         with Extractor(extraction, device, workers) as extractor:
             for progress in extractor.run(chunks()):
-                line.send(progress)
+                connection.send(progress)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise SystemExit(1) from None  # the parent is gone
     except (UsageError, OSError) as error:
-        line.send(error)
-    # Anything else is a death: its traceback is shown and its chunk tried again.
+        connection.send(error)
+    # Anything else is a death: its traceback is shown and its chunk retried.

@@ -1,7 +1,7 @@
-"""Decode processes, and the shared memory slots their pixels come back through.
+"""Decode processes, and the shared memory through which they return arrays.
 
-A hang or a crash in native code costs the clip it happened on: pebble ends that process, starts another, and the run
-goes on. The parent owns the slots; only slot names and errors pass through the pipe.
+A hang or a crash in native code costs the clip it happened on: pebble kills that process and starts another. The parent
+owns the shared memory, a slot per clip; only names of slots and errors pass through the pipe.
 """
 
 import multiprocessing
@@ -24,16 +24,17 @@ from avfuse.features.spec import AnyInput
 from avfuse.stages.extract import shared_memory, worker
 
 TASKS_PER_PROCESS = 500
-"""Native libraries leak a little; a fresh process every so often keeps memory flat."""
+"""After so many clips a process is replaced: native libraries leak a little."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one clip may cost. A clip that takes longer to decode and render, or makes its decode process allocate more,
-    is given up."""
+    """The time and memory that one clip may take; a clip beyond them fails."""
 
     seconds: float = 300.0
+    """To decode and render."""
     memory_bytes: int = 4 * 2**30
+    """That its decode process allocates."""
 
 
 DEFAULT_LIMITS = Limits()
@@ -41,7 +42,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """One clip's inputs, and what a user should know of it."""
+    """One clip's inputs and warnings."""
 
     clip: Clip
     outcomes: dict[AnyInput, Outcome]
@@ -56,7 +57,7 @@ class _PendingClip(NamedTuple):
 
 
 class DecodePool:
-    """`workers` processes that prepare clips. Use as a context manager."""
+    """Processes that decode and render clips. Use as a context manager."""
 
     def __init__(
         self,
@@ -66,10 +67,20 @@ class DecodePool:
         limits: Limits = DEFAULT_LIMITS,
         tasks_per_process: int = TASKS_PER_PROCESS,
     ) -> None:
-        """`inputs`: all that may be asked of one clip; they decide a slot's size. `tasks_per_process`: 0 is no end."""
+        """Start the processes.
+
+        Args:
+            workers: how many.
+            inputs: all inputs that one clip may have; they determine the size of a slot.
+            limits: the time and memory that one clip may take.
+            tasks_per_process: clips after which a process is replaced; 0: never.
+
+        Raises:
+            UsageError: not enough shared memory.
+        """
         self._limits = limits
         size = worker.slot_bytes(inputs)
-        count = 2 * workers + 1  # each worker has one clip at work and one finished; one is being read
+        count = 2 * workers + 1  # per worker a clip in work and a finished one; one is being read
         shared_memory.remove_stale()
         _check_shared_memory(size * count, workers)
         self._slots = [shared_memory.create(size) for _ in range(count)]
@@ -96,21 +107,21 @@ class DecodePool:
             slot.unlink()
 
     def prepare(self, jobs: Iterable[tuple[Clip, Sequence[AnyInput]]]) -> Iterator[PreparedClip]:
-        """Prepare clips side by side and yield them in the order given."""
+        """Prepare clips in parallel and yield them in the order given."""
         free = list(self._slots)
         running: deque[_PendingClip] = deque()
         for clip, inputs in jobs:
             if not free:
-                yield from self._oldest(running, free)
+                yield from self._finish_oldest(running, free)
             slot = free.pop()
             future = self._pool.schedule(
                 worker.prepare_clip, args=(slot.name, clip, inputs), timeout=self._limits.seconds
             )
             running.append(_PendingClip(clip, inputs, slot, future))
         while running:
-            yield from self._oldest(running, free)
+            yield from self._finish_oldest(running, free)
 
-    def _oldest(self, running: "deque[_PendingClip]", free: list[SharedMemory]) -> Iterator[PreparedClip]:
+    def _finish_oldest(self, running: "deque[_PendingClip]", free: list[SharedMemory]) -> Iterator[PreparedClip]:
         clip, inputs, slot, future = running.popleft()
         statuses, notes = self._result(future, len(inputs))
         views = worker.slot_views(slot, inputs)
@@ -118,24 +129,24 @@ class DecodePool:
         yield PreparedClip(clip, dict(zip(inputs, outcomes, strict=True)), notes)
         free.append(slot)
 
-    def _result(self, future: "ProcessFuture[worker.ClipReport]", count: int) -> worker.ClipReport:
+    def _result(self, future: "ProcessFuture[worker.ClipReport]", inputs: int) -> worker.ClipReport:
         try:
             return future.result()
         except TimeoutError:
-            lost = ClipError("worker", f"took longer than {self._limits.seconds:g} s")
-        except ProcessExpired as error:
-            lost = ClipError("worker", f"the decode process died (exit code {error.exitcode})")
-        return worker.ClipReport([lost] * count, ())
+            error = ClipError("worker", f"took longer than {self._limits.seconds:g} s")
+        except ProcessExpired as death:
+            error = ClipError("worker", f"the decode process died (exit code {death.exitcode})")
+        return worker.ClipReport([error] * inputs, ())
 
 
 def _outcome(status: worker.Status, view: NDArray[Any]) -> Outcome:
-    return view.copy() if status is None else status  # a millisecond a clip, and nothing can outlive its slot
+    return view.copy() if status is None else status  # a millisecond per clip, and no array outlives its slot
 
 
-def _check_shared_memory(wanted: int, workers: int) -> None:
-    """Writing past what /dev/shm has kills the process without a word, so look first."""
-    if shared_memory.FOLDER.is_dir() and shutil.disk_usage(shared_memory.FOLDER).free < wanted:
+def _check_shared_memory(size: int, workers: int) -> None:
+    """Raise UsageError where /dev/shm is too small: writing past its end would kill the process without a message."""
+    if shared_memory.FOLDER.is_dir() and shutil.disk_usage(shared_memory.FOLDER).free < size:
         raise UsageError(
-            f"{workers} decode workers need {wanted / 2**20:.0f} MiB of shared memory and {shared_memory.FOLDER} has "
+            f"{workers} decode workers need {size / 2**20:.0f} MiB of shared memory and {shared_memory.FOLDER} has "
             "less: use fewer (--workers N), or give the container more (docker run --shm-size)"
         )

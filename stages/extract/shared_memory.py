@@ -1,4 +1,4 @@
-"""Shared memory that says whose it is, so that what a killed process left can be given back."""
+"""Shared memory named after its process, so that what a killed process left can be removed."""
 
 import os
 import uuid
@@ -10,25 +10,25 @@ _PREFIX = "avfuse"
 
 
 def create(size: int) -> SharedMemory:
-    """New shared memory of `size` bytes, under the name of this process where names are files (Linux)."""
+    """New shared memory of `size` bytes, named after this process where names are files (Linux)."""
     if not FOLDER.is_dir():
         return SharedMemory(create=True, size=size)
     return SharedMemory(f"{_PREFIX}-{_namespace()}-{os.getpid()}-{uuid.uuid4().hex[:12]}", create=True, size=size)
 
 
 def remove_stale() -> int:
-    """Remove what processes left here that were killed with all that would have tidied up after them (Linux). Returns
-    how many pieces."""
-    given_back = 0
+    """Remove the shared memory of dead processes, which were killed before they could (Linux). Returns how many
+    pieces."""
+    removed = 0
     for path in FOLDER.glob(f"{_PREFIX}-{_namespace()}-*") if FOLDER.is_dir() else ():
         process = path.name.split("-")[2]
-        if process.isdecimal() and not _lives(int(process)):
+        if process.isdecimal() and not _is_alive(int(process)):
             path.unlink(missing_ok=True)
-            given_back += 1
-    return given_back
+            removed += 1
+    return removed
 
 
-def _lives(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -39,7 +39,7 @@ def _lives(process: int) -> bool:
 
 
 def _namespace() -> int:
-    """Process numbers mean something within one namespace alone; containers may share this memory and not those."""
+    """Of process ids: containers may share this memory and not their process ids."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:

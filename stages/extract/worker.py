@@ -1,4 +1,5 @@
-"""What a decode process does. It imports no torch and holds no state but its view of the shared slots."""
+"""What a decode process does with one clip. It imports no torch, and its only state is the shared memory it attached
+and the media file it keeps open."""
 
 import gc
 import math
@@ -19,14 +20,14 @@ from avfuse.features.inputs.prepare import NoAudio, Outcome, SharedFile, dtype_o
 from avfuse.features.spec import AnyInput
 
 Status = NoAudio | ClipError | None
-"""What is told of one input through the pipe; None: its array lies in the slot."""
+"""The outcome of one input that goes through the pipe; None: its array lies in the slot."""
 
 _ALIGNMENT = 64
-"""Arrays in a slot begin at multiples of so many bytes."""
+"""Bytes to whose multiples the arrays of a slot are aligned."""
 
 
 class ClipReport(NamedTuple):
-    """What is told of one clip through the pipe: a status per input, and notes."""
+    """The result of one clip that goes through the pipe: a status per input, and warnings."""
 
     statuses: list[Status]
     notes: tuple[str, ...]
@@ -37,24 +38,22 @@ _shared_file = SharedFile()
 
 
 def start_worker(memory_bytes: int) -> None:
-    """One thread per worker: clips are the parallel dimension. `memory_bytes`: how much it may take beyond its own."""
+    """Limit this process to one thread, as clips are the parallel dimension, and to so much memory beyond its own."""
     threadpoolctl.threadpool_limits(1)
     limit_memory(memory_bytes)
 
 
 def limit_memory(more_bytes: int) -> None:
-    """From here on allocating more than this fails, in this process alone (Linux; elsewhere there is no such limit)."""
+    """Make allocations fail that exceed what this process has by `more_bytes` (Linux; no limit elsewhere)."""
     data = _data_bytes()
     if data is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        wanted = data + more_bytes
-        resource.setrlimit(
-            resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
-        )
+        limit = data + more_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def prepare_clip(slot: str, clip: Clip, inputs: Sequence[AnyInput]) -> ClipReport:
-    """Prepare one clip's inputs into a shared slot, one after the other in the order asked."""
+    """Decode and render one clip's inputs into a slot of shared memory, in the given order."""
     try:
         outcomes, notes = prepare(clip.path, clip.start, clip.end, inputs, _shared_file)
     except MemoryError:
@@ -82,7 +81,7 @@ def _write_to_slot(slot: str, inputs: Sequence[AnyInput], outcomes: Sequence[Out
 
 
 def _data_bytes() -> int | None:
-    """How much writable memory this process has of its own; None where the system does not say (only Linux does)."""
+    """Private writable memory of this process; None where the system does not say (only Linux does)."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -94,16 +93,16 @@ def slot_views(slot: SharedMemory, inputs: Sequence[AnyInput]) -> list[NDArray[A
     """The arrays of a slot, one per input, laid out in order. They must not outlive the slot."""
     assert slot.buf is not None, "the slot is closed"
     views, offset = [], 0
-    for each in inputs:
-        views.append(np.ndarray(each.shape, dtype=dtype_of(each), buffer=slot.buf, offset=offset))
-        offset += _bytes(each)
+    for needed in inputs:
+        views.append(np.ndarray(needed.shape, dtype=dtype_of(needed), buffer=slot.buf, offset=offset))
+        offset += _aligned_bytes(needed)
     return views
 
 
 def slot_bytes(inputs: Sequence[AnyInput]) -> int:
-    return sum(_bytes(each) for each in inputs)
+    return sum(map(_aligned_bytes, inputs))
 
 
-def _bytes(taken: AnyInput) -> int:
-    size = math.prod(taken.shape) * np.dtype(dtype_of(taken)).itemsize
+def _aligned_bytes(needed: AnyInput) -> int:
+    size = math.prod(needed.shape) * np.dtype(dtype_of(needed)).itemsize
     return -(-size // _ALIGNMENT) * _ALIGNMENT

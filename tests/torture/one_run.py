@@ -31,7 +31,7 @@ def main(media: str, cache: str, scheduler: str | None = None) -> None:
             workers=3,
             engine=engine,
             progress=False,
-            tell=lambda line: print(line, flush=True),
+            log=lambda line: print(line, flush=True),
         )
     extra = sum(feature.extra for feature in summary.features)
     print(json.dumps({"new": summary.new, "elsewhere": summary.elsewhere, "extra": extra}))

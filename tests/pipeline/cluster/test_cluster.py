@@ -19,7 +19,7 @@ from avfuse.features.errors import UsageError
 from avfuse.features.media import write_video
 from avfuse.pipeline.cli.main import avfuse
 from avfuse.pipeline.cluster.engine import DaskEngine
-from avfuse.pipeline.cluster.identity import Identity, cores_per_worker, difference
+from avfuse.pipeline.cluster.identity import WorkerIdentity, cores_per_worker, incompatibility
 from avfuse.pipeline.cluster.local import local_cluster
 
 AVFUSE = str(Path(sys.executable).with_name("avfuse"))
@@ -146,15 +146,15 @@ def test_parts_of_a_queue_are_the_whole(clips: Path, tmp_path: Path, capsys: pyt
 
 
 def test_workers_must_be_as_the_client_is() -> None:
-    client = Identity({"torch": "2", "av": "18"}, True, "here", 8)
-    assert difference(client, Identity({"torch": "2", "av": "18"}, True, "there", 2)) is None
-    assert "has torch 3" in str(difference(client, Identity({"torch": "3", "av": "18"}, True, "there", 2)))
-    assert "does not see" in str(difference(client, Identity({"torch": "2", "av": "18"}, False, "there", 2)))
+    client = WorkerIdentity({"torch": "2", "av": "18"}, True, "here", 8)
+    assert incompatibility(client, WorkerIdentity({"torch": "2", "av": "18"}, True, "there", 2)) is None
+    assert "has torch 3" in str(incompatibility(client, WorkerIdentity({"torch": "3", "av": "18"}, True, "there", 2)))
+    assert "does not see" in str(incompatibility(client, WorkerIdentity({"torch": "2", "av": "18"}, False, "there", 2)))
 
 
 def test_cores_are_shared_among_the_workers_of_a_machine() -> None:
-    def worker(host: str, cores: int) -> Identity:
-        return Identity({}, True, host, cores)
+    def worker(host: str, cores: int) -> WorkerIdentity:
+        return WorkerIdentity({}, True, host, cores)
 
     assert cores_per_worker([worker("a", 8), worker("a", 8), worker("b", 3)]) == 3
     assert cores_per_worker([worker("a", 1), worker("a", 1)]) == 1

@@ -50,7 +50,7 @@ if __name__ == "__main__":
     random = WeightsChoice.parse("random")
     clips = [Clip(path.stem, path) for path in sorted(Path(media).glob("*.avi"))]
     specs = resolve([feature], "uniform:2" if "frames" in feature else None, weights=random)
-    options = dict(device=device, workers=2, weights=random, progress=False, tell=print)
+    options = dict(device=device, workers=2, weights=random, progress=False, log=print)
     summary = extract(clips, specs, Path(cache), "set", **options)
     print("NEW", summary.new, "ELSEWHERE", summary.elsewhere, "EXTRA", summary.features[0].extra)
     for clip, reasons in summary.problems.items():
@@ -87,9 +87,9 @@ def make_media(folder: Path, count: int, white: int | None = None) -> list[Clip]
 def test_a_clip_that_kills_its_device_costs_that_clip(tmp_path: Path) -> None:
     make_media(tmp_path / "media", 6, white=3)
     process = start(tmp_path, str(tmp_path / "media"), str(tmp_path / "cache"), "fragile:frames", "cpu,cpu", "3")
-    told, errors = process.communicate()
+    output, errors = process.communicate()
     assert process.returncode == 0, errors
-    problems = [line for line in told.splitlines() if line.startswith("PROBLEM")]
+    problems = [line for line in output.splitlines() if line.startswith("PROBLEM")]
     assert problems == ["PROBLEM clip03 worker: the process of cpu was killed (SIGKILL)"]
     table = features.load("set", "fragile:frames", tmp_path / "cache")
     assert table.clip_ids == ["clip00", "clip01", "clip02", "clip04", "clip05"]
@@ -109,38 +109,38 @@ def run(clips: list[Clip], cache: Path, *specs: FeatureSpec, **options: object) 
 def test_runs_side_by_side_share_the_clips(sounding: list[Clip], tmp_path: Path) -> None:
     arguments = (str(sounding[0].path.parent), str(tmp_path / "cache"), "image:mfcc", "cpu", "1")
     runs = [start(tmp_path, *arguments) for _ in range(3)]
-    told = []
+    processed = 0
     for process in runs:
-        out, errors = process.communicate()
+        output, errors = process.communicate()
         assert process.returncode == 0, errors
-        told.append(out.splitlines()[-1].split())
-    assert sum(int(line[1]) for line in told) == len(sounding)
-    found = FeatureStore(tmp_path / "cache", "set", PICTURE).lookup(sounding)
-    assert (found.outcome == 1).all()
-    assert found.extra == 0
+        processed += int(output.splitlines()[-1].split()[1])
+    assert processed == len(sounding)
+    result = FeatureStore(tmp_path / "cache", "set", PICTURE).lookup(sounding)
+    assert (result.outcome == 1).all()
+    assert result.extra == 0
     run(sounding, tmp_path / "alone")
     shared, alone = (features.load("set", "image:mfcc", tmp_path / name) for name in ("cache", "alone"))
     assert shared.clip_ids == alone.clip_ids
     np.testing.assert_array_equal(shared.data, alone.data)
 
 
-def test_what_another_run_has_in_work_is_waited_for_and_done_when_it_ends_without(
+def test_clips_that_another_run_claims_are_waited_for_and_processed_when_it_ends_without(
     sounding: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
     claims = Claims(tmp_path, "set")
     _, claim = claims.acquire([claim_id(PICTURE.key, clip) for clip in sounding[:2]])
     assert claim is not None
-    told: list[str] = []
+    lines: list[str] = []
 
-    def tell(line: str) -> None:
-        told.append(line)
+    def log(line: str) -> None:
+        lines.append(line)
         if "waiting" in line:
             assert {path.clip_id for path in sounding[2:]} <= set(features.load("set", "image:mfcc", tmp_path).clip_ids)
             claim.release()
 
-    summary = run(sounding, tmp_path, tell=tell)
-    assert "2 of these clips in work" in told[-1]
+    summary = run(sounding, tmp_path, log=log)
+    assert "2 of these clips: waiting for it" in lines[-1]
     assert summary.new == len(sounding)
 
 
@@ -196,29 +196,29 @@ def extraction(tmp_path: Path) -> ExtractionJob:
 
 
 def deaths_until_over(extraction: ExtractionJob, chunk: tuple[ClipJob, ...], guilty: set[str]) -> Iterator[str]:
-    """Play a process that dies over every chunk with a guilty clip; gives the clips that end as failures."""
+    """Simulate a process that dies over every chunk with a guilty clip. Yields the clips that fail."""
     bisector = CrashBisector(extraction)
     queue = [ChunkAttempt(chunk)]
     for _ in range(1000):
         if not queue:
             return
-        tried = queue.pop(0)
-        if not guilty & {job.clip.clip_id for job in tried.chunk}:
+        attempt = queue.pop(0)
+        if not guilty & {job.clip.clip_id for job in attempt.chunk}:
             bisector.finished()
             continue
-        again, given_up = bisector.next_attempts(tried, "it died")
-        queue += again
-        if given_up is not None:
-            yield given_up.seen[0].clip_id
+        attempts, failure = bisector.next_attempts(attempt, "it died")
+        queue += attempts
+        if failure is not None:
+            yield failure.clips[0].clip_id
     raise AssertionError("it never ends")
 
 
-def test_only_the_guilty_are_given_up(extraction: ExtractionJob, sounding: list[Clip]) -> None:
+def test_only_the_guilty_clips_fail(extraction: ExtractionJob, sounding: list[Clip]) -> None:
     guilty = {"clip02", "clip07"}
     assert set(deaths_until_over(extraction, jobs(sounding), guilty)) == guilty
-    found = extraction.stores()[0].lookup(sounding)
-    assert {clip.clip_id for clip, outcome in zip(sounding, found.outcome, strict=True) if outcome == 3} == guilty
-    assert found.failure(2).message == "it died"
+    result = extraction.stores()[0].lookup(sounding)
+    assert {clip.clip_id for clip, outcome in zip(sounding, result.outcome, strict=True) if outcome == 3} == guilty
+    assert result.failure(2).message == "it died"
 
 
 def test_a_device_that_dies_over_every_clip_ends_the_run(extraction: ExtractionJob, sounding: list[Clip]) -> None:

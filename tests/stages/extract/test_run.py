@@ -30,7 +30,7 @@ from avfuse.stages.extract.encode import OutputLayout
 from avfuse.stages.extract.pool import DecodePool, Limits
 from avfuse.stages.extract.run import ExtractSummary, extract
 
-ASKED = resolve(["lite:frames", "lite:mfcc"], sampling="uniform:3")
+SPECS = resolve(["lite:frames", "lite:mfcc"], sampling="uniform:3")
 USABLE = {"good", "other", "no_sound", "silent"}
 
 
@@ -39,12 +39,12 @@ def clips_of(folder: Path) -> list[Clip]:
 
 
 def run(clips: list[Clip], cache: Path, **options: object) -> ExtractSummary:
-    return extract(clips, ASKED, cache, "set", device="cpu", progress=False, **options)  # type: ignore[arg-type]
+    return extract(clips, SPECS, cache, "set", device="cpu", progress=False, **options)  # type: ignore[arg-type]
 
 
 def row_bytes(cache: Path) -> dict[tuple[str, str], bytes]:
     table = {}
-    for spec in ASKED:
+    for spec in SPECS:
         loaded = features.load("set", spec.name, cache)
         table |= {(spec.name, clip): row.tobytes() for clip, row in zip(loaded.clip_ids, loaded.data, strict=True)}
     return table
@@ -79,7 +79,7 @@ def test_problems_name_the_file_and_the_reason(done: tuple[Path, ExtractSummary]
 def test_features_are_the_backbone_on_the_prepared_pixels(media: Path, done: tuple[Path, ExtractSummary]) -> None:
     cache, _ = done
     encode = load(get_backbone("lite"), find_weights(get_backbone("lite").checkpoint), "cpu")
-    for spec in ASKED:
+    for spec in SPECS:
         table = features.load("set", spec.name, cache)
         pixels = prepare(media / "other.avi", None, None, [spec.input]).outcomes[0]
         assert isinstance(pixels, np.ndarray)
@@ -113,11 +113,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 ) -> None:
     clips = clips_of(media)
     run(clips[:4], tmp_path, workers=1)
-    (tmp_path / "set" / ASKED[1].folder).rename(tmp_path / "lost")  # killed before the second feature was committed
+    (tmp_path / "set" / SPECS[1].folder).rename(tmp_path / "lost")  # killed before the second feature was committed
     summary = run(clips, tmp_path, workers=1)
     assert summary.new == len(clips)
     assert row_bytes(tmp_path) == row_bytes(done[0])
-    assert FeatureStore(tmp_path, "set", ASKED[0]).lookup(clips).extra == 0
+    assert FeatureStore(tmp_path, "set", SPECS[0]).lookup(clips).extra == 0
 
 
 def test_failures_are_tried_again_once_and_then_only_when_asked(
@@ -128,7 +128,7 @@ def test_failures_are_tried_again_once_and_then_only_when_asked(
     clips = [clip for clip in clips_of(media) if clip.clip_id == "text"]
     tried = [run(clips, cache, workers=1, retry_failed=asked).new for asked in (False, False, True, False)]
     assert tried == [1, 0, 1, 0]
-    assert FeatureStore(cache, "set", ASKED[0]).lookup(clips).attempts.tolist() == [3]
+    assert FeatureStore(cache, "set", SPECS[0]).lookup(clips).attempts.tolist() == [3]
 
 
 TROUBLE = """
@@ -192,7 +192,7 @@ def test_a_crash_a_glutton_and_a_hang_cost_only_their_clips(
 def test_a_picture_far_too_large_costs_only_its_clip(media: Path, tmp_path: Path) -> None:
     frames = [np.full((5000, 6000, 3), 90, np.uint8)] * 3
     write_video(tmp_path / "bomb.avi", frames, fps=25, video_codec="mjpeg", pixel_format="yuvj420p")
-    inputs = [ASKED[0].input]
+    inputs = [SPECS[0].input]
     jobs = [(Clip(path.stem, path), inputs) for path in (tmp_path / "bomb.avi", media / "good.avi")]
     with DecodePool(1, inputs, limits=Limits(memory_bytes=160 * 2**20)) as pool:
         bomb, good = pool.prepare(jobs)
@@ -241,7 +241,7 @@ def test_several_devices_share_the_clips_and_change_no_byte(
     media: Path, done: tuple[Path, ExtractSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "CHUNK_CLIPS", 2)
-    summary = extract(clips_of(media), ASKED, tmp_path, "set", device="cpu,cpu", workers=2, progress=False)
+    summary = extract(clips_of(media), SPECS, tmp_path, "set", device="cpu,cpu", workers=2, progress=False)
     assert row_bytes(tmp_path) == row_bytes(done[0])
     assert set(summary.problems) == set(done[1].problems)
     assert summary.notes == done[1].notes
@@ -254,22 +254,22 @@ def test_devices_are_listed_with_commas() -> None:
 
 
 def test_what_a_run_will_write_is_said_before_it_begins(media: Path, tmp_path: Path) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     clips = [clip for clip in clips_of(media) if clip.clip_id in ("good", "other")]
-    run(clips, tmp_path, workers=1, tell=told.append)
+    run(clips, tmp_path, workers=1, log=lines.append)
     need = 2 * (3 * 1280 + 1280) * 2
-    assert len(told) == 1
-    assert f"{need / 1024:.3g} KiB for 2 clips" in told[0]
-    assert "free)" in told[0]
-    run(clips, tmp_path, workers=1, tell=told.append)
-    assert len(told) == 1
+    assert len(lines) == 1
+    assert f"{need / 1024:.3g} KiB for 2 clips" in lines[0]
+    assert "free)" in lines[0]
+    run(clips, tmp_path, workers=1, log=lines.append)
+    assert len(lines) == 1
 
 
 def test_numbers_that_cannot_be_stored_are_a_failure_not_infinities(
     media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = OutputLayout.of
-    monkeypatch.setattr(OutputLayout, "of", lambda layout, encoded: 1e6 * real(layout, encoded))
+    real = OutputLayout.select
+    monkeypatch.setattr(OutputLayout, "select", lambda layout, encoded: 1e6 * real(layout, encoded))
     clips = [clip for clip in clips_of(media) if clip.clip_id == "good"]
     summary = run(clips, tmp_path, workers=1)
     assert summary.problems == {"good": ["encode: the network gives numbers that float16 cannot hold"]}
