@@ -641,7 +641,7 @@ def table_products(data: FusionData) -> int:
     inputs of all layers but the first."""
     total = 0
     for kind, images in TABLE.items():
-        head = kind.inputs(data).head()
+        head = kind.inputs(data).new_head()
         first, *others = (layer.weight.numel() for layer in head.modules() if isinstance(layer, nn.Linear))
         total += SEEDS * images * CLIPS * TABLE_EPOCHS * (2 * first + 3 * sum(others))
     return total

@@ -204,7 +204,7 @@ def test_contrast_is_that_of_the_cpu(device: str) -> None:
         recipe = training.recipe("crossattn")
         inputs = HeadInputs.of("crossattn", data, data.train, training.options("crossattn"), recipe)
         fit = HeadTrainer(inputs, data.truth, recipe, seed=0)
-        assert isinstance(fit.objective, AuxiliaryLosses)
+        assert isinstance(fit.auxiliary, AuxiliaryLosses)
         losses = fit.losses(inputs.evaluation_batch(data.train[:16]))
         values.append([losses[name].item() for name in ("total", "ce", "avc", "imc")])
     np.testing.assert_allclose(values[1], values[0], rtol=1e-3)

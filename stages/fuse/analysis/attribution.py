@@ -93,7 +93,9 @@ class _Clips:
     def of(cls, head: Head, seen: Sequence[ModalityTokens], which: Tensor) -> "_Clips":
         doors = head.modality_inputs()
         tokens = {
-            each.name: doors[each.name].standardise(each.rows[which], each.present[which])[:, list(each.views.at_test)]
+            each.name: doors[each.name].standardise(each.rows[which], each.present[which])[
+                :, list(each.views.test_views)
+            ]
             for each in seen
         }
         masks = {each.name: each.present[which] for each in seen}
@@ -136,7 +138,7 @@ def explain(
     """
     own = replace(job, data=replace(job.data, test=clips))
     seen = [ModalityTokens.of(own, name, door) for name, door in heads[0].modality_inputs().items()]
-    every = {each.name: feature_tokens(each.modality, each.views.at_test) for each in seen}
+    every = {each.name: feature_tokens(each.modality, each.views.test_views) for each in seen}
     cells = {
         name: torch.from_numpy(np.concatenate([part.tokens.ravel() for part in parts])).to(clips.device)
         for name, parts in every.items()

@@ -113,7 +113,7 @@ def _noise(seen: ModalityTokens, snr_db: float, seed: int) -> Callable[[Tensor],
 def _shift(seen: ModalityTokens, share: float) -> Callable[[Tensor], Tensor] | None:
     """None where there is no time axis."""
     views, tokens = np.arange(seen.rows.shape[1]), np.arange(seen.rows.shape[2])
-    windows = list(seen.views.at_test)
+    windows = list(seen.views.test_views)
     if len(windows) > 1:
         views[windows] = _rolled(views[windows], (len(windows),), 0, share)
     else:

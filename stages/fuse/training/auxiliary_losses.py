@@ -55,7 +55,7 @@ class AuxiliaryLosses(nn.Module):
     from the source in use.
     """
 
-    def __init__(self, head: Head, recipe: Recipe, banks: FilterBanks | None) -> None:
+    def __init__(self, head: Head, recipe: Recipe, filter_banks: FilterBanks | None) -> None:
         """Raises UsageError where the head gives not what a loss needs, or where masked learning lacks the clips'
         filter banks or a grid of sound."""
         super().__init__()
@@ -71,17 +71,17 @@ class AuxiliaryLosses(nn.Module):
             self.matching = Matching(dims["after_video"], dims["after_audio"])
         if "masked" in self.weights:
             of_tokens = {name: dims[f"tokens_{name}"] for name in ("video", "audio")}
-            self.reconstruction = MaskedReconstruction(head.shapes, of_tokens, recipe.mask, banks)
+            self.reconstruction = MaskedReconstruction(head.shapes, of_tokens, recipe.mask, filter_banks)
 
     @classmethod
-    def of(cls, head: Head, recipe: Recipe, banks: FilterBanks | None) -> "AuxiliaryLosses | None":
+    def of(cls, head: Head, recipe: Recipe, filter_banks: FilterBanks | None) -> "AuxiliaryLosses | None":
         """None for a recipe that wants classification alone."""
         if not auxiliary_weights(recipe):
             return None
-        return cls(head, recipe, banks).to(next(head.parameters()).device)
+        return cls(head, recipe, filter_banks).to(next(head.parameters()).device)
 
     def forward(
-        self, head: Head, batch: HeadBatch, outputs: Mapping[str, Tensor], labels: Tensor, draws: torch.Generator
+        self, head: Head, batch: HeadBatch, outputs: Mapping[str, Tensor], labels: Tensor, rng: torch.Generator
     ) -> dict[str, Tensor]:
         """Each loss by name, a scalar, not weighted.
 
@@ -99,9 +99,9 @@ class AuxiliaryLosses(nn.Module):
                 if "imc" in self.weights:
                     losses["imc"] = intra_modality_contrast(embedded, labels)
         if self.matching is not None:
-            losses["avm"] = self._match(self.matching, head, batch, outputs, embedded, labels, draws)
+            losses["avm"] = self._match(self.matching, head, batch, outputs, embedded, labels, rng)
         if self.reconstruction is not None:
-            errors = self._reconstruct(self.reconstruction, head, batch, draws)
+            errors = self._reconstruct(self.reconstruction, head, batch, rng)
             losses["masked"] = errors["video"] + errors["audio"]
         return losses
 
@@ -140,7 +140,7 @@ class AuxiliaryLosses(nn.Module):
         outputs: Mapping[str, Tensor],
         embedded: EmbeddedClips | None,
         labels: Tensor,
-        draws: torch.Generator,
+        rng: torch.Generator,
     ) -> Tensor:
         """AVM: the batch's own pairs as they are fused already, and wrong ones in a pass of their own. Where AVC has no
         weight, no common space says which are hard, and each other clip is as likely."""
@@ -151,7 +151,7 @@ class AuxiliaryLosses(nn.Module):
             with self._exactly():
                 alike = similarity(embedded)
         others = labels if self.recipe.other_class_negatives else None
-        pairs = draw_pairs(alike, both, draws, self.recipe.negatives, others)
+        pairs = draw_pairs(alike, both, rng, self.recipe.negatives, others)
         if pairs is None:
             return torch.zeros((), device=both.device)
         own, wrong = pairs.video[pairs.is_match], ~pairs.is_match
@@ -167,10 +167,10 @@ class AuxiliaryLosses(nn.Module):
             return matching_loss(matching(*vectors), pairs.is_match)
 
     def _reconstruct(
-        self, reconstruction: MaskedReconstruction, head: Head, batch: HeadBatch, draws: torch.Generator
+        self, reconstruction: MaskedReconstruction, head: Head, batch: HeadBatch, rng: torch.Generator
     ) -> dict[str, Tensor]:
         """Errors of a pass over hidden input, by modality."""
-        hidden = reconstruction.draw(batch.index, _has(batch), draws)
+        hidden = reconstruction.draw(batch.index, _has(batch), rng)
         outputs = head(reconstruction.hide(batch.prepared, hidden), batch.present)
         with self._exactly():
             fused = {name: self._exact(outputs[f"tokens_{name}"]) for name in ("video", "audio")}
@@ -193,12 +193,12 @@ def check_auxiliary_losses(
     targets: Targets,
     options: Settings,
     recipe: Recipe,
-    banks: FilterBanks | None,
+    filter_banks: FilterBanks | None,
 ) -> None:
     """Whether a head of this kind can be trained as its recipe wants. Raises UsageError as `AuxiliaryLosses` does."""
     if auxiliary_weights(recipe):
         with torch.random.fork_rng(devices=[]):
-            AuxiliaryLosses(build_head(name, shapes, targets, options), recipe, banks)
+            AuxiliaryLosses(build_head(name, shapes, targets, options), recipe, filter_banks)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ SECONDS = 30.0
 """What is lost at most when training is killed, and how often a checkpoint is written."""
 
 
-def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def tensors_under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """What has names that begin so, without the beginning."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 

@@ -120,17 +120,17 @@ def training_macs(job: TrainingJob) -> float | None:
     inputs = HeadInputs.of(
         job.head, _dummy_data(data, len(clips)), torch.arange(len(clips)).to(clips), job.options, job.recipe
     )
-    trainer = HeadTrainer(inputs, data.truth, job.recipe, job.seed, banks=data.banks)
-    batch = replace(inputs.training_batch(inputs.indices, job.recipe, trainer.draws), index=clips)
+    trainer = HeadTrainer(inputs, data.truth, job.recipe, job.seed, filter_banks=data.banks)
+    batch = replace(inputs.training_batch(inputs.indices, job.recipe, trainer.augment_rng), index=clips)
     trainer.head.train()
-    with dropout_source(GeneratorMasks(trainer.draws)):
-        return multiply_adds(lambda: trainer.loss(batch)) / len(clips) or None
+    with dropout_source(GeneratorMasks(trainer.augment_rng)):
+        return multiply_adds(lambda: trainer.losses(batch)["total"]) / len(clips) or None
 
 
 def evaluation_passes(job: TrainingJob) -> int:
     """How many views of a clip the head's logits are averaged over."""
     seen = get_head(job.head).used_modalities(job.options)
-    return max(len(Views.of(job.data.modalities[name], job.recipe).at_test) for name in seen)
+    return max(len(Views.of(job.data.modalities[name], job.recipe).test_views) for name in seen)
 
 
 def backbone_macs(specs: Iterable[FeatureSpec]) -> int | None:
@@ -197,8 +197,8 @@ def _seen_at_test(modality: Modality | StreamedModality, recipe: Recipe) -> list
     """Without the views that only training draws."""
     if modality.layout is None:
         return list(modality.specs)
-    at_test = Views.of(modality, recipe).at_test
-    return [spec for number in at_test for spec in modality.layout.alternatives[number]]
+    test_views = Views.of(modality, recipe).test_views
+    return [spec for number in test_views for spec in modality.layout.alternatives[number]]
 
 
 def _of_pass(spec: FeatureSpec) -> int | None:

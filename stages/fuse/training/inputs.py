@@ -1,4 +1,4 @@
-"""A data set as one kind of head takes it: prepared on the device once, or prepared batch by batch as it is read."""
+"""A data set as one kind of head takes it: standardised once in memory, or batch by batch as it is read."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,26 +18,31 @@ from avfuse.stages.fuse.heads.base import Masks
 from avfuse.stages.fuse.heads.modality_input import ModalityInput
 from avfuse.stages.fuse.streaming import stream_loader
 
-_EVALUATION_BATCH, _EVALUATION_BYTES = 1024, 2**28
+_EVALUATION_CLIPS, _EVALUATION_BYTES = 1024, 2**28
+"""A batch outside training has at most so many clips, and so many bytes of one modality."""
 
 
 @dataclass(frozen=True)
 class HeadBatch:
-    """Clips at index (B,) of the data set, prepared, and which have what."""
+    """A batch of clips, as a head takes it."""
 
     index: Tensor
+    """int64 (B,), positions in the data set."""
     prepared: dict[str, Tensor]
+    """Features by modality, float32 (B, ...), standardised and in the head's layout."""
     present: dict[str, Tensor | None]
+    """Which clips have a modality, bool (B,) by modality; None: all."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """Of a modality's cached views, how many there are, which are averaged at test, and how many tokens each feature
-    gives, as features are drawn independently."""
+    """The cached views (flips, temporal windows) of a modality that a recipe uses."""
 
     count: int = 1
-    at_test: tuple[int, ...] = (0,)
-    parts: tuple[int, ...] = ()
+    test_views: tuple[int, ...] = (0,)
+    """Those whose logits are averaged at test."""
+    tokens_per_feature: tuple[int, ...] = ()
+    """Training draws a view for each feature independently."""
 
     @classmethod
     def of(cls, modality: Modality | StreamedModality, recipe: Recipe) -> "Views":
@@ -49,23 +54,37 @@ class Views:
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """A data set as one kind of head takes it, standardised by the clips at `indices`, which it is fitted on.
-
-    stored: modalities in memory, float32 (n, ...) as heads take them, or where there are views (n, V, T, D).
-    """
+    """A data set as one kind of head takes it, standardised by the statistics of the clips that are fitted."""
 
     template: Head
+    """A head with these statistics, not trained."""
     options: Settings
+    """The options of `template`."""
     stored: Mapping[str, Tensor]
+    """The modalities in memory, float32 (n, ...) in the head's layout, or (n, V, T, D) where there are views."""
     streamed: Mapping[str, StreamedModality]
+    """The modalities that are read from the cache, batch by batch."""
     views: Mapping[str, Views]
+    """By modality."""
     present: Masks
+    """Which clips have a modality, bool (n,) by modality; None: all."""
     indices: Tensor
+    """int64, the clips that are fitted."""
     clips: Sequence[Clip]
+    """All clips of the data set, where a modality is streamed."""
     _streams: dict[tuple[bytes, int, bool, int], FeatureStream] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, data: FusionData, indices: Tensor, options: Settings, recipe: Recipe) -> "HeadInputs":
+        """Standardise a data set for a kind of head.
+
+        Args:
+            name: of the head.
+            data: the data set.
+            indices: int64, the clips to fit.
+            options: of the head.
+            recipe: says which views are used, and which modality is left out.
+        """
         device = indices.device
         with torch.random.fork_rng(devices=rng_devices(device)):
             head = build_head(name, data.shapes, data.targets, options).to(device).eval()
@@ -73,21 +92,21 @@ class HeadInputs:
         stored: dict[str, Tensor] = {}
         streamed: dict[str, StreamedModality] = {}
         views = {}
-        for key, door in head.modality_inputs().items():
+        for key, modality_input in head.modality_inputs().items():
             modality = data.modalities[key]
             present[key] = _mask(modality, recipe.without == key)
             views[key] = Views.of(modality, recipe)
             if isinstance(modality, StreamedModality):
                 streamed[key] = modality
                 continue
-            parts = indices.split(_evaluation_batch_size(modality.shape))
-            door.fit((modality.tokens[part], modality.present[part]) for part in parts)
-            stored[key] = _stored(door, modality, views[key])
+            batches = indices.split(_evaluation_batch_size(modality.shape))
+            modality_input.fit((modality.tokens[index], modality.present[index]) for index in batches)
+            stored[key] = _stored(modality_input, modality, views[key])
         inputs = cls(head, options, stored, streamed, views, present, indices, data.clips)
         for key, modality in streamed.items():
             alone = cls(head, options, {}, {key: modality}, views, present, indices, data.clips)
             head.modality_inputs()[key].fit(
-                (tokens[key][:, 0], modality.present[part]) for part, tokens in alone._read(indices)
+                (tokens[key][:, 0], modality.present[index]) for index, tokens in alone._read(indices)
             )
         return inputs
 
@@ -95,10 +114,21 @@ class HeadInputs:
     def of_trained(
         cls, head: Head, modalities: Mapping[str, Modality], indices: Tensor, options: Settings, recipe: Recipe
     ) -> "HeadInputs":
-        """Clips that a trained head was not fitted on, standardised as the head was trained. options, recipe: its."""
+        """Standardise other clips with a trained head's own statistics.
+
+        Args:
+            head: the trained head.
+            modalities: of the clips, all in memory.
+            indices: int64, the clips to predict.
+            options: the head's.
+            recipe: the one that the head was trained with.
+        """
         views = {key: Views.of(modalities[key], recipe) for key in head.modality_inputs()}
         present = {key: _mask(modalities[key], recipe.without == key) for key in views}
-        stored = {key: _stored(door, modalities[key], views[key]) for key, door in head.modality_inputs().items()}
+        stored = {
+            key: _stored(modality_input, modalities[key], views[key])
+            for key, modality_input in head.modality_inputs().items()
+        }
         return cls(head, options, stored, {}, views, present, indices, ())
 
     @property
@@ -107,10 +137,10 @@ class HeadInputs:
 
     @property
     def shapes(self) -> Mapping[str, ModalityShape]:
-        """Of the modalities that the head sees."""
-        return {name: door.shape for name, door in self.template.modality_inputs().items()}
+        """Of the modalities that the head uses."""
+        return {name: modality_input.shape for name, modality_input in self.template.modality_inputs().items()}
 
-    def head(self) -> Head:
+    def new_head(self) -> Head:
         """A freshly initialised head with these statistics."""
         head = build_head(self.template.name, self.shapes, self.targets, self.options).to(self.indices.device)
         buffers = {name for name, _ in self.template.named_buffers()}
@@ -118,131 +148,156 @@ class HeadInputs:
         head.load_state_dict(statistics, strict=False)
         return head
 
+    def training_batches(
+        self, recipe: Recipe, epoch: int, batches: Sequence[Tensor], seed: int, rng: torch.Generator
+    ) -> Iterator[HeadBatch]:
+        """The batches of one epoch, augmented.
+
+        Args:
+            recipe: says what is drawn.
+            epoch: its number, from 1.
+            batches: indices int64 (B,). Where a modality is streamed, the stream's own random order of this seed and
+                epoch takes their place.
+            seed: of that order.
+            rng: draws views and dropped modalities.
+        """
+        if not self.streamed:
+            for index in batches:
+                yield self.training_batch(index, recipe, rng)
+            return
+        for index, tokens in self._read(self.indices, recipe.batch_size, True, seed, epoch):
+            yield self.training_batch(index, recipe, rng, self._standardised(index, tokens))
+
     def training_batch(
-        self,
-        indices: Tensor,
-        recipe: Recipe,
-        draws: torch.Generator,
-        read: Mapping[str, Tensor] | None = None,
+        self, indices: Tensor, recipe: Recipe, rng: torch.Generator, streamed: Mapping[str, Tensor] | None = None
     ) -> HeadBatch:
-        """The clips at indices (B,) for training: of cached views one is drawn for each clip and feature, and of clips
-        with both modalities some lose one. read: what is streamed of them, standardised, (B, V, T, D)."""
+        """Clips for training, augmented: a view is drawn for each clip and feature, and with modality dropout some
+        clips that have both modalities lose one.
+
+        Args:
+            indices: int64 (B,).
+            recipe: says what is drawn.
+            rng: draws it.
+            streamed: the standardised tokens of streamed modalities, (B, V, T, D).
+        """
         prepared = {}
         for name, views in self.views.items():
-            own = None if read is None else read.get(name)
+            tokens = None if streamed is None else streamed.get(name)
             if views.count == 1:
                 prepared[name] = (
-                    self.stored[name].index_select(0, indices) if own is None else self._shaped(name, own[:, 0])
+                    self.stored[name].index_select(0, indices)
+                    if tokens is None
+                    else self._to_layout(name, tokens[:, 0])
                 )
                 continue
-            chosen = torch.randint(views.count, (len(indices), len(views.parts)), generator=draws, device=draws.device)
-            of_tokens = chosen.repeat_interleave(torch.tensor(views.parts, device=chosen.device), dim=1)
-            tokens = torch.arange(of_tokens.shape[1], device=chosen.device)
-            if own is None:
-                picked = self.stored[name][indices[:, None], of_tokens, tokens]
+            per_feature = (len(indices), len(views.tokens_per_feature))
+            drawn = torch.randint(views.count, per_feature, generator=rng, device=rng.device)
+            counts = torch.tensor(views.tokens_per_feature, device=drawn.device)
+            view = drawn.repeat_interleave(counts, dim=1)  # (B, T)
+            position = torch.arange(view.shape[1], device=drawn.device)
+            if tokens is None:
+                augmented = self.stored[name][indices[:, None], view, position]
             else:
-                picked = own[torch.arange(len(own), device=own.device)[:, None], of_tokens, tokens]
-            prepared[name] = self._shaped(name, picked)
+                augmented = tokens[torch.arange(len(tokens), device=tokens.device)[:, None], view, position]
+            prepared[name] = self._to_layout(name, augmented)
         present = self._present(indices)
         if recipe.modality_dropout and len(present) == 2:
-            present = _drop_one(present, indices, recipe.modality_dropout, draws)
+            present = _drop_modality(present, indices, recipe.modality_dropout, rng)
         return HeadBatch(indices, prepared, present)
 
-    def epoch(
-        self, recipe: Recipe, number: int, batches: Sequence[Tensor], seed: int, draws: torch.Generator
-    ) -> Iterator[HeadBatch]:
-        """One epoch's batches, drawn: those given, or where a modality is streamed, in the stream's own random order
-        of this seed and epoch."""
-        if not self.streamed:
-            for batch in batches:
-                yield self.training_batch(batch, recipe, draws)
-            return
-        for index, tokens in self._read(self.indices, recipe.batch_size, True, seed, number):
-            yield self.training_batch(index, recipe, draws, self._standardised(index, tokens))
-
     def evaluation_batches(self, indices: Tensor) -> Iterator[tuple[Tensor, list[HeadBatch]]]:
-        """All clips at indices, some at a time: where they stand in indices, and a batch for each of the views that
-        are averaged."""
-        passes = max(len(views.at_test) for views in self.views.values())
+        """Clips for evaluation: positions in `indices`, and a batch of these clips for each test view."""
         size = min(
             self.template.evaluation_batch_size, *(_evaluation_batch_size(shape) for shape in self.shapes.values())
         )
+        passes = range(self.evaluation_passes)
         if not self.streamed:
-            for where in torch.arange(len(indices), device=indices.device).split(size):
-                yield where, [self.evaluation_batch(indices[where], number) for number in range(passes)]
+            for positions in torch.arange(len(indices), device=indices.device).split(size):
+                yield positions, [self.evaluation_batch(indices[positions], number) for number in passes]
             return
-        places = torch.full((int(indices.max()) + 1 if len(indices) else 0,), -1, device=indices.device)
-        places[indices] = torch.arange(len(indices), device=indices.device)
+        position_of = torch.full((int(indices.max()) + 1 if len(indices) else 0,), -1, device=indices.device)
+        position_of[indices] = torch.arange(len(indices), device=indices.device)
         for index, tokens in self._read(indices, size):
-            read = self._standardised(index, tokens)
-            yield places[index], [self.evaluation_batch(index, number, read) for number in range(passes)]
+            streamed = self._standardised(index, tokens)
+            yield position_of[index], [self.evaluation_batch(index, number, streamed) for number in passes]
 
-    def evaluation_batch(self, indices: Tensor, number: int = 0, read: Mapping[str, Tensor] | None = None) -> HeadBatch:
-        """The clips at indices (B,) as at test: the view of pass `number`. read: as of `training_batch`."""
+    def evaluation_batch(
+        self, indices: Tensor, number: int = 0, streamed: Mapping[str, Tensor] | None = None
+    ) -> HeadBatch:
+        """Clips for evaluation, in one of their test views.
+
+        Args:
+            indices: int64 (B,).
+            number: of the test view, from 0.
+            streamed: the standardised tokens of streamed modalities, (B, V, T, D).
+        """
         prepared = {}
         for name, views in self.views.items():
-            which = views.at_test[number % len(views.at_test)]
-            if read is not None and name in read:
-                prepared[name] = self._shaped(name, read[name][:, which])
+            view = views.test_views[number % len(views.test_views)]
+            if streamed is not None and name in streamed:
+                prepared[name] = self._to_layout(name, streamed[name][:, view])
             elif views.count == 1:
                 prepared[name] = self.stored[name].index_select(0, indices)
             else:
-                prepared[name] = self._shaped(name, self.stored[name][indices, which])
+                prepared[name] = self._to_layout(name, self.stored[name][indices, view])
         return HeadBatch(indices, prepared, self._present(indices))
 
     @property
     def evaluation_passes(self) -> int:
-        """How many views of a clip are averaged."""
-        return max(len(views.at_test) for views in self.views.values())
+        """The number of views per clip whose logits are averaged."""
+        return max(len(views.test_views) for views in self.views.values())
 
     def _present(self, indices: Tensor) -> dict[str, Tensor | None]:
         return {key: None if mask is None else mask[indices] for key, mask in self.present.items()}
 
-    def _shaped(self, name: str, standardised: Tensor) -> Tensor:
+    def _to_layout(self, name: str, standardised: Tensor) -> Tensor:
         return self.template.modality_inputs()[name].to_layout(standardised)
 
     def _standardised(self, index: Tensor, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        doors = self.template.modality_inputs()
+        inputs = self.template.modality_inputs()
         return {
-            name: doors[name].standardise(each, self.streamed[name].present[index]) for name, each in tokens.items()
+            name: inputs[name].standardise(values, self.streamed[name].present[index])
+            for name, values in tokens.items()
         }
 
     def _read(
         self, indices: Tensor, size: int | None = None, shuffle: bool = False, seed: int = 0, epoch: int = 0
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """What is streamed of clips, batch by batch: their indices (B,), and (B, V, T, D) by modality. Clips that no
-        shard has anything of are dealt out among the batches."""
+        """Read the streamed modalities of clips, batch by batch: indices (B,), and tokens (B, V, T, D) by modality.
+
+        Clips without any cached row are dealt out among the batches, as NaN.
+        """
         if size is None:
             size = min(_evaluation_batch_size(modality.shape) for modality in self.streamed.values())
-        anything = torch.stack([modality.present[indices] for modality in self.streamed.values()]).any(dim=0)
-        if not anything.any():
-            for part in indices.split(size):
-                yield part, {name: self._nothing(name, len(part)) for name in self.streamed}
+        cached = torch.stack([modality.present[indices] for modality in self.streamed.values()]).any(dim=0)
+        if not cached.any():
+            for index in indices.split(size):
+                yield index, {name: self._absent(name, len(index)) for name in self.streamed}
             return
         stream = self._stream(indices, size, shuffle, seed)
         loader = stream_loader(stream, pin_memory=indices.device.type == "cuda")
         loader.set_epoch(epoch)
-        known = torch.from_numpy(stream.positions)
+        in_stream = torch.from_numpy(stream.positions)
         others = torch.ones(len(indices), dtype=torch.bool)
-        others[known] = False
-        count = math.ceil(len(known) / size)
+        others[in_stream] = False
+        count = math.ceil(len(in_stream) / size)
         dealt = indices[others.to(indices.device)].tensor_split(count)
         for number, batch in enumerate(loader):
-            moved = batch.to(indices.device, non_blocking=True)
-            index = torch.cat([indices[moved.index], dealt[number]])
+            batch = batch.to(indices.device, non_blocking=True)
+            index = torch.cat([indices[batch.index], dealt[number]])
             tokens = {
-                name: torch.cat([modality.layout.stack_views(moved.tokens), self._nothing(name, len(dealt[number]))])
+                name: torch.cat([modality.layout.stack_views(batch.tokens), self._absent(name, len(dealt[number]))])
                 for name, modality in self.streamed.items()
             }
             yield index, tokens
 
-    def _nothing(self, name: str, clips: int) -> Tensor:
+    def _absent(self, name: str, clips: int) -> Tensor:
         layout = self.streamed[name].layout
         shape = (clips, len(layout.alternatives), layout.shape.length, layout.shape.dim)
         return torch.full(shape, float("nan"), device=self.indices.device)
 
     def _stream(self, indices: Tensor, size: int, shuffle: bool, seed: int) -> FeatureStream:
-        """Looked up once: the cache is large."""
+        """A stream of these clips, made once: looking rows up in a large cache takes time."""
         key = (indices.cpu().numpy().tobytes(), size, shuffle, seed)
         if key not in self._streams:
             stores = {key: store for modality in self.streamed.values() for key, store in modality.stores.items()}
@@ -252,41 +307,47 @@ class HeadInputs:
 
 
 def _evaluation_batch_size(shape: ModalityShape) -> int:
-    """Clips that are handled at a time where nothing is trained."""
-    return max(1, min(_EVALUATION_BATCH, _EVALUATION_BYTES // (4 * shape.length * shape.dim)))
+    """Clips per batch outside training."""
+    return max(1, min(_EVALUATION_CLIPS, _EVALUATION_BYTES // (4 * shape.length * shape.dim)))
 
 
 def _mask(modality: Modality | StreamedModality, left_out: bool) -> Tensor | None:
-    """Which clips have it, of `Masks`. left_out: by the recipe no clip has."""
-    here = torch.zeros_like(modality.present) if left_out else modality.present
-    return None if here.all() else here
+    """Which clips have a modality, bool (n,); None: all. left_out: the recipe leaves it out of all clips."""
+    mask = torch.zeros_like(modality.present) if left_out else modality.present
+    return None if mask.all() else mask
 
 
-def _stored(door: ModalityInput, modality: Modality, views: Views) -> Tensor:
-    """Of `HeadInputs.stored`."""
+def _stored(modality_input: ModalityInput, modality: Modality, views: Views) -> Tensor:
+    """A modality as `HeadInputs.stored` has it."""
     if modality.views is None or views.count == 1:
-        return _in_parts(modality.tokens, modality.present, door.prepare)
-    every = [_in_parts(view, modality.present, door.standardise) for view in modality.views.unbind(1)]
-    return torch.stack(every, dim=1)
+        return _in_batches(modality.tokens, modality.present, modality_input.prepare)
+    standardised = [
+        _in_batches(view, modality.present, modality_input.standardise) for view in modality.views.unbind(1)
+    ]
+    return torch.stack(standardised, dim=1)
 
 
-def _in_parts(tokens: Tensor, present: Tensor, prepare: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Clips some at a time, so that what is made on the way is never large."""
-    size = max(1, min(_EVALUATION_BATCH, _EVALUATION_BYTES // (4 * tokens[0].numel())))
-    return torch.cat([prepare(*part) for part in zip(tokens.split(size), present.split(size), strict=True)])
+def _in_batches(tokens: Tensor, present: Tensor, prepare: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Prepare all clips batch by batch, so that intermediate tensors stay small."""
+    size = max(1, min(_EVALUATION_CLIPS, _EVALUATION_BYTES // (4 * tokens[0].numel())))
+    return torch.cat([prepare(*batch) for batch in zip(tokens.split(size), present.split(size), strict=True)])
 
 
-def _drop_one(
-    present: Mapping[str, Tensor | None], indices: Tensor, share: float, draws: torch.Generator
+def _drop_modality(
+    present: Mapping[str, Tensor | None], indices: Tensor, probability: float, rng: torch.Generator
 ) -> dict[str, Tensor | None]:
-    (one, of_one), (other, of_other) = (
+    """Masks in which clips with both modalities lose one with this probability, either one as often."""
+    (first, has_first), (second, has_second) = (
         (name, torch.ones_like(indices, dtype=torch.bool) if mask is None else mask) for name, mask in present.items()
     )
-    chance = torch.rand(len(indices), generator=draws, device=draws.device)
-    both = of_one & of_other
-    return {one: of_one & ~(both & (chance < share / 2)), other: of_other & ~(both & (chance > 1 - share / 2))}
+    draw = torch.rand(len(indices), generator=rng, device=rng.device)
+    both = has_first & has_second
+    return {
+        first: has_first & ~(both & (draw < probability / 2)),
+        second: has_second & ~(both & (draw > 1 - probability / 2)),
+    }
 
 
 def rng_devices(device: torch.device) -> list[torch.device]:
-    """Whose random states torch.random.fork_rng is to keep, besides the CPU's."""
+    """The devices besides the CPU whose random states torch.random.fork_rng is to keep."""
     return [device] if device.type == "cuda" else []

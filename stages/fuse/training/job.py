@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -40,7 +41,7 @@ class TrainingJob:
         data, recipe = self.data, self.recipe
         check_auxiliary_losses(self.head, data.shapes, data.targets, self.options, recipe, data.banks)
         if recipe.classes_and_clips is not None:
-            labels = balanced_labels(data.targets, data.truth)[data.train]
+            labels = balanced_labels(data.truth)[data.train]
             balanced_batches(labels, *recipe.classes_and_clips, torch.Generator())
 
     @property
@@ -67,4 +68,5 @@ class TrainingJob:
         }
 
 
-__getattr__ = renamed(__name__, {"Plan": "TrainingJob"})
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Plan": "TrainingJob"})

@@ -1,7 +1,7 @@
 """What a user asks of training, before it is known of which head."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avfuse.features.errors import UsageError
 from avfuse.moved_modules import renamed
@@ -58,4 +58,5 @@ def accepts_setting(head: str, name: str) -> bool:
     return name in Recipe.model_fields or name in get_head(head).Options.model_fields
 
 
-__getattr__ = renamed(__name__, {"Training": "TrainingOverrides", "knows": "accepts_setting"})
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Training": "TrainingOverrides", "knows": "accepts_setting"})

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from avfuse.stages.fuse.evaluation.metrics import mean_average_precision
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.losses import multi_target_loss
 from avfuse.stages.fuse.losses.contrastive import JointEmbedding
-from avfuse.stages.fuse.training.checkpoint import Checkpoint, under
+from avfuse.stages.fuse.training.checkpoint import Checkpoint, tensors_under
 from avfuse.stages.fuse.training.head_trainer import EpochLosses, HeadTrainer, predict
 from avfuse.stages.fuse.training.inputs import HeadInputs
 from avfuse.stages.fuse.training.job import TrainingJob
@@ -237,7 +237,7 @@ def _fit_without_epochs(job: TrainingJob, trainer: HeadTrainer) -> EpochLosses:
     batch = trainer.inputs.evaluation_batch(clips)
     trainer.head.fit_without_epochs(batch.prepared, batch.present, [each[clips] for each in trainer.truth], job.seed)
     with torch.no_grad():
-        return EpochLosses(trainer.loss(batch).item())
+        return EpochLosses(trainer.losses(batch)["total"].item())
 
 
 def _should_continue(curve: Sequence[Epoch], recipe: Recipe, epoch: int) -> bool:
@@ -280,8 +280,8 @@ def _trained(job: TrainingJob, trainer: HeadTrainer, curve: list[Epoch], last: i
 
     without = {name: logits(data.test, name) for name in both}
     too_short = space = None
-    if trainer.objective is not None:
-        too_short, space = trainer.objective.count_too_short(trainer.inputs.indices), trainer.objective.space
+    if trainer.auxiliary is not None:
+        too_short, space = trainer.auxiliary.count_too_short(trainer.inputs.indices), trainer.auxiliary.space
     return TrainedHead(head, curve, last, logits(data.test), logits(data.unlabelled), without, chosen, too_short, space)
 
 
@@ -290,7 +290,7 @@ def _weights(trainer: HeadTrainer) -> dict[str, Tensor]:
 
 
 def _copy(trainer: HeadTrainer, state: Mapping[str, Tensor]) -> Head:
-    head = trainer.inputs.head()
+    head = trainer.inputs.new_head()
     head.load_state_dict(dict(state))
     return head.eval()
 
@@ -313,8 +313,8 @@ class _Progress:
             return cls(checkpoint, "choose", 0, [[] for _ in jobs], [{} for _ in jobs], None)
         tensors, described = saved
         curves = [[Epoch(**epoch) for epoch in curve] for curve in described["curves"]]
-        states = [under(tensors, f"{number}.") for number in range(len(jobs))]
-        best = [under(tensors, f"best.{number}.") for number in range(len(jobs))]
+        states = [tensors_under(tensors, f"{number}.") for number in range(len(jobs))]
+        best = [tensors_under(tensors, f"best.{number}.") for number in range(len(jobs))]
         return cls(checkpoint, described["phase"], described["epoch"], curves, best, states)
 
     def load(self, trainers: Sequence[HeadTrainer]) -> None:
@@ -362,4 +362,5 @@ def _shuffled(data: FusionData, seed: int) -> list[Tensor]:
     return shuffled
 
 
-__getattr__ = renamed(__name__, {"Trained": "TrainedHead", "Parents": "ParentHeads", "train_company": "train_jobs"})
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Trained": "TrainedHead", "Parents": "ParentHeads", "train_company": "train_jobs"})

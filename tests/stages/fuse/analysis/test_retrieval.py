@@ -287,8 +287,8 @@ def fitted(data: FusionData) -> HeadTrainer:
 
 def test_embeddings_are_what_the_loss_compares(data: FusionData) -> None:
     fit = fitted(data)
-    assert fit.objective is not None
-    found = embed_with_head(fit.head, fit.objective, fit.inputs, data.test)
+    assert fit.auxiliary is not None
+    found = embed_with_head(fit.head, fit.auxiliary, fit.inputs, data.test)
     with torch.no_grad():
         batch = fit.inputs.evaluation_batch(data.test)
         losses = fit.losses(batch)  # the head is in evaluation mode, as embed leaves it
@@ -300,13 +300,13 @@ def test_embeddings_are_what_the_loss_compares(data: FusionData) -> None:
 
 def test_windows_are_averaged_and_of_unit_length(data: FusionData, monkeypatch: pytest.MonkeyPatch) -> None:
     fit = fitted(data)
-    assert fit.objective is not None
+    assert fit.auxiliary is not None
     clips = data.train[:8]
     turned = clips.roll(1)
-    one, other = (embed_with_head(fit.head, fit.objective, fit.inputs, which) for which in (clips, turned))
+    one, other = (embed_with_head(fit.head, fit.auxiliary, fit.inputs, which) for which in (clips, turned))
     passes = [fit.inputs.evaluation_batch(clips), fit.inputs.evaluation_batch(turned)]
     monkeypatch.setattr(HeadInputs, "evaluation_batches", lambda self, indices: iter([(torch.arange(8), passes)]))
-    found = embed_with_head(fit.head, fit.objective, fit.inputs, clips)
+    found = embed_with_head(fit.head, fit.auxiliary, fit.inputs, clips)
     for name in OTHER_MODALITY:
         total = one.vectors[name] + other.vectors[name]
         expected = total / np.linalg.norm(total, axis=1, keepdims=True)

@@ -125,7 +125,7 @@ def fit_of(data: FusionData, seed: int = 0, head: str = "crossattn", **settings:
     training = TrainingOverrides(**{**SMALL, **settings})
     recipe = training.recipe(head)
     inputs = HeadInputs.of(head, data, data.train, training.options(head), recipe)
-    return HeadTrainer(inputs, data.truth, recipe, seed, banks=data.banks)
+    return HeadTrainer(inputs, data.truth, recipe, seed, filter_banks=data.banks)
 
 
 def train_batch(fit: HeadTrainer, clips: int = 16) -> HeadBatch:
@@ -134,8 +134,8 @@ def train_batch(fit: HeadTrainer, clips: int = 16) -> HeadBatch:
 
 def losses_of(fit: HeadTrainer, batch: HeadBatch, seed: int = 7) -> dict[str, Tensor]:
     """With all that is drawn at random drawn from this seed."""
-    fit.draws.manual_seed(seed)
-    with dropout_source(GeneratorMasks(fit.draws)):
+    fit.augment_rng.manual_seed(seed)
+    with dropout_source(GeneratorMasks(fit.augment_rng)):
         return fit.losses(batch)
 
 
@@ -156,9 +156,9 @@ def test_each_loss_changes_what_is_learned(data: FusionData, settings: dict[str,
     weights = torch.nn.utils.parameters_to_vector
     assert (weights(plain.head.parameters()) - weights(fit.head.parameters())).abs().max() > 1e-3
     fresh = fit_of(data, **settings)
-    assert fit.objective is not None
-    assert fresh.objective is not None
-    for before, after in zip(fresh.objective.parameters(), fit.objective.parameters(), strict=True):
+    assert fit.auxiliary is not None
+    assert fresh.auxiliary is not None
+    for before, after in zip(fresh.auxiliary.parameters(), fit.auxiliary.parameters(), strict=True):
         assert not torch.equal(before, after)
 
 
@@ -183,11 +183,11 @@ def test_labels_are_the_classes_of_the_first_target(data: FusionData, several: b
     fit = fit_of(data, imc=0.5, avc=0.5, contrast_labels=True)
     batch = train_batch(fit)
     losses = losses_of(fit, batch)
-    fit.draws.manual_seed(7)
-    with dropout_source(GeneratorMasks(fit.draws)):
+    fit.augment_rng.manual_seed(7)
+    with dropout_source(GeneratorMasks(fit.augment_rng)):
         outputs = fit.head(batch.prepared, batch.present)
-    assert fit.objective is not None
-    embedded, own = fit.objective.embed(outputs, batch), labels[batch.index]
+    assert fit.auxiliary is not None
+    embedded, own = fit.auxiliary.embed(outputs, batch), labels[batch.index]
     torch.testing.assert_close(losses["imc"], intra_modality_contrast(embedded, own))
     torch.testing.assert_close(losses["avc"], audio_video_contrast(embedded, own))
     assert losses["avc"] != audio_video_contrast(embedded)
@@ -205,7 +205,7 @@ def test_all_that_is_drawn_comes_from_the_heads_own_stream(lacking: FusionData, 
     train_epochs([other])
     assert_same(one.state(), other.state())
     another = fit_of(lacking, seed=3, modality_dropout=0.3, mask=mask, **EVERYTHING)
-    another.draws.manual_seed(99)
+    another.augment_rng.manual_seed(99)
     train_epochs([another])
     assert not torch.equal(another.head.classifier[1].weight, one.head.classifier[1].weight)
 
@@ -314,8 +314,8 @@ class Watched:
             return pairs
 
         monkeypatch.setattr(module, "draw_pairs", draw_pairs)
-        if fit.objective is not None and fit.objective.matching is not None:
-            fit.objective.matching.register_forward_hook(lambda matching, given, logits: self.told.append(given))
+        if fit.auxiliary is not None and fit.auxiliary.matching is not None:
+            fit.auxiliary.matching.register_forward_hook(lambda matching, given, logits: self.told.append(given))
 
 
 @pytest.mark.parametrize("negatives", [1, 2])
@@ -372,8 +372,8 @@ def hidden_passes(fit: HeadTrainer, batch: HeadBatch) -> dict[str, Tensor]:
     fit.head.eval()
     seen: list[dict[str, Tensor]] = []
     hook = fit.head.register_forward_hook(lambda head, given, outputs: seen.append(outputs))
-    assert fit.objective is not None
-    fit.objective.reconstruction_error(fit.head, batch, seed=3)
+    assert fit.auxiliary is not None
+    fit.auxiliary.reconstruction_error(fit.head, batch, seed=3)
     hook.remove()
     return seen[0]
 
@@ -382,10 +382,10 @@ def hidden_passes(fit: HeadTrainer, batch: HeadBatch) -> dict[str, Tensor]:
 def test_what_is_hidden_is_not_seen(data: FusionData, mask: str) -> None:
     fit = fit_of(data, masked=0.1, mask=mask)
     batch = train_batch(fit)
-    assert fit.objective is not None
-    assert fit.objective.reconstruction is not None
+    assert fit.auxiliary is not None
+    assert fit.auxiliary.reconstruction is not None
     everyone = torch.ones(16, dtype=torch.bool)
-    hidden = fit.objective.reconstruction.draw(
+    hidden = fit.auxiliary.reconstruction.draw(
         batch.index, {"video": everyone, "audio": everyone}, torch.Generator().manual_seed(3)
     )
     before = hidden_passes(fit, batch)
@@ -402,8 +402,8 @@ def test_what_is_hidden_is_not_seen(data: FusionData, mask: str) -> None:
 @pytest.mark.parametrize("mask", ["segments", "random"])
 def test_neither_padding_nor_what_stands_before_a_grid_is_hidden(lacking: FusionData, mask: str) -> None:
     fit = fit_of(lacking, masked=0.1, mask=mask)
-    assert fit.objective is not None
-    reconstruction = fit.objective.reconstruction
+    assert fit.auxiliary is not None
+    reconstruction = fit.auxiliary.reconstruction
     assert reconstruction is not None
     clips = torch.arange(48)
     present = {name: lacking.modalities[name].present for name in ("video", "audio")}
@@ -431,9 +431,9 @@ def test_neither_padding_nor_what_stands_before_a_grid_is_hidden(lacking: Fusion
 
 def test_clips_with_too_little_sound_are_counted(data: FusionData) -> None:
     fit = fit_of(data, masked=0.1)
-    assert fit.objective is not None
-    assert fit.objective.count_too_short(torch.arange(48)) == 1
-    assert fit.objective.count_too_short(torch.arange(2, 48)) == 0
+    assert fit.auxiliary is not None
+    assert fit.auxiliary.count_too_short(torch.arange(48)) == 1
+    assert fit.auxiliary.count_too_short(torch.arange(2, 48)) == 0
     trained = train_head("crossattn", data, 0, TrainingOverrides(**{**SMALL, "epochs": 1}, masked=0.1))
     assert trained.too_short == 1
     assert train_head("crossattn", data, 0, TrainingOverrides(**{**SMALL, "epochs": 1}, avc=0.5)).too_short is None
@@ -442,13 +442,13 @@ def test_clips_with_too_little_sound_are_counted(data: FusionData) -> None:
 def test_the_error_is_of_the_sound_and_of_the_picture(data: FusionData) -> None:
     """Equation 6 adds the two: with decoders that say nothing they are the mean squares of what is hidden."""
     fit = fit_of(data, masked=0.1)
-    assert fit.objective is not None
-    for name, parameter in fit.objective.named_parameters():
+    assert fit.auxiliary is not None
+    for name, parameter in fit.auxiliary.named_parameters():
         assert name.startswith("reconstruction")
         torch.nn.init.zeros_(parameter)
     clips = torch.arange(2, 18)
     batch = fit.inputs.evaluation_batch(clips)
-    errors = fit.objective.reconstruction_error(fit.head, batch, seed=0)
+    errors = fit.auxiliary.reconstruction_error(fit.head, batch, seed=0)
     assert errors["video"] == pytest.approx(1, abs=1e-3)  # layer-normalised
     assert data.banks is not None
     own = zip(data.banks.rows[clips], data.banks.valid_frames[clips], strict=True)
@@ -510,10 +510,10 @@ def test_what_a_clip_lacks_is_never_read(lacking: FusionData, settings: dict[str
         losses = losses_of(fit, batch)
         assert all(loss.isfinite() for loss in losses.values())
         losses["total"].backward()
-        assert fit.objective is not None
+        assert fit.auxiliary is not None
         gradients = {
             name: parameter.grad
-            for part in (fit.head, fit.objective)
+            for part in (fit.head, fit.auxiliary)
             for name, parameter in part.named_parameters()
             if parameter.grad is not None
         }
@@ -529,8 +529,8 @@ def test_a_data_set_without_sound_still_trains(data: FusionData) -> None:
     (losses,) = train_epochs([fit])
     assert losses.parts["avc"] == losses.parts["avm"] == 0
     assert losses.parts["masked"] > 0.5
-    assert fit.objective is not None
-    errors = fit.objective.reconstruction_error(fit.head, train_batch(fit))
+    assert fit.auxiliary is not None
+    errors = fit.auxiliary.reconstruction_error(fit.head, train_batch(fit))
     assert errors["audio"] == 0 < errors["video"]
     assert all(parameter.isfinite().all() for parameter in fit.head.parameters())
 
@@ -542,13 +542,13 @@ def test_a_data_set_without_sound_still_trains(data: FusionData) -> None:
 def test_gradients_are_those_of_finite_differences(lacking: FusionData, settings: dict[str, Any]) -> None:
     """Along a random direction of each module's weights, everything drawn alike."""
     fit = fit_of(lacking, head="bottleneck", blocks=1, **settings)
-    assert fit.objective is not None
-    fit.head.double(), fit.objective.double()
+    assert fit.auxiliary is not None
+    fit.head.double(), fit.auxiliary.double()
     whole = train_batch(fit, clips=12)
     batch = replace(whole, prepared={name: each.double() for name, each in whole.prepared.items()})
     losses_of(fit, batch)["total"].backward()
     source = torch.Generator().manual_seed(0)
-    for part in (fit.head.project, fit.head.exchange, fit.objective):
+    for part in (fit.head.project, fit.head.exchange, fit.auxiliary):
         weights = [each for each in part.parameters() if each.grad is not None]
         direction = [torch.randn(each.shape, generator=source, dtype=torch.float64) for each in weights]
         slope = sum((each.grad * step).sum() for each, step in zip(weights, direction, strict=True))
@@ -566,13 +566,13 @@ def test_gradients_are_those_of_finite_differences(lacking: FusionData, settings
 
 def test_half_precision_is_for_the_heads_passes_alone(data: FusionData) -> None:
     fit = fit_of(data, avc=0.5, precision="bfloat16")
-    assert fit.objective is not None
+    assert fit.auxiliary is not None
     batch = train_batch(fit)
     outputs = fit.head.eval()(batch.prepared, batch.present)
     labels = data.truth[0][batch.index]
-    whole = fit.objective(fit.head, batch, outputs, labels, fit.draws)
+    whole = fit.auxiliary(fit.head, batch, outputs, labels, fit.augment_rng)
     with torch.autocast("cpu", torch.bfloat16):
-        half = fit.objective(fit.head, batch, outputs, labels, fit.draws)
+        half = fit.auxiliary(fit.head, batch, outputs, labels, fit.augment_rng)
     assert_same(whole, half)
     (losses,) = train_epochs([fit_of(data, precision="bfloat16", **EVERYTHING)])
     assert np.isfinite(losses.total)
@@ -599,8 +599,8 @@ def test_contrast_makes_sounds_find_pictures_they_never_saw(learnable: FusionDat
 
     def recall(weight: float) -> float:
         fit = trained(learnable, 10, avc=weight)
-        assert fit.objective is not None
-        return fit.objective.recall(fit.head, fit.inputs.evaluation_batch(learnable.test))
+        assert fit.auxiliary is not None
+        return fit.auxiliary.recall(fit.head, fit.inputs.evaluation_batch(learnable.test))
 
     reached, without = recall(0.5), recall(1e-12)
     assert without < 0.15
@@ -613,8 +613,8 @@ def test_hidden_sound_and_pictures_are_made_out(learnable: FusionData) -> None:
     fresh, fit = fit_of(learnable, masked=1.0), trained(learnable, 8, masked=1.0)
     errors: list[dict[str, float]] = []
     for each in (fresh, fit):
-        assert each.objective is not None
-        errors.append(each.objective.reconstruction_error(each.head, each.inputs.evaluation_batch(learnable.test)))
+        assert each.auxiliary is not None
+        errors.append(each.auxiliary.reconstruction_error(each.head, each.inputs.evaluation_batch(learnable.test)))
     before, after = errors
     of_mean = mean_error(learnable)
     assert after["audio"] < 0.5 * min(before["audio"], of_mean)

@@ -10,7 +10,7 @@ from avfuse.stages.fuse.training.vectorized import group_key, job_groups
 
 def test_companies_are_of_one_kind_and_no_larger_than_allowed() -> None:
     items, kinds = list(range(9)), ["a", "b", "a", None, "a", "b", None, "a", "a"]
-    assert job_groups(items, kinds, most=3) == [[0, 2, 4], [1, 5], [3], [6], [7, 8]]
+    assert job_groups(items, kinds, max_size=3) == [[0, 2, 4], [1, 5], [3], [6], [7, 8]]
     assert job_groups([], []) == []
 
 
