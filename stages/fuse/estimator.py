@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -20,7 +19,6 @@ from avfuse.manifests.splits import group_holdout
 from avfuse.stages.device import choose_device
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality
-from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import Head, get_head, head_names
 from avfuse.stages.fuse.training.job import TrainingJob
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
@@ -293,28 +291,10 @@ def _data(
     validation: NDArray[np.bool_],
     device: str,
 ) -> FusionData:
-    """What the trainer takes, without test clips."""
+    """Training data without test clips."""
     classes, truth = np.unique(labels, return_inverse=True)
-    table = pd.DataFrame(
-        {
-            "clip_id": [f"row{number}" for number in range(len(labels))],
-            "label": labels.astype(str),
-            "split": np.where(validation, "val", "train"),
-            "group": groups.astype(str),
-        }
-    )
-    nobody = torch.empty(0, dtype=torch.int64, device=device)
-    return FusionData(
-        {name: Modality(each.tokens.to(device), each.present.to(device), ()) for name, each in modalities.items()},
-        Targets((LearnedTarget("label", tuple(map(str, classes))),)),
-        (torch.from_numpy(truth).to(device),),
-        table,
-        torch.from_numpy(np.flatnonzero(~validation)).to(device),
-        torch.from_numpy(np.flatnonzero(validation)).to(device),
-        test=nobody,
-        unlabelled=nobody,
-        excluded={},
-    )
+    splits = np.where(validation, "val", "train")
+    return FusionData.from_arrays(modalities, truth, list(map(str, classes)), splits, groups, device)
 
 
 def _predicted(head: Head, modalities: Mapping[str, Modality], rows: Tensor, without: str | None) -> Tensor:

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import bench_extract
-import pandas as pd
+import numpy as np
 import torch  # before avfuse, which would set how threads wait
 from bench_media import render_clip
 from pairs import MIN_PAIRS, MIN_SECONDS, Figure, compare, write
@@ -33,7 +33,6 @@ from pairs import MIN_PAIRS, MIN_SECONDS, Figure, compare, write
 from avfuse.features.feature_names import resolve
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality
-from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.training.head_trainer import HeadTrainer
 from avfuse.stages.fuse.training.inputs import HeadInputs
@@ -218,20 +217,9 @@ def made_up() -> FusionData:
         points = torch.randn(CLASSES, 1, DIM, generator=generator)
         noise = torch.randn(TRAIN_CLIPS, tokens, DIM, generator=generator)
         modalities[name] = Modality(points[labels] + noise, present)
-    names = tuple(f"class {number}" for number in range(CLASSES))
-    table = pd.DataFrame(
-        {
-            "clip_id": [f"clip {number}" for number in range(TRAIN_CLIPS)],
-            "label": [names[label] for label in labels.tolist()],
-            "split": "train",
-            "group": [f"group {number // 2}" for number in range(TRAIN_CLIPS)],
-        }
-    )
-    every, none = torch.arange(TRAIN_CLIPS), torch.arange(0)
-    targets = Targets((LearnedTarget("label", names),))
-    return FusionData(
-        modalities, targets, (labels,), table, train=every, validation=none, test=none, unlabelled=none, excluded={}
-    )
+    names = [f"class {number}" for number in range(CLASSES)]
+    splits, groups = np.full(TRAIN_CLIPS, "train"), np.arange(TRAIN_CLIPS) // 2
+    return FusionData.from_arrays(modalities, labels.numpy(), names, splits, groups)
 
 
 if __name__ == "__main__":

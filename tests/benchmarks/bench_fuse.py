@@ -65,7 +65,6 @@ from avfuse.manifests import Manifest, Target
 from avfuse.stages.fuse.config import Recipe, Settings
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.data.modality import Modality
-from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.training import head_trainer as fitting
 from avfuse.stages.fuse.training import vectorized
@@ -171,27 +170,10 @@ def scattered(labels: Tensor, length: int, dim: int, generator: torch.Generator)
 
 
 def with_image(video: Modality, audio: Modality, labels: Tensor) -> FusionData:
-    names = [f"class {number}" for number in range(CLASSES)]
-    clips = pd.DataFrame(
-        {
-            "clip_id": [f"clip {number}" for number in range(len(labels))],
-            "label": [names[label] for label in labels.tolist()],
-            "split": np.where(np.arange(len(labels)) < CLIPS, "train", "test"),
-            "group": [f"group {number // 8}" for number in range(len(labels))],
-        }
-    )
-    every = torch.arange(len(labels), device=labels.device)
-    return FusionData(
-        {"video": video, "audio": audio},
-        Targets((LearnedTarget("label", tuple(names)),)),
-        (labels,),
-        clips,
-        train=every[:CLIPS],
-        validation=every[:0],
-        test=every[CLIPS:],
-        unlabelled=every[:0],
-        excluded={},
-    )
+    names, count = [f"class {number}" for number in range(CLASSES)], len(labels)
+    splits = np.where(np.arange(count) < CLIPS, "train", "test")
+    modalities = {"video": video, "audio": audio}
+    return FusionData.from_arrays(modalities, labels.cpu().numpy(), names, splits, np.arange(count) // 8, labels.device)
 
 
 def first(every: Sequence[FusionData], clips: int) -> list[FusionData]:

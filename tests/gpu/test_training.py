@@ -21,7 +21,6 @@ from avfuse.stages.fuse.config import Recipe
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.data.filter_banks import FilterBanks
 from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
-from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.heads import get_head, head_names
 from avfuse.stages.fuse.training import checkpoint, vectorized
 from avfuse.stages.fuse.training import inputs as prepared
@@ -76,20 +75,9 @@ def made_up(audio: tuple[str, tuple[int, ...]] = IMAGES, lacking: float = 0.1) -
         rows += generator.standard_normal((CLASSES, *shape), dtype=np.float32)[labels]
         present = generator.random(clips) >= lacking
         modalities[name] = Modality.of(FeatureLayout.of(name, [spec]), {spec.key: rows}, present, "cpu")
-    part = np.arange(clips) // CLASSES % 4
-    table = pd.DataFrame(
-        {
-            "clip_id": [f"clip{number}" for number in range(clips)],
-            "label": [f"class{label}" for label in labels],
-            "split": np.where(part == 3, "test", "train"),
-            "group": [f"group{number // 2}" for number in range(clips)],
-        }
-    )
-    train, validation, test = (torch.tensor(np.flatnonzero(np.isin(part, which))) for which in ((0, 1), (2,), (3,)))
-    target = LearnedTarget("label", tuple(f"class{number}" for number in range(CLASSES)))
-    nobody = torch.empty(0, dtype=torch.int64)
-    truth = (torch.tensor(labels),)
-    return FusionData(modalities, Targets((target,)), truth, table, train, validation, test, nobody, {})
+    splits = np.array(["train", "train", "val", "test"])[np.arange(clips) // CLASSES % 4]
+    names = [f"class{number}" for number in range(CLASSES)]
+    return FusionData.from_arrays(modalities, labels, names, splits, np.arange(clips) // 2)
 
 
 def with_banks(data: FusionData) -> FusionData:

@@ -2,15 +2,17 @@
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
 import xxhash
+from numpy.typing import NDArray
 from torch import Tensor
 
 from avfuse.features.cache import ClipQuery, FeatureStore
@@ -61,6 +63,45 @@ class FusionData:
     unpredicted: tuple[str, ...] = ()
     clips: tuple[Clip, ...] = ()  # of the table, where a modality is streamed
     banks: FilterBanks | None = None  # of the same clips, for masked learning
+
+    @classmethod
+    def from_arrays(
+        cls,
+        modalities: Mapping[str, Modality | NDArray[np.floating]],
+        truth: NDArray[np.integer],
+        classes: Sequence[str],
+        splits: NDArray[np.str_],
+        groups: Iterable[object] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Self:
+        """Clips of one class each whose features are in memory.
+
+        Args:
+            modalities: by name, tokens float (n, T, D), all NaN where a clip lacks the modality, or a `Modality`.
+            truth: class numbers (n,).
+            classes: names of the classes.
+            splits: (n,), `train`, `val`, `test` or `unlabelled`.
+            groups: names (n,) of the groups that clips belong to; by default each clip is its own.
+            device: of all tensors.
+        """
+        names = [f"clip{number}" for number in range(len(truth))]
+        labels = [classes[number] for number in truth.tolist()]
+        own_groups = names if groups is None else list(map(str, groups))
+        table = pd.DataFrame({"clip_id": names, "label": labels, "split": splits, "group": own_groups})
+        indices = (
+            torch.from_numpy(np.flatnonzero(splits == part)).to(device) for part in ("train", "val", "test", UNLABELLED)
+        )
+        return cls(
+            {
+                name: (values if isinstance(values, Modality) else Modality.from_tokens(values)).to(device)
+                for name, values in modalities.items()
+            },
+            Targets((LearnedTarget("label", tuple(classes)),)),
+            (torch.from_numpy(truth.astype(np.int64)).to(device),),
+            table,
+            *indices,
+            excluded={},
+        )
 
     @property
     def streamed(self) -> dict[str, StreamedModality]:

@@ -128,6 +128,17 @@ class Modality:
         several = views if len(layout.alternatives) > 1 else None
         return cls(views[:, 0], torch.from_numpy(present).to(device), layout.specs, several, layout)
 
+    @classmethod
+    def from_tokens(cls, tokens: NDArray[np.floating]) -> Self:
+        """Numbers that no feature stands behind: (n, T, D), all NaN for clips without the modality."""
+        present = ~np.isnan(tokens).all(axis=(1, 2))
+        return cls(torch.from_numpy(tokens.astype(np.float32, copy=False)), torch.from_numpy(present))
+
+    def to(self, device: str | torch.device) -> Self:
+        """The same tensors on a device."""
+        views = None if self.views is None else self.views.to(device)
+        return replace(self, tokens=self.tokens.to(device), present=self.present.to(device), views=views)
+
     @property
     def shape(self) -> ModalityShape:
         length, dim = self.tokens.shape[1:]

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from avfuse.features.feature_names import resolve
 from avfuse.stages.fuse.data.dataset import FusionData, Modality
-from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 
 CLASSES, FRAMES, DIM = 6, 5, 16
+QUARTERS = np.array(["train", "train", "val", "test"])
 
 
 def make_data(clips_per_class: int = 60, noise: float = 0.7, seed: int = 0, missing: float = 0.05) -> FusionData:
@@ -23,20 +22,9 @@ def make_data(clips_per_class: int = 60, noise: float = 0.7, seed: int = 0, miss
     video = seen[targets % 2][:, None] + noise * generator.standard_normal((count, FRAMES, DIM))
     audio = heard[targets // 2][:, None] + noise * generator.standard_normal((count, 2, DIM))
     modalities = make_modalities(generator, video, audio, missing)
-    part = generator.permutation(count) % 4
-    table = pd.DataFrame(
-        {
-            "clip_id": [f"clip{i}" for i in range(count)],
-            "label": [f"class{t}" for t in targets],
-            "split": np.where(part == 3, "test", "train"),
-            "group": [f"g{i // 2}" for i in range(count)],
-        }
-    )
-    train, validation, test = (torch.tensor(np.flatnonzero(np.isin(part, which))) for which in ((0, 1), (2,), (3,)))
-    label = LearnedTarget("label", tuple(f"class{i}" for i in range(CLASSES)))
-    nobody = torch.empty(0, dtype=torch.int64)
-    truth = (torch.tensor(targets),)
-    return FusionData(modalities, Targets((label,)), truth, table, train, validation, test, nobody, {})
+    splits = QUARTERS[generator.permutation(count) % 4]
+    names = [f"class{number}" for number in range(CLASSES)]
+    return FusionData.from_arrays(modalities, targets, names, splits, [f"g{number // 2}" for number in range(count)])
 
 
 def make_modalities(

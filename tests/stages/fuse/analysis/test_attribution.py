@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -222,21 +221,8 @@ def planted(clips: int = 160, tells: Sequence[str] = ("video", "audio"), cls: bo
         name: Modality(torch.tensor(rows, dtype=torch.float32), everyone, (spec,), None, FeatureLayout.of(name, [spec]))
         for name, rows, spec in (("video", video, frames), ("audio", audio, tokens))
     }
-    part = np.arange(clips) // 3 % 4
-    table = pd.DataFrame(
-        {
-            "clip_id": [f"clip{number}" for number in range(clips)],
-            "label": [f"class{each}" for each in classes],
-            "split": np.where(part == 3, "test", "train"),
-            "group": [f"g{number}" for number in range(clips)],
-        }
-    )
-    train, validation, test = (torch.tensor(np.flatnonzero(np.isin(part, which))) for which in ((0, 1), (2,), (3,)))
-    label = LearnedTarget("label", ("class0", "class1", "class2"))
-    nobody = torch.empty(0, dtype=torch.int64)
-    return FusionData(
-        modalities, Targets((label,)), (torch.tensor(classes),), table, train, validation, test, nobody, {}
-    )
+    splits = np.array(["train", "train", "val", "test"])[np.arange(clips) // 3 % 4]
+    return FusionData.from_arrays(modalities, classes, ["class0", "class1", "class2"], splits)
 
 
 def trained(plan: TrainingJob) -> Head:

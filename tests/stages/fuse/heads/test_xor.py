@@ -1,14 +1,12 @@
 """What only both modalities together hold: the exclusive or of what is seen and what is heard."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from avfuse.features.feature_names import resolve
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
-from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_head
 
@@ -23,23 +21,17 @@ def data() -> FusionData:
     number = np.arange(CLIPS)
     part, seen, heard = number % 4, number // 4 % 2, number // 8 % 2  # every part has as many of each pair
 
-    def pointing(which: np.ndarray, tokens: int) -> torch.Tensor:
+    def pointing(which: np.ndarray, tokens: int) -> np.ndarray:
         ways = 2 * generator.standard_normal(DIM) * (2 * which[:, None] - 1)
-        return torch.tensor(ways[:, None] + generator.standard_normal((CLIPS, tokens, DIM)), dtype=torch.float32)
+        return (ways[:, None] + generator.standard_normal((CLIPS, tokens, DIM))).astype(np.float32)
 
     everyone = torch.ones(CLIPS, dtype=torch.bool)
     specs = [spec.model_copy(update={"shape": (128, DIM)}) for spec in resolve(["lite:fbank:tokens"])]
-    audio = Modality(pointing(heard, 128), everyone, tuple(specs), None, FeatureLayout.of("audio", specs))
-    table = pd.DataFrame({"clip_id": [f"{i}" for i in range(CLIPS)], "label": seen ^ heard, "group": np.arange(CLIPS)})
-    return FusionData(
-        {"video": Modality(pointing(seen, FRAMES), everyone), "audio": audio},
-        Targets((LearnedTarget("label", ("differ", "agree")),)),
-        (torch.tensor(seen ^ heard),),
-        table.assign(split=np.where(part == 3, "test", "train")),
-        *(torch.tensor(np.flatnonzero(np.isin(part, which))) for which in ([0, 1], [2], [3])),
-        torch.empty(0, dtype=torch.int64),
-        {},
-    )
+    layout = FeatureLayout.of("audio", specs)
+    audio = Modality(torch.from_numpy(pointing(heard, 128)), everyone, tuple(specs), None, layout)
+    splits = np.array(["train", "train", "val", "test"])[part]
+    modalities = {"video": pointing(seen, FRAMES), "audio": audio}
+    return FusionData.from_arrays(modalities, seen ^ heard, ["differ", "agree"], splits)
 
 
 def reached(data: FusionData, head: str, **settings: object) -> float:

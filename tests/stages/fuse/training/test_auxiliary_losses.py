@@ -25,7 +25,7 @@ from avfuse.stages.fuse.data.audio_masking import AUDIO_GRIDS
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.data.filter_banks import FilterBanks
 from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
-from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
+from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads import ModalityShape, head_names
 from avfuse.stages.fuse.heads.dropout import GeneratorMasks, dropout_source
 from avfuse.stages.fuse.losses.contrastive import audio_video_contrast, intra_modality_contrast
@@ -83,32 +83,11 @@ def make(clips: int = 48, missing: float = 0.0, seed: int = 0) -> FusionData:
         for name, spec, rows, here in (("video", pictures, video, present[0]), ("audio", sounds, audio, present[1]))
     }
     labels = factors[:, :CLASSES].argmax(axis=1)
-    table = pd.DataFrame(
-        {
-            "clip_id": [f"clip{i}" for i in range(clips)],
-            "label": [f"class{each}" for each in labels],
-            "split": np.where(np.arange(clips) % 4 == 3, "test", "train"),
-            "group": [f"g{i}" for i in range(clips)],
-        }
-    )
-    train, validation, test = (
-        torch.tensor(np.flatnonzero(np.isin(np.arange(clips) % 4, which))) for which in ((0, 1), (2,), (3,))
-    )
-    target = LearnedTarget("label", tuple(f"class{i}" for i in range(CLASSES)))
+    splits = np.array(["train", "train", "val", "test"])[np.arange(clips) % 4]
     rows = torch.from_numpy(banks.astype(np.float16))
     rows[torch.from_numpy(~present[1])] = torch.nan
-    return FusionData(
-        modalities,
-        Targets((target,)),
-        (torch.from_numpy(labels),),
-        table,
-        train,
-        validation,
-        test,
-        torch.empty(0, dtype=torch.int64),
-        {},
-        banks=FilterBanks("key", rows, torch.from_numpy(present[1])),
-    )
+    data = FusionData.from_arrays(modalities, labels, [f"class{number}" for number in range(CLASSES)], splits)
+    return replace(data, banks=FilterBanks("key", rows, torch.from_numpy(present[1])))
 
 
 @pytest.fixture(name="data", scope="module")
