@@ -1,9 +1,8 @@
 """`avfuse features`: what is in the cache, whether it is whole, and ways in and out of it."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -11,11 +10,7 @@ from avfuse.pipeline.cli.options import cache_option
 from avfuse.pipeline.output_paths import require_file
 
 if TYPE_CHECKING:
-    from avfuse.features.cache.catalog import CachedFeature
     from avfuse.features.cache.maintenance.imports import Stored
-    from avfuse.features.cache.maintenance.summary import FeatureStatus
-    from avfuse.features.spec import FeatureSpec
-    from avfuse.manifests import Manifest
 
 DTYPES: "dict[str, Stored]" = {"fp16": "float16", "fp32": "float32"}
 HASH_DIGITS = 12
@@ -51,31 +46,21 @@ def list_them(dataset: str | None, missing: bool, as_json: bool, cache: Path) ->
     Without --dataset every clip with a row is counted, and for each data set of the collection how many of its clips
     have none.
     """
-    from avfuse.features.cache.catalog import cached_features, collections
-    from avfuse.features.cache.clip_query import ClipQuery
-    from avfuse.features.cache.maintenance.summary import feature_status
     from avfuse.features.errors import UsageError
+    from avfuse.pipeline.cached_features import list_features
+    from avfuse.pipeline.report.feature_list import feature_json, feature_lines
 
     if missing and dataset is None:
         raise UsageError("--missing needs to know of which data set: add --dataset")
-    known, manifests = collections(cache), _manifests(cache, dataset)
-    every: list[FeatureStatus] = []
-    for collection in known if dataset is None else [manifests[0].collection]:
-        data_sets = {each.name: ClipQuery(each.clips()) for each in manifests if each.collection == collection}
-        listed = [
-            feature_status(feature, data_sets, dataset)
-            for feature in cached_features(cache, collection)
-            if feature.paths()
-        ]
-        every += listed
-        if listed and not as_json:
-            of = ", ".join(f"{name} ({len(asked)} clips)" for name, asked in data_sets.items()) or "none"
-            click.echo(f"{collection}; data sets: {of}")
-            _print_listed(listed, missing)
+    entries = []
+    for collection, data_sets, features in list_features(cache, dataset):
+        entries += [feature_json(feature, dataset) for feature in features]
+        if features and not as_json:
+            counts = ", ".join(f"{name} ({len(clips)} clips)" for name, clips in data_sets.items()) or "none"
+            click.echo("\n".join([f"{collection}; data sets: {counts}", *feature_lines(features, missing)]))
     if as_json:
-        entries = [_as_json(each, dataset) for each in every]
         click.echo(json.dumps({"cache": str(cache), "features": entries}, indent=2))
-    elif not every:
+    elif not entries:
         click.echo(f"no features in {cache}" + (f" for '{dataset}'" if dataset else "") + ": avfuse extract makes some")
 
 
@@ -94,28 +79,30 @@ def verify(names: tuple[str, ...], dataset: str | None, repair: bool, cache: Pat
     from tqdm import tqdm
 
     from avfuse.features.cache.catalog import cached_features
-    from avfuse.features.cache.maintenance import verify as verifying
+    from avfuse.features.cache.maintenance import verify as maintenance
+    from avfuse.pipeline.cached_features import find_features
+    from avfuse.pipeline.report.feature_list import count_text, size_text
 
-    chosen = _chosen(cache, names, dataset)
+    chosen = find_features(cache, names, dataset)
     shards = [
         path
-        for collection, picked in chosen.items()
-        for feature in (cached_features(cache, collection) if picked is None else picked)
+        for collection, features in chosen.items()
+        for feature in (cached_features(cache, collection) if features is None else features)
         for path in feature.paths()
     ]
     sizes = [path.stat().st_size for path in shards]
-    found = repaired = 0
+    problems = repaired = 0
     with tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="verify", disable=None) as bar:
-        for collection, picked in chosen.items():
-            for finding in verifying.verify(cache, collection, picked, repair, bar.update):
-                found += 1
+        for collection, features in chosen.items():
+            for finding in maintenance.verify(cache, collection, features, repair, bar.update):
+                problems += 1
                 repaired += bool(finding.repaired)
-                done = f" ({finding.repaired})" if finding.repaired else ""
-                tqdm.write(f"{finding.path}: {finding.problem}{done}")
-    result = f"{found} found, {repaired} repaired" if found else "nothing wrong"
-    count = _count(len({path.parent for path in shards}), "feature")
-    click.echo(f"{count}, {_count(len(shards), 'shard')}, {_size(sum(sizes))} read: {result}")
-    if found > repaired:
+                repair_note = f" ({finding.repaired})" if finding.repaired else ""
+                tqdm.write(f"{finding.path}: {finding.problem}{repair_note}")
+    result = f"{problems} found, {repaired} repaired" if problems else "nothing wrong"
+    count = count_text(len({path.parent for path in shards}), "feature")
+    click.echo(f"{count}, {count_text(len(shards), 'shard')}, {size_text(sum(sizes))} read: {result}")
+    if problems > repaired:
         if not repair:
             click.echo("avfuse features verify --repair puts right what can be", err=True)
         raise click.exceptions.Exit(1)
@@ -139,38 +126,36 @@ def remove(names: tuple[str, ...], unreachable: bool, dataset: str, yes: bool, c
     """
     from avfuse.features.cache.catalog import cached_features, select_feature
     from avfuse.features.cache.clip_query import ClipQuery
-    from avfuse.features.cache.maintenance import remove as removal
+    from avfuse.features.cache.maintenance import remove as maintenance
     from avfuse.features.errors import UsageError
     from avfuse.manifests import load_manifest
+    from avfuse.pipeline.cached_features import load_manifests, plan_unreachable
+    from avfuse.pipeline.report.feature_list import removal_line, removal_total
 
     if bool(names) == unreachable:
         raise UsageError("name the features to remove, or say --unreachable")
     collection = load_manifest(cache, dataset).collection
-    here = cached_features(cache, collection)
+    features = cached_features(cache, collection)
     listed: list[ClipQuery] = []
     if unreachable:
-        sharing = [each for each in _manifests(cache, None) if each.collection == collection]
-        listed = [ClipQuery(each.clips()) for each in sharing]
-        removals = _unreachable(here, listed)
+        sharing = [manifest for manifest in load_manifests(cache) if manifest.collection == collection]
+        listed = [ClipQuery(manifest.clips()) for manifest in sharing]
+        for feature in features:
+            if feature.spec is None and feature.paths():
+                click.echo(f"{feature.name} cannot be read and is left alone: avfuse features verify", err=True)
+        removals = plan_unreachable(features, listed)
     else:
-        chosen = dict.fromkeys(select_feature(here, name, collection) for name in names)
-        removals = [removal.plan_whole(feature) for feature in chosen]
-    for each in removals:
-        rows = "all of it" if each.whole else _count(each.clips, "clip")
-        why = f" ({each.reason})" if each.reason else ""
-        click.echo(f"{each.feature.name}: {rows}{why}, {_count(len(each.shards), 'shard')}, {_size(each.bytes)}")
+        chosen = dict.fromkeys(select_feature(features, name, collection) for name in names)
+        removals = [maintenance.plan_whole(feature) for feature in chosen]
+    for removal in removals:
+        click.echo(removal_line(removal))
     if not removals:
         click.echo("nothing to remove")
-        return
-    total = (
-        f"{_count(len(removals), 'feature')}, {_count(sum(len(each.shards) for each in removals), 'shard')}, "
-        f"rows of {_count(sum(each.clips for each in removals), 'clip')}, {_size(sum(each.bytes for each in removals))}"
-    )
-    if not yes:
-        click.echo(f"would remove from collection '{collection}': {total}; add --yes to do it")
-        return
-    removal.remove(cache, collection, removals, listed)
-    click.echo(f"removed from collection '{collection}': {total}")
+    elif not yes:
+        click.echo(f"would remove from collection '{collection}': {removal_total(removals)}; add --yes to do it")
+    else:
+        maintenance.remove(cache, collection, removals, listed)
+        click.echo(f"removed from collection '{collection}': {removal_total(removals)}")
 
 
 @features.command(short_help="A feature of a data set as one .npz or .safetensors file.")
@@ -191,6 +176,7 @@ def export(name: str, dataset: str, target: Path, cache: Path) -> None:
     from avfuse.features.cache.maintenance import export as exporting
     from avfuse.features.errors import UsageError
     from avfuse.manifests import load_manifest
+    from avfuse.pipeline.report.feature_list import caveat_text, shape_text
 
     require_file(exporting.check_suffix(target), "-o")
     manifest = load_manifest(cache, dataset)
@@ -199,9 +185,8 @@ def export(name: str, dataset: str, target: Path, cache: Path) -> None:
         raise UsageError(f"no shard of '{feature.name}' can be read: avfuse features verify says why")
     written = exporting.export(FeatureStore(cache, manifest.collection, feature.spec), manifest.clips(), target)
     missing = f", {len(written.missing)} missing (named in the file)" if written.missing else ""
-    click.echo(
-        f"{target}: {feature.name} of {written.clips} clips, {_kind(feature.spec)}{missing}{_mark(feature.spec)}"
-    )
+    spec = feature.spec
+    click.echo(f"{target}: {feature.name} of {written.clips} clips, {shape_text(spec)}{missing}{caveat_text(spec)}")
 
 
 @features.command(name="import", short_help="Bring features that were computed elsewhere, one .npy file per clip.")
@@ -238,6 +223,7 @@ def import_them(
 
     from avfuse.features.cache.maintenance.imports import ImportDescription, find_files, import_files
     from avfuse.manifests import load_manifest
+    from avfuse.pipeline.report.feature_list import shape_text
 
     described = ImportDescription(name, modality, description, reduce, DTYPES[dtype])
     manifest = load_manifest(cache, dataset)
@@ -245,7 +231,9 @@ def import_them(
     with tqdm(total=2 * len(files), unit="file", desc="import", disable=None) as bar:
         done = import_files(cache, manifest.collection, files, described, bar.update)
     there = f", {done.there} were there already" if done.there else ""
-    click.echo(f"{done.spec.name}@{done.spec.key}: {done.new} clips new{there}, {_kind(done.spec)} in {done.folder}")
+    click.echo(
+        f"{done.spec.name}@{done.spec.key}: {done.new} clips new{there}, {shape_text(done.spec)} in {done.folder}"
+    )
     if done.without_media:
         click.echo(
             f"the media files of {done.without_media} clips are not there: when they appear, import these again",
@@ -253,137 +241,3 @@ def import_them(
         )
     if missing:
         click.echo(f"missing, without a file ({len(missing)}): {', '.join(missing)}")
-
-
-def _manifests(cache: Path, dataset: str | None) -> "list[Manifest]":
-    """A data set's manifest alone, or all there are."""
-    from avfuse.manifests import list_manifests, load_manifest
-
-    return [load_manifest(cache, name) for name in (list_manifests(cache) if dataset is None else [dataset])]
-
-
-def _chosen(cache: Path, names: Sequence[str], dataset: str | None) -> "dict[str, list[CachedFeature] | None]":
-    """The named features by collection; None for all of one."""
-    from avfuse.features.cache.catalog import cached_features, collections, select_features
-
-    where = collections(cache) if dataset is None else [_manifests(cache, dataset)[0].collection]
-    if not names:
-        return dict.fromkeys(where)
-    here = {collection: cached_features(cache, collection) for collection in where}
-    everything = [feature for each in here.values() for feature in each]
-    select_features(everything, names, ", ".join(where))
-    chosen: dict[str, list[CachedFeature] | None] = {}
-    for collection, each in here.items():
-        chosen[collection] = [feature for feature in each if any(map(feature.matches, names))]
-    return {collection: each for collection, each in chosen.items() if each}
-
-
-def _unreachable(here: "Sequence[CachedFeature]", listed: "Sequence[Any]") -> "list[Any]":
-    from avfuse.features.cache.maintenance.remove import plan_unlisted, plan_whole
-    from avfuse.features.compatibility import outdated_reason
-
-    removals = []
-    for feature in here:
-        if feature.spec is None:
-            if feature.paths():
-                click.echo(f"{feature.name} cannot be read and is left alone: avfuse features verify", err=True)
-        elif reason := outdated_reason(feature.spec):
-            removals.append(plan_whole(feature, reason))
-        elif planned := plan_unlisted(feature, listed):
-            removals.append(planned)
-    return removals
-
-
-def _print_listed(listed: "Sequence[FeatureStatus]", missing: bool) -> None:
-    width = max(len(each.feature.name) for each in listed)
-    for each in listed:
-        spec = each.feature.spec
-        size = f"{_size(each.bytes)} in {_count(each.shards, 'shard')}"
-        if spec is None:
-            click.echo(f"  {each.feature.name:<{width}}  cannot be read  {size}")
-        else:
-            absent = ", ".join(f"{count} of {name}" for name, count in each.missing.items()) or "no data set"
-            click.echo(
-                f"  {each.feature.name:<{width}}  {each.done:>6} done  {each.no_audio:>4} without audio"
-                f"  {each.failed:>4} failed  missing: {absent}  {size}  {_kind(spec)}  {_source(spec)}{_mark(spec)}"
-            )
-        for path, reason in each.unreadable.items():
-            click.echo(f"    {path.name}: {reason} (avfuse features verify --repair)")
-        if missing and each.missing_clips:
-            click.echo(f"    missing ({len(each.missing_clips)}): {', '.join(each.missing_clips)}")
-        for clip_id, failure in each.failures.items() if missing else ():
-            click.echo(
-                f"    failed: {clip_id}: {failure.stage}: {failure.message} ({_count(failure.attempts, 'attempt')})"
-            )
-
-
-def _as_json(listed: "FeatureStatus", dataset: str | None) -> dict[str, Any]:
-    from avfuse.features.compatibility import outdated_reason
-
-    spec = listed.feature.spec
-    entry: dict[str, Any] = {
-        "collection": listed.feature.collection,
-        "name": listed.feature.name if spec is None else spec.name,
-        "key": listed.feature.key,
-        "folder": str(listed.feature.folder),
-        "bytes": listed.bytes,
-        "shards": listed.shards,
-        "unreadable": {str(path): reason for path, reason in listed.unreadable.items()},
-    }
-    if spec is None:
-        return entry
-    entry |= {
-        "done": listed.done,
-        "no_audio": listed.no_audio,
-        "failed": listed.failed,
-        "missing": listed.missing,
-        "untrained": spec.untrained,
-        "outdated": outdated_reason(spec),
-        "spec": spec.model_dump(mode="json"),
-    }
-    if dataset is not None:
-        entry["missing_clips"] = listed.missing_clips
-        entry["failed_clips"] = {
-            clip_id: {"reason": f"{failure.stage}: {failure.message}", "attempts": failure.attempts}
-            for clip_id, failure in listed.failures.items()
-        }
-    return entry
-
-
-def _kind(spec: "FeatureSpec") -> str:
-    return f"{spec.output} {'x'.join(map(str, spec.shape))} {spec.dtype}"
-
-
-def _source(spec: "FeatureSpec") -> str:
-    """Where a feature comes from."""
-    from avfuse.features.spec import ImportedInput
-
-    if isinstance(spec.input, ImportedInput):
-        return f"imported ({spec.input.description})"
-    if spec.model is None:
-        return "pictures" if spec.output == "image" else "filter bank"
-    return f"{spec.model.backbone} {spec.model.checkpoint[:HASH_DIGITS]}"
-
-
-def _mark(spec: "FeatureSpec") -> str:
-    """What to know of a feature before one uses it."""
-    from avfuse.features.compatibility import is_registered, outdated_reason
-
-    marks = ["untrained weights"] if spec.untrained else []
-    if reason := outdated_reason(spec):
-        marks.append(f"cannot be made any more: {reason}")
-    if spec.model is not None and not is_registered(spec.model):
-        marks.append(f"cannot be made here: no backbone is called {spec.model.backbone}")
-    return f"  ({'; '.join(marks)})" if marks else ""
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} TiB"

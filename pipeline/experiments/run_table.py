@@ -93,7 +93,7 @@ def _cached_features(
             not_run[row] = f"not run: {lacking[0].name} is not cached ({command})"
             del rows[row]
     require_some(rows, table, not_run)
-    features = {
+    features: dict[str, Inputs] = {
         row: {modality: tuple(cached[feature] for feature in features) for modality, features in inputs.items()}
         for row, inputs in rows.items()
     }

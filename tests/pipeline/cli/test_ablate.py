@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from extract_commands import call, refused
+from commands import call, refused
 from made_up_sets import kitchen
 from pages import read_page
 
