@@ -101,7 +101,7 @@ REFUSED = {
 """Commands that the text says end with a mistake of the user, and what is said then."""
 
 STAND_INS = {
-    "README.md": {"RUN": "runs/clips/all", "HEAD": "mlp", "A": "runs/clips/all:mlp", "B": "runs/clips/all:video"},
+    "docs/supported.md": {"COMMAND": "fuse"},
     "CONTRIBUTING.md": {"NAME": "media"},
     "docs/datasets.md": {"NAME": "epic_kitchens_100"},
     "docs/retrieval.md": {"CLIP_ID": "jumping/a"},
@@ -120,9 +120,7 @@ NO_COMMANDS = {"avfuse shard <format> <hash of the second line> <hash of the tab
 
 ALL_CLIPS = "make fuse DATASET=clips FUSION=video,mlp NAME=all"
 FIRST = {
-    "avfuse predict a.mp4 b.wav --run runs/clips/all": ALL_CLIPS,
     ".venv/bin/avfuse predict clip.mp4 song.wav --run runs/clips/all": ALL_CLIPS,
-    "make retrieve NAME=paired": "make fuse FUSION=crossattn SET=avc=0.5 NAME=paired",
 }
 """What the reader of a command has typed before, where the page does not say so. `make demo` and MAiVAR's Table II
 everybody has, and a folder of clips with their features."""
