@@ -16,13 +16,15 @@ from avfuse.features.media.reader import MediaFile
 from avfuse.features.reproducibility import check_reproducible
 from avfuse.features.spec import FeatureSpec
 from avfuse.pipeline.prediction import MODALITY_WORDS, ClipPrediction, Prediction
-from avfuse.pipeline.report.explain.media_files import Extracted, explain_predictions, pictures_of
+from avfuse.pipeline.report.explain.media_files import explain_predictions
+from avfuse.pipeline.report.explain.network_inputs import cached_inputs
+from avfuse.pipeline.report.explain.rows import ExplanationSource
 from avfuse.pipeline.report.run_reference import read_run_ref
 from avfuse.stages.device import choose_device
 from avfuse.stages.extract.engine import LocalEngine
 from avfuse.stages.extract.run import extract
 from avfuse.stages.fuse.data.targets import Targets
-from avfuse.stages.fuse.runs.predict import ClassProbabilities, best_row, predict_clips
+from avfuse.stages.fuse.runs.predict import ClassProbabilities, FeatureSource, best_row, predict_clips
 from avfuse.stages.fuse.runs.restore import saved_layouts
 from avfuse.threads import available_cores
 
@@ -83,18 +85,19 @@ def predict(
         cache = Path(folder)
         engine = LocalEngine([chosen], min(workers or available_cores(), len(clips)))
         absolute = [Clip(clip.clip_id, clip.path.absolute(), clip.start, clip.end) for clip in clips]
-        kept = pictures_of(specs) if explain is not None and window is None else []
+        kept = cached_inputs(specs) if explain is not None and window is None else []
         every = [*specs, *kept]
         summary = extract(absolute, every, cache, _COLLECTION, engine=engine, weights=weights, progress=progress)
-        found = predict_clips(ref.run, row, absolute, cache, _COLLECTION, chosen)
+        source = FeatureSource(cache, _COLLECTION)
+        found = predict_clips(ref.run, row, absolute, source, chosen)
         silent = _silent(clips, found)
         predictions = [
             _prediction(index, clip, row, ref.run.targets, found, silent, summary.notes.get(clip.clip_id, ()))
             for index, clip in enumerate(clips)
         ]
         if explain is not None:
-            here = Extracted(cache, _COLLECTION, kept)
-            predictions = explain_predictions(ref.run, row, predictions, absolute, here, Path(explain), chosen)
+            pictures = ExplanationSource(source, kept, chosen)
+            predictions = explain_predictions(ref.run, row, predictions, absolute, pictures, Path(explain))
     return Prediction(ref.run, row, score, predictions, time.perf_counter() - started)
 
 

@@ -267,36 +267,39 @@ def explain(
 
     from avfuse.manifests import load_manifest
     from avfuse.pipeline.report.analyses import warnings_of
+    from avfuse.pipeline.report.explain.rows import NUMBERS, ExplanationSource
     from avfuse.pipeline.report.explain.run_clips import (
-        NUMBERS,
-        Explained,
+        ExplainedClass,
         choose_clips,
-        clips_of,
         explain_rows,
+        load_test_clips,
         numbers,
         write_pages,
         write_segments,
     )
     from avfuse.stages.device import choose_device
     from avfuse.stages.fuse.analysis.attribution import Method
+    from avfuse.stages.fuse.runs.predict import FeatureSource
     from avfuse.stages.fuse.runs.restore import load_rows
 
     chosen_device = choose_device(device)
     loaded = load_rows(run, rows)
     chosen = choose_clips(loaded, clip_ids, count)
-    clips = clips_of(loaded, chosen, load_manifest(cache, loaded.described["dataset"]))
+    clips = load_test_clips(loaded, chosen, load_manifest(cache, loaded.described["dataset"]))
     folder = require_folder(output or run / "explanations", "-o")
-    explained, instead = explain_rows(loaded, cache, clips, chosen_device, cast(Method, method), cast(Explained, of))
-    written = write_pages(loaded, explained, chosen, clips, cast(Explained, of), folder)
+    source = ExplanationSource(FeatureSource(cache, loaded.described["collection"]), device=chosen_device)
+    explained = explain_rows(loaded, clips, source, cast(Method, method), cast(ExplainedClass, of))
+    written = write_pages(loaded, explained, chosen, clips, source, cast(ExplainedClass, of), folder)
     if segments:
         written += write_segments(clips, folder, seed)
     table = folder / NUMBERS
     numbers(loaded, explained, chosen).to_csv(table, index=False)
-    for row, why in instead.items():
-        click.echo(f"{row} is explained by Grad-CAM: {why}")
-    for row, each in explained.items():
-        for modality, why in each.without_map.items():
-            click.echo(f"{row} has no map of {modality}: {why}")
+    for row in explained:
+        if row.fallback is not None:
+            click.echo(f"{row.row} is explained by Grad-CAM: {row.fallback}")
+    for row in explained:
+        for modality, why in row.explanation.without_map.items():
+            click.echo(f"{row.row} has no map of {modality}: {why}")
     for warning in warnings_of(loaded.described):
         click.echo(warning)
     for path in (*written, table):

@@ -21,7 +21,7 @@ from avfuse.pipeline.report.explain.network_inputs import (
     grey_of,
     middles,
     overlay,
-    shown_of,
+    shown_frames,
 )
 from avfuse.stages.fuse.analysis.attribution import Explanation, Method
 from avfuse.stages.fuse.data.token_layout import FeatureTokens
@@ -39,17 +39,19 @@ _METHODS: Mapping[Method, str] = {"grad-cam": "Grad-CAM", "attention": "attentio
 _NOTHING = "The map is zero everywhere: no cell speaks for this class."
 
 
-class Shown(NamedTuple):
-    """A row of a run on one clip: the class that is explained, its probability, what it is to the clip, and maps."""
+class ExplainedRow(NamedTuple):
+    """A row of a run on one clip."""
 
     row: str
     guess: str
+    """The explained class."""
     probability: float
     verdict: str
+    """How the class relates to the clip, such as `right`; or nothing."""
     explanation: Explanation
 
 
-def clip_page(pictures: ClipPictures, label: str, shown: Sequence[Shown], clip: int) -> Figure:
+def clip_page(pictures: ClipPictures, label: str, shown: Sequence[ExplainedRow], clip: int) -> Figure:
     """Eight frames of a clip, and row below row what heads look at: a map over each frame and the relevance of every
     frame below them, and the sound with its map beside (AVT's Figures 2, 5 and 6). Relevance is in multiples of the
     mean over cells.
@@ -119,12 +121,12 @@ class _Page:
         axes.text(0.5, 0.5, lines, ha="center", va="center", fontsize=9, color=_FAINT, transform=axes.transAxes)
 
 
-def _frames_shown(pictures: ClipPictures, shown: Sequence[Shown]) -> Pixels | None:
+def _frames_shown(pictures: ClipPictures, shown: Sequence[ExplainedRow]) -> Pixels | None:
     """Eight frames uint8 (8, H, W, 3) of the first feature that is of frames which can be shown."""
     for each in shown:
         for part in each.explanation.parts.get("video", []):
             if not isinstance(frames := pictures.frames(part), str):
-                return frames[shown_of(len(frames))]
+                return frames[shown_frames(len(frames))]
     return None
 
 
@@ -134,7 +136,7 @@ def zero_words(explanation: Explanation, modality: str, clip: int) -> str:
     return f"zero for {zeros} of {explanation.heads} seeds" if 0 < zeros < explanation.heads else ""
 
 
-def _draw_title(page: _Page, place: tuple[float, float], shown: Shown, clip: int, methods: set[Method]) -> None:
+def _draw_title(page: _Page, place: tuple[float, float], shown: ExplainedRow, clip: int, methods: set[Method]) -> None:
     verdict = f" ({shown.verdict})" if shown.verdict else ""
     method = f", by {_METHODS[shown.explanation.method]}" if len(methods) > 1 else ""
     found = {each: zero_words(shown.explanation, each, clip) for each in shown.explanation.maps}
@@ -194,7 +196,7 @@ def _draw_video(page: _Page, place: tuple[float, float], frames: Pixels | str, h
         page.note((left, top, _STRIP, _TILE), frames)
         above = _TILE
     else:
-        chosen = shown_of(len(frames))
+        chosen = shown_frames(len(frames))
         marked = (chosen * len(heat) // len(frames)).tolist() if _is_in_time(part) else []
         if heat.ndim == 3:
             grey = [grey_of(_tile(frames[frame])) for frame in chosen]

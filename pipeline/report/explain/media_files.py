@@ -1,65 +1,21 @@
-"""Predictions of any media files explained: a page of pictures for each file, and all numbers as a table."""
+"""Predictions of media files explained: a page of pictures per file, and all numbers as a table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from avfuse.features.cache import FeatureStore
 from avfuse.features.clips import Clip
-from avfuse.features.errors import ClipError, UsageError
-from avfuse.features.inputs.prepare import Outcome
-from avfuse.features.spec import AnyInput, FeatureSpec, FilterBankInput, FramesInput
+from avfuse.features.errors import UsageError
 from avfuse.pipeline.prediction import ClipPrediction
-from avfuse.pipeline.report.explain.figure import Shown, clip_page
-from avfuse.pipeline.report.explain.network_inputs import ClipPictures, is_drawn
-from avfuse.pipeline.report.explain.run_clips import NUMBERS, file_name, named_classes, parts_of, table_of
-from avfuse.stages.fuse.analysis.attribution import Explanation, explain_clips
+from avfuse.pipeline.report.explain.rows import NUMBERS, ExplanationSource, explain, explanation_table, write_page
+from avfuse.pipeline.report.explain.run_clips import file_name
 from avfuse.stages.fuse.runs.run_folder import Run
 
-_AT_A_TIME = 64
-"""Clips whose features are in memory."""
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """Where the features of clips are. pictures: what networks were given, as features too (`pictures_of`); without
-    them media are decoded again."""
-
-    cache: Path
-    collection: str
-    pictures: Sequence[FeatureSpec] = ()
-
-    def shown(self, clip: Clip, explanation: Explanation) -> ClipPictures:
-        """What maps of a clip are laid over."""
-        if not self.pictures:
-            return ClipPictures.of(clip, parts_of([explanation]))
-        outcomes: dict[AnyInput, Outcome] = {}
-        for spec in self.pictures:
-            loaded = FeatureStore(self.cache, self.collection, spec).load([clip])
-            why = ClipError("decode", loaded.missing.get(clip.clip_id, ""))
-            outcomes[spec.input] = loaded.data[0] if loaded.present[0] else why
-        return ClipPictures(clip, outcomes)
-
-
-def pictures_of(specs: Sequence[FeatureSpec]) -> list[FeatureSpec]:
-    """What networks are given, as features of their own, where a map can be laid over it: one decode then gives both.
-    Frames are kept as one picture of several."""
-    inputs = dict.fromkeys(spec.input for spec in specs if isinstance(spec.input, FramesInput) or len(spec.shape) > 1)
-    return [
-        FeatureSpec(
-            name=f"shown:{taken.kind}",
-            input=taken,
-            model=None,
-            output="filter_bank" if isinstance(taken, FilterBankInput) else "image",
-            shape=taken.shape,
-            dtype="float32" if isinstance(taken, FilterBankInput) else "uint8",
-        )
-        for taken in inputs
-        if is_drawn(taken)
-    ]
+_BATCH = 64
+"""Clips whose features are in memory at once."""
 
 
 def explain_predictions(
@@ -67,70 +23,60 @@ def explain_predictions(
     row: str,
     predictions: Sequence[ClipPrediction],
     clips: Sequence[Clip],
-    extracted: Extracted,
+    source: ExplanationSource,
     folder: Path,
-    device: str = "cpu",
 ) -> list[ClipPrediction]:
-    """The same predictions with a picture each, of whole files, or of one window of each file: that of which the heads
-    are surest. By Grad-CAM, of the likeliest class. One that cannot be explained says why, and stays as it is.
+    """Explain the likeliest classes by Grad-CAM, and return the predictions with their pictures, or why they have none.
+
+    Whole files are explained, and of a file's windows the one with the surest prediction.
 
     Args:
-        clips: of the predictions, by which their features are known.
-        folder: made where missing; gets a PNG a clip, named by its number and its file, and explanations.csv
-            (`table_of`).
+        clips: of the predictions, by which their features are cached.
+        folder: created where missing; gets a PNG per clip, named by its number and its file, and explanations.csv
+            (`explanation_table`).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    told, tables = list(predictions), []
+    explained, tables = list(predictions), []
     chosen = _to_explain(predictions)
-    for first in range(0, len(chosen), _AT_A_TIME):
-        some = chosen[first : first + _AT_A_TIME]
-        values = [list(predictions[at].probabilities.values()) for at in some]
-        likeliest = np.array([[each.argmax() for each in of_clip] for of_clip in values])
-        own = [clips[at] for at in some]
+    for first in range(0, len(chosen), _BATCH):
+        batch = chosen[first : first + _BATCH]
+        probabilities = [list(predictions[at].probabilities.values()) for at in batch]
+        likeliest = np.array([[values.argmax() for values in of_clip] for of_clip in probabilities])
         try:
-            found, _ = explain_clips(run, row, own, extracted.cache, extracted.collection, device, classes=likeliest)
+            (found,) = explain(run, [row], [clips[at] for at in batch], source, classes=likeliest)
         except UsageError as error:
-            for at in some:
-                told[at] = replace(told[at], unexplained=str(error))
+            for at in batch:
+                explained[at] = replace(explained[at], unexplained=str(error))
             continue
-        found = replace(found, probabilities=np.array([[each.max() for each in of_clip] for of_clip in values]))
-        for number, at in enumerate(some):
-            if all(np.isnan(maps[number]).any() for maps in found.maps.values()):
-                told[at] = replace(told[at], unexplained=f"{row} has no map of what it was predicted from")
+        highest = np.array([[values.max() for values in of_clip] for of_clip in probabilities])
+        explanation = replace(found.explanation, probabilities=highest)
+        found = replace(found, explanation=explanation)
+        for number, at in enumerate(batch):
+            prediction = predictions[at]
+            if all(np.isnan(maps[number]).any() for maps in explanation.maps.values()):
+                explained[at] = replace(prediction, unexplained=f"{row} has no map of what it was predicted from")
                 continue
-            file = folder / f"{file_name(first + number + 1, told[at].path.stem)}{_window(told[at])}.png"
-            _draw(run, row, told[at], extracted.shown(own[number], found), found, number, file)
-            told[at] = replace(told[at], picture=file)
-        names = [{"path": str(told[at].path), "start": told[at].start, "end": told[at].end} for at in some]
-        tables.append(table_of(run.targets, row, found, names).dropna(subset="relevance"))
+            file = folder / f"{file_name(first + number + 1, prediction.path.stem)}{_window(prediction)}.png"
+            pictures = source.pictures(clips[at], [explanation])
+            title = f"{prediction.path.name}{_window(prediction)}"
+            write_page(file, pictures, title, "", [found.on_page(number, "")], number)
+            explained[at] = replace(prediction, picture=file)
+        names = [
+            {"path": str(explained[at].path), "start": explained[at].start, "end": explained[at].end} for at in batch
+        ]
+        tables.append(explanation_table(run.targets, row, explanation, names).dropna(subset="relevance"))
     if tables:
         pd.concat(tables, ignore_index=True).to_csv(folder / NUMBERS, index=False)
-    return told
-
-
-def _draw(
-    run: Run,
-    row: str,
-    prediction: ClipPrediction,
-    pictures: ClipPictures,
-    found: Explanation,
-    number: int,
-    file: Path,
-) -> None:
-    title = f"{prediction.path.name}{_window(prediction)}"
-    named = replace(pictures, clip=replace(pictures.clip, clip_id=title))
-    chance = float(np.prod(found.probabilities[number]))
-    shown = Shown(row, named_classes(run.targets, found.classes[number]), chance, "", found)
-    clip_page(named, "", [shown], number).savefig(file)
+    return explained
 
 
 def _to_explain(predictions: Sequence[ClipPrediction]) -> list[int]:
-    """Whole files, and of each file's windows the surest."""
+    """Indices of whole files, and of the surest window of each file."""
     surest: dict[tuple[Path, int | None], int] = {}
-    for at, each in enumerate(predictions):
-        if each.problem is None:
-            key = (each.path, at if each.start is None else None)
-            if key not in surest or _sureness(each) > _sureness(predictions[surest[key]]):
+    for at, prediction in enumerate(predictions):
+        if prediction.problem is None:
+            key = (prediction.path, at if prediction.start is None else None)
+            if key not in surest or _sureness(prediction) > _sureness(predictions[surest[key]]):
                 surest[key] = at
     return list(surest.values())
 

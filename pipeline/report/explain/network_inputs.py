@@ -1,9 +1,9 @@
-"""What networks were given of a clip, as pictures that maps can be laid over."""
+"""Inputs of networks as pictures that maps can be laid over."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Self
 
 import matplotlib as mpl
 import numpy as np
@@ -16,15 +16,16 @@ from avfuse.features.errors import ClipError
 from avfuse.features.inputs.filter_bank import FRAMES, MEL_BANDS
 from avfuse.features.inputs.prepare import Outcome, prepare
 from avfuse.features.media import DEFAULT_READER
-from avfuse.features.spec import AnyInput, FilterBankInput, FramesInput, ImageInput
+from avfuse.features.spec import AnyInput, FeatureSpec, FilterBankInput, FramesInput, ImageInput
 from avfuse.stages.fuse.data.audio_masking import AUDIO_GRIDS, count_valid_frames
 from avfuse.stages.fuse.data.token_layout import FeatureTokens
+from avfuse.stages.fuse.runs.predict import FeatureSource
 
 SHOWN_FRAMES = 8
 SIDE = 224
-"""Pixels: maps over audio images are as large as what networks see."""
+"""Pixels of a map over an audio image, the size that networks see."""
 COLOURS = "plasma"
-"""Of maps: they rise evenly in lightness, so that colour-blind eyes tell the same."""
+"""The colour map: its lightness rises evenly, so that colour-blind readers see the same."""
 
 Pixels = NDArray[np.uint8]
 Map = NDArray[np.float64]
@@ -32,33 +33,42 @@ Map = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ClipPictures:
-    """What networks were given of a clip: frames uint8 (T, H, W, 3) and sounds (filter banks float32 (1024, 128), audio
-    images uint8 (H, W, 3)) by what they are; or what went wrong, in words."""
+    """Inputs of networks of one clip, as pictures."""
 
     clip: Clip
     inputs: Mapping[AnyInput, Outcome]
+    """Frames uint8 (T, H, W, 3), audio images uint8 (H, W, 3), filter banks float32 (1024, 128), or an error."""
 
     @classmethod
-    def of(cls, clip: Clip, parts: Sequence[FeatureTokens]) -> "ClipPictures":
-        """Of the features that have cells in a picture."""
-        taken = {spec.input for part in parts for spec in part.specs if part.tokens.ndim}
-        drawn = sorted((each for each in taken if is_drawn(each)), key=_reader)
+    def decode(cls, clip: Clip, features: Sequence[FeatureTokens]) -> Self:
+        """Decode the inputs of the features that have cells in a picture, once per reader."""
+        inputs = {spec.input for feature in features for spec in feature.specs if feature.tokens.ndim}
         outcomes: dict[AnyInput, Outcome] = {}
-        for _, group in groupby(drawn, _reader):
-            alike = list(group)
-            outcomes |= zip(alike, prepare(clip.path, clip.start, clip.end, alike).outcomes, strict=True)
+        for _, group in groupby(sorted(filter(is_picture, inputs), key=_reader), _reader):
+            of_reader = list(group)
+            outcomes |= zip(of_reader, prepare(clip.path, clip.start, clip.end, of_reader).outcomes, strict=True)
+        return cls(clip, outcomes)
+
+    @classmethod
+    def from_cache(cls, clip: Clip, source: FeatureSource, specs: Sequence[FeatureSpec]) -> Self:
+        """Read inputs that were cached as features of their own. specs: as `cached_inputs`."""
+        outcomes: dict[AnyInput, Outcome] = {}
+        for spec in specs:
+            loaded = source.store(spec).load([clip])
+            error = ClipError("decode", loaded.missing.get(clip.clip_id, ""))
+            outcomes[spec.input] = loaded.data[0] if loaded.present[0] else error
         return cls(clip, outcomes)
 
     def frames(self, part: FeatureTokens) -> Pixels | str:
-        """All frames that a feature was made of, window after window."""
-        every = [self._picture(spec.input) for spec in part.specs]
-        if problem := next((each for each in every if isinstance(each, str)), ""):
+        """All frames that a feature was computed from, window after window; or why there are none."""
+        windows = [self._picture(spec.input) for spec in part.specs]
+        if problem := next((window for window in windows if isinstance(window, str)), ""):
             return problem
-        return np.concatenate(every) if every else "no feature stands behind these numbers"
+        return np.concatenate(windows) if windows else "no feature stands behind these numbers"
 
     def sound(self, part: FeatureTokens) -> Pixels | str:
-        """The picture of sound that a feature was made of, grey, uint8 (224, 224); a filter bank without its padding,
-        with low frequencies at the bottom and time to the right."""
+        """The grey picture of sound that a feature was computed from, uint8 (224, 224), or why there is none. A filter
+        bank is without its padding, low frequencies at the bottom and time to the right."""
         if not part.specs:
             return "no feature stands behind these numbers"
         picture = self._picture(part.specs[0].input)
@@ -69,34 +79,51 @@ class ClipPictures:
         return _resized(grey_of(picture))
 
     def length(self, part: FeatureTokens) -> float:
-        """The share of a filter bank that is the clip's own, and not padding; 1 of other pictures."""
+        """The share of a filter bank that is not padding; 1 for other pictures."""
         bank = self._picture(part.specs[0].input)
         if isinstance(bank, str) or part.specs[0].input.kind != "filter_bank":
             return 1.0
         return max(1, int(count_valid_frames(torch.from_numpy(bank)[None]))) / len(bank)
 
-    def _picture(self, taken: AnyInput) -> NDArray[Any] | str:
-        if taken not in self.inputs:
+    def _picture(self, network_input: AnyInput) -> NDArray[Any] | str:
+        if network_input not in self.inputs:
             return "what this feature was made from is not a picture"
-        outcome = self.inputs[taken]
+        outcome = self.inputs[network_input]
         if isinstance(outcome, np.ndarray):
             return outcome
         return str(outcome) if isinstance(outcome, ClipError) else "the clip has no sound"
 
 
-def shown_of(count: int) -> NDArray[np.int64]:
-    """Which of so many frames are shown: the middles of eight equal stretches."""
+def cached_inputs(specs: Sequence[FeatureSpec]) -> list[FeatureSpec]:
+    """The networks' inputs that maps can be laid over, as features of their own, so that one decode gives both. Frames
+    are cached as one picture of several."""
+    inputs = dict.fromkeys(spec.input for spec in specs if isinstance(spec.input, FramesInput) or len(spec.shape) > 1)
+    return [
+        FeatureSpec(
+            name=f"shown:{network_input.kind}",
+            input=network_input,
+            model=None,
+            output="filter_bank" if isinstance(network_input, FilterBankInput) else "image",
+            shape=network_input.shape,
+            dtype="float32" if isinstance(network_input, FilterBankInput) else "uint8",
+        )
+        for network_input in inputs
+        if is_picture(network_input)
+    ]
+
+
+def shown_frames(count: int) -> NDArray[np.int64]:
+    """Indices of the frames shown: the middles of eight equal spans."""
     return ((np.arange(SHOWN_FRAMES) + 0.5) * count / SHOWN_FRAMES).astype(np.int64)
 
 
-def is_drawn(taken: AnyInput) -> bool:
-    """Whether what a network takes is a picture that maps can be laid over."""
-    return isinstance(taken, FramesInput | ImageInput | FilterBankInput)
+def is_picture(network_input: AnyInput) -> bool:
+    """Whether a network's input is a picture that maps can be laid over."""
+    return isinstance(network_input, FramesInput | ImageInput | FilterBankInput)
 
 
-def _reader(taken: AnyInput) -> str:
-    """Who decodes it: what one reader decodes is decoded together."""
-    return taken.reader.name if isinstance(taken, FramesInput) else DEFAULT_READER
+def _reader(network_input: AnyInput) -> str:
+    return network_input.reader.name if isinstance(network_input, FramesInput) else DEFAULT_READER
 
 
 def enlarged(cells: Map, kind: str, size: tuple[int, int] = (SIDE, SIDE)) -> Map:

@@ -1,8 +1,7 @@
-"""Rows of a run explained on some of its test clips, or on any others that it predicts: a page of pictures for each
-clip, and all numbers as a table."""
+"""Rows of a run explained on some of its test clips: a page of pictures per clip, and all numbers as a table."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,23 +16,23 @@ from avfuse.features.feature_names import resolve
 from avfuse.features.inputs.prepare import prepare
 from avfuse.manifests import Manifest
 from avfuse.pipeline.report.disagreement import most_disputed, true_label
-from avfuse.pipeline.report.explain.figure import Shown, clip_page
-from avfuse.pipeline.report.explain.network_inputs import ClipPictures
+from avfuse.pipeline.report.explain.rows import (
+    ExplanationSource,
+    RowExplanation,
+    explain,
+    explanation_table,
+    write_page,
+)
 from avfuse.pipeline.report.figures.segments import segments_page
-from avfuse.stages.fuse.analysis.attribution import Explanation, Method, explain_clips
+from avfuse.stages.fuse.analysis.attribution import Method
 from avfuse.stages.fuse.data.dataset import FILTER_BANK
-from avfuse.stages.fuse.data.targets import Targets
-from avfuse.stages.fuse.data.token_layout import FeatureTokens
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 
-Explained = Literal["predicted", "true"]
-NUMBERS = "explanations.csv"
-"""The file that `numbers` and `table_of` go to."""
-
+ExplainedClass = Literal["predicted", "true"]
 _UNFIT = re.compile(r"[^\w.-]+")
 _LONGEST_NAME = 50
-_SAME = 0.01
-"""How far a probability may move between devices."""
+_TOLERANCE = 0.01
+"""Largest difference of probabilities between devices."""
 
 
 def choose_clips(run: Run, asked: Sequence[str], count: int) -> list[int]:
@@ -47,7 +46,7 @@ def choose_clips(run: Run, asked: Sequence[str], count: int) -> list[int]:
     return [place[clip_id] for clip_id in dict.fromkeys(asked)]
 
 
-def clips_of(run: Run, chosen: Sequence[int], manifest: Manifest) -> list[Clip]:
+def load_test_clips(run: Run, chosen: Sequence[int], manifest: Manifest) -> list[Clip]:
     """The test clips of these numbers. Raises UsageError for one that the manifest has no more."""
     known = {clip.clip_id: clip for clip in manifest.clips()}
     ids = [_first(run).clip_ids[number] for number in chosen]
@@ -57,87 +56,73 @@ def clips_of(run: Run, chosen: Sequence[int], manifest: Manifest) -> list[Clip]:
 
 
 def explain_rows(
-    run: Run, cache: Path, clips: Sequence[Clip], device: str, method: Method, of: Explained
-) -> tuple[dict[str, Explanation], dict[str, str]]:
-    """Each row of a run on some of its test clips, of which alone features are read; and by row why one is explained by
-    Grad-CAM where attention was asked for.
+    run: Run, clips: Sequence[Clip], source: ExplanationSource, method: Method, of: ExplainedClass
+) -> list[RowExplanation]:
+    """Explain every row of a run on some of its test clips.
 
-    of: the class that is explained, the likeliest one or the true one, of a target of several classes the first of a
-    clip's.
+    Args:
+        of: the class to explain, the likeliest or the true one, of a target of several classes the clip's first.
 
     Raises:
-        UsageError: as `explain_clips`; where no row has attention; and where heads say something else of these clips
-            than they said when they were tested.
+        UsageError: as `explain_clips`; where no row has attention; and where heads predict other probabilities than
+            when they were tested.
     """
     place = {clip_id: number for number, clip_id in enumerate(_first(run).clip_ids)}
     chosen = [place[clip.clip_id] for clip in clips]
     classes = None if of == "predicted" else _true_classes(_first(run), chosen)
-    found, instead = {}, {}
-    for row, heads in run.heads.items():
-        explanation, why = explain_clips(run, row, clips, cache, run.described["collection"], device, method, classes)
-        _check_same(run, row, heads, chosen, explanation)
-        found[row] = explanation
-        if why is not None:
-            instead[row] = why
-    if instead and len(instead) == len(found):
+    explained = explain(run, run.heads, clips, source, method, classes)
+    for row in explained:
+        _check_same(run, row, chosen)
+    if all(row.fallback for row in explained):
         raise UsageError(
-            f"{next(iter(instead.values()))}: take crossattn, bottleneck, mmt, mat_lite or mat, or Grad-CAM, which "
-            "every head has"
+            f"{explained[0].fallback}: take crossattn, bottleneck, mmt, mat_lite or mat, or Grad-CAM, which every head "
+            "has"
         )
-    return found, instead
+    return explained
 
 
-def _check_same(run: Run, row: str, heads: Sequence[SeedResult], clips: Sequence[int], found: Explanation) -> None:
-    """Raises UsageError unless heads give what is explained the probability that they gave it when they were tested."""
-    every = []
-    for one in heads:
-        parts = run.targets.split(torch.from_numpy(one.logits[list(clips)]).double())
-        every.append(
+def _check_same(run: Run, row: RowExplanation, clips: Sequence[int]) -> None:
+    """Raises UsageError unless heads give the explained classes the probabilities that they gave them at test."""
+    probabilities = []
+    for result in run.heads[row.row]:
+        logits = run.targets.split(torch.from_numpy(result.logits[list(clips)]).double())
+        probabilities.append(
             [
-                (part.sigmoid() if target.sigmoid else part.softmax(dim=1)).numpy()[np.arange(len(clips)), which]
-                for target, part, which in zip(run.targets, parts, found.classes.T, strict=True)
+                (of_target.sigmoid() if target.sigmoid else of_target.softmax(dim=1)).numpy()[
+                    np.arange(len(clips)), classes
+                ]
+                for target, of_target, classes in zip(run.targets, logits, row.explanation.classes.T, strict=True)
             ]
         )
-    then = np.mean(every, axis=0).T
-    if np.abs(then - found.probabilities).max() > _SAME:
+    at_test = np.mean(probabilities, axis=0).T
+    if np.abs(at_test - row.explanation.probabilities).max() > _TOLERANCE:
         raise UsageError(
-            f"{run.folder}:{row} says something else of these clips than when it was tested: they or their features "
-            "have changed since; train it again (avfuse fuse ... --replace)"
+            f"{run.folder}:{row.row} says something else of these clips than when it was tested: they or their "
+            "features have changed since; train it again (avfuse fuse ... --replace)"
         )
 
 
 def write_pages(
     run: Run,
-    explained: Mapping[str, Explanation],
+    explained: Sequence[RowExplanation],
     chosen: Sequence[int],
     clips: Sequence[Clip],
-    of: Explained,
+    source: ExplanationSource,
+    of: ExplainedClass,
     folder: Path,
 ) -> list[Path]:
-    """A PNG for each clip. chosen: their numbers among the run's test clips."""
-    written = []
+    """Write a PNG per clip. chosen: the clips' numbers among the run's test clips."""
+    files = []
     first = _first(run)
-    parts = parts_of(explained.values())
     for at, (number, clip) in enumerate(zip(chosen, clips, strict=True)):
-        shown = [
-            Shown(
-                row,
-                named_classes(run.targets, each.classes[at]),
-                float(np.prod(each.probabilities[at])),
-                "the true class" if of == "true" else _verdict(first, number, each.classes[at]),
-                each,
-            )
-            for row, each in explained.items()
+        rows = [
+            row.on_page(at, "the true class" if of == "true" else _verdict(first, number, row.explanation.classes[at]))
+            for row in explained
         ]
-        page = clip_page(ClipPictures.of(clip, parts), true_label(run.targets, first, number), shown, at)
-        written.append(folder / f"{file_name(at + 1, clip.clip_id)}.png")
-        page.savefig(written[-1])
-    return written
-
-
-def parts_of(explained: Iterable[Explanation]) -> list[FeatureTokens]:
-    """The features that have maps."""
-    return [part for each in explained for its in each.parts.values() for part in its]
+        files.append(folder / f"{file_name(at + 1, clip.clip_id)}.png")
+        pictures = source.pictures(clip, (row.explanation for row in explained))
+        write_page(files[-1], pictures, clip.clip_id, true_label(run.targets, first, number), rows, at)
+    return files
 
 
 def file_name(number: int, name: str) -> str:
@@ -157,52 +142,11 @@ def write_segments(clips: Sequence[Clip], folder: Path, seed: int) -> list[Path]
     return written
 
 
-def numbers(run: Run, explained: Mapping[str, Explanation], chosen: Sequence[int]) -> pd.DataFrame:
-    """`table_of` some test clips of a run, by `clip_id`."""
-    names = [{"clip_id": _first(run).clip_ids[clip]} for clip in chosen]
-    return pd.concat([table_of(run.targets, row, each, names) for row, each in explained.items()], ignore_index=True)
-
-
-def table_of(targets: Targets, row: str, found: Explanation, names: Sequence[Mapping[str, object]]) -> pd.DataFrame:
-    """A line for each cell of each clip and feature. `relevance` is in multiples of the mean over the cells of its
-    modality; `frame`, `line` and `column` say where the cell is, as in `FeatureTokens`, where it has such a place; of
-    temporal windows each has a feature's name and frames of its own. names: columns that tell clips apart."""
-    tables = []
-    for modality, parts in found.parts.items():
-        for number, part in enumerate(parts):
-            where = _where(modality, part)
-            for at, name in enumerate(names):
-                said = {
-                    "row": row,
-                    "method": found.method,
-                    **name,
-                    "class": named_classes(targets, found.classes[at]),
-                    "probability": float(np.prod(found.probabilities[at])),
-                    "modality": modality,
-                }
-                tables.append(pd.DataFrame({**said, **where, "relevance": found.heatmap(modality, number, at).ravel()}))
+def numbers(run: Run, explained: Sequence[RowExplanation], chosen: Sequence[int]) -> pd.DataFrame:
+    """`explanation_table` of some test clips of a run, by `clip_id`."""
+    clips = [{"clip_id": _first(run).clip_ids[number]} for number in chosen]
+    tables = [explanation_table(run.targets, row.row, row.explanation, clips) for row in explained]
     return pd.concat(tables, ignore_index=True)
-
-
-def named_classes(targets: Targets, classes: NDArray[np.int64]) -> str:
-    """One class a target, such as `take + plate`."""
-    return " + ".join(target.classes[number] for target, number in zip(targets, classes.tolist(), strict=True))
-
-
-def _where(modality: str, part: FeatureTokens) -> dict[str, NDArray[np.generic]]:
-    """`feature`, `frame`, `line`, `column` of all cells, in order; missing where a cell has none."""
-    shape = part.tokens.shape
-    windows = max(1, len(part.specs))
-    own = (shape[0] // windows, *shape[1:]) if shape else shape
-    feature = np.repeat([spec.name for spec in part.specs] or [part.name], part.tokens.size // windows)
-    nowhere = np.full(part.tokens.size, pd.NA, dtype=object)
-    axes = dict(zip(_AXES.get((modality, len(own)), _AXES_ELSE[len(own)]), np.indices(own), strict=True))
-    cells = {name: np.tile(axis.ravel(), windows) for name, axis in axes.items()}
-    return {"feature": feature, **{name: cells.get(name, nowhere) for name in ("frame", "line", "column")}}
-
-
-_AXES = {("video", 1): ("frame",)}
-_AXES_ELSE = {0: (), 1: ("column",), 2: ("line", "column"), 3: ("frame", "line", "column")}
 
 
 def _verdict(first: SeedResult, number: int, classes: NDArray[np.int64]) -> str:

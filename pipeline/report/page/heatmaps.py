@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.pipeline.report.explain.figure import zero_words
-from avfuse.pipeline.report.explain.network_inputs import COLOURS, SIDE, ClipPictures, enlarged, shown_of
-from avfuse.pipeline.report.explain.run_clips import explain_rows, named_classes
+from avfuse.pipeline.report.explain.network_inputs import COLOURS, SIDE, ClipPictures, enlarged, shown_frames
+from avfuse.pipeline.report.explain.rows import ExplanationSource, class_names
+from avfuse.pipeline.report.explain.run_clips import explain_rows
 from avfuse.pipeline.report.page.media import heat, picture
 from avfuse.stages.fuse.analysis.attribution import METHODS, Explanation, Method
 from avfuse.stages.fuse.data.token_layout import FeatureTokens
+from avfuse.stages.fuse.runs.predict import FeatureSource
 from avfuse.stages.fuse.runs.run_folder import Run
 
 _HEAT = 56
@@ -36,12 +38,13 @@ def explain_row(run: Run, row: str, cache: Path, clips: Sequence[Clip]) -> RowEx
     """A row of a run on some test clips. What cannot be explained says why: a head without gradients or attention,
     features that are gone from the cache."""
     alone = replace(run, heads={row: run.heads[row]})
+    source = ExplanationSource(FeatureSource(cache, run.described["collection"]))
     found: dict[Method, Explanation] = {}
     without: dict[Method, str] = {}
     for method in METHODS:
         try:
-            explanations, _ = explain_rows(alone, cache, clips, "cpu", method, "predicted")
-            found[method] = explanations[row]
+            (explained,) = explain_rows(alone, clips, source, method, "predicted")
+            found[method] = explained.explanation
         except UsageError as error:
             without[method] = str(error)
     return RowExplanations(found, without)
@@ -59,7 +62,7 @@ class HeatmapDrawer:
             for part in of_modality
             if _needs_picture(part)
         ]
-        self._pictures = ClipPictures.of(clip, parts)
+        self._pictures = ClipPictures.decode(clip, parts)
         self._attended = attended
         self.pictures: list[str] = []
         self._kept: dict[tuple[str, int], int] = {}
@@ -92,7 +95,7 @@ class HeatmapDrawer:
             zeros = zero_words(explanation, modality, at)
             for panel in self._panels(modality, parts, maps):
                 panels.append({**panel, "words": ", ".join(filter(None, (panel.get("words"), zeros)))})
-        return {"class": named_classes(run.targets, explanation.classes[at]), "panels": panels}
+        return {"class": class_names(run.targets, explanation.classes[at]), "panels": panels}
 
     def _panels(
         self, modality: str, parts: Sequence[FeatureTokens], maps: Sequence[NDArray[np.float64]]
@@ -131,7 +134,7 @@ class HeatmapDrawer:
         self, part: FeatureTokens, frames: NDArray[np.uint8], each: NDArray[np.float64]
     ) -> dict[str, Any]:
         shown = []
-        for number in shown_of(len(frames)).tolist():
+        for number in shown_frames(len(frames)).tolist():
             of_frame = enlarged(each[number * len(each) // len(frames)], "frames", (_HEAT, _HEAT))
             address = self._picture(part, number, frames[number])
             shown.append([address, heat(_tinted(of_frame, each.max()))])

@@ -1,8 +1,9 @@
-"""What trained heads say of clips that their run does not know, from features in a cache."""
+"""Predictions of trained heads: those saved in a run, and of clips outside it whose features are cached."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,12 +13,14 @@ from avfuse.features.cache import ClipQuery, FeatureStore
 from avfuse.features.cache.store import FAILED
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
+from avfuse.features.spec import FeatureSpec
 from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 from avfuse.stages.fuse.evaluation.metrics import Logits, Truth, log_softmax
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.runs.restore import restore_head, saved_layouts, saved_options, saved_recipe
 from avfuse.stages.fuse.runs.run_folder import Run, RunFolder, SeedResult
+from avfuse.stages.fuse.runs.summary import validation_score
 from avfuse.stages.fuse.training.head_trainer import predict
 from avfuse.stages.fuse.training.inputs import HeadInputs
 
@@ -26,95 +29,118 @@ _CLIPS, _BYTES = 1024, 2**28
 
 
 @dataclass(frozen=True)
+class FeatureSource:
+    """Where features of clips are cached."""
+
+    cache: Path
+    collection: str
+
+    def store(self, spec: FeatureSpec) -> FeatureStore:
+        return FeatureStore(self.cache, self.collection, spec)
+
+
+@dataclass(frozen=True)
 class ClassProbabilities:
-    """Of n clips, in order. probabilities: a target each, float64 (n, C), NaN for clips that have nothing which the
-    heads take. present: the modalities that they take, by name, bool (n,). missing: for each clip, why it lacks a
-    modality, by name."""
+    """Predictions of n clips, in order."""
 
     probabilities: list[NDArray[np.float64]]
+    """Per target (n, C); NaN for clips with none of the modalities that the heads use."""
     present: Mapping[str, NDArray[np.bool_]]
+    """The modalities that the heads use, by name, (n,)."""
     missing: list[dict[str, str]]
+    """For each clip, why it lacks a modality, by name."""
+
+
+@dataclass(frozen=True)
+class RestoredRow:
+    """The heads of a row, restored for clips that need not be of its data set."""
+
+    results: Sequence[SeedResult]
+    heads: Sequence[Head]
+    layouts: Mapping[str, FeatureLayout]
+    targets: Targets
+    device: str
+
+    @classmethod
+    def of(cls, run: Run, row: str, device: str) -> Self:
+        """Raises UsageError as `restore_head`."""
+        results = run.heads[row]
+        layouts = saved_layouts(run, results[0])
+        shapes = {name: layout.shape for name, layout in layouts.items()}
+        heads = [restore_head(result, shapes, run.targets, torch.device(device)) for result in results]
+        return cls(results, heads, layouts, run.targets, device)
+
+    def load(self, clips: Sequence[Clip], source: FeatureSource) -> tuple[dict[str, Modality], list[dict[str, str]]]:
+        """The clips' features by modality, and for each clip why it lacks a modality, by name."""
+        query = ClipQuery(clips)
+        missing: list[dict[str, str]] = [{} for _ in clips]
+        modalities = {
+            name: _modality(name, layout, source, query, missing, self.device) for name, layout in self.layouts.items()
+        }
+        return modalities, missing
+
+    def predict(self, clips: Sequence[Clip], source: FeatureSource) -> ClassProbabilities:
+        """Mean probabilities over seeds, as `load_predictions` averages them."""
+        modalities, missing = self.load(clips, source)
+        without = saved_recipe(self.results[0]).without
+        present = {name: modality.present.cpu().numpy() for name, modality in modalities.items() if name != without}
+        usable = np.logical_or.reduce(list(present.values()))
+        by_target = [np.full((len(clips), len(target.classes)), np.nan) for target in self.targets]
+        if usable.any():
+            indices = torch.from_numpy(np.flatnonzero(usable)).to(self.device)
+            logits = []
+            for result, head in zip(self.results, self.heads, strict=True):
+                options, recipe = saved_options(result), saved_recipe(result)
+                inputs = HeadInputs.of_trained(head, modalities, indices, options, recipe)
+                logits.append(predict(head, inputs, indices).cpu().numpy())
+            scores = mean_scores(self.targets, logits)
+            for values, target, of_target in zip(by_target, self.targets, scores, strict=True):
+                values[usable] = probabilities(target, of_target)
+        return ClassProbabilities(by_target, present, missing)
 
 
 def best_row(run: Run) -> tuple[str, float]:
-    """The row with the best mean over seeds of the validation score, Targets.selection, and that score; the first of
-    equals. The test split has no say."""
-    name = f"validation_{run.targets.selection}"
-    scores = {row: float(np.mean([one.described["cost"][name] for one in heads])) for row, heads in run.heads.items()}
+    """The row with the best mean validation score over seeds, and that score; the first of equals. Test clips have no
+    part in it."""
+    scores = {row: validation_score(run, results) for row, results in run.heads.items()}
     return max(scores.items(), key=lambda item: item[1])
 
 
 def predict_clips(
-    run: Run, row: str, clips: Sequence[Clip], cache: Path, collection: str, device: str = "cpu"
+    run: Run, row: str, clips: Sequence[Clip], source: FeatureSource, device: str = "cpu"
 ) -> ClassProbabilities:
-    """The probabilities of a row's classes, its seeds taken together as `load_predictions` takes them.
+    """The probabilities of a row's classes, averaged over its seeds as `load_predictions` averages them.
 
-    cache, collection: where the features of `saved_layouts` have been extracted to. Clips take the same path as at
-    test: `HeadInputs` with a head's own statistics, then `head_trainer.predict`. Raises UsageError as `restore_head`.
+    Clips take the same path as at test: `HeadInputs` with a head's own statistics, then `head_trainer.predict`. Raises
+    UsageError as `restore_head`.
+
+    Args:
+        source: the cache that holds the features of `saved_layouts`.
     """
-    heads = run.heads[row]
-    layouts = saved_layouts(run, heads[0])
-    shapes = {name: layout.shape for name, layout in layouts.items()}
-    trained = [(one, restore_head(one, shapes, run.targets, torch.device(device))) for one in heads]
-    stores = {spec.key: FeatureStore(cache, collection, spec) for layout in layouts.values() for spec in layout.specs}
-    size = max(1, min(_CLIPS, _BYTES // max(layout.bytes_per_clip for layout in layouts.values())))
-    parts = [
-        _predict(run, trained, layouts, stores, clips[first : first + size], device)
-        for first in range(0, len(clips), size)
-    ]
+    restored = RestoredRow.of(run, row, device)
+    size = max(1, min(_CLIPS, _BYTES // max(layout.bytes_per_clip for layout in restored.layouts.values())))
+    parts = [restored.predict(clips[first : first + size], source) for first in range(0, len(clips), size)]
     return ClassProbabilities(
-        [np.concatenate(each) for each in zip(*(part.probabilities for part in parts), strict=True)],
+        [np.concatenate(of_target) for of_target in zip(*(part.probabilities for part in parts), strict=True)],
         {name: np.concatenate([part.present[name] for part in parts]) for name in parts[0].present},
         [missing for part in parts for missing in part.missing],
     )
 
 
-def _predict(
-    run: Run,
-    trained: Sequence[tuple[SeedResult, Head]],
-    layouts: Mapping[str, FeatureLayout],
-    stores: Mapping[str, FeatureStore],
-    clips: Sequence[Clip],
-    device: str,
-) -> ClassProbabilities:
-    modalities, missing = load_clips(layouts, stores, clips, device)
-    left_out = saved_recipe(trained[0][0]).without
-    present = {name: each.present.cpu().numpy() for name, each in modalities.items() if name != left_out}
-    usable = np.logical_or.reduce(list(present.values()))
-    found = [np.full((len(clips), len(target.classes)), np.nan) for target in run.targets]
-    if usable.any():
-        indices = torch.from_numpy(np.flatnonzero(usable)).to(device)
-        logits = []
-        for one, head in trained:
-            inputs = HeadInputs.of_trained(head, modalities, indices, saved_options(one), saved_recipe(one))
-            logits.append(predict(head, inputs, indices).cpu().numpy())
-        for every, target, scores in zip(found, run.targets, mean_scores(run.targets, logits), strict=True):
-            every[usable] = probabilities(target, scores)
-    return ClassProbabilities(found, present, missing)
-
-
-def load_clips(
-    layouts: Mapping[str, FeatureLayout], stores: Mapping[str, FeatureStore], clips: Sequence[Clip], device: str
-) -> tuple[dict[str, Modality], list[dict[str, str]]]:
-    """Features of some clips alone, by modality, from stores by key; and why a clip lacks a modality, by name."""
-    asked = ClipQuery(clips)
-    missing: list[dict[str, str]] = [{} for _ in clips]
-    return {name: _modality(name, layout, stores, asked, missing, device) for name, layout in layouts.items()}, missing
-
-
 def _modality(
     name: str,
     layout: FeatureLayout,
-    stores: Mapping[str, FeatureStore],
-    asked: ClipQuery,
+    source: FeatureSource,
+    query: ClipQuery,
     missing: Sequence[dict[str, str]],
     device: str,
 ) -> Modality:
-    """One modality of clips, there where all its features are. Why it is not is added to `missing`."""
+    """One modality, present where all its features are; the reasons where it is not are added to `missing`."""
     rows = {}
-    present = np.ones(len(asked), dtype=bool)
+    present = np.ones(len(query), dtype=bool)
     for spec in layout.specs:
-        loaded, found = stores[spec.key].load(asked), stores[spec.key].lookup(asked)
+        store = source.store(spec)
+        loaded, found = store.load(query), store.lookup(query)
         rows[spec.key] = loaded.data
         present &= loaded.present
         for index in np.flatnonzero(~loaded.present).tolist():

@@ -20,9 +20,9 @@ from avfuse.features.feature_names import resolve
 from avfuse.features.inputs.filter_bank import FRAMES, MEL_BANDS
 from avfuse.manifests import Manifest, Target, load_manifest, save_manifest
 from avfuse.pipeline.provenance import describe_run
-from avfuse.pipeline.report.explain.figure import Shown, clip_page
+from avfuse.pipeline.report.explain.figure import ExplainedRow, clip_page
 from avfuse.pipeline.report.explain.network_inputs import SIDE, ClipPictures, enlarged, overlay
-from avfuse.pipeline.report.explain.run_clips import table_of
+from avfuse.pipeline.report.explain.rows import explanation_table
 from avfuse.pipeline.report.figures.segments import segments_page
 from avfuse.stages.fuse.analysis.attribution import Explanation
 from avfuse.stages.fuse.data.dataset import load_data
@@ -260,7 +260,9 @@ class TestPage:
             frames.input: noise.integers(0, 255, (25, 224, 224, 3), dtype=np.uint8),
             bank.input: noise.standard_normal((FRAMES, MEL_BANDS)).astype(np.float32),
         }
-        page = clip_page(ClipPictures(Clip("one", Path("one.mp4")), inputs), "", [Shown("a", "b", 0.5, "", found)], 0)
+        page = clip_page(
+            ClipPictures(Clip("one", Path("one.mp4")), inputs), "", [ExplainedRow("a", "b", 0.5, "", found)], 0
+        )
         said = [text.get_text().replace("\n", " ") for axes in page.axes for text in axes.texts]
         assert said.count("The map is zero everywhere: no cell speaks for this class.") == 2
         pictures = [axes.images[0].get_array() for axes in page.axes if axes.images]
@@ -281,10 +283,10 @@ class TestPage:
             {},
         )
         targets = Targets((LearnedTarget("label", ("high", "low")),))
-        table = table_of(targets, "mlp", found, [{"clip_id": "one"}])
+        table = explanation_table(targets, "mlp", found, [{"clip_id": "one"}])
         assert table["feature"].tolist() == ["lite:frames:1of2"] * 3 + ["lite:frames:2of2"] * 3
         assert table["frame"].tolist() == [0, 1, 2, 0, 1, 2]
-        page = clip_page(ClipPictures(Clip("one", Path("one.mp4")), {}), "", [Shown("a", "b", 1, "", found)], 0)
+        page = clip_page(ClipPictures(Clip("one", Path("one.mp4")), {}), "", [ExplainedRow("a", "b", 1, "", found)], 0)
         said = [text.get_text() for axes in page.axes for text in axes.texts]
         assert [words for words in said if words.startswith("window")] == ["window 1", "window 2"]
         assert not _colour_bars(page)
@@ -297,7 +299,7 @@ class TestPage:
         maps = {"video": np.full((1, 25), 1 / 3 / 25)}
         found = Explanation("grad-cam", np.zeros((1, 1), np.int64), np.ones((1, 1)), {"video": [video]}, maps, {}, 3)
         assert found.zeros("video", 0) == 2
-        page = clip_page(ClipPictures(Clip("one", Path("one.mp4")), {}), "", [Shown("a", "b", 1, "", found)], 0)
+        page = clip_page(ClipPictures(Clip("one", Path("one.mp4")), {}), "", [ExplainedRow("a", "b", 1, "", found)], 0)
         assert "a: b, 100 %; video map zero for 2 of 3 seeds" in [text.get_text() for text in page.texts]
 
     def test_frames_of_cells_have_a_map_each_and_vectors_a_bar_each(self) -> None:
@@ -311,7 +313,7 @@ class TestPage:
         )
         pixels = np.random.default_rng(0).integers(0, 255, (25, 224, 224, 3), dtype=np.uint8)
         pictures = ClipPictures(Clip("one", Path("one.mp4")), {cells.input: pixels})
-        page = clip_page(pictures, "high", [Shown("mlp", "high", 0.9, "right", found)], 0)
+        page = clip_page(pictures, "high", [ExplainedRow("mlp", "high", 0.9, "right", found)], 0)
         drawn = [axes for axes in page.axes if axes.images]
         assert len(drawn) == 16
         assert all(axes.images[0].get_array().shape == (128, 128, 3) for axes in drawn)

@@ -12,7 +12,7 @@ from avfuse.features.errors import UsageError
 from avfuse.manifests import Manifest
 from avfuse.stages.fuse.data.dataset import load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
-from avfuse.stages.fuse.runs.predict import best_row, load_predictions, predict_clips, probabilities
+from avfuse.stages.fuse.runs.predict import FeatureSource, best_row, load_predictions, predict_clips, probabilities
 from avfuse.stages.fuse.runs.restore import saved_layouts
 from avfuse.stages.fuse.runs.run_folder import Run, load_run
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
@@ -50,11 +50,13 @@ def clips_of(manifest: Manifest, ids: list[str]) -> list[Clip]:
 
 def check_same(folder: Path, manifest: Manifest, run: Run, row: str) -> None:
     expected = load_predictions(run.folder, row, "test")
-    found = predict_clips(run, row, clips_of(manifest, expected.clip_ids), folder, manifest.collection)
+    found = predict_clips(run, row, clips_of(manifest, expected.clip_ids), FeatureSource(folder, manifest.collection))
     assert len(found.probabilities) == len(run.targets)
     for target, values, scores in zip(run.targets, found.probabilities, expected.scores, strict=True):
         np.testing.assert_allclose(values, probabilities(target, scores), rtol=0, atol=1e-6)
-    alone = predict_clips(run, row, clips_of(manifest, expected.clip_ids[5:6]), folder, manifest.collection)
+    alone = predict_clips(
+        run, row, clips_of(manifest, expected.clip_ids[5:6]), FeatureSource(folder, manifest.collection)
+    )
     for one, values in zip(alone.probabilities, found.probabilities, strict=True):
         np.testing.assert_allclose(one[0], values[5], rtol=0, atol=1e-6)
 
@@ -82,7 +84,7 @@ def test_heads_trained_without_a_modality_do_not_use_it(tmp_path: Path) -> None:
     manifest = kitchen(tmp_path, clips=80)
     run = train(tmp_path, manifest, ["mlp"], TrainingOverrides(epochs=2, hidden="16", without="audio"))
     check_same(tmp_path, manifest, run, "mlp")
-    found = predict_clips(run, "mlp", manifest.clips()[:3], tmp_path, "kitchen")
+    found = predict_clips(run, "mlp", manifest.clips()[:3], FeatureSource(tmp_path, "kitchen"))
     assert list(found.present) == ["video"]
 
 
@@ -90,13 +92,13 @@ def test_what_a_clip_lacks_is_said_and_the_others_are_predicted(kitchen_run: tup
     folder, manifest, run = kitchen_run
     known = manifest.clips()[0]
     clips = [known, Clip("nobody", Path("nowhere.mp4"))]
-    found = predict_clips(run, "mlp", clips, folder, "kitchen")
+    found = predict_clips(run, "mlp", clips, FeatureSource(folder, "kitchen"))
     assert found.missing == [{}, {"video": "not extracted", "audio": "not extracted"}]
     assert [found.present[name].tolist() for name in ("video", "audio")] == [[True, False]] * 2
     for values in found.probabilities:
         assert values[0].sum() == pytest.approx(1)
         assert np.isnan(values[1]).all()
-    nothing = predict_clips(run, "mlp", clips[1:], folder, "kitchen")
+    nothing = predict_clips(run, "mlp", clips[1:], FeatureSource(folder, "kitchen"))
     assert all(np.isnan(values).all() for values in nothing.probabilities)
 
 
@@ -105,9 +107,9 @@ def test_many_clips_are_predicted_in_parts(
 ) -> None:
     folder, manifest, run = kitchen_run
     clips = manifest.clips()[:20]
-    whole = predict_clips(run, "crossattn", clips, folder, "kitchen")
+    whole = predict_clips(run, "crossattn", clips, FeatureSource(folder, "kitchen"))
     monkeypatch.setattr("avfuse.stages.fuse.runs.predict._CLIPS", 7)
-    parts = predict_clips(run, "crossattn", clips, folder, "kitchen")
+    parts = predict_clips(run, "crossattn", clips, FeatureSource(folder, "kitchen"))
     for one, other in zip(whole.probabilities, parts.probabilities, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
     assert parts.present["audio"].tolist() == whole.present["audio"].tolist()
