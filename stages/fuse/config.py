@@ -1,9 +1,9 @@
 """How a head is trained, and how that and a head's own options are read from what a user types."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from avfuse.features.errors import UsageError
 
@@ -12,6 +12,14 @@ class Settings(BaseModel):
     """Named values that decide what comes out of training. They are checked, and never change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _choice_from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """The choice that a text stands for, such as 1 for "1", which pydantic does not make of it in a Literal."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+        return next((choice for choice in choices if str(choice) == value), value)
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)

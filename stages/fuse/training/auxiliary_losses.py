@@ -1,4 +1,4 @@
-"""What a head is trained on besides classification: AVT's hybrid loss (equation 8), and MMT's contrast."""
+"""Losses besides classification: AVT's hybrid loss (equation 8) and MMT's contrastive losses."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +18,6 @@ from avfuse.stages.fuse.losses.contrastive import (
     JointEmbedding,
     audio_video_contrast,
     intra_modality_contrast,
-    recall_at_1,
     similarity,
 )
 from avfuse.stages.fuse.losses.masked_reconstruction import MaskedReconstruction
@@ -31,39 +30,45 @@ _NEEDS = {
     "avm": ("after", "vector of each modality after fusion"),
     "masked": ("tokens", "fused token for each one that it takes"),
 }
-"""Each loss, by the name of its weight in a recipe: which outputs of a head it needs, and how these are called."""
+"""By the name of a loss' weight in a recipe: the prefix of the head outputs that it needs, and their description."""
 
-_PLAIN = {"video": ModalityShape(2, 16), "audio": ModalityShape(128, 16, 0, (4, 32))}
-"""Frames, and sound in the smallest known grid."""
+_PLAIN_SHAPES = {"video": ModalityShape(2, 16), "audio": ModalityShape(128, 16, 0, (4, 32))}
+"""Frames, and audio tokens in the smallest known grid."""
 
 
 def auxiliary_weights(recipe: Recipe) -> dict[str, float]:
-    """The losses beside classification that a recipe wants, with their weights."""
+    """The weights of a recipe's auxiliary losses, by name; empty with classification alone."""
     return {name: weight for name in _NEEDS if (weight := getattr(recipe, name)) > 0}
 
 
 class AuxiliaryLosses(nn.Module):
-    """Losses beside classification, with the layers that nothing else needs: they are trained with the head, and
-    prediction does without them.
+    """The auxiliary losses of a recipe, with the layers that only they need: these train with the head, and prediction
+    does without them.
 
-    AVC, IMC and AVM are of the pass that classification is of, AVM of a further one of wrong pairs as well, and masked
-    learning of one of its own over input with parts hidden. Backbones are frozen, so what AVC and IMC draw together are
-    their tokens as the head projects them, before it fuses.
+    AVC and IMC reuse the classification pass; AVM adds a pass over negatives; reconstruction a pass over masked input.
+    Backbones are frozen, so AVC and IMC compare the tokens as the head projects them, before fusion.
 
-    Products of the losses' own layers are never made in half precision: over a temperature of .07 the cosines would be
-    off by some hundredths of a logit. What is drawn at random comes from the generator given, dropout of further passes
-    from the source in use.
+    The layers of these losses always run in the precision of their weights: at a temperature of 0.07 bfloat16 cosines
+    would change the logits by some hundredths. Negatives and masks are drawn from the generator given; dropout of
+    further passes comes from the dropout source in use.
+
+    Args:
+        head: the head to train.
+        recipe: says which losses, with their weights.
+        filter_banks: of the data set's clips, for masked reconstruction.
+
+    Raises:
+        UsageError: the head lacks an output that a loss needs, or masked reconstruction lacks filter banks or a grid of
+            audio tokens.
     """
 
     def __init__(self, head: Head, recipe: Recipe, filter_banks: FilterBanks | None) -> None:
-        """Raises UsageError where the head gives not what a loss needs, or where masked learning lacks the clips'
-        filter banks or a grid of sound."""
         super().__init__()
         self.recipe, self.weights = recipe, auxiliary_weights(recipe)
-        given = _given(head)
+        outputs = _output_shapes(head)
         for name in self.weights:
-            _check_gives(head, given, name)
-        dims = {name: shape[-1] for name, shape in given.items()}
+            _check_outputs(head, outputs, name)
+        dims = {name: shape[-1] for name, shape in outputs.items()}
         self.space = self.matching = self.reconstruction = None
         if "avc" in self.weights or "imc" in self.weights:
             self.space = JointEmbedding(dims["before_video"], dims["before_audio"])
@@ -75,7 +80,7 @@ class AuxiliaryLosses(nn.Module):
 
     @classmethod
     def of(cls, head: Head, recipe: Recipe, filter_banks: FilterBanks | None) -> "AuxiliaryLosses | None":
-        """None for a recipe that wants classification alone."""
+        """The losses of a recipe, on the head's device; None for classification alone."""
         if not auxiliary_weights(recipe):
             return None
         return cls(head, recipe, filter_banks).to(next(head.parameters()).device)
@@ -83,17 +88,20 @@ class AuxiliaryLosses(nn.Module):
     def forward(
         self, head: Head, batch: HeadBatch, outputs: Mapping[str, Tensor], labels: Tensor, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """Each loss by name, a scalar, not weighted.
+        """Unweighted losses by name, scalars.
 
         Args:
-            outputs: what the head gave of the batch.
+            head: the head.
+            batch: a training batch.
+            outputs: of the head for this batch.
             labels: int64 (B,).
+            rng: draws negatives and masks.
         """
         losses = {}
         embedded = None
         if self.space is not None:
             embedded = self.embed(outputs, batch)
-            with self._exactly():
+            with self._full_precision():
                 if "avc" in self.weights:
                     losses["avc"] = audio_video_contrast(embedded, labels if self.recipe.contrast_labels else None)
                 if "imc" in self.weights:
@@ -106,30 +114,17 @@ class AuxiliaryLosses(nn.Module):
         return losses
 
     def embed(self, outputs: Mapping[str, Tensor], batch: HeadBatch) -> EmbeddedClips:
-        """A batch's clips in the common space. outputs: what the head gave of it."""
+        """A batch's clips in the joint embedding space of AVC and IMC. outputs: of the head for this batch."""
         assert self.space is not None
         has = _has(batch)
-        with self._exactly():
-            vectors = (self._exact(outputs[f"before_{name}"]) for name in ("video", "audio"))
+        with self._full_precision():
+            vectors = (self._cast(outputs[f"before_{name}"]) for name in ("video", "audio"))
             embedded: EmbeddedClips = self.space(*vectors, has["video"], has["audio"])
         return embedded
 
-    @torch.no_grad()
-    def recall(self, head: Head, batch: HeadBatch) -> float:
-        """The share of a batch's sounds whose own picture is the nearest of the batch, in evaluation mode."""
-        return recall_at_1(self.embed(head.eval()(batch.prepared, batch.present), batch))
-
-    @torch.no_grad()
-    def reconstruction_error(self, head: Head, batch: HeadBatch, seed: int = 0) -> dict[str, float]:
-        """Mean squared errors by modality where input is hidden, in evaluation mode. What is hidden depends on the seed
-        alone."""
-        assert self.reconstruction is not None
-        errors = self._reconstruct(self.reconstruction, head.eval(), batch, torch.Generator().manual_seed(seed))
-        return {name: error.item() for name, error in errors.items()}
-
     def count_too_short(self, clips: Tensor) -> int | None:
-        """How many of the clips at these indices have so little sound that masked learning hides nothing of it; None
-        where there is no masked learning."""
+        """The number of clips, of those at these indices, whose sound is too short to mask; None without masked
+        reconstruction."""
         return None if self.reconstruction is None else self.reconstruction.count_too_short(clips)
 
     def _match(
@@ -142,48 +137,50 @@ class AuxiliaryLosses(nn.Module):
         labels: Tensor,
         rng: torch.Generator,
     ) -> Tensor:
-        """AVM: the batch's own pairs as they are fused already, and wrong ones in a pass of their own. Where AVC has no
-        weight, no common space says which are hard, and each other clip is as likely."""
+        """AVM: matching pairs as the classification pass fused them, and negatives in a pass of their own.
+
+        Negatives are drawn by their similarity in AVC's embedding; uniformly without AVC.
+        """
         has = _has(batch)
         both = has["video"] & has["audio"]
-        alike = torch.zeros(len(both), len(both), device=both.device)
+        similarities = torch.zeros(len(both), len(both), device=both.device)
         if embedded is not None and "avc" in self.weights:
-            with self._exactly():
-                alike = similarity(embedded)
-        others = labels if self.recipe.other_class_negatives else None
-        pairs = draw_pairs(alike, both, rng, self.recipe.negatives, others)
+            with self._full_precision():
+                similarities = similarity(embedded)
+        classes = labels if self.recipe.other_class_negatives else None
+        pairs = draw_pairs(similarities, both, rng, self.recipe.negatives, classes)
         if pairs is None:
             return torch.zeros((), device=both.device)
-        own, wrong = pairs.video[pairs.is_match], ~pairs.is_match
+        matches, negative = pairs.video[pairs.is_match], ~pairs.is_match
         prepared = {
-            "video": batch.prepared["video"][pairs.video[wrong]],
-            "audio": batch.prepared["audio"][pairs.audio[wrong]],
+            "video": batch.prepared["video"][pairs.video[negative]],
+            "audio": batch.prepared["audio"][pairs.audio[negative]],
         }
         fused = head(prepared, {"video": None, "audio": None})
-        with self._exactly():
+        with self._full_precision():
             vectors = (
-                self._exact(torch.cat([outputs[name][own], fused[name]])) for name in ("after_video", "after_audio")
+                self._cast(torch.cat([outputs[name][matches], fused[name]])) for name in ("after_video", "after_audio")
             )
             return matching_loss(matching(*vectors), pairs.is_match)
 
     def _reconstruct(
         self, reconstruction: MaskedReconstruction, head: Head, batch: HeadBatch, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """Errors of a pass over hidden input, by modality."""
+        """Reconstruction errors of a pass over masked input, by modality."""
         hidden = reconstruction.draw(batch.index, _has(batch), rng)
         outputs = head(reconstruction.hide(batch.prepared, hidden), batch.present)
-        with self._exactly():
-            fused = {name: self._exact(outputs[f"tokens_{name}"]) for name in ("video", "audio")}
+        with self._full_precision():
+            fused = {name: self._cast(outputs[f"tokens_{name}"]) for name in ("video", "audio")}
             cached = head.modality_inputs()["video"].unstandardise(batch.prepared["video"])
             return reconstruction.errors(fused, cached, batch.index, hidden)
 
     @contextmanager
-    def _exactly(self) -> Iterator[None]:
+    def _full_precision(self) -> Iterator[None]:
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
             yield
 
-    def _exact(self, x: Tensor) -> Tensor:
-        """In the precision of the weights."""
+    def _cast(self, x: Tensor) -> Tensor:
+        """x in the precision of the weights."""
         return x.to(next(self.parameters()).dtype)
 
 
@@ -195,39 +192,51 @@ def check_auxiliary_losses(
     recipe: Recipe,
     filter_banks: FilterBanks | None,
 ) -> None:
-    """Whether a head of this kind can be trained as its recipe wants. Raises UsageError as `AuxiliaryLosses` does."""
+    """Check that a head of this kind can be trained with a recipe's auxiliary losses.
+
+    Args:
+        name: of the head.
+        shapes: of the modalities.
+        targets: to learn.
+        options: of the head.
+        recipe: says which losses.
+        filter_banks: of the data set's clips.
+
+    Raises:
+        UsageError: as `AuxiliaryLosses` does.
+    """
     if auxiliary_weights(recipe):
         with torch.random.fork_rng(devices=[]):
             AuxiliaryLosses(build_head(name, shapes, targets, options), recipe, filter_banks)
 
 
 @torch.no_grad()
-def _given(head: Head) -> dict[str, tuple[int, ...]]:
-    """What a head gives of a clip of zeros: shapes by name, without the dimension of clips."""
+def _output_shapes(head: Head) -> dict[str, tuple[int, ...]]:
+    """The shapes of a head's outputs for one clip, by name, without the batch dimension."""
     if head.fits_without_epochs:
         return {}
     device, was_training = next(head.parameters()).device, head.training
     zeros = {
-        name: door.to_layout(torch.zeros(1, door.shape.length, door.shape.dim, device=device))
-        for name, door in head.modality_inputs().items()
+        name: modality.to_layout(torch.zeros(1, modality.shape.length, modality.shape.dim, device=device))
+        for name, modality in head.modality_inputs().items()
     }
     outputs = head.eval()(zeros, dict.fromkeys(zeros))
     head.train(was_training)
     return {name: tuple(output.shape[1:]) for name, output in outputs.items()}
 
 
-def _gives(head: Head, given: Mapping[str, tuple[int, ...]], loss: str) -> bool:
-    """Whether a head gives what a loss needs; for masked learning a token for each that it takes."""
-    kind, _ = _NEEDS[loss]
-    names = [f"{kind}_{modality}" for modality in ("video", "audio")]
-    if not all(name in given for name in names):
+def _has_outputs(head: Head, outputs: Mapping[str, tuple[int, ...]], loss: str) -> bool:
+    """Whether a head gives the outputs that a loss needs; for reconstruction one token per input token."""
+    prefix, _ = _NEEDS[loss]
+    names = [f"{prefix}_{modality}" for modality in ("video", "audio")]
+    if not all(name in outputs for name in names):
         return False
     lengths = [head.shapes[modality].length for modality in ("video", "audio")]
-    return kind != "tokens" or [given[name][0] for name in names] == lengths
+    return prefix != "tokens" or [outputs[name][0] for name in names] == lengths
 
 
-def _check_gives(head: Head, given: Mapping[str, tuple[int, ...]], loss: str) -> None:
-    if not _gives(head, given, loss):
+def _check_outputs(head: Head, outputs: Mapping[str, tuple[int, ...]], loss: str) -> None:
+    if not _has_outputs(head, outputs, loss):
         able = " or ".join(name for name in head_names() if loss in _supported_losses(name))
         raise UsageError(
             f"head '{head.name}' gives no {_NEEDS[loss][1]}: {loss} needs a head that does, such as {able}"
@@ -236,18 +245,18 @@ def _check_gives(head: Head, given: Mapping[str, tuple[int, ...]], loss: str) ->
 
 @cache
 def _supported_losses(name: str) -> frozenset[str]:
-    """The losses that a head with its default options can be trained on, where it takes plain tokens."""
+    """The auxiliary losses that a head supports with its default options, on plain tokens."""
     try:
         with torch.random.fork_rng(devices=[]):
-            head = build_head(name, _PLAIN, Targets((LearnedTarget("label", ("a", "b")),)))
+            head = build_head(name, _PLAIN_SHAPES, Targets((LearnedTarget("label", ("a", "b")),)))
     except UsageError:
         return frozenset()
-    given = _given(head)
-    return frozenset(loss for loss in _NEEDS if _gives(head, given, loss))
+    outputs = _output_shapes(head)
+    return frozenset(loss for loss in _NEEDS if _has_outputs(head, outputs, loss))
 
 
 def _has(batch: HeadBatch) -> dict[str, Tensor]:
     """Which clips have a modality: bool (B,) by name."""
     present: Masks = batch.present
-    everyone = torch.ones_like(batch.index, dtype=torch.bool)
-    return {name: everyone if mask is None else mask for name, mask in present.items()}
+    all_present = torch.ones_like(batch.index, dtype=torch.bool)
+    return {name: all_present if mask is None else mask for name, mask in present.items()}
