@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avfuse.features.cache import FeatureStore
 from avfuse.features.cache.store import NOT_EXTRACTED, extract_hint
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
@@ -24,8 +22,8 @@ from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.data.token_layout import FeatureTokens, feature_tokens
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.heads.base import Masks
-from avfuse.stages.fuse.runs.predict import load_clips
-from avfuse.stages.fuse.runs.restore import restore_head, saved_layouts, saved_options, saved_recipe
+from avfuse.stages.fuse.runs.predict import FeatureSource, RestoredRow
+from avfuse.stages.fuse.runs.restore import saved_options, saved_recipe
 from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.stages.fuse.training.job import TrainingJob
 
@@ -90,15 +88,9 @@ class _Clips:
     present: Masks
 
     @classmethod
-    def of(cls, head: Head, seen: Sequence[ModalityTokens], which: Tensor) -> "_Clips":
-        doors = head.modality_inputs()
-        tokens = {
-            each.name: doors[each.name].standardise(each.rows[which], each.present[which])[
-                :, list(each.views.test_views)
-            ]
-            for each in seen
-        }
-        masks = {each.name: each.present[which] for each in seen}
+    def of(cls, modalities: Sequence[ModalityTokens], indices: Tensor) -> "_Clips":
+        tokens = {each.name: each.standardised(indices)[:, list(each.views.test_views)] for each in modalities}
+        masks = {each.name: each.present[indices] for each in modalities}
         return cls(tokens, {name: None if mask.all() else mask for name, mask in masks.items()})
 
     def passes(self, head: Head) -> Iterator[dict[str, Tensor]]:
@@ -149,7 +141,7 @@ def explain(
     wanted = {name: of_modality for name, of_modality in cells.items() if name not in without}
     targets = job.data.targets
     size = max(1, min(_CLIPS, heads[0].evaluation_batch_size // _SHARE))
-    batches = [_Clips.of(heads[0], seen, part) for part in torch.arange(len(clips), device=clips.device).split(size)]
+    batches = [_Clips.of(seen, part) for part in torch.arange(len(clips), device=clips.device).split(size)]
     chances = targets.split(np.mean([_probabilities(targets, head, batches) for head in heads], axis=0))
     if classes is None:
         classes = np.stack([each.argmax(axis=1) for each in chances], axis=1)
@@ -249,37 +241,35 @@ def explain_clips(
     run: Run,
     row: str,
     clips: Sequence[Clip],
-    cache: Path,
-    collection: str,
+    source: FeatureSource,
     device: str = "cpu",
     method: Method = "grad-cam",
     classes: NDArray[np.int64] | None = None,
 ) -> tuple[Explanation, str | None]:
-    """All seeds of a row, as `explain` does it, on clips that need not be of the run's data set; and why it is by
-    Grad-CAM where `attention` was asked for, of heads that have none.
+    """Explain all seeds of a row on clips that need not be of the run's data set.
 
     Args:
-        clips: of which the features of `saved_layouts` are in the collection, in the order of the explanation.
+        source: the cache that holds the clips' features of `saved_layouts`.
+        method: heads without attention are explained by Grad-CAM.
         classes: int64 (clips, targets), as of `explain`.
+
+    Returns:
+        The explanation, and why it is by Grad-CAM where `attention` was requested.
 
     Raises:
         UsageError: as `explain` and `restore_head`, and for clips of which these features were not extracted.
     """
-    heads = run.heads[row]
-    layouts = saved_layouts(run, heads[0])
-    shapes = {name: layout.shape for name, layout in layouts.items()}
-    trained = [restore_head(one, shapes, run.targets, torch.device(device)) for one in heads]
-    why = why_without_attention(trained[0]) if method == "attention" else None
-    stores = {spec.key: FeatureStore(cache, collection, spec) for layout in layouts.values() for spec in layout.specs}
-    modalities, missing = load_clips(layouts, stores, clips, device)
+    restored = RestoredRow.of(run, row, device)
+    fallback = why_without_attention(restored.heads[0]) if method == "attention" else None
+    modalities, missing = restored.load(clips, source)
     for clip, reasons in zip(clips, missing, strict=True):
         if NOT_EXTRACTED in reasons.values():
-            names = ",".join(spec.name for layout in layouts.values() for spec in layout.specs)
-            raise UsageError(
-                f"clip '{clip.clip_id}' has no features {names} in {cache}: {extract_hint(collection, names)}"
-            )
-    every, nothing = torch.arange(len(clips), device=device), torch.empty(0, dtype=torch.int64, device=device)
+            names = ",".join(spec.name for layout in restored.layouts.values() for spec in layout.specs)
+            hint = extract_hint(source.collection, names)
+            raise UsageError(f"clip '{clip.clip_id}' has no features {names} in {source.cache}: {hint}")
+    indices, nothing = torch.arange(len(clips), device=device), torch.empty(0, dtype=torch.int64, device=device)
     table = pd.DataFrame({"clip_id": [clip.clip_id for clip in clips]})
-    data = FusionData(modalities, run.targets, (), table, nothing, nothing, every, nothing, {})
-    job = TrainingJob(heads[0].head, data, heads[0].seed, saved_recipe(heads[0]), saved_options(heads[0]))
-    return explain(job, trained, every, "grad-cam" if why else method, classes), why
+    data = FusionData(modalities, run.targets, (), table, nothing, nothing, indices, nothing, {})
+    first = restored.results[0]
+    job = TrainingJob(first.head, data, first.seed, saved_recipe(first), saved_options(first))
+    return explain(job, restored.heads, indices, "grad-cam" if fallback else method, classes), fallback
