@@ -1,4 +1,4 @@
-"""What lies in a cache: its collections, and the features in each, whatever state their shards are in."""
+"""The contents of a cache: its collections and their features, in whatever state their shards are."""
 
 import re
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _FEATURE_FOLDER = re.compile(rf"(.+)-([0-9a-f]{{{KEY_DIGITS}}})")
 
 @dataclass(frozen=True)
 class CachedFeature:
-    """One feature's folder in a collection. spec: what its first readable shard says; None where none can be read."""
+    """One feature's folder in a collection. spec: that of its first readable shard; None if no shard can be read."""
 
     cache: Path
     collection: str
@@ -35,21 +35,21 @@ class CachedFeature:
 
     @property
     def name(self) -> str:
-        """`name@key`; the folder's name where no shard says what it holds."""
+        """`name@key`, or the folder's name if no shard can be read."""
         return self.folder.name if self.spec is None else f"{self.spec.name}@{self.key}"
 
     def paths(self) -> list[Path]:
         return [self.folder / name for name in shard_names(self.folder)]
 
     def matches(self, text: str) -> bool:
-        """Whether a user who writes `name`, `name@key` or the folder's name means this one."""
-        plain, _, key = text.partition("@")
-        named = self.spec is not None and self.spec.name == plain and self.key.startswith(key)
-        return named or self.folder.name == text
+        """Whether `text` is this feature's `name`, `name@key` or folder name."""
+        name, _, key = text.partition("@")
+        by_name = self.spec is not None and self.spec.name == name and self.key.startswith(key)
+        return by_name or self.folder.name == text
 
 
 def collections(cache: Path) -> list[str]:
-    """The collections of a cache. Raises UsageError where there is no cache."""
+    """The collections of a cache. Raises UsageError if there is no cache."""
     if not cache.is_dir():
         raise UsageError(f"there is no cache in {cache}: name its folder (--cache), or fill it with avfuse extract")
     return [folder.name for folder in sorted(cache.iterdir()) if folder.is_dir() and _is_collection(folder)]
@@ -68,22 +68,22 @@ def is_feature_folder(folder: Path) -> bool:
 
 
 def cached_features(cache: Path, collection: str) -> list[CachedFeature]:
-    """Every feature folder of a collection, empty ones too, by name."""
-    place = cache / collection
-    folders = filter(is_feature_folder, sorted(place.iterdir()) if place.is_dir() else ())
+    """The feature folders of a collection, empty ones included, by name."""
+    parent = cache / collection
+    folders = filter(is_feature_folder, sorted(parent.iterdir()) if parent.is_dir() else ())
     return [CachedFeature(cache, collection, folder, _spec_in(folder)) for folder in folders]
 
 
 def select_features(features: Sequence[CachedFeature], names: Sequence[str], collection: str) -> list[CachedFeature]:
-    """The features that a user names. Raises UsageError for a name that fits none."""
+    """The features that a user names. Raises UsageError for a name that matches none."""
     for name in names:
         if not any(feature.matches(name) for feature in features):
-            raise UsageError(f"feature '{name}' is not cached for '{collection}': avfuse features list names what is")
+            raise UsageError(f"feature '{name}' is not cached for '{collection}': see avfuse features list")
     return [feature for feature in features if any(map(feature.matches, names))]
 
 
 def select_feature(features: Sequence[CachedFeature], name: str, collection: str) -> CachedFeature:
-    """The one feature of a name. Raises UsageError where it fits none, or several."""
+    """The one feature of a name. Raises UsageError if it matches none, or several."""
     chosen = select_features(features, [name], collection)
     if len(chosen) > 1:
         choices = ", ".join(feature.name for feature in chosen)
@@ -92,7 +92,7 @@ def select_feature(features: Sequence[CachedFeature], name: str, collection: str
 
 
 def _spec_in(folder: Path) -> FeatureSpec | None:
-    """What the first shard that can be read, and belongs here, says."""
+    """The spec of the first shard that can be read and belongs in this folder."""
     for path in (folder / name for name in shard_names(folder)):
         try:
             spec = FeatureSpec.model_validate_json(read_shard(path).spec)
@@ -104,7 +104,7 @@ def _spec_in(folder: Path) -> FeatureSpec | None:
 
 
 class ReadableStore(FeatureStore):
-    """A feature's shards as far as they can be read. unreadable: what is wrong with the others, by path."""
+    """A feature's readable shards. unreadable: the reasons of the others, by path."""
 
     def __init__(self, cache: Path, collection: str, spec: FeatureSpec) -> None:
         super().__init__(cache, collection, spec)
@@ -122,30 +122,25 @@ class ReadableStore(FeatureStore):
 
 
 def error_reason(path: Path, error: UsageError | OSError) -> str:
-    """An error about a file, in words that need not name it again."""
+    """The reason of an error about a file, without the file's name."""
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror}"
     return getattr(error, "reason", None) or str(error).removeprefix(str(path)).strip()
 
 
 def group_ids(*columns: NDArray[np.generic]) -> NDArray[np.int64]:
-    """A number for each distinct row of some columns (n,), from 0; NaN equals NaN."""
-    described = {str(number): _hashable(column) for number, column in enumerate(columns)}
-    return (
-        pd.DataFrame(described)
-        .groupby(list(described), sort=False, dropna=False)
-        .ngroup()
-        .to_numpy(np.int64, copy=True)
-    )
+    """The group (n,) of each row: rows with equal values in all columns (n,) are one group; NaN equals NaN."""
+    table = {str(number): _hashable(column) for number, column in enumerate(columns)}
+    return pd.DataFrame(table).groupby(list(table), sort=False, dropna=False).ngroup().to_numpy(np.int64, copy=True)
 
 
 def clip_group_ids(rows: Rows) -> NDArray[np.int64]:
-    """A number for each clip, as id and interval, (n,) for rows (n,)."""
+    """The group (n,) of each row by clip: id and interval."""
     return group_ids(rows.clip_id, rows.start, rows.end)
 
 
 def media_group_ids(rows: Rows) -> NDArray[np.int64]:
-    """A number for each clip of each media file: a file that was touched and not changed is the same."""
+    """The group (n,) of each row by clip and media file, whose modification time does not matter."""
     return group_ids(rows.clip_id, rows.start, rows.end, rows.size, rows.digest)
 
 

@@ -1,7 +1,7 @@
-"""Which clips other runs have in work, so that two runs on one cache do not do the same work twice.
+"""Claims on clips, so that runs side by side on one cache do not do the same work twice.
 
-Correctness never rests on a claim: a clip that two runs extracted is there twice, and read once. A claim is a file with
-what is claimed, beside a locked file; the system lets go of the lock when its owner ends, however it ends.
+Correctness does not depend on them: a clip that two runs extracted is stored twice, and read once. A claim is a file
+with ids of clips beside a locked file; the operating system releases the lock when its owner ends.
 """
 
 import uuid
@@ -25,12 +25,12 @@ ClaimIds = NDArray[np.uint64]
 
 
 def claim_id(key: str, clip: Clip) -> int:
-    """One clip under one feature's key, as a number."""
+    """The id of a claim: a hash of a clip and a feature's key."""
     return xxhash.xxh3_64_intdigest(f"{key} {clip.start} {clip.end} {clip.clip_id}".encode())
 
 
 class Claim:
-    """What one run has in work. Ends when it is released, or with its process."""
+    """The clips that one run has claimed, until it is released or its process ends."""
 
     def __init__(self, path: Path, lock: FileLock) -> None:
         self._path = path
@@ -43,33 +43,33 @@ class Claim:
 
 
 class Claims:
-    """The claims of a collection. On a file system without locks there are none, and `take` gives all."""
+    """The claims of a collection. On a file system without locks there are none, and `acquire` grants every clip."""
 
     def __init__(self, cache: Path, collection: str) -> None:
         self.folder = cache / collection / FOLDER
 
-    def acquire(self, marks: Sequence[int]) -> tuple[NDArray[np.bool_], Claim | None]:
-        """Claim what nobody else has in work. Returns which of the marks that are (n,), and the claim to release."""
-        wanted = np.array(marks, dtype=np.uint64)
+    def acquire(self, claim_ids: Sequence[int]) -> tuple[NDArray[np.bool_], Claim | None]:
+        """Claim those that no other run has. Returns which they are (n,), and the claim to release."""
+        requested = np.array(claim_ids, dtype=np.uint64)
         try:
-            return self._acquire(wanted)
+            return self._acquire(requested)
         except (NotImplementedError, Timeout, OSError):
-            return np.ones(len(wanted), dtype=bool), None
+            return np.ones(len(requested), dtype=bool), None
 
-    def _acquire(self, wanted: ClaimIds) -> tuple[NDArray[np.bool_], Claim | None]:
+    def _acquire(self, requested: ClaimIds) -> tuple[NDArray[np.bool_], Claim | None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / _BOARD, timeout=_BOARD_SECONDS):
-            free = ~np.isin(wanted, self._claimed_ids())
+            free = ~np.isin(requested, self._claimed_ids())
             if not free.any():
                 return free, None
             path = self.folder / f"{uuid.uuid4().hex}.claim"
             lock = FileLock(path.with_suffix(".lock"), thread_local=False)
             lock.acquire(timeout=0)
-            path.write_bytes(wanted[free].tobytes())
+            path.write_bytes(requested[free].tobytes())
             return free, Claim(path, lock)
 
     def claimed_ids(self) -> ClaimIds:
-        """What living runs have in work now. What dead ones left is cleared away."""
+        """The ids that running processes have claimed. Files that ended ones left are removed."""
         if not self.folder.is_dir():
             return np.empty(0, np.uint64)
         try:
@@ -79,36 +79,38 @@ class Claims:
             return np.empty(0, np.uint64)
 
     def scan(self, clear: bool = False) -> tuple[int, list[Path]]:
-        """How many claims living runs have, and the files that dead runs left, which go when `clear` is set. Where
-        locks do not work, nothing is known: (0, [])."""
+        """The number of live claims, and the files that ended runs left, which `clear` removes. (0, []) on a file
+        system without locks."""
         if not self.folder.is_dir():
             return 0, []
         try:
             with FileLock(self.folder / _BOARD, timeout=_BOARD_SECONDS):
                 locks = {*self.folder.glob("*.lock"), *(path.with_suffix(".lock") for path in self._claims())}
                 locks -= {self.folder / _BOARD, self.folder / _UPKEEP}
-                dead = sorted(lock for lock in locks if not _is_held(lock))
-                left = [path for lock in dead for path in (lock.with_suffix(".claim"), lock) if path.exists()]
+                stale = sorted(lock for lock in locks if not _is_held(lock))
+                leftovers = [path for lock in stale for path in (lock.with_suffix(".claim"), lock) if path.exists()]
                 if clear:
-                    for path in left:
+                    for path in leftovers:
                         path.unlink(missing_ok=True)
-                return len(locks) - len(dead), left
+                return len(locks) - len(stale), leftovers
         except (NotImplementedError, Timeout, OSError):
             return 0, []
 
     @contextmanager
     def exclusive_maintenance(self) -> Iterator[None]:
-        """While this is open, nobody else takes shards or rows of this collection away. Extraction may go on, it only
-        adds. Raises UsageError where somebody else does, and on a file system without locks."""
+        """The exclusive right to remove shards or rows of this collection; extraction, which only adds, may run.
+
+        Raises UsageError if another process holds it, and on a file system without locks.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / _UPKEEP)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise UsageError(f"somebody else repairs or removes in {self.folder.parent}: wait for it") from error
+            raise UsageError(f"another process repairs or removes in {self.folder.parent}: wait for it") from error
         except (NotImplementedError, OSError) as error:
             raise UsageError(
-                f"{self.folder} cannot be locked ({error}): repair and remove where the file system knows locks"
+                f"{self.folder} cannot be locked ({error}): repair and remove on a file system that supports locks"
             ) from error
         try:
             yield
@@ -119,9 +121,10 @@ class Claims:
         return sorted(self.folder.glob("*.claim"))
 
     def _claimed_ids(self) -> ClaimIds:
-        return np.concatenate([np.empty(0, np.uint64), *map(_read, self._living())])
+        return np.concatenate([np.empty(0, np.uint64), *map(_read, self._live_claims())])
 
-    def _living(self) -> Iterable[Path]:
+    def _live_claims(self) -> Iterable[Path]:
+        """The claims of running processes. Those of ended ones are removed."""
         for path in self._claims():
             lock = FileLock(path.with_suffix(".lock"), thread_local=False)
             try:
@@ -133,7 +136,7 @@ class Claims:
 
 
 def _is_held(path: Path) -> bool:
-    """Whether a living process has the lock at `path`; a file that is not there is not made."""
+    """Whether a process holds the lock at `path`. Never creates the file."""
     if not path.exists():
         return False
     lock = FileLock(path, thread_local=False)

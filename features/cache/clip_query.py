@@ -1,4 +1,4 @@
-"""The clips somebody asks the cache about, as columns, and how their media files stand now."""
+"""The clips of a cache lookup as columns, with the current state of their media files."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from avfuse.features.clips import Clip
 
 
 class ClipQuery:
-    """Clips with distinct ids. Their files are looked at once, when first needed, for all features asked about."""
+    """Clips with distinct ids. Their media files are checked once, on first use, for all features."""
 
     def __init__(self, clips: Sequence[Clip]) -> None:
         self.clips = clips
@@ -27,16 +27,16 @@ class ClipQuery:
 
     @cached_property
     def ids(self) -> pd.Index:
-        """UTF-8 bytes, as shards hold them."""
+        """The ids as UTF-8 bytes, as in shards."""
         return pd.Index([clip.clip_id.encode() for clip in self.clips], dtype=object)
 
     def positions(self, clip_ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
-        """Where each id stands among these clips; -1 for one that is not asked about."""
+        """The index of each id among these clips; -1 for one that is not among them."""
         return self.ids.get_indexer(clip_ids.astype(object))  # type: ignore[no-any-return]
 
     @cached_property
     def media(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Size and modification time of every clip's file, size -1 where there is none."""
+        """Size and modification time of each clip's media file; size -1 if it is missing."""
         archives.index_all(clip.path for clip in self.clips)
         known: dict[str, tuple[int, int]] = {}
         folders: dict[str, bool | archives.Folder | None] = {}
@@ -51,15 +51,15 @@ class ClipQuery:
         return columns[:, 0], columns[:, 1]
 
     def digest(self, position: int) -> bytes:
-        """The digest of a clip's file as it is now."""
+        """The digest of the current media file of the clip at `position`."""
         if position not in self._digests:
             self._digests[position] = digest(self.clips[position].path, int(self.media[0][position]))
         return self._digests[position]
 
 
 def _state(path: str, folders: dict[str, bool | archives.Folder | None]) -> tuple[int, int]:
-    """Files in a folder that is gone are not asked for one by one: a cache that was carried elsewhere has no media. Nor
-    are files in an archive, which is looked at once for each of its folders."""
+    """Size and modification time of one file. Missing folders and archives are looked up once, not once per file: a
+    cache may have been copied without its media."""
     parent, name = os.path.split(path)
     if parent not in folders:
         folders[parent] = os.path.isdir(parent or os.curdir) or archives.folder(parent)

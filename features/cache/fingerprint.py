@@ -1,4 +1,4 @@
-"""Telling whether a media file is still the one a feature was computed from."""
+"""Fingerprints of media files, which tell whether a file is still the one that a feature was computed from."""
 
 import os
 from dataclasses import dataclass
@@ -13,22 +13,21 @@ from avfuse.features.errors import ClipError
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Size, modification time, and a hash of the first and last 64 KiB. The time of a file in an archive is the
-    archive's. A file that is not there, or that the system does not let us look at, has size -1."""
+    """The identity of a media file."""
 
-    size: int
-    mtime_ns: int
-    digest: bytes  # 16 bytes
+    size: int  #: in bytes; -1 for a file that is missing or may not be accessed
+    mtime_ns: int  #: modification time; of a file in an archive, the archive's
+    digest: bytes  #: 16 bytes, xxh3_128 of the first and last 64 KiB
 
 
 UNREADABLE = bytes(16)
-"""The digest of a file that is there and cannot be read."""
+"""The digest of a file that cannot be read."""
 
 MISSING = Fingerprint(size=-1, mtime_ns=0, digest=UNREADABLE)
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """The fingerprint of the file now at `path`; of one that cannot be read, size and time alone."""
+    """The fingerprint of the file now at `path`; for one that cannot be read, size and time only."""
     try:
         status = os.stat(path)
     except OSError:
@@ -38,7 +37,7 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def digest(path: Path, size: int) -> bytes:
-    """The hash of a file's first and last 64 KiB; UNREADABLE where it cannot be read."""
+    """The hash of a file's first and last 64 KiB; UNREADABLE if it cannot be read."""
     try:
         with path.open("rb") as file:
             return edge_digest(partial(_read, file), size)

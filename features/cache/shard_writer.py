@@ -1,6 +1,6 @@
 """Writing one shard: an HDF5 file with one feature of one chunk's clips, complete in itself (docs/cache-format.md).
 
-A page of text, the header, then an HDF5 file. Data sets, all readable with plain h5py:
+A header, one page of text, then an HDF5 file. Its data sets, all readable with plain h5py:
 
     clip_id   (n,)         fixed-length UTF-8 bytes
     media     (n,)         size, mtime_ns, digest, start, end (NaN: the whole file)
@@ -30,10 +30,10 @@ from avfuse.features.clips import Clip
 from avfuse.features.spec import FeatureSpec
 
 FORMAT_VERSION = 2
-"""Raised only when a reader of the old format would misread the new one; what a reader does not know it ignores."""
+"""Raised only if a reader of the old format would misread the new one: readers ignore unknown entries."""
 
 MIN_HEADER_BYTES = 4096
-"""HDF5 calls it the user block and begins to read behind it: 4096 bytes, or the next power of two that is enough."""
+"""The smallest header. HDF5 skips it as a user block, whose size must be a power of two."""
 
 MAGIC = b"avfuse shard"
 TABLES = ("clip_id", "media", "no_audio", "failed")
@@ -50,34 +50,34 @@ MEDIA_FIELDS: list[tuple[str, str]] = [
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a clip has no feature. `attempts` counts the runs that tried."""
+    """A clip that could not be processed."""
 
-    stage: str
+    stage: str  #: such as `decode` or `render`
     message: str
-    attempts: int = 1
+    attempts: int = 1  #: runs that tried
 
 
 @dataclass
 class ChunkResult:
-    """What one chunk gave for one feature: rows for the clips that worked, and the others by outcome. software: the
-    versions of what computed it; None: of what is installed here."""
+    """One chunk's results for one feature, with the fingerprint of each clip's media file."""
 
     spec: FeatureSpec
-    done: list[tuple[Clip, Fingerprint]] = field(default_factory=list)
-    data: list[NDArray[np.generic]] = field(default_factory=list)
-    no_audio: list[tuple[Clip, Fingerprint]] = field(default_factory=list)
-    failed: list[tuple[Clip, Fingerprint, Failure]] = field(default_factory=list)
-    software: dict[str, str] | None = None
+    done: list[tuple[Clip, Fingerprint]] = field(default_factory=list)  #: clips that have the feature
+    data: list[NDArray[np.generic]] = field(default_factory=list)  #: their rows, each of spec.shape
+    no_audio: list[tuple[Clip, Fingerprint]] = field(default_factory=list)  #: clips without an audio stream
+    failed: list[tuple[Clip, Fingerprint, Failure]] = field(default_factory=list)  #: clips that failed
+    software: dict[str, str] | None = None  #: versions it was computed with; None: those installed
 
     @property
     def clip_ids(self) -> list[str]:
-        every = [*self.done, *self.no_audio, *((clip, print_) for clip, print_, _ in self.failed)]
-        return sorted(clip.clip_id for clip, _ in every)
+        """The ids of all clips, sorted."""
+        clips = [clip for clip, _ in (*self.done, *self.no_audio)] + [clip for clip, _, _ in self.failed]
+        return sorted(clip.clip_id for clip in clips)
 
 
 def write_shard(folder: Path, result: ChunkResult) -> Path:
-    """Write a chunk's rows as one new shard: a temporary file, flushed to disk, then renamed to its hash. Half a
-    shard is never seen under a shard's name. Raises OSError when the folder cannot be written, and leaves nothing."""
+    """Write a chunk as one new shard, atomically and durably, under its hash. Raises OSError if the folder cannot be
+    written, and then leaves nothing behind."""
     folder.mkdir(parents=True, exist_ok=True)
     content = shard_content(result)
     clip_set = xxhash.xxh3_64("\n".join(result.clip_ids).encode()).hexdigest()[:8]
@@ -95,15 +95,15 @@ def write_shard(folder: Path, result: ChunkResult) -> Path:
 
 
 def write_spec(path: Path, spec: FeatureSpec) -> None:
-    """The description for people beside a feature's shards, whole or not at all."""
+    """Write `spec.json`, the description for people beside a feature's shards, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(spec.model_dump_json(indent=2) + "\n")
 
 
 def shard_content(result: ChunkResult) -> tuple[bytes, bytes]:
-    """A shard's header and its HDF5 file. It is made in memory, so that the disk sees plain writes of whole files."""
+    """A shard's header and its HDF5 file, made in memory and so written sequentially."""
     spec = result.spec
-    # Fixed-length bytes throughout: no object types, so nothing in a shard can be anything but plain data.
+    # Strings are fixed-length bytes: HDF5's variable-length ones would be objects.
     with h5py.File(uuid.uuid4().hex, "w", driver="core", backing_store=False) as file:
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["spec"] = np.bytes_(spec.canonical_json.encode())
@@ -113,13 +113,13 @@ def shard_content(result: ChunkResult) -> tuple[bytes, bytes]:
         file["clip_id"] = _texts([clip.clip_id for clip, _ in result.done])
         file["media"] = _table([_media_row(*pair) for pair in result.done], MEDIA_FIELDS)
         file["no_audio"] = _table(
-            [(clip.clip_id.encode(), *_media_row(clip, print_)) for clip, print_ in result.no_audio],
+            [(clip.clip_id.encode(), *_media_row(clip, media)) for clip, media in result.no_audio],
             [("clip_id", _text_type([c.clip_id for c, _ in result.no_audio])), *MEDIA_FIELDS],
         )
         file["failed"] = _failed_table(result.failed)
         rows = np.asarray(result.data, dtype=np.dtype(spec.dtype).newbyteorder("<"))
         rows = rows.reshape(len(result.data), *spec.shape)
-        if spec.dtype == "uint8" and len(rows):  # pictures shrink to a fraction; numbers from networks hardly do
+        if spec.dtype == "uint8" and len(rows):  # images compress well, network outputs hardly
             file.create_dataset(
                 "data", data=rows, chunks=(1, *spec.shape), compression="gzip", compression_opts=GZIP_LEVEL
             )
@@ -132,15 +132,16 @@ def shard_content(result: ChunkResult) -> tuple[bytes, bytes]:
 
 
 def _header(spec: FeatureSpec, file: h5py.File, image: bytes) -> bytes:
-    """The spec, and where the tables and the data lie, so that planning and loading need not ask HDF5; with a hash of
-    all that they read without the whole."""
+    """The header, padded to a power of two, so that planning and loading can do without HDF5."""
     size = MIN_HEADER_BYTES
-    while size < len(_described(spec, file, image, size)):
+    while size < len(_header_text(spec, file, image, size)):
         size *= 2
-    return _described(spec, file, image, size).ljust(size, b"\n")
+    return _header_text(spec, file, image, size).ljust(size, b"\n")
 
 
-def _described(spec: FeatureSpec, file: h5py.File, image: bytes, header_bytes: int) -> bytes:
+def _header_text(spec: FeatureSpec, file: h5py.File, image: bytes, header_bytes: int) -> bytes:
+    """Two lines: format and hashes; the spec and the layout of every data set as JSON. Offsets count from the start of
+    a file whose header has `header_bytes`."""
     parts = {}
     tables = xxhash.xxh3_128()
     for name in (*TABLES, "data"):
@@ -154,9 +155,9 @@ def _described(spec: FeatureSpec, file: h5py.File, image: bytes, header_bytes: i
             if name in TABLES:
                 tables.update(image[offset : offset + table.nbytes])
     contents = {"key": spec.key, "parts": parts, "spec": spec.canonical_json}
-    described = json.dumps(contents, separators=(",", ":")).encode()
-    hashes = (xxhash.xxh3_128_hexdigest(described).encode(), tables.hexdigest().encode())
-    return b"%s %d %s %s\n%s\n" % (MAGIC, FORMAT_VERSION, *hashes, described)
+    header_json = json.dumps(contents, separators=(",", ":")).encode()
+    hashes = (xxhash.xxh3_128_hexdigest(header_json).encode(), tables.hexdigest().encode())
+    return b"%s %d %s %s\n%s\n" % (MAGIC, FORMAT_VERSION, *hashes, header_json)
 
 
 def _failed_table(failed: Sequence[tuple[Clip, Fingerprint, Failure]]) -> NDArray[np.void]:
@@ -170,20 +171,20 @@ def _failed_table(failed: Sequence[tuple[Clip, Fingerprint, Failure]]) -> NDArra
     rows = [
         (
             clip.clip_id.encode(),
-            *_media_row(clip, print_),
+            *_media_row(clip, media),
             failure.stage.encode(),
             failure.message.encode(),
             failure.attempts,
         )
-        for clip, print_, failure in failed
+        for clip, media, failure in failed
     ]
     return _table(rows, columns)
 
 
-def _media_row(clip: Clip, print_: Fingerprint) -> tuple[Any, ...]:
+def _media_row(clip: Clip, media: Fingerprint) -> tuple[Any, ...]:
     start = np.nan if clip.start is None else clip.start
     end = np.nan if clip.end is None else clip.end
-    return (print_.size, print_.mtime_ns, print_.digest, start, end)
+    return (media.size, media.mtime_ns, media.digest, start, end)
 
 
 def _table(rows: Sequence[tuple[Any, ...]], columns: list[tuple[str, str]]) -> NDArray[np.void]:
@@ -199,7 +200,7 @@ def _text_type(values: Sequence[str]) -> str:
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of the packages that a feature's bytes can depend on."""
+    """Versions of the packages that a feature can depend on."""
     versions = {}
     for name in _SOFTWARE:
         try:

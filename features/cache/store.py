@@ -20,10 +20,10 @@ from avfuse.features.spec import IMPORTED, FeatureSpec, folder_stem
 from avfuse.moved_modules import warn_moved
 
 ABSENT, DONE, NO_SOUND, FAILED = range(4)
-"""What is known of a clip: nothing, its feature, that it has no audio stream, that it could not be used."""
+"""The outcome of a clip: no row, a feature, no audio stream, a failure."""
 
 READ_ATTEMPTS = 10
-"""How often what is gone is looked for elsewhere."""
+"""How often a read is tried while other processes rewrite shards."""
 
 NO_AUDIO, NOT_EXTRACTED = "no audio stream", "not extracted"
 Outcomes = NDArray[np.uint8]
@@ -50,33 +50,36 @@ class Rows:
 
     @classmethod
     def of(cls, shards: Sequence[Shard]) -> "Rows":
-        parts = [part for number, shard in enumerate(shards) for part in _parts(shard, number)]
-        counts = [len(part.table) for part in parts]
-        if not parts:
+        """The rows of some shards: of each shard features, then absences, then failures."""
+        groups = [group for number, shard in enumerate(shards) for group in _outcome_rows(shard, number)]
+        counts = [len(group.media) for group in groups]
+        if not groups:
             return cls(**{name: np.empty(0, dtype) for name, dtype in _COLUMNS.items()})
-        media = np.concatenate([part.table.view(_MEDIA_BYTES) for part in parts]).view(_MEDIA)
+        media = np.concatenate([group.media.view(_MEDIA_BYTES) for group in groups]).view(_MEDIA)
         first = np.repeat(np.cumsum(counts) - counts, counts)
         return cls(
-            clip_id=np.concatenate([part.clip_id for part in parts]),
-            shard=np.repeat(np.array([part.shard for part in parts], np.int32), counts),
+            clip_id=np.concatenate([group.clip_id for group in groups]),
+            shard=np.repeat(np.array([group.shard for group in groups], np.int32), counts),
             row=(np.arange(len(media)) - first).astype(np.int32),
-            outcome=np.repeat(np.array([part.outcome for part in parts], np.uint8), counts),
-            attempts=np.concatenate([part.attempts for part in parts]),
+            outcome=np.repeat(np.array([group.outcome for group in groups], np.uint8), counts),
+            attempts=np.concatenate([group.attempts for group in groups]),
             **{name: media[name] for name in MEDIA_COLUMNS},
         )
 
-    def best_rows(self, code: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of the rows of one code, which one counts, code by code, in the codes' order; codes below 0 are left out. A
-        feature outweighs an absence, that a failure; of two media files under one id the later one counts, of two
-        failures the one tried more often, then the first by shard."""
-        counted = np.flatnonzero(code >= 0)
-        if (np.diff(code[counted]) > 0).all():
-            return counted
-        keys = (self.row, self.shard, -self.attempts, -self.mtime_ns, self.outcome, code)
-        order = counted[np.lexsort([key[counted] for key in keys])]
-        first = np.ones(len(order), dtype=bool)
-        first[1:] = code[order][1:] != code[order][:-1]
-        return order[first]  # type: ignore[no-any-return]
+    def best_rows(self, group: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row that counts of each group, in ascending order of groups. group (n,): below 0 for rows to skip.
+
+        A feature takes precedence over an absence, and that over a failure; then the later media file, the failure
+        with more attempts, and the first shard by name.
+        """
+        candidates = np.flatnonzero(group >= 0)
+        if (np.diff(group[candidates]) > 0).all():
+            return candidates
+        keys = (self.row, self.shard, -self.attempts, -self.mtime_ns, self.outcome, group)
+        order = candidates[np.lexsort([key[candidates] for key in keys])]
+        is_first = np.ones(len(order), dtype=bool)
+        is_first[1:] = group[order][1:] != group[order][:-1]
+        return order[is_first]  # type: ignore[no-any-return]
 
 
 _MEDIA = np.dtype(MEDIA_FIELDS)
@@ -98,9 +101,12 @@ _COLUMNS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class LookupResult:
-    """What is known of some clips, in their order: outcome (n,) as ABSENT, DONE, NO_SOUND or FAILED; the place of the
-    row that says so among `shards`; attempts (n,), how often a failure was tried; extra: how many more rows say the
-    same, left by runs that did not know of each other."""
+    """The state of some clips in the cache, in their order.
+
+    shards: those that were searched. outcome: (n,), ABSENT, DONE, NO_SOUND or FAILED. shard: (n,), the index of the
+    shard of the row that counts, -1 where there is none. row: (n,), its row there. attempts: (n,), how often a failed
+    clip was tried. extra: the number of redundant rows, left by runs side by side.
+    """
 
     shards: tuple[Shard, ...]
     outcome: Outcomes
@@ -110,11 +116,11 @@ class LookupResult:
     extra: int
 
     def failure(self, index: int) -> Failure:
-        """Why the clip at `index`, whose outcome is FAILED, could not be used."""
+        """The failure of the clip at `index`, whose outcome is FAILED."""
         return failure_of(self.shards[self.shard[index]], int(self.row[index]))
 
     def why_missing(self, index: int) -> str:
-        """Why there is no row for the clip at `index`, in words."""
+        """The reason, in words, why the clip at `index` has no feature."""
         outcome = self.outcome[index]
         if outcome == FAILED:
             failure = self.failure(index)
@@ -124,9 +130,11 @@ class LookupResult:
 
 @dataclass(frozen=True)
 class Loaded:
-    """One feature for a list of clips: data `(n, *shape)`, NaN where `present` (n,) is False, so that using it there
-    shows (pictures, of whole numbers, have 0 there); `missing` says why, by clip id: `no audio stream`, `failed (...)`,
-    or `not extracted`."""
+    """One feature of a list of clips.
+
+    spec: the feature. data: (n, *shape), NaN where the feature is missing (0 in images, which are integers). present:
+    (n,), which clips have it. missing: the reason by clip id: `no audio stream`, `failed (...)` or `not extracted`.
+    """
 
     spec: FeatureSpec
     data: NDArray[np.generic]
@@ -135,36 +143,36 @@ class Loaded:
 
 
 class FeatureStore:
-    """The cache folder of one feature. Readers and writers of any number may use it at once, from any number of
-    machines: shards are whole from the moment they can be seen, and never change."""
+    """The cache folder of one feature. Safe for any number of concurrent readers and writers, on any number of
+    machines: shards appear complete and never change."""
 
     def __init__(self, cache: Path, collection: str, spec: FeatureSpec) -> None:
         self.spec = spec
         self.key = spec.key
         self.folder = cache / collection / spec.folder
         self.committed: set[str] = set()
-        """Names of the shards that this object wrote."""
+        """Names of the shards written by this object."""
         self._shards: dict[str, Shard] = {}
         self._known_rows: tuple[tuple[str, ...], Rows] | None = None
 
     def commit(self, result: ChunkResult) -> Path:
-        """Add one chunk's rows. Raises OSError when the folder cannot be written."""
+        """Add one chunk's rows as a shard. Raises OSError if the folder cannot be written."""
         path = write_shard(self.folder, result)
-        described = self.folder / "spec.json"
-        if not described.exists():
-            write_spec(described, self.spec)
+        spec_path = self.folder / "spec.json"
+        if not spec_path.exists():
+            write_spec(spec_path, self.spec)
         self.committed.add(path.name)
         return path
 
     def paths(self) -> list[Path]:
-        """The files of all shards there are now, sorted by name."""
+        """The current shard files, sorted by name."""
         return [self.folder / name for name in shard_names(self.folder)]
 
     def shards(self) -> tuple[Shard, ...]:
-        """The tables of every shard there is now, by name. Each is read once: those that came since are added. Looked
-        for again until nothing has changed meanwhile: the rows of a shard that went are in one that came before.
+        """The tables of all current shards, by name. Each shard is read once.
 
-        Raises UsageError for a damaged one, and one of another feature.
+        The folder is listed again until it has not changed meanwhile: the rows of a removed shard are in one that was
+        added before. Raises UsageError for a damaged shard, and for one of another feature.
         """
         paths: list[Path] | None = None
         while paths != (now := self.paths()):
@@ -177,17 +185,17 @@ class FeatureStore:
         return tuple(self._shards.values())
 
     def _read(self, path: Path) -> Shard | None:
-        """None for a shard that somebody removed since it was listed."""
+        """None for a shard that was removed since it was listed."""
         try:
             shard = read_shard(path)
         except FileNotFoundError:
             return None
         if shard.key != self.key:
-            raise UsageError(f"{path} holds feature {shard.key}, which does not belong into this folder: move it away")
+            raise UsageError(f"{path} holds feature {shard.key}, which does not belong in this folder: move it away")
         return shard
 
     def rows(self) -> Rows:
-        """Every row there is now."""
+        """All current rows."""
         return self._rows(self.shards())
 
     def _rows(self, shards: tuple[Shard, ...]) -> Rows:
@@ -235,7 +243,7 @@ class FeatureStore:
 
 
 def retry_if_removed(read: Callable[[], Result]) -> Result:
-    """What `read` gives, tried again where a shard that it had found is gone: its rows are in another one by now."""
+    """The result of `read`, tried again if a shard it found was removed: its rows are in another one by then."""
     for _ in range(READ_ATTEMPTS - 1):
         with suppress(FileNotFoundError):
             return read()
@@ -245,45 +253,50 @@ def retry_if_removed(read: Callable[[], Result]) -> Result:
 def gather(
     shards: Sequence[Shard], shard: NDArray[np.int32], row: NDArray[np.int32], spec: FeatureSpec
 ) -> NDArray[np.generic]:
-    """The rows (n, *spec.shape) at places (shard[i], row[i]), every shard read once and verified; NaN (0 in whole
-    numbers) where shard is -1."""
+    """Rows of several shards, (n, *spec.shape); NaN (0 in integers) where there is none. Reads each shard once and
+    verifies it.
+
+    Args:
+        shards: to read from.
+        shard: (n,), the index in `shards` of each row; -1 for none.
+        row: (n,), the row in that shard.
+        spec: the feature.
+    """
     data = np.empty((len(shard), *spec.shape), np.dtype(spec.dtype).newbyteorder("<"))
     data[shard < 0] = 0 if spec.dtype == "uint8" else np.nan
     targets = np.argsort(shard, kind="stable")[np.count_nonzero(shard < 0) :]
     for at in np.split(targets, np.flatnonzero(np.diff(shard[targets])) + 1) if len(targets) else []:
-        one = shards[shard[at[0]]]
-        if len(at) == len(one.clip_id) == at[-1] - at[0] + 1 and (np.diff(row[at]) == 1).all():
-            read_rows(one, spec, data[at[0] : at[-1] + 1])
+        source = shards[shard[at[0]]]
+        # A whole shard in its own order is read straight into its place.
+        if len(at) == len(source.clip_id) == at[-1] - at[0] + 1 and (np.diff(row[at]) == 1).all():
+            read_rows(source, spec, data[at[0] : at[-1] + 1])
         else:
-            data[at] = read_rows(one, spec)[row[at]]
+            data[at] = read_rows(source, spec)[row[at]]
     return data
 
 
 def failure_of(shard: Shard, row: int) -> Failure:
+    """The failure in a row of a shard's table."""
     entry = shard.failed[row]
     return Failure(entry["stage"].decode(), entry["message"].decode(), int(entry["attempts"]))
 
 
 def find_specs(cache: Path, collection: str, name: str | None = None) -> list[FeatureSpec]:
-    """The specs cached for a collection, by folder name; only those of feature `name` where it is given.
+    """The specs cached for a collection, by folder name; with `name`, those of that feature only.
 
-    Raises UsageError where the first shard of one of them is damaged.
+    Raises UsageError if the first shard of one of them is damaged.
     """
-    folders = "*-*" if name is None else f"{folder_stem(name)}-*"
-    specs = retry_if_removed(lambda: [read_spec(first) for _, first in feature_folders(cache, collection, folders)])
-    return [spec for spec in specs if name is None or spec.name == name]
+    pattern = "*-*" if name is None else f"{folder_stem(name)}-*"
 
+    def read() -> list[FeatureSpec]:
+        folders = sorted((cache / collection).glob(pattern))
+        return [read_spec(folder / names[0]) for folder in folders if (names := shard_names(folder))]
 
-def feature_folders(cache: Path, collection: str, named: str = "*-*") -> Iterator[tuple[Path, Path]]:
-    """The folders of a collection that hold shards, with their first shard. named: a pattern."""
-    for folder in sorted((cache / collection).glob(named)):
-        names = shard_names(folder)
-        if names:
-            yield folder, folder / names[0]
+    return [spec for spec in retry_if_removed(read) if name is None or spec.name == name]
 
 
 def shard_names(folder: Path) -> list[str]:
-    """The names of all shards in a folder, sorted; none where there is no folder."""
+    """The names of the shards in a folder, sorted; empty if there is no folder."""
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -294,7 +307,7 @@ def shard_names(folder: Path) -> list[str]:
 def find_spec(cache: Path, collection: str, name: str) -> FeatureSpec:
     """The one cached spec of a feature; `name@key` picks one of several.
 
-    Raises UsageError when there is none, or more than one and no key.
+    Raises UsageError if there is none, or several and no key.
     """
     plain, _, key = name.partition("@")
     specs = [spec for spec in find_specs(cache, collection, plain) if spec.key.startswith(key)]
@@ -307,9 +320,9 @@ def find_spec(cache: Path, collection: str, name: str) -> FeatureSpec:
 
 
 def extract_hint(dataset: str, name: str) -> str:
-    """What to do for a feature to be cached for a data set's clips."""
+    """The advice for a feature that is not cached: the command that would add it."""
     if name.startswith(f"{IMPORTED}:"):
-        return f"bring its files with avfuse features import --dataset {dataset}"
+        return f"import its files with avfuse features import --dataset {dataset}"
     return f"run make extract DATASET={dataset} FEATURES={name}"
 
 
@@ -318,7 +331,7 @@ def _clip_positions(rows: Rows, query: ClipQuery) -> NDArray[np.int64]:
     if not len(query):
         return np.full(len(rows), -1)
     position = query.positions(rows.clip_id)
-    position[~(equal(rows.start, query.start[position]) & equal(rows.end, query.end[position]))] = -1
+    position[~(equal_or_nan(rows.start, query.start[position]) & equal_or_nan(rows.end, query.end[position]))] = -1
     sizes, mtimes = query.media
     has_media = (position >= 0) & (sizes[position] >= 0)
     position[has_media & (rows.size != sizes[position])] = -1
@@ -328,30 +341,30 @@ def _clip_positions(rows: Rows, query: ClipQuery) -> NDArray[np.int64]:
     return position
 
 
-def equal(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
+def equal_or_nan(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Where both are equal, or both NaN."""
-    return (one == other) | (np.isnan(one) & np.isnan(other))
+    return (left == right) | (np.isnan(left) & np.isnan(right))
 
 
-class _Part(NamedTuple):
-    """Rows of one outcome in one shard. table: their media columns."""
+class _OutcomeRows(NamedTuple):
+    """The rows of one outcome in one shard."""
 
     shard: int
     outcome: int
     clip_id: NDArray[np.bytes_]
-    table: NDArray[np.void]
+    media: NDArray[np.void]
     attempts: NDArray[np.int64]
 
 
-def _parts(shard: Shard, number: int) -> Iterator[_Part]:
+def _outcome_rows(shard: Shard, number: int) -> Iterator[_OutcomeRows]:
     if len(shard.media):
-        yield _Part(number, DONE, shard.clip_id, shard.media, np.zeros(len(shard.media), np.int64))
+        yield _OutcomeRows(number, DONE, shard.clip_id, shard.media, np.zeros(len(shard.media), np.int64))
     if len(shard.no_audio):
-        silent = shard.no_audio
-        yield _Part(number, NO_SOUND, silent["clip_id"], _media(silent), np.zeros(len(silent), np.int64))
+        table = shard.no_audio
+        yield _OutcomeRows(number, NO_SOUND, table["clip_id"], _media(table), np.zeros(len(table), np.int64))
     if len(shard.failed):
         failed = shard.failed
-        yield _Part(number, FAILED, failed["clip_id"], _media(failed), failed["attempts"])
+        yield _OutcomeRows(number, FAILED, failed["clip_id"], _media(failed), failed["attempts"])
 
 
 def _media(table: NDArray[np.void]) -> NDArray[np.void]:

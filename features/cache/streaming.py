@@ -1,9 +1,8 @@
-"""Features too large for memory, in batches: shard after shard, each read whole and verified on the way.
+"""Batches of features that are larger than memory. Shards are read whole, and verified.
 
-Which clip comes when is decided before anything is read, from the clips, the seed and the epoch alone. Clips are read a
-window at a time, a few shards' worth; with shuffling, shards go into windows at random and a window's clips come out of
-it at random. One thread reads the next window while batches are made of the present one. Between two calls nothing is
-open, so a stream can be forked and pickled at any time; what it holds is paths and tables.
+The order of clips depends only on the clips, the seed and the epoch. Clips are read in windows of a few shards: with
+shuffling, shards are assigned to windows at random, and a window's clips are shuffled. One thread reads the next window
+while batches are made of the current one. No file stays open between calls, so a stream can be forked and pickled.
 """
 
 import threading
@@ -29,7 +28,7 @@ from avfuse.moved_modules import renamed
 WINDOW_BYTES = 512 * 2**20
 
 _KEPT_SHARE = 4
-"""Shards that later windows need too may take a fourth of a window's bytes."""
+"""Shards that later windows need again may use a quarter of a window's bytes."""
 
 Positions = NDArray[np.int64]
 Rows = NDArray[np.generic]
@@ -39,8 +38,11 @@ Source = FeatureStore | tuple[Path, str, FeatureSpec]
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """Some clips' features. By feature: data `(B, *shape)`, NaN (0 in whole numbers) where `present` (B,) is False.
-    index (B,): where the clips stand in the stream's list."""
+    """A batch of B clips.
+
+    data: by feature, (B, *shape), NaN (0 in integers) where the feature is missing. present: by feature, (B,), which
+    clips have it. index: (B,), positions in the stream's list of clips.
+    """
 
     data: dict[str, Rows]
     present: dict[str, NDArray[np.bool_]]
@@ -48,13 +50,12 @@ class FeatureBatch:
 
 
 class FeatureStream:
-    """Several features of a list of clips, batch after batch. The cache is looked at once, here; shards that are added
-    later are not seen.
+    """Batches of several features of a list of clips. The cache is searched once; shards added later are not used.
 
-    A reader holds at most `memory_bytes`: two windows, one in use and one being read, and for each feature a few shards
-    of which clips are still to come. Every shard is read once an epoch where all features' shards are cut alike, as
-    those of one extraction are, or where clips that are not shuffled stand in the order of the shards. Else a shard is
-    read again where its clips are too far apart; at worst, with clips in quite another order, once for every window.
+    A reader holds at most `memory_bytes`: two windows, one in use and one being read, and per feature a few shards that
+    later windows need. Each shard is read once per epoch if all features have the same clips per shard, as after one
+    extraction, or if unshuffled clips are in the order of the shards. Otherwise shards may be read again, at worst once
+    per window.
     """
 
     def __init__(
@@ -68,36 +69,34 @@ class FeatureStream:
         drop_last: bool = False,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
-        """Look up where the features lie.
+        """Locate the rows of the features.
 
         Args:
-            features: what to stream, under names of your own.
-            clips: with distinct ids. Those that have none of the features never come.
-            batch_size: clips in a batch; only a reader's last one may have fewer.
+            features: what to stream, under names of your choice.
+            clips: with distinct ids. Clips without any of the features are skipped.
+            batch_size: clips per batch; a reader's last one may have fewer.
             seed: of the order, together with the epoch.
-            shuffle: at random, or in the clips' own order exactly.
-            drop_last: leave out a last batch that would have fewer clips. Each of several readers leaves out its own.
-            window_bytes: how much is shuffled, and read ahead, at a time. A window holds one shard's clips at least.
+            shuffle: random order, or exactly the order of the clips.
+            drop_last: skip a last batch with fewer clips, of each reader.
+            window_bytes: the size of a window, in which clips are shuffled and read ahead; at least one shard.
 
-        Raises UsageError: a shard's tables are damaged, no clip has any of the features, or a size is below 1.
+        Raises UsageError if a shard's tables are damaged, no clip has any of the features, or a size is below 1.
         """
         if batch_size < 1 or window_bytes < 1:
             raise UsageError(f"batches of {batch_size} clips, windows of {window_bytes} bytes: both must be at least 1")
-        asked = ClipQuery(clips)
+        query = ClipQuery(clips)
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self._features = {name: _find(source, asked) for name, source in features.items()}
+        self._features = {name: _locate_rows(source, query) for name, source in features.items()}
         if not any(feature.present.any() for feature in self._features.values()):
             names = ", ".join(feature.spec.name for feature in self._features.values()) or "none is named"
-            raise UsageError(
-                f"none of the {len(clips)} clips has any of the features asked for ({names}): run make extract"
-            )
+            raise UsageError(f"none of the {len(clips)} clips has any of the features ({names}): run make extract")
         self._window_bytes = window_bytes
         self._bytes_per_clip = sum(feature.spec.bytes_per_clip for feature in self._features.values())
         largest_first = sorted(self._features.values(), key=lambda feature: -feature.spec.bytes_per_clip)
-        self._units = _units(largest_first, shuffle)
+        self._shard_groups = _split_by_shard(largest_first, shuffle)
 
     @property
     def specs(self) -> dict[str, FeatureSpec]:
@@ -105,39 +104,40 @@ class FeatureStream:
 
     @property
     def present(self) -> dict[str, NDArray[np.bool_]]:
-        """By feature, which of the clips (n,) have it."""
+        """By feature, a mask (n,) of the clips that have it."""
         return {name: feature.present for name, feature in self._features.items()}
 
     @cached_property
     def positions(self) -> Positions:
-        """Which clips come, as positions in their list, ascending."""
-        return np.sort(np.concatenate(self._units))
+        """The positions of the clips that are streamed, ascending."""
+        return np.sort(np.concatenate(self._shard_groups))
 
     @property
     def memory_bytes(self) -> int:
-        """The most that one reader holds at a time, up to a scratch block: the batch it is making included, and the one
-        it has given."""
-        window = max(self._clips_per_window, *map(len, self._units))
+        """An upper bound on the memory of one reader, up to a scratch block, with the batch in the making and the one
+        in use."""
+        window = max(self._clips_per_window, *map(len, self._shard_groups))
         shards = sum(
             (feature.kept_shards(self._kept_bytes) + 1) * feature.shard_bytes for feature in self._features.values()
         )
         return 2 * (window + self.batch_size) * self._bytes_per_clip + shards
 
     def order(self, epoch: int = 0, part: int = 0, parts: int = 1) -> Positions:
-        """The clips in the order in which `batches` gives them, a last batch that is dropped included."""
+        """The positions of the clips in the order of `batches`, with a dropped last batch."""
         windows = self._windows(epoch, part, parts)
         return np.concatenate([np.empty(0, np.int64), *(window.positions[window.order] for window in windows)])
 
     def batches(self, epoch: int = 0, part: int = 0, parts: int = 1) -> Iterator[FeatureBatch]:
-        """One epoch, or one of several readers' share of it. All shares together are every clip, once.
+        """Iterate over one epoch, or over one reader's share of it. The shares cover every clip once.
 
-        Ends its thread when it is closed early, within the time one shard takes to read.
+        When closed early, it ends its thread within the time of reading one shard.
 
         Args:
-            epoch: another epoch is another order, the same for any number of readers.
-            part, parts: this reader's number, from 0, and how many there are. Shards are dealt in turn.
+            epoch: its number, which decides the order.
+            part: this reader's number, from 0.
+            parts: the number of readers, among which shards are distributed.
 
-        Raises DamagedShard, and UsageError for a shard that cannot be read any more.
+        Raises DamagedShard, and UsageError for a shard that can no longer be read.
         """
         windows = self._windows(epoch, part, parts)
         left = sum(len(window.order) for window in windows)
@@ -167,13 +167,14 @@ class FeatureStream:
     def _windows(self, epoch: int, part: int, parts: int) -> "list[_Window]":
         if not 0 <= part < parts:
             raise ValueError(f"part {part} of {parts}: parts are counted from 0")
-        random = np.random.default_rng([self.seed, epoch])
-        dealt = random.permutation(len(self._units)) if self.shuffle else np.arange(len(self._units))
-        within = random.spawn(parts)[part]
+        groups = self._shard_groups
+        rng = np.random.default_rng([self.seed, epoch])
+        numbers = rng.permutation(len(groups)) if self.shuffle else np.arange(len(groups))
+        window_rng = rng.spawn(parts)[part]
         windows = []
-        for units in _packed([self._units[number] for number in dealt[part::parts]], self._clips_per_window):
-            positions = np.concatenate(units)
-            order = within.permutation(len(positions)) if self.shuffle else np.arange(len(positions))
+        for window in _pack_windows([groups[number] for number in numbers[part::parts]], self._clips_per_window):
+            positions = np.concatenate(window)
+            order = window_rng.permutation(len(positions)) if self.shuffle else np.arange(len(positions))
             windows.append(_Window(positions, order))
         return windows
 
@@ -182,11 +183,11 @@ class FeatureStream:
         return self._window_bytes // self._bytes_per_clip
 
     def _read_ahead(self, windows: "Sequence[_Window]") -> "Generator[tuple[_Window, dict[str, Rows]], None, None]":
-        """Each window with its rows, in the order of its positions. They are good until the next is asked for."""
+        """Each window with its rows, in the order of its positions. The rows are valid until the next window."""
         if not windows:
             return
         longest = max(len(window.positions) for window in windows)
-        readers = {name: _Reader(feature, windows, self._kept_bytes) for name, feature in self._features.items()}
+        readers = {name: _ShardCache(feature, windows, self._kept_bytes) for name, feature in self._features.items()}
         buffers = [
             {name: np.empty((longest, *feature.spec.shape), feature.dtype) for name, feature in self._features.items()}
             for _ in windows[:2]
@@ -223,25 +224,25 @@ class FeatureStream:
         batch.index[place] = index
         for name, feature in self._features.items():
             batch.present[name][place] = feature.present[index]
-            # With mode="raise" numpy would fill an array of its own first.
+            # mode="raise" would make numpy buffer the output.
             np.take(rows[name], some, axis=0, out=batch.data[name][place], mode="clip")
 
 
 class _Window(NamedTuple):
-    """Clips that are read together: positions (m,) as their rows lie in memory, and the order (m,) they come in."""
+    """Clips that are read together."""
 
-    positions: Positions
-    order: Positions
+    positions: Positions  #: (m,), in the order of their rows in memory
+    order: Positions  #: (m,), the order in which they are streamed
 
 
 @dataclass(frozen=True)
-class _Feature:
-    """Where one feature's rows lie: for each clip (n,) the shard's number and the row in it, -1 where it has none."""
+class _RowLocations:
+    """The locations of one feature's rows."""
 
     spec: FeatureSpec
     shards: tuple[Shard, ...]
-    shard: NDArray[np.int32]
-    row: NDArray[np.int32]
+    shard: NDArray[np.int32]  #: (n,), the shard's number for each clip; -1 for a clip without the feature
+    row: NDArray[np.int32]  #: (n,), the row in that shard
 
     @cached_property
     def present(self) -> NDArray[np.bool_]:
@@ -253,7 +254,7 @@ class _Feature:
 
     @cached_property
     def longest_shard(self) -> int:
-        """Rows of the longest shard that is read."""
+        """The number of rows in the longest shard that is read."""
         return max((len(self.shards[number].clip_id) for number in np.unique(self.shard[self.present])), default=0)
 
     @property
@@ -264,24 +265,23 @@ class _Feature:
         return max(1, kept_bytes // max(1, self.shard_bytes))
 
 
-class _Reader:
-    """Reads one feature's rows, window after window. A shard that later windows need too is kept, as far as there is
-    room; the one that was used longest ago goes first."""
+class _ShardCache:
+    """Reads one feature's rows, window by window. Caches shards that later windows need (LRU)."""
 
-    def __init__(self, feature: _Feature, windows: Sequence[_Window], kept_bytes: int) -> None:
+    def __init__(self, feature: _RowLocations, windows: Sequence[_Window], kept_bytes: int) -> None:
         self._feature = feature
         self._room = feature.kept_shards(kept_bytes)
-        asked = feature.shard[np.concatenate([window.positions for window in windows])]
-        self._left = np.bincount(asked[asked >= 0], minlength=len(feature.shards))
+        needed = feature.shard[np.concatenate([window.positions for window in windows])]
+        self._left = np.bincount(needed[needed >= 0], minlength=len(feature.shards))
         self._kept: dict[int, Rows] = {}
         self._spare: list[Rows] = []
 
     def read(self, positions: Positions, out: Rows, stopped: threading.Event) -> None:
-        """The rows of these clips into `out` (m, *shape). Gives up, with `out` half filled, when `stopped` is set."""
+        """Read the rows of some clips into `out` (m, *shape). Stops, with `out` incomplete, when `stopped` is set."""
         shard, row = self._feature.shard[positions], self._feature.row[positions]
         out[shard < 0] = 0 if self._feature.spec.dtype == "uint8" else np.nan
-        # What is kept comes first, or it would make way for what is read now.
-        for number, at in sorted(_by_shard(shard), key=lambda found: found[0] not in self._kept):
+        # Cached shards come first, before reads evict them.
+        for number, at in sorted(_positions_by_shard(shard), key=lambda entry: entry[0] not in self._kept):
             if stopped.is_set():
                 return
             self._left[number] -= len(at)
@@ -295,7 +295,7 @@ class _Reader:
                 out[place] = rows[source]
 
     def _rows_of(self, number: int) -> Rows:
-        """All rows of a shard. They are good until the next call."""
+        """All rows of a shard, valid until the next call."""
         rows = self._kept.pop(number, None)
         if rows is None:
             rows = self._spare.pop() if self._spare else self._new()
@@ -317,59 +317,58 @@ class _Reader:
             read_rows(shard, self._feature.spec, out)
         except OSError as error:
             raise UsageError(
-                f"{shard.path} was there and cannot be read any more ({error.strerror}): "
-                "begin again, and extract again what was removed"
+                f"{shard.path} can no longer be read ({error.strerror}): start again, and extract what was removed"
             ) from error
 
 
-def _find(source: Source, asked: ClipQuery) -> _Feature:
+def _locate_rows(source: Source, query: ClipQuery) -> _RowLocations:
     store = source if isinstance(source, FeatureStore) else FeatureStore(*source)
-    found = store.lookup(asked)
-    done = found.outcome == DONE
-    return _Feature(store.spec, found.shards, np.where(done, found.shard, -1), np.where(done, found.row, -1))
+    result = store.lookup(query)
+    done = result.outcome == DONE
+    return _RowLocations(store.spec, result.shards, np.where(done, result.shard, -1), np.where(done, result.row, -1))
 
 
-def _units(largest_first: Sequence[_Feature], shuffle: bool) -> list[Positions]:
-    """The clips that have a feature, cut where another shard begins. To be shuffled, all clips of a shard are together,
-    as they lie in it; else they are in their own order."""
-    group = _groups(largest_first)
+def _split_by_shard(largest_first: Sequence[_RowLocations], shuffle: bool) -> list[Positions]:
+    """The positions of clips that have a feature, split by shard. For shuffling, all clips of a shard are one group, in
+    its order; otherwise clips keep their order, and a group ends where the shard changes."""
+    group = _group_by_shard(largest_first)
     positions = np.flatnonzero(group >= 0)
     if shuffle:
         positions = positions[np.lexsort((largest_first[0].row[positions], group[positions]))]
     return np.split(positions, np.flatnonzero(np.diff(group[positions])) + 1)
 
 
-def _groups(largest_first: Sequence[_Feature]) -> Positions:
-    """Which clips are read together, (n,): those of one shard of the largest feature. A clip without it goes with the
-    clips it shares a smaller feature's shard with. -1 for a clip that has no feature."""
+def _group_by_shard(largest_first: Sequence[_RowLocations]) -> Positions:
+    """The group (n,) of each clip: its shard of the largest feature. A clip without that feature joins the clips of its
+    shard of a smaller one. -1 for clips without any feature."""
     group = np.full(len(largest_first[0].shard), -1)
     for feature in largest_first:
-        at_home = np.flatnonzero(feature.present & (group >= 0))
-        homeless = np.flatnonzero(feature.present & (group < 0))
-        home = group.max(initial=-1) + 1 + np.arange(len(feature.shards))
-        home[feature.shard[at_home]] = group[at_home]
-        group[homeless] = home[feature.shard[homeless]]
+        grouped = np.flatnonzero(feature.present & (group >= 0))
+        ungrouped = np.flatnonzero(feature.present & (group < 0))
+        group_of_shard = group.max(initial=-1) + 1 + np.arange(len(feature.shards))
+        group_of_shard[feature.shard[grouped]] = group[grouped]
+        group[ungrouped] = group_of_shard[feature.shard[ungrouped]]
     return group
 
 
-def _packed(units: Sequence[Positions], clips: int) -> Iterator[list[Positions]]:
-    """Units, one after another, that have at most so many clips together; one that has more stands alone."""
-    pack: list[Positions] = []
-    packed = 0
-    for unit in units:
-        if pack and packed + len(unit) > clips:
-            yield pack
-            pack, packed = [], 0
-        pack.append(unit)
-        packed += len(unit)
-    if pack:
-        yield pack
+def _pack_windows(groups: Sequence[Positions], clips: int) -> Iterator[list[Positions]]:
+    """Consecutive groups of at most `clips` clips together; a larger group is a window of its own."""
+    window: list[Positions] = []
+    size = 0
+    for group in groups:
+        if window and size + len(group) > clips:
+            yield window
+            window, size = [], 0
+        window.append(group)
+        size += len(group)
+    if window:
+        yield window
 
 
-def _by_shard(shard: NDArray[np.int32]) -> Iterator[tuple[int, Positions]]:
-    """Every shard that is there, with where, ascending."""
-    places = np.argsort(shard, kind="stable")[np.count_nonzero(shard < 0) :]
-    for at in np.split(places, np.flatnonzero(np.diff(shard[places])) + 1) if len(places) else []:
+def _positions_by_shard(shard: NDArray[np.int32]) -> Iterator[tuple[int, Positions]]:
+    """Each shard number but -1, with its positions, ascending."""
+    order = np.argsort(shard, kind="stable")[np.count_nonzero(shard < 0) :]
+    for at in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1) if len(order) else []:
         yield int(shard[at[0]]), at
 
 

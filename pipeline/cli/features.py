@@ -230,7 +230,7 @@ def import_them(
     files, missing = find_files(folder, manifest.clips(), pattern)
     with tqdm(total=2 * len(files), unit="file", desc="import", disable=None) as bar:
         done = import_files(cache, manifest.collection, files, described, bar.update)
-    there = f", {done.there} were there already" if done.there else ""
+    there = f", {done.unchanged} were there already" if done.unchanged else ""
     click.echo(
         f"{done.spec.name}@{done.spec.key}: {done.new} clips new{there}, {shape_text(done.spec)} in {done.folder}"
     )

@@ -1,4 +1,4 @@
-"""A feature of some clips as one file that NumPy or safetensors reads. Memory holds one shard's rows at a time."""
+"""Export of a feature to one file for NumPy or safetensors. Memory holds one shard's rows at a time."""
 
 import json
 import uuid
@@ -26,36 +26,36 @@ _COPY_BYTES = 2**20
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What went into a file: how many clips; missing: why the others did not, by clip id."""
+    """The result of an export."""
 
-    clips: int
-    missing: dict[str, str]
+    clips: int  #: clips in the file
+    missing: dict[str, str]  #: the reason of each other clip, by id
 
 
 def check_suffix(path: Path) -> Path:
-    """Raises UsageError for a file of a kind that is not written."""
+    """Raises UsageError for a file format that is not supported."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"-o {path}: the file's name ends in {' or '.join(SUFFIXES)}")
+        raise UsageError(f"-o {path}: the file's name must end in {' or '.join(SUFFIXES)}")
     return path
 
 
 def export(store: FeatureStore, clips: Sequence[Clip], target: Path) -> ExportSummary:
-    """Write the rows of some clips, verified, in their order, whole or not at all.
+    """Write the rows of some clips, verified, in their order, atomically.
 
     NPZ holds the arrays `clip_id` (n,) as UTF-8 bytes, `data` (n, *shape), `missing` and `missing_because` (m,) as
     UTF-8 bytes, `spec` () as JSON in bytes, and `untrained` (). Safetensors holds `clip_id` (n, width) as UTF-8 bytes
     filled with zeros, and `data`; `spec`, `untrained` and `missing` (JSON, clip id to reason) are in its metadata.
 
-    Raises UsageError: another ending, none of the clips has the feature, or a shard is damaged.
+    Raises UsageError for another file format, if none of the clips has the feature, and if a shard is damaged.
     """
     check_suffix(target)
-    asked = ClipQuery(clips)
+    query = ClipQuery(clips)
     rows_file = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        found, data = retry_if_removed(lambda: _gather(store, asked, rows_file))
-        present = found.outcome == DONE
-        ids = np.array(asked.ids[present].tolist(), dtype=bytes)
-        missing = {asked.clips[index].clip_id: found.why_missing(index) for index in np.flatnonzero(~present).tolist()}
+        result, data = retry_if_removed(lambda: _gather(store, query, rows_file))
+        present = result.outcome == DONE
+        ids = np.array(query.ids[present].tolist(), dtype=bytes)
+        missing = {query.clips[index].clip_id: result.why_missing(index) for index in np.flatnonzero(~present).tolist()}
         write = _write_npz if target.suffix.lower() == ".npz" else _write_safetensors
         with atomic_write(target, durable=True) as temporary, temporary.open("xb") as file:
             write(file, store.spec, ids, data, missing)
@@ -64,19 +64,19 @@ def export(store: FeatureStore, clips: Sequence[Clip], target: Path) -> ExportSu
     return ExportSummary(len(ids), missing)
 
 
-def _gather(store: FeatureStore, asked: ClipQuery, path: Path) -> tuple[LookupResult, NDArray[np.generic]]:
-    """The rows of the clips that have some, (n, *shape), in a file at `path`: there may be more than memory holds."""
-    found = store.lookup(asked)
-    present = np.flatnonzero(found.outcome == DONE)
+def _gather(store: FeatureStore, query: ClipQuery, path: Path) -> tuple[LookupResult, NDArray[np.generic]]:
+    """The rows of the clips that have the feature, (n, *shape), in a memory-mapped file at `path`."""
+    result = store.lookup(query)
+    present = np.flatnonzero(result.outcome == DONE)
     if not len(present):
-        raise UsageError(f"none of these {len(asked)} clips has the feature '{store.spec.name}': nothing to export")
-    shard, row = found.shard[present], found.row[present]
+        raise UsageError(f"none of these {len(query)} clips has the feature '{store.spec.name}': nothing to export")
+    shard, row = result.shard[present], result.row[present]
     dtype = np.dtype(store.spec.dtype).newbyteorder("<")
     data = np.memmap(path, dtype, mode="w+", shape=(len(present), *store.spec.shape))
     for number in np.unique(shard).tolist():
         at = np.flatnonzero(shard == number)
-        data[at] = read_rows(found.shards[number], store.spec)[row[at]]
-    return found, data
+        data[at] = read_rows(result.shards[number], store.spec)[row[at]]
+    return result, data
 
 
 def _write_npz(
@@ -99,10 +99,9 @@ def _write_npz(
 def _write_safetensors(
     file: IO[bytes], spec: FeatureSpec, ids: NDArray[np.bytes_], data: NDArray[np.generic], missing: dict[str, str]
 ) -> None:
-    """By hand, because the library wants all bytes in memory: a header's length, the header, then one array after the
-    other."""
+    """Length of the header, header, arrays: without the library, which needs all bytes in memory."""
     texts = ids.view(np.uint8).reshape(len(ids), -1)
-    described = {
+    contents = {
         "__metadata__": {
             "spec": spec.canonical_json,
             "untrained": json.dumps(spec.untrained),
@@ -119,7 +118,7 @@ def _write_safetensors(
             "data_offsets": (data.nbytes, data.nbytes + texts.nbytes),
         },
     }
-    header = json.dumps(described).encode()
+    header = json.dumps(contents).encode()
     header = header.ljust(-(-len(header) // 8) * 8)
     file.write(len(header).to_bytes(8, "little"))
     file.write(header)

@@ -1,4 +1,4 @@
-"""Taking features, and rows that nobody can ask for, out of a collection. First a plan that people can look at."""
+"""Removal of features, and of rows that no data set lists, from a collection: first a plan to confirm, then the act."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,27 +12,25 @@ from avfuse.features.cache.claims import Claims
 from avfuse.features.cache.clip_query import ClipQuery
 from avfuse.features.cache.maintenance.rewrite import SET_ASIDE, commit_part, rows_in
 from avfuse.features.cache.shard_reader import Shard, read_shard
-from avfuse.features.cache.store import Rows, equal
+from avfuse.features.cache.store import Rows, equal_or_nan
 from avfuse.features.errors import UsageError
 from avfuse.features.spec import FeatureSpec
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes of one feature. shards: those that are touched; clips: how many clips lose a row that counts for them;
-    bytes: how much smaller the cache gets, about where shards are written again; whole: the feature goes with all it
-    has. reason: why."""
+    """The planned removal of one feature, or of some of its rows."""
 
     feature: CachedFeature
-    shards: tuple[Path, ...]
-    clips: int
-    bytes: int
-    whole: bool
+    shards: tuple[Path, ...]  #: shards to remove or rewrite
+    clips: int  #: clips that lose a row
+    bytes: int  #: freed space, estimated where shards are rewritten
+    whole: bool  #: the whole feature is removed
     reason: str = ""
 
 
 def plan_whole(feature: CachedFeature, reason: str = "") -> Removal:
-    """A feature with all it has. Shards that cannot be read go too; their clips are not counted."""
+    """Plan the removal of a whole feature. Unreadable shards are included; their clips are not counted."""
     paths = tuple(feature.paths())
     clips = 0
     if feature.spec is not None:
@@ -42,11 +40,11 @@ def plan_whole(feature: CachedFeature, reason: str = "") -> Removal:
 
 
 def plan_unlisted(feature: CachedFeature, listed: Sequence[ClipQuery]) -> Removal | None:
-    """The rows of clips, by id and interval, that none of some data sets lists. None where there are none.
+    """Plan the removal of rows whose clip, by id and interval, is in none of the data sets `listed`.
 
-    Raises DamagedShard.
+    Returns None if there are none. Raises DamagedShard.
     """
-    touched, size = [], 0
+    affected, size = [], 0
     clips: set[tuple[bytes, float, float]] = set()
     for path in feature.paths():
         shard = read_shard(path)
@@ -55,23 +53,28 @@ def plan_unlisted(feature: CachedFeature, listed: Sequence[ClipQuery]) -> Remova
             rows = Rows.of([shard])
             intervals = np.nan_to_num(np.stack([rows.start, rows.end])[:, ~kept], nan=-1).tolist()
             clips.update(zip(rows.clip_id[~kept].tolist(), *intervals, strict=True))
-            touched.append(path)
+            affected.append(path)
             size += path.stat().st_size * int((~kept).sum()) // len(kept)
-    if not touched:
+    if not affected:
         return None
-    return Removal(feature, tuple(touched), len(clips), size, False, "listed by no data set")
+    return Removal(feature, tuple(affected), len(clips), size, False, "listed by no data set")
 
 
 def remove(cache: Path, collection: str, removals: Iterable[Removal], listed: Sequence[ClipQuery] = ()) -> None:
-    """Do what was planned. listed: as it was given to `plan_unlisted`.
+    """Carry out planned removals.
 
-    What goes in part is written again without it first. Raises UsageError while a run has clips of the collection in
-    work, and DamagedShard.
+    Args:
+        cache: the cache folder.
+        collection: the collection of the features.
+        removals: from `plan_whole` and `plan_unlisted`.
+        listed: as given to `plan_unlisted`.
+
+    Raises UsageError while a run holds claims on the collection, and DamagedShard.
     """
     claims = Claims(cache, collection)
     with claims.exclusive_maintenance():
         if claims.scan()[0]:
-            raise UsageError(f"a run has clips of '{collection}' in work: wait for its end, then remove")
+            raise UsageError(f"a run is extracting clips of '{collection}': wait for its end, then remove")
         for removal in removals:
             if removal.whole:
                 _remove_whole(removal.feature)
@@ -82,8 +85,7 @@ def remove(cache: Path, collection: str, removals: Iterable[Removal], listed: Se
 
 
 def _remove_whole(feature: CachedFeature) -> None:
-    """Shards first: what is left when this is interrupted is a feature with fewer clips. What avfuse did not write
-    stays."""
+    """Remove shards first: an interruption leaves a feature with fewer clips. Files of other programs stay."""
     aside = feature.folder / SET_ASIDE
     for path in (*feature.paths(), *feature.folder.glob(".*.tmp"), *aside.glob("*"), feature.folder / "spec.json"):
         path.unlink(missing_ok=True)
@@ -101,11 +103,11 @@ def _remove_unlisted(path: Path, spec: FeatureSpec, listed: Sequence[ClipQuery])
 
 
 def _listed(shard: Shard, listed: Sequence[ClipQuery]) -> NDArray[np.bool_]:
-    """Which rows (n + m + k,) are of clips that one of some data sets lists."""
+    """Mask (n + m + k,) of a shard's rows whose clip one of the data sets lists."""
     rows = Rows.of([shard])
-    known = np.zeros(rows_in(shard), dtype=bool)
-    for asked in listed:
-        if len(asked):
-            code = asked.positions(rows.clip_id)
-            known |= (code >= 0) & equal(rows.start, asked.start[code]) & equal(rows.end, asked.end[code])
-    return known
+    mask = np.zeros(rows_in(shard), dtype=bool)
+    for query in listed:
+        if len(query):
+            at = query.positions(rows.clip_id)
+            mask |= (at >= 0) & equal_or_nan(rows.start, query.start[at]) & equal_or_nan(rows.end, query.end[at])
+    return mask

@@ -1,8 +1,8 @@
-"""Taking rows out of shards, which never change: a new shard is committed first, then the old one goes.
+"""Removing rows from shards, which never change: a new shard is committed, then the old one removed.
 
-Between the two a clip is there twice, which is legal. Only one process may do this to a collection at a time, or each
-of two could drop a row because the other has it: `Claims.exclusive_maintenance` sees to that. Readers that listed a shard before it
-went look again; a running extraction only adds shards.
+In between a clip is stored twice, which is legal. Only one process at a time may do this to a collection, or each of
+two could drop a row because the other has it: `Claims.exclusive_maintenance` ensures that. Readers retry if a listed
+shard is gone; running extractions only add shards.
 """
 
 from pathlib import Path
@@ -21,26 +21,25 @@ SET_ASIDE = "set-aside"
 
 
 def rows_in(shard: Shard) -> int:
-    """All its rows, of clips with the feature, without sound, and failed."""
+    """The number of a shard's rows: features, absences and failures."""
     return len(shard.clip_id) + len(shard.no_audio) + len(shard.failed)
 
 
 def commit_part(shard: Shard, spec: FeatureSpec, kept: NDArray[np.bool_]) -> Path | None:
-    """Write some rows of a shard as a new one beside it, with the versions it was computed with. Returns None where no
-    row is kept.
+    """Write some rows of a shard as a new shard beside it, with the old one's software versions.
 
-    kept (n + m + k,): which of its features, absences and failures, in the order of Rows. The shard is verified on the
-    way: raises DamagedShard.
+    kept: (n + m + k,), a mask of its features, absences and failures, in the order of Rows. Returns None if no row is
+    kept. Verifies the shard: raises DamagedShard.
     """
     if not kept.any():
         return None
-    features, others = len(shard.clip_id), len(shard.clip_id) + len(shard.no_audio)
+    features, before_failed = len(shard.clip_id), len(shard.clip_id) + len(shard.no_audio)
     done = np.flatnonzero(kept[:features])
     result = ChunkResult(spec, software=read_software(shard.path))
     result.data = list(read_rows(shard, spec)[done]) if len(done) else []
     result.done = [_clip(shard.clip_id[row], shard.media[row]) for row in done]
-    result.no_audio = [_clip(entry["clip_id"], entry) for entry in shard.no_audio[kept[features:others]]]
-    failed = np.flatnonzero(kept[others:]).tolist()
+    result.no_audio = [_clip(entry["clip_id"], entry) for entry in shard.no_audio[kept[features:before_failed]]]
+    failed = np.flatnonzero(kept[before_failed:]).tolist()
     result.failed = [
         (*_clip(shard.failed[row]["clip_id"], shard.failed[row]), failure_of(shard, row)) for row in failed
     ]
@@ -48,8 +47,7 @@ def commit_part(shard: Shard, spec: FeatureSpec, kept: NDArray[np.bool_]) -> Pat
 
 
 def set_aside(path: Path, reason: str) -> Path:
-    """Move a file out of sight of everything that reads shards, with a text beside it that says why. Returns where it
-    is now."""
+    """Move a file where readers do not look, beside a text file that states the reason. Returns its new path."""
     folder = path.parent / SET_ASIDE
     folder.mkdir(exist_ok=True)
     target, number = folder / path.name, 1
@@ -62,7 +60,7 @@ def set_aside(path: Path, reason: str) -> Path:
 
 
 def _clip(clip_id: np.bytes_, media: np.void) -> tuple[Clip, Fingerprint]:
-    """A row's clip, whose path a shard does not hold, and its file as it was."""
-    start, end = (None if np.isnan(media[side]) else float(media[side]) for side in ("start", "end"))
-    print_ = Fingerprint(int(media["size"]), int(media["mtime_ns"]), media["digest"].tobytes())
-    return Clip(clip_id.decode(), Path(), start, end), print_
+    """A row's clip, without the path, which shards do not store, and the fingerprint of its media file."""
+    start, end = (None if np.isnan(media[column]) else float(media[column]) for column in ("start", "end"))
+    stored = Fingerprint(int(media["size"]), int(media["mtime_ns"]), media["digest"].tobytes())
+    return Clip(clip_id.decode(), Path(), start, end), stored

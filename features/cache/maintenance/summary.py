@@ -1,4 +1,4 @@
-"""What is cached, counted over all clips or a data set's. Shards' tables are read, one feature's at a time; no data."""
+"""Counts of cached features, over all clips or a data set's. Reads the tables of shards, not their rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,30 +16,30 @@ from avfuse.features.errors import UsageError
 
 @dataclass(frozen=True)
 class FeatureStatus:
-    """How one feature stands. done, no_audio, failed: clips, by the row that counts for each; missing: by data set, how
-    many of its clips have no row at all; missing_clips and failures: those of the data set that was asked about, in its
-    order; unreadable: shards that are damaged or of another version, whose rows are counted nowhere."""
+    """The state of one cached feature. Clips are counted by the row that counts for each."""
 
     feature: CachedFeature
     shards: int
     bytes: int
-    done: int = 0
-    no_audio: int = 0
-    failed: int = 0
-    missing: dict[str, int] = field(default_factory=dict)
-    missing_clips: list[str] = field(default_factory=list)
-    failures: dict[str, Failure] = field(default_factory=dict)
-    unreadable: dict[Path, str] = field(default_factory=dict)
+    done: int = 0  #: clips that have the feature
+    no_audio: int = 0  #: clips without an audio stream
+    failed: int = 0  #: clips that failed
+    missing: dict[str, int] = field(default_factory=dict)  #: by data set, its clips without any row
+    missing_clips: list[str] = field(default_factory=list)  #: ids of those of the data set `over`, in its order
+    failures: dict[str, Failure] = field(default_factory=dict)  #: of the data set `over`, by clip id
+    unreadable: dict[Path, str] = field(default_factory=dict)  #: reasons by shard, whose rows are not counted
 
 
 def feature_status(
     feature: CachedFeature, data_sets: Mapping[str, ClipQuery], over: str | None = None
 ) -> FeatureStatus:
-    """How a cached feature stands.
+    """Summarise a cached feature.
 
     Args:
-        data_sets: the clips of every data set of the collection whose missing clips are to be counted.
-        over: the one whose clips alone are counted and named; None: every clip that has a row is counted.
+        feature: its folder.
+        data_sets: clips by data set of the collection; missing clips are counted for each.
+        over: the data set to which counts are limited, and whose missing and failed clips are named; None: count all
+            clips that have a row.
     """
     sizes = [path.stat().st_size for path in feature.paths()]
     if feature.spec is None:
@@ -47,30 +47,19 @@ def feature_status(
     store = ReadableStore(feature.cache, feature.collection, feature.spec)
     missing, missing_clips, failures = {}, [], {}
     outcomes: Outcomes | None = None
-    for name, asked in data_sets.items():
-        found = store.lookup(asked)
-        missing[name] = int((found.outcome == ABSENT).sum())
+    for name, query in data_sets.items():
+        result = store.lookup(query)
+        missing[name] = int((result.outcome == ABSENT).sum())
         if name == over:
-            outcomes = found.outcome
-            missing_clips = [asked.clips[index].clip_id for index in np.flatnonzero(outcomes == ABSENT).tolist()]
+            outcomes = result.outcome
+            missing_clips = [query.clips[index].clip_id for index in np.flatnonzero(outcomes == ABSENT).tolist()]
             failed = np.flatnonzero(outcomes == FAILED).tolist()
-            failures = {asked.clips[index].clip_id: found.failure(index) for index in failed}
+            failures = {query.clips[index].clip_id: result.failure(index) for index in failed}
     if outcomes is None:
         rows = store.rows()
         outcomes = rows.outcome[rows.best_rows(clip_group_ids(rows))]
-    done, no_audio, failed_clips = (int((outcomes == each).sum()) for each in (DONE, NO_SOUND, FAILED))
-    return FeatureStatus(
-        feature,
-        len(sizes),
-        sum(sizes),
-        done,
-        no_audio,
-        failed_clips,
-        missing,
-        missing_clips,
-        failures,
-        store.unreadable,
-    )
+    counts = [int((outcomes == outcome).sum()) for outcome in (DONE, NO_SOUND, FAILED)]
+    return FeatureStatus(feature, len(sizes), sum(sizes), *counts, missing, missing_clips, failures, store.unreadable)
 
 
 def _why_unreadable(feature: CachedFeature) -> dict[Path, str]:

@@ -1,8 +1,7 @@
-"""Proving a collection's shards, and putting right what is wrong with them.
+"""Verification and repair of a collection's shards.
 
 Every shard is read whole, once, and only its tables are kept: memory holds one shard's data and one feature's tables.
-Repairing never deletes what cannot be computed from what stays: damaged files are moved aside, rows go only where
-another shard that was just proved has them too.
+Repair never loses data: damaged files are set aside, and rows are removed only if a verified shard has a better one.
 """
 
 import hashlib
@@ -27,12 +26,12 @@ from avfuse.features.cache.claims import Claims
 from avfuse.features.cache.maintenance.rewrite import SET_ASIDE, commit_part, rows_in, set_aside
 from avfuse.features.cache.shard_reader import (
     DamagedShard,
-    Part,
+    DatasetLayout,
     Shard,
     attribute,
     dataset,
+    hdf5_layouts,
     open_hdf5,
-    parts_in_hdf5,
     read_rows,
     read_shard,
 )
@@ -42,7 +41,7 @@ from avfuse.features.errors import UsageError
 from avfuse.features.spec import KEY_DIGITS, FeatureSpec
 
 YOUNG_SECONDS = 3600.0
-"""While a run is alive, a temporary file or an empty folder may be its own, unless it is older than this."""
+"""While a run is alive, temporary files and empty folders younger than this may be its own."""
 
 _MEDIA_COLUMNS = ("size", "mtime_ns", "digest", "start", "end")
 _COLUMNS = {
@@ -50,26 +49,25 @@ _COLUMNS = {
     "no_audio": ("clip_id", *_MEDIA_COLUMNS),
     "failed": ("clip_id", *_MEDIA_COLUMNS, "stage", "message", "attempts"),
 }
-_FOREIGN = "does not belong into a cache"
+_FOREIGN = "does not belong in a cache"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with one file or folder. repaired: what was done about it; empty: nothing."""
+    """A problem with one file or folder."""
 
     path: Path
     problem: str
-    repaired: str = ""
+    repaired: str = ""  #: what was done about it; empty: nothing
 
 
 @dataclass(frozen=True)
 class VerifiedShard:
-    """A shard whose bytes are those that were written and agree with each other. infinite (n,): rows in which numbers
-    are not finite."""
+    """A shard whose bytes are those that were written, and consistent."""
 
     shard: Shard
     spec: FeatureSpec
-    infinite: NDArray[np.bool_]
+    nonfinite: NDArray[np.bool_]  #: (n,), rows with NaN or infinite values
 
 
 def verify(
@@ -79,14 +77,16 @@ def verify(
     repair: bool = False,
     passed: Callable[[int], object] = lambda size: None,
 ) -> Iterator[Finding]:
-    """Everything wrong in a collection, or with some of its features alone.
+    """Find all problems in a collection, or with some of its features.
 
     Args:
-        features: these alone; None: all, and what lies beside them.
-        repair: put right what can be. Safe beside running extractions and readers.
-        passed: gets the size of every shard, in bytes, when it has been looked at.
+        cache: the cache folder.
+        collection: its name; without such a folder there are no problems.
+        features: verify only these; None: all of them, and everything beside them.
+        repair: repair what can be repaired. Safe beside running extractions and readers.
+        passed: called with the size in bytes of each verified shard.
 
-    Raises UsageError when somebody else repairs the collection at the same time.
+    Raises UsageError if another process repairs the collection.
     """
     if not (cache / collection).is_dir():
         return
@@ -99,13 +99,13 @@ def verify(
 
 
 def verify_shard(path: Path) -> VerifiedShard:
-    """Read a shard whole and hold its parts against each other.
+    """Read a whole shard and check that its parts agree.
 
-    Raises DamagedShard for one whose bytes or parts do not fit, or that lies in another feature's folder; UsageError
-    for one of another version; FileNotFoundError, PermissionError.
+    Raises DamagedShard if they do not, or if it lies in another feature's folder; UsageError for a shard of another
+    version; FileNotFoundError, PermissionError.
     """
     shard = read_shard(path)
-    spec = _spec_of(shard)
+    spec = _check_spec(shard)
     _check_tables(shard)
     rows = read_rows(shard, spec)
     _check_hdf5(shard)
@@ -130,47 +130,47 @@ def _verify(
 
 
 def _verify_shards(feature: CachedFeature, repair: bool, passed: Callable[[int], object]) -> Iterator[Finding]:
-    proofs = []
+    verified_shards = []
     for path in feature.paths():
         try:
             size = path.stat().st_size
-            proofs.append(verify_shard(path))
+            verified_shards.append(verify_shard(path))
         except FileNotFoundError:  # removed since it was listed
             continue
         except DamagedShard as error:
-            moved = _moved(set_aside(path, error.reason)) if repair else ""
-            yield Finding(path, error.reason, moved)
+            repaired = _set_aside_message(set_aside(path, error.reason)) if repair else ""
+            yield Finding(path, error.reason, repaired)
         except (UsageError, OSError) as error:
             yield Finding(path, error_reason(path, error))
         passed(size)
-    yield from _verify_rows(proofs, repair)
-    if proofs:
-        yield from _verify_described(feature.folder / "spec.json", proofs[0].spec, repair)
+    yield from _verify_rows(verified_shards, repair)
+    if verified_shards:
+        yield from _verify_spec_file(feature.folder / "spec.json", verified_shards[0].spec, repair)
 
 
-def _verify_rows(proofs: Sequence[VerifiedShard], repair: bool) -> Iterator[Finding]:
-    """Rows that cannot be used, and rows that another row makes needless."""
-    rows = Rows.of([proof.shard for proof in proofs])
-    infinite = np.zeros(len(rows), dtype=bool)
+def _verify_rows(verified_shards: Sequence[VerifiedShard], repair: bool) -> Iterator[Finding]:
+    """Unusable and redundant rows."""
+    rows = Rows.of([verified.shard for verified in verified_shards])
+    nonfinite = np.zeros(len(rows), dtype=bool)
     first = 0
-    for proof in proofs:
-        infinite[first : first + len(proof.infinite)] = proof.infinite
-        first += rows_in(proof.shard)
-    superseded, needless = _superseded(rows, infinite)
-    kept = ~(infinite | superseded)
+    for verified in verified_shards:
+        nonfinite[first : first + len(verified.nonfinite)] = verified.nonfinite
+        first += rows_in(verified.shard)
+    superseded, redundant = _superseded(rows, nonfinite)
+    kept = ~(nonfinite | superseded)
     first = 0
-    for proof in proofs:
-        part = slice(first, first + rows_in(proof.shard))
+    for verified in verified_shards:
+        part = slice(first, first + rows_in(verified.shard))
         first = part.stop
-        if not (infinite[part] | needless[part]).any():
+        if not (nonfinite[part] | redundant[part]).any():
             continue
-        path, problems = proof.shard.path, []
-        if infinite[part].any():
-            problems.append(f"{_count(rows, part, infinite)} with numbers that are not finite")
-        if needless[part].any():
-            problems.append(f"{_count(rows, part, needless)} that another row for the same clip and file outweighs")
+        path, problems = verified.shard.path, []
+        if nonfinite[part].any():
+            problems.append(f"{_count(rows, part, nonfinite)} with values that are not finite")
+        if redundant[part].any():
+            problems.append(f"{_count(rows, part, redundant)} superseded by another row for the same clip and file")
         try:
-            repaired = _rewrite(proof, kept[part], "; ".join(problems)) if repair else ""
+            repaired = _rewrite(verified, kept[part], "; ".join(problems)) if repair else ""
         except DamagedShard as error:
             problems.append(error.reason)
             repaired = ""
@@ -178,28 +178,28 @@ def _verify_rows(proofs: Sequence[VerifiedShard], repair: bool) -> Iterator[Find
 
 
 def _superseded(rows: Rows, unusable: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Rows (n,) that are outweighed by another one of the same clip and file, and those of them that are there for
-    nothing: a failure that was tried again, with whatever outcome, is history."""
-    code = media_group_ids(rows)
-    code[unusable] = -1
-    best = rows.best_rows(code)
-    winner = np.full(len(rows), -1)
-    winner[code[best]] = best
-    winner = winner[code]
-    superseded = (code >= 0) & (winner != np.arange(len(rows)))
-    tried_as_often = (rows.outcome[winner] == FAILED) & (rows.attempts[winner] == rows.attempts)
-    return superseded, superseded & ((rows.outcome != FAILED) | tried_as_often)
+    """Superseded rows (n,), those with a better one for the same clip and file, and which of them are redundant:
+    failures that were tried again are history, and no problem."""
+    group = media_group_ids(rows)
+    group[unusable] = -1
+    best = rows.best_rows(group)
+    best_of_group = np.full(len(rows), -1)
+    best_of_group[group[best]] = best
+    winner = best_of_group[group]
+    superseded = (group >= 0) & (winner != np.arange(len(rows)))
+    same_attempts = (rows.outcome[winner] == FAILED) & (rows.attempts[winner] == rows.attempts)
+    return superseded, superseded & ((rows.outcome != FAILED) | same_attempts)
 
 
-def _rewrite(proof: VerifiedShard, kept: NDArray[np.bool_], problem: str) -> str:
-    """The rows to keep as a new shard, then the old one out of the way. Returns what was done."""
-    path = proof.shard.path
-    new = commit_part(proof.shard, proof.spec, kept)
-    left = "" if new is None else f", {np.count_nonzero(kept)} rows kept in {new.name}"
-    if proof.infinite.any():
-        return f"{_moved(set_aside(path, problem))}{left}"
+def _rewrite(verified: VerifiedShard, kept: NDArray[np.bool_], problem: str) -> str:
+    """Write the rows to keep as a new shard, then remove the old one. Returns what was done."""
+    path = verified.shard.path
+    new = commit_part(verified.shard, verified.spec, kept)
+    rest = "" if new is None else f", {np.count_nonzero(kept)} rows kept in {new.name}"
+    if verified.nonfinite.any():
+        return f"{_set_aside_message(set_aside(path, problem))}{rest}"
     path.unlink(missing_ok=True)
-    return f"dropped{left}"
+    return f"dropped{rest}"
 
 
 def _count(rows: Rows, part: slice, marked: NDArray[np.bool_]) -> str:
@@ -208,8 +208,8 @@ def _count(rows: Rows, part: slice, marked: NDArray[np.bool_]) -> str:
     return f"{len(numbers)} rows, for example of '{example}'," if len(numbers) > 1 else f"the row of '{example}'"
 
 
-def _verify_described(path: Path, spec: FeatureSpec, repair: bool) -> Iterator[Finding]:
-    """The description for people."""
+def _verify_spec_file(path: Path, spec: FeatureSpec, repair: bool) -> Iterator[Finding]:
+    """Problems with `spec.json`."""
     try:
         if FeatureSpec.model_validate_json(path.read_bytes()) == spec:
             return
@@ -217,30 +217,30 @@ def _verify_described(path: Path, spec: FeatureSpec, repair: bool) -> Iterator[F
     except FileNotFoundError:
         problem = "is missing"
     except ValidationError:
-        problem = "is no description of a feature"
+        problem = "is not the description of a feature"
     if repair:
         write_spec(path, spec)
     yield Finding(path, problem, "written again" if repair else "")
 
 
 def _verify_folder(feature: CachedFeature, claims: Claims, repair: bool) -> Iterator[Finding]:
-    """What lies between the shards."""
+    """Problems with files beside the shards of a feature."""
     entries = sorted(feature.folder.iterdir())
     for path in entries:
         if path.name.startswith(".") and path.suffix == ".tmp":
-            if _is_left(path, claims):
+            if _is_leftover(path, claims):
                 if repair:
                     path.unlink(missing_ok=True)
-                yield Finding(path, "is left of a write that did not end", "removed" if repair else "")
+                yield Finding(path, "is left over from an interrupted write", "removed" if repair else "")
         elif not (path.match("shard-*.h5") or path.name in ("spec.json", SET_ASIDE)):
             yield Finding(path, _FOREIGN)
-    if {path.name for path in entries} <= {"spec.json"} and _is_left(feature.folder, claims):
+    if {path.name for path in entries} <= {"spec.json"} and _is_leftover(feature.folder, claims):
         repaired = "removed" if repair and _remove_empty(feature.folder) else ""
-        yield Finding(feature.folder, "holds no shard", repaired)
+        yield Finding(feature.folder, "has no shard", repaired)
 
 
 def _remove_empty(folder: Path) -> bool:
-    """Whether it is gone: a run that has just begun may write into it first."""
+    """Remove a folder without shards. False if a run that has just started wrote into it first."""
     (folder / "spec.json").unlink(missing_ok=True)
     try:
         folder.rmdir()
@@ -250,7 +250,7 @@ def _remove_empty(folder: Path) -> bool:
 
 
 def _verify_collection(folder: Path, claims: Claims, repair: bool) -> Iterator[Finding]:
-    """What lies beside the features."""
+    """Problems with files beside the features of a collection."""
     for path in sorted(folder.iterdir()):
         if path.name != CLAIMS and not is_feature_folder(path):
             yield Finding(path, _FOREIGN)
@@ -258,20 +258,21 @@ def _verify_collection(folder: Path, claims: Claims, repair: bool) -> Iterator[F
         if path.suffix not in (".claim", ".lock"):
             yield Finding(path, _FOREIGN)
     for path in claims.scan(clear=repair)[1]:
-        yield Finding(path, "is left of a run that has ended", "removed" if repair else "")
+        yield Finding(path, "is left over from a run that has ended", "removed" if repair else "")
 
 
-def _is_left(path: Path, claims: Claims) -> bool:
-    """Whether nobody alive can be at work on a temporary file or an empty folder."""
+def _is_leftover(path: Path, claims: Claims) -> bool:
+    """Whether no running process can be writing a temporary file, or into an empty folder."""
     try:
         age = time.time() - path.stat().st_mtime
     except FileNotFoundError:  # finished meanwhile
         return False
-    living, _ = claims.scan()
-    return not living or (path.is_file() and age > YOUNG_SECONDS)
+    live_claims, _ = claims.scan()
+    return not live_claims or (path.is_file() and age > YOUNG_SECONDS)
 
 
-def _spec_of(shard: Shard) -> FeatureSpec:
+def _check_spec(shard: Shard) -> FeatureSpec:
+    """The spec of a shard, whose key and folder are that spec's."""
     path, digest = shard.path, hashlib.sha256(shard.spec.encode()).hexdigest()[:KEY_DIGITS]
     if digest != shard.key:
         raise DamagedShard(path, f"its spec has the key {digest}, its header says {shard.key}")
@@ -288,37 +289,37 @@ def _spec_of(shard: Shard) -> FeatureSpec:
 
 
 def _check_tables(shard: Shard) -> None:
-    """Whether columns are those that readers take from them."""
+    """Raises DamagedShard if the tables do not have the columns that readers use."""
     columns = {name: getattr(shard, name).dtype.names for name in _COLUMNS}
     if columns != _COLUMNS or shard.clip_id.dtype.kind != "S" or len(shard.clip_id) != len(shard.media):
-        raise DamagedShard(shard.path, "its tables have other columns than shards have")
+        raise DamagedShard(shard.path, "its tables do not have the columns of a shard")
     try:
         for ids in (shard.clip_id, shard.no_audio["clip_id"], shard.failed["clip_id"]):
             np.char.decode(ids, "utf-8")
         Rows.of([shard])
     except (TypeError, ValueError) as error:
-        raise DamagedShard(shard.path, f"its tables are not what shards hold: {error}") from error
+        raise DamagedShard(shard.path, f"its tables are malformed: {error}") from error
 
 
 def _check_hdf5(shard: Shard) -> None:
-    """Whether HDF5 says what the header says. The file's hash is right by now: what differs was written so."""
+    """Raises DamagedShard if HDF5 contradicts the header, in a file whose hash is right."""
     path = shard.path
     with open_hdf5(path) as file:
-        for name, said in (("key", shard.key), ("spec", shard.spec)):
-            if attribute(file, name, path) != said:
-                raise DamagedShard(path, f"its attribute '{name}' is not what its header says")
-        if not _same_place(parts_in_hdf5(file, path)["data"], shard.data):
+        for name, value in (("key", shard.key), ("spec", shard.spec)):
+            if attribute(file, name, path) != value:
+                raise DamagedShard(path, f"its attribute '{name}' contradicts its header")
+        if not _same_layout(hdf5_layouts(file, path)["data"], shard.data):
             raise DamagedShard(path, "its rows are not where its header says")
         for name in TABLES:
-            theirs, ours = dataset(file, name, path)[()], getattr(shard, name)
-            if theirs.dtype != ours.dtype or theirs.tobytes() != ours.tobytes():
-                raise DamagedShard(path, f"its table '{name}' is not what its header says")
+            hdf5_table, header_table = dataset(file, name, path)[()], getattr(shard, name)
+            if hdf5_table.dtype != header_table.dtype or hdf5_table.tobytes() != header_table.tobytes():
+                raise DamagedShard(path, f"its table '{name}' contradicts its header")
 
 
-def _same_place(one: Part, other: Part) -> bool:
-    same = (one.dtype, one.shape) == (other.dtype, other.shape)
-    return same and (one.size == 0 or one.offset == other.offset)
+def _same_layout(left: DatasetLayout, right: DatasetLayout) -> bool:
+    same_type = (left.dtype, left.shape) == (right.dtype, right.shape)
+    return same_type and (left.size == 0 or left.offset == right.offset)
 
 
-def _moved(target: Path) -> str:
+def _set_aside_message(target: Path) -> str:
     return f"set aside as {target.parent.name}/{target.name}"

@@ -173,7 +173,7 @@ def test_the_plain_door_refuses_two_intervals_under_one_id(
     other = Clip(clips[0].clip_id, clips[0].path, 1.0, 2.0)
     row = np.full(6, 9, np.float16)
     FeatureStore(tmp_path, "set", spec).commit(ChunkResult(spec, done=[(other, fingerprint(other.path))], data=[row]))
-    with pytest.raises(UsageError, match="several intervals under one id, 'clip-00'"):
+    with pytest.raises(UsageError, match="several intervals under one id, for example 'clip-00'"):
         features.load("set", spec.name, tmp_path)
     assert features.load("set", spec.name, tmp_path, clips=[other]).data.tolist() == [row.tolist()]
     assert features.load("set", spec.name, tmp_path, clips=clips[:1]).data[0, 1] == 1

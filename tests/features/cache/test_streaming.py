@@ -357,7 +357,7 @@ def test_a_shard_that_is_removed_meanwhile_is_named(own: tuple[FeatureStore, lis
     time.sleep(0.05)
     for path in store.paths():
         path.unlink()
-    with pytest.raises(UsageError, match=r"shard-.*cannot be read any more \(No such file") as caught:
+    with pytest.raises(UsageError, match=r"shard-.*can no longer be read \(No such file") as caught:
         list(batches)
     assert "\n" not in str(caught.value)
 

@@ -267,7 +267,7 @@ def test_import_names_clips_without_a_file(avfuse: Avfuse, cache: Path, clips: l
     assert import_arrays(avfuse, clips, "other", modality="audio").code == 0
     fused = avfuse("fuse", "--dataset", "films", "--video", "imported:i3d", "--audio", "imported:other")
     assert fused.code == 2
-    assert "bring its files with avfuse features import --dataset films" in fused.err
+    assert "import its files with avfuse features import --dataset films" in fused.err
 
 
 MISTAKES = {
@@ -276,10 +276,10 @@ MISTAKES = {
     "verify nothing of that name": (["verify", "lite:frames"], "'lite:frames' is not cached"),
     "remove nothing": (["remove", "--dataset", "films"], "say --unreachable"),
     "remove both": (["remove", "lite:mfcc", "--unreachable", "--dataset", "films"], "say --unreachable"),
-    "remove what is not there": (["remove", "lite:frames", "--dataset", "films"], "features list names what is"),
+    "remove what is not there": (["remove", "lite:frames", "--dataset", "films"], "see avfuse features list"),
     "export to no kind": (
         ["export", "lite:mfcc", "--dataset", "films", "-o", "rows.pt"],
-        "ends in .npz or .safetensors",
+        "must end in .npz or .safetensors",
     ),
     "export what is not there": (["export", "lite:frames", "--dataset", "films", "-o", "rows.npz"], "is not cached"),
     "import from nowhere": (

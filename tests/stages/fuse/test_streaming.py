@@ -157,7 +157,7 @@ def test_a_loader_goes_on_after_trouble(to_spoil: Cached, persistent: bool) -> N
     path = to_spoil.stores["video"].paths()[3]
     content = path.read_bytes()
     path.unlink()
-    with pytest.raises(UsageError, match=f"{path.name} was there and cannot be read any more"):
+    with pytest.raises(UsageError, match=f"{path.name} can no longer be read"):
         list(loader)
     path.write_bytes(content)
     assert_every_clip_once(loader, to_spoil)

@@ -157,7 +157,7 @@ def test_rows_that_are_not_finite_are_planned_again_and_the_others_stay(
     path = store.commit(result)
     (finding,) = found(tmp_path)
     assert finding.path == path
-    assert "2 rows, for example of 'clip-1', with numbers that are not finite" in finding.problem
+    assert "2 rows, for example of 'clip-1', with values that are not finite" in finding.problem
     found(tmp_path, repair=True)
     assert (store.folder / "set-aside" / path.name).is_file()
     again = FeatureStore(tmp_path, "set", spec).lookup(clips)
@@ -277,11 +277,11 @@ def _half_written(file: h5py.File) -> None:
 NO_PLAIN_DATA = {
     _objects: "holds objects",
     _references: "holds objects",
-    _external_link: "link to elsewhere",
-    _soft_link: "link to elsewhere",
+    _external_link: "link to another file",
+    _soft_link: "link to another file",
     _external_storage: "lies in another file",
     _virtual: "lies in another file",
-    _another_filter: "packed by a filter",
+    _another_filter: "compressed by a filter",
     _never_written: "never written",
     _half_written: "never written",
 }
@@ -321,7 +321,7 @@ def test_duplicates_are_dropped_and_the_row_that_counts_stays(
     software = read_software(store.paths()[0])
     findings = found(tmp_path)
     assert findings
-    assert all("another row for the same clip and file outweighs" in finding.problem for finding in findings)
+    assert all("superseded by another row for the same clip and file" in finding.problem for finding in findings)
     assert len(store.paths()) == 3
     assert all(finding.repaired for finding in found(tmp_path, repair=True))
     again = FeatureStore(tmp_path, "set", spec)
