@@ -58,7 +58,8 @@ def feature_status(
     if outcomes is None:
         rows = store.rows()
         outcomes = rows.outcome[rows.best_rows(clip_group_ids(rows))]
-    counts = [int((outcomes == outcome).sum()) for outcome in (DONE, NO_SOUND, FAILED)]
+    done, no_audio, failed_clips = (int((outcomes == outcome).sum()) for outcome in (DONE, NO_SOUND, FAILED))
+    counts = (done, no_audio, failed_clips)
     return FeatureStatus(feature, len(sizes), sum(sizes), *counts, missing, missing_clips, failures, store.unreadable)
 
 

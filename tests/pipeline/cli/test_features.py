@@ -215,7 +215,7 @@ def test_remove_waits_for_no_run(avfuse: Avfuse, store: FeatureStore, cache: Pat
     done = avfuse("features", "remove", "lite:mfcc", "--dataset", "films", "--yes")
     claim.release()
     assert done.code == 2
-    assert "in work" in done.err
+    assert "a run is extracting clips" in done.err
     assert store.folder.exists()
 
 

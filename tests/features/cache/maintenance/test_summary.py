@@ -167,7 +167,7 @@ def test_nothing_goes_while_a_run_is_at_work(tmp_path: Path, spec: FeatureSpec, 
     path = store.commit(result_of(spec, clips))
     _, claim = Claims(tmp_path, "set").acquire([1])
     assert claim is not None
-    with pytest.raises(UsageError, match="in work"):
+    with pytest.raises(UsageError, match="a run is extracting clips"):
         remove(tmp_path, "set", [plan_whole(only(tmp_path))])
     assert path.exists()
     claim.release()
