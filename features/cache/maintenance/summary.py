@@ -59,8 +59,18 @@ def feature_status(
         rows = store.rows()
         outcomes = rows.outcome[rows.best_rows(clip_group_ids(rows))]
     done, no_audio, failed_clips = (int((outcomes == outcome).sum()) for outcome in (DONE, NO_SOUND, FAILED))
-    counts = (done, no_audio, failed_clips)
-    return FeatureStatus(feature, len(sizes), sum(sizes), *counts, missing, missing_clips, failures, store.unreadable)
+    return FeatureStatus(
+        feature,
+        len(sizes),
+        sum(sizes),
+        done,
+        no_audio,
+        failed_clips,
+        missing,
+        missing_clips,
+        failures,
+        store.unreadable,
+    )
 
 
 def _why_unreadable(feature: CachedFeature) -> dict[Path, str]:
