@@ -4,15 +4,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avfuse.stages.fuse.data.targets import Targets
-from avfuse.stages.fuse.evaluation.metrics import Truth
+from avfuse.stages.fuse.evaluation.metrics import Truth, mean_probabilities
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 
 
 def most_disputed(run: Run, count: int) -> list[int]:
     """Test clips on which the heads disagree most come first, of as many classes as possible; none twice."""
     first = next(iter(run.heads.values()))[0]
-    probabilities = {head: mean_probabilities(run.targets, runs) for head, runs in run.heads.items()}
-    right = np.stack([all_right(each, first.truth) for each in probabilities.values()])
+    logits = [[result.logits for result in results] for results in run.heads.values()]
+    right = np.stack([all_right(mean_probabilities(run.targets, of_head), first.truth) for of_head in logits])
     disagreement = np.minimum(right.sum(axis=0), (~right).sum(axis=0))
     order = np.argsort(-disagreement, kind="stable")
     labels = [true_label(run.targets, first, index) for index in range(len(order))]
@@ -41,19 +41,3 @@ def all_right(parts: list[NDArray[np.float64]], truth: tuple[Truth, ...]) -> NDA
         guess = each.argmax(axis=1)
         right.append(guess == true if true.ndim == 1 else true[np.arange(len(guess)), guess])
     return np.logical_and.reduce(right)
-
-
-def mean_probabilities(targets: Targets, runs: list[SeedResult]) -> list[NDArray[np.float64]]:
-    """Target by target, (n_test, C)."""
-    every = [
-        [_probabilities(part, target.sigmoid) for target, part in zip(targets, targets.split(one.logits), strict=True)]
-        for one in runs
-    ]
-    return [np.mean(each, axis=0) for each in zip(*every, strict=True)]
-
-
-def _probabilities(logits: NDArray[np.float32], sigmoid: bool) -> NDArray[np.float64]:
-    if sigmoid:
-        return 1 / (1 + np.exp(-logits, dtype=np.float64))  # type: ignore[no-any-return]
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
-    return shifted / shifted.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ from avfuse.manifests.splits import group_holdout
 from avfuse.stages.device import choose_device
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality
+from avfuse.stages.fuse.evaluation.metrics import mean_probabilities
 from avfuse.stages.fuse.heads import Head, get_head, head_names
 from avfuse.stages.fuse.training.job import TrainingJob
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
@@ -154,7 +155,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probabilities (n, n_classes) in the order of `classes_`; rows sum to 1."""
-        return torch.from_numpy(self._logits(X)).softmax(dim=1).numpy()
+        return mean_probabilities(self.head_.targets, [self._logits(X)])[0]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The likeliest label (n,) of each row."""

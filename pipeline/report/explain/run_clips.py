@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from avfuse.features.clips import Clip
@@ -26,6 +25,7 @@ from avfuse.pipeline.report.explain.rows import (
 from avfuse.pipeline.report.figures.segments import segments_page
 from avfuse.stages.fuse.analysis.attribution import Method
 from avfuse.stages.fuse.data.dataset import FILTER_BANK
+from avfuse.stages.fuse.evaluation.metrics import mean_probabilities
 from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 
 ExplainedClass = Literal["predicted", "true"]
@@ -83,18 +83,9 @@ def explain_rows(
 
 def _check_same(run: Run, row: RowExplanation, clips: Sequence[int]) -> None:
     """Raises UsageError unless heads give the explained classes the probabilities that they gave them at test."""
-    probabilities = []
-    for result in run.heads[row.row]:
-        logits = run.targets.split(torch.from_numpy(result.logits[list(clips)]).double())
-        probabilities.append(
-            [
-                (of_target.sigmoid() if target.sigmoid else of_target.softmax(dim=1)).numpy()[
-                    np.arange(len(clips)), classes
-                ]
-                for target, of_target, classes in zip(run.targets, logits, row.explanation.classes.T, strict=True)
-            ]
-        )
-    at_test = np.mean(probabilities, axis=0).T
+    means = mean_probabilities(run.targets, [result.logits[list(clips)] for result in run.heads[row.row]])
+    of_classes = zip(means, row.explanation.classes.T, strict=True)
+    at_test = np.stack([values[np.arange(len(clips)), classes] for values, classes in of_classes], axis=1)
     if np.abs(at_test - row.explanation.probabilities).max() > _TOLERANCE:
         raise UsageError(
             f"{run.folder}:{row.row} says something else of these clips than when it was tested: they or their "

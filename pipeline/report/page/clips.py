@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avfuse.manifests import Manifest
-from avfuse.pipeline.report.disagreement import all_right, mean_probabilities, most_disputed, true_label
+from avfuse.pipeline.report.disagreement import all_right, most_disputed, true_label
 from avfuse.pipeline.report.page.heatmaps import HeatmapDrawer, RowExplanations, explain_row
 from avfuse.pipeline.report.page.media import cached_images, look
 from avfuse.pipeline.report.page.rows import PageRows
+from avfuse.stages.fuse.evaluation.metrics import mean_probabilities
 from avfuse.stages.fuse.runs.run_folder import Run
 from avfuse.stages.fuse.runs.summary import correct_matrix
 
@@ -37,7 +38,7 @@ def listed(page: PageRows) -> list[dict[str, Any]]:
     with their probabilities (means over seeds, in tenths of a per cent), a row and a target; `likely_right`, whether
     the means are right, a row."""
     targets, first = page.targets, page.first
-    means = [mean_probabilities(targets, row.heads) for row in page.rows]
+    means = [mean_probabilities(targets, [result.logits for result in row.heads]) for row in page.rows]
     seeds_right = np.stack([correct_matrix(targets, row.heads).mean(axis=0) for row in page.rows])
     likely_right = np.stack([all_right(each, first.truth) for each in means])
     tops = [[_top(part) for part in each] for each in means]

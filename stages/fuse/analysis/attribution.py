@@ -20,6 +20,7 @@ from avfuse.stages.fuse.analysis.perturbations import ModalityTokens
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.data.token_layout import FeatureTokens, feature_tokens
+from avfuse.stages.fuse.evaluation.metrics import mean_probabilities
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.heads.base import Masks
 from avfuse.stages.fuse.runs.predict import FeatureSource, RestoredRow
@@ -142,7 +143,7 @@ def explain(
     targets = job.data.targets
     size = max(1, min(_CLIPS, heads[0].evaluation_batch_size // _SHARE))
     batches = [_Clips.of(seen, part) for part in torch.arange(len(clips), device=clips.device).split(size)]
-    chances = targets.split(np.mean([_probabilities(targets, head, batches) for head in heads], axis=0))
+    chances = mean_probabilities(targets, [_logits(head, batches) for head in heads])
     if classes is None:
         classes = np.stack([each.argmax(axis=1) for each in chances], axis=1)
     columns = torch.from_numpy(classes + _first_logits(targets)).to(clips.device).split(size)
@@ -179,14 +180,9 @@ def _first_logits(targets: Targets) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def _probabilities(targets: Targets, head: Head, batches: Sequence[_Clips]) -> NDArray[np.float64]:
+def _logits(head: Head, batches: Sequence[_Clips]) -> NDArray[np.float64]:
     """(clips, width)."""
-    logits = torch.cat([each.logits(head) for each in batches]).double()
-    parts = [
-        each.sigmoid() if target.sigmoid else each.softmax(dim=1)
-        for target, each in zip(targets, targets.split(logits), strict=True)
-    ]
-    return torch.cat(parts, dim=1).cpu().numpy()
+    return torch.cat([batch.logits(head) for batch in batches]).cpu().double().numpy()
 
 
 def _maps(

@@ -120,6 +120,23 @@ def mean_average_precision(scores: Logits, truth: NDArray[np.bool_]) -> float:
     return float(np.mean([average_precision_score(truth[:, each], scores[:, each]) for each in found]))
 
 
+def mean_probabilities(targets: Targets, logits: Sequence[Logits]) -> list[NDArray[np.float64]]:
+    """Class probabilities of each target, averaged over heads: logits (n, width) per head -> float64 (n, C) per target,
+    softmax over its classes, or with sigmoid one per class."""
+    per_head = [
+        [_probabilities(part, target.sigmoid) for target, part in zip(targets, targets.split(one), strict=True)]
+        for one in logits
+    ]
+    return [np.mean(parts, axis=0) for parts in zip(*per_head, strict=True)]
+
+
+def _probabilities(logits: Logits, sigmoid: bool) -> NDArray[np.float64]:
+    if sigmoid:
+        return 1 / (1 + np.exp(-logits, dtype=np.float64))  # type: ignore[no-any-return]
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    return exponentials / exponentials.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
+
+
 def log_softmax(logits: Logits) -> NDArray[np.float64]:
     """Logarithms of probabilities. (n, C) -> float64 (n, C)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
