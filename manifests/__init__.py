@@ -1,4 +1,4 @@
-"""WHICH clips: the table of a data set, and the builders that write it."""
+"""Which clips: the table of a data set, and the builders that write it."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The official files of a data set, read from the user's copy. Nothing is downloaded."""
+"""Official files of a data set, read from the user's copy; nothing is downloaded."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -10,18 +10,17 @@ from avfuse.features.errors import UsageError
 
 
 class Annotations:
-    """Where official files are looked for: in the folders themselves and in the folders directly in them.
-
-    `hashes` holds the SHA-256 of every file that was used, by name. `guide` says where the files come from.
-    """
+    """The official files in some folders and in the folders directly in them."""
 
     def __init__(self, folders: Sequence[Path], guide: str = "") -> None:
+        """guide: where the files come from, for the error message."""
         self.folders = folders
         self.guide = guide
         self.hashes: dict[str, str] = {}
+        """The SHA-256 of every file that was used, by name."""
 
     def find(self, *names: str) -> Path | None:
-        """The first of these files that is there."""
+        """The first of these files that exists, or None."""
         for name in names:
             for folder in self.folders:
                 for path in [folder / name, *sorted(folder.glob(f"*/{name}"))]:
@@ -30,18 +29,18 @@ class Annotations:
         return None
 
     def need(self, *names: str) -> Path:
-        """The first of these files that is there. Raises UsageError that says where it comes from."""
+        """The first of these files that exists. Raises UsageError that says where to get it."""
         path = self.find(*names)
         if path is None:
-            looked = ", ".join(dict.fromkeys(str(folder) for folder in self.folders))
+            searched = ", ".join(dict.fromkeys(str(folder) for folder in self.folders))
             raise UsageError(
-                f"{' or '.join(names)} not found in {looked}: name its folder, ANNOTATIONS=DIR (--annotations DIR)"
+                f"{' or '.join(names)} not found in {searched}: name its folder, ANNOTATIONS=DIR (--annotations DIR)"
                 + (f"\n\n{self.guide}" if self.guide else "")
             )
         return path
 
     def use(self, path: Path) -> Path:
-        """A file the user named. Raises UsageError when it cannot be read."""
+        """Record the hash of a file that the user named, and return it. Raises UsageError when it cannot be read."""
         try:
             digest = sha256(path.read_bytes()).hexdigest()
         except OSError as error:
@@ -52,7 +51,7 @@ class Annotations:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines with something on them. Raises UsageError when the file is no text."""
+    """The lines of a file that are not blank. Raises UsageError when it is no text."""
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -60,15 +59,19 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_csv(path: Path, columns: Sequence[str], header: bool = True) -> pd.DataFrame:
-    """The columns as text, empty cells as "". Without a header the file's columns are just these, in their order.
+    """Read columns of a CSV file as text, empty cells as "".
 
-    Raises UsageError for a file that is no CSV, or has other columns.
+    Args:
+        path: of the file.
+        columns: to read; without a header, all columns of the file in their order.
+        header: whether the first line names the columns.
+
+    Raises:
+        UsageError: the file is no CSV file, or has other columns.
     """
+    first = 0 if header else None
     try:
-        if header:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=first)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a readable CSV file ({error})") from error
     if not header:

@@ -1,4 +1,4 @@
-"""The table of a data set's clips, one row each, and what is known of how it was made."""
+"""A manifest: the table of a data set's clips, its targets and its provenance."""
 
 import os
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from avfuse.features.errors import UsageError
 from avfuse.features.name_rules import check_name
 
 SPLITS = ("train", "val", "test", "unlabelled")
-"""`unlabelled` clips are only predicted on: a challenge keeps their labels."""
+"""`unlabelled` clips are only predicted on, as a challenge keeps their labels."""
 
 SEPARATOR = "|"
 """Between the classes of a clip that has several."""
@@ -43,45 +43,44 @@ COLUMNS = tuple(SCHEMA.columns)
 
 @dataclass(frozen=True)
 class Target:
-    """One thing to tell of a clip: a column of the table whose cells name one of `classes`, or with `several` any
-    number of them, joined by "|". The order of the classes is the order of a head's outputs. Without classes, a
-    manifest fills in those that occur, sorted."""
+    """A classification target: a column of the table whose cells name classes."""
 
     name: str
+    """The column."""
     classes: tuple[str, ...] = ()
+    """In the order of a head's outputs; if empty, a manifest fills in those that occur, sorted."""
     several: bool = False
+    """Whether a clip may have any number of classes (multi-label), joined by "|" in a cell."""
 
     def narrowed(self, table: pd.DataFrame) -> "Target":
-        """The target with those of its classes that occur, in their order."""
-        found = classes_in(table[self.name], self)
-        return Target(self.name, tuple(name for name in self.classes if name in found), self.several)
+        """The target with only those classes that occur in a table, in their order."""
+        present = classes_in(table[self.name], self)
+        return Target(self.name, tuple(name for name in self.classes if name in present), self.several)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: `table` as SCHEMA has it, over media under `root`.
-
-    `collection` names the media a cache belongs to; several manifests (splits, subsets) may share one. `targets` are
-    what heads learn; one that no clip has a class of is dropped. `provenance` records
-    the builder, its revision and its options. Paths that leave the root, which a table from elsewhere could use to have
-    any file read, are refused unless `outside_root` allows them.
-
-    Raises UsageError that names the first wrong cell.
-    """
+    """A data set: a table of clips over media under one root. Raises UsageError that names the first invalid cell."""
 
     name: str
     collection: str
+    """The name of the media in a cache, which several manifests (splits, subsets) may share."""
     root: Path
+    """The folder of the media."""
     table: pd.DataFrame
+    """A row per clip, as SCHEMA says."""
     provenance: dict[str, Any] = field(default_factory=dict)
+    """The builder, its revision and its options."""
     outside_root: bool = False
+    """Whether paths may leave the root; a table from elsewhere could use them to have any file read."""
     targets: tuple[Target, ...] = (Target("label"),)
+    """What heads learn; a target of which no clip has a class is dropped."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "data set")
         check_name(self.collection, "collection")
         object.__setattr__(self, "table", validate(self.table, self.name, [target.name for target in self.targets]))
-        filled = [target if target.classes else _filled(target, self.table) for target in self.targets]
+        filled = [target if target.classes else _fill_classes(target, self.table) for target in self.targets]
         object.__setattr__(self, "targets", tuple(target for target in filled if target.classes))
         for target in self.targets:
             _check_classes(self.table, target, self.name)
@@ -118,7 +117,7 @@ class Manifest:
 
 
 def _check_inside(paths: list[str], name: str, root: Path) -> None:
-    """As paths are written; links below the root may lead where they like. Raises UsageError that names the first."""
+    """Raise UsageError for a path that leaves the root as it is written; links below the root may lead anywhere."""
     for path in paths:
         normal = os.path.normpath(path)
         if os.path.isabs(normal) or normal == os.pardir or normal.startswith(os.pardir + os.sep):
@@ -129,17 +128,17 @@ def _check_inside(paths: list[str], name: str, root: Path) -> None:
 
 
 def parse_classes(cell: str | None) -> list[str]:
-    """The classes that a cell of a target with several names; none for an empty one."""
+    """The classes in a cell of a multi-label target; none for an empty cell."""
     return [part for part in cell.split(SEPARATOR) if part] if isinstance(cell, str) else []
 
 
 def classes_in(cells: pd.Series, target: Target) -> set[str]:
-    """The classes of a target that cells name."""
-    named = cells.dropna().unique()
-    return {part for cell in named for part in parse_classes(cell)} if target.several else set(named)
+    """The classes of a target that occur in cells."""
+    values = cells.dropna().unique()
+    return {name for cell in values for name in parse_classes(cell)} if target.several else set(values)
 
 
-def _filled(target: Target, table: pd.DataFrame) -> Target:
+def _fill_classes(target: Target, table: pd.DataFrame) -> Target:
     return Target(target.name, tuple(sorted(classes_in(table[target.name], target))), target.several)
 
 
@@ -155,8 +154,8 @@ def _check_classes(table: pd.DataFrame, target: Target, name: str) -> None:
 
 
 def validate(table: pd.DataFrame, name: str, targets: Iterable[str] = ()) -> pd.DataFrame:
-    """The table checked against SCHEMA, with the columns of further targets. Raises UsageError that names the first
-    wrong cell."""
+    """Check a table against SCHEMA, with columns for further targets. Raises UsageError that names the first invalid
+    cell."""
     more = {target: pa.Column(str, nullable=True) for target in targets if target not in COLUMNS}
     try:
         return SCHEMA.add_columns(more).validate(table.reset_index(drop=True), lazy=True)

@@ -1,4 +1,4 @@
-"""The media files below a folder, by name: how official lists find their clips."""
+"""Media files below a folder, by which official lists find their clips."""
 
 import os
 import re
@@ -21,10 +21,12 @@ _VIDEO_ID = re.compile(r"(?P<id>.{11})(?:_(?P<start>\d+))?(?:_\d+)?", re.DOTALL)
 
 @dataclass(frozen=True)
 class MediaEntry:
-    """One media file: its path relative to the root, through its archive where it lies in one; its size in bytes."""
+    """One media file."""
 
     path: str
+    """Relative to the root, through its archive where it lies in one."""
     size: int
+    """In bytes."""
 
     @property
     def stem(self) -> str:
@@ -40,32 +42,32 @@ class MediaTree:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.problems: list[str] = []
-        """What could not be looked into, or only in part, once `files` were asked for."""
+        """Archives and names that could not be read, known once `files` is."""
         if not self.root.is_dir():
             raise UsageError(f"ROOT={root} is not a folder: name the folder that holds the clips")
 
     @cached_property
     def files(self) -> list[MediaEntry]:
-        """Empty files stand behind all others, before them sound files, and what lies in archives behind plain files of
-        the same kind: the first file of a name is the one to use."""
+        """Videos first, then sound files, then empty files; within each, plain files before those in archives. The
+        first file of a name is the one to use."""
         plain, archives = [], []
-        below = len(os.path.join(self.root, ""))
-        for path, size in _files(self.root, set()):
-            relative = path[below:]
+        root_length = len(os.path.join(self.root, ""))
+        for path, size in _walk(self.root, set()):
+            relative = path[root_length:]
             if is_archive(path):
                 archives.append(relative)
             elif _suffix(path) in MEDIA_SUFFIXES:
                 plain.append(MediaEntry(relative, size))
-        found = sorted(plain, key=lambda file: file.path) + list(self._in_archives(sorted(archives)))
-        named = [file for file in found if _is_text(file.path)]
-        if len(named) < len(found):
-            self.problems.append(f"{len(found) - len(named)} files have names that are not UTF-8: rename them")
-        return sorted(named, key=lambda file: (file.size == 0, _suffix(file.path) in SOUND_SUFFIXES))
+        files = sorted(plain, key=lambda file: file.path) + list(self._in_archives(sorted(archives)))
+        readable = [file for file in files if _is_text(file.path)]
+        if len(readable) < len(files):
+            self.problems.append(f"{len(files) - len(readable)} files have names that are not UTF-8: rename them")
+        return sorted(readable, key=lambda file: (file.size == 0, _suffix(file.path) in SOUND_SUFFIXES))
 
-    def _in_archives(self, found: list[str]) -> Iterator[MediaEntry]:
-        """A large .tar.gz takes minutes the first time."""
-        index_all(self.root / relative / "x" for relative in found)
-        for relative in found:
+    def _in_archives(self, archives: list[str]) -> Iterator[MediaEntry]:
+        """The media files in archives, given by relative paths. A large .tar.gz takes minutes the first time."""
+        index_all(self.root / relative / "x" for relative in archives)
+        for relative in archives:
             try:
                 archive = index(self.root / relative)
             except UsageError as error:
@@ -80,24 +82,26 @@ class MediaTree:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
+        """Bytes by path."""
         return {file.path: file.size for file in self.files}
 
     def by_stem(self, *, ignore_case: bool = False) -> dict[str, str]:
-        """Path by name without suffix."""
+        """Paths by file name without suffix."""
         paths: dict[str, str] = {}
         for file in self.files:
             paths.setdefault(file.stem.casefold() if ignore_case else file.stem, file.path)
         return paths
 
     def by_video(self, ids: pd.Series, starts: pd.Series) -> tuple[pd.Series, int]:
-        """Paths of excerpts of YouTube videos, None where there is none.
+        """Find the files of excerpts of YouTube videos.
 
         Args:
-            ids: YouTube ids. starts: whole seconds into the video.
+            ids: YouTube ids.
+            starts: whole seconds into the videos.
 
         Returns:
-            The paths, of files named `ID_START` or `ID_START_END` whatever their zeros, else `ID` alone where only one
-            excerpt of that video is asked for; and how many were found by their id alone.
+            Paths, None where there is no file: of files named `ID_START` or `ID_START_END` whatever their zeros, else
+            of `ID` alone if no other excerpt of that video is in `ids`; and how many were found by their id alone.
         """
         exact: dict[tuple[str, int], str] = {}
         alone: dict[str, str] = {}
@@ -109,15 +113,15 @@ class MediaTree:
                 alone.setdefault(matched["id"], file.path)
             else:
                 exact.setdefault((matched["id"], int(matched["start"])), file.path)
-        asked = list(zip(ids.tolist(), starts.astype(int).tolist(), strict=True))
-        times = Counter(video for video, _ in asked)
-        paths = [exact.get(key) or (alone.get(key[0]) if times[key[0]] == 1 else None) for key in asked]
-        by_id = sum(path is not None and key not in exact for key, path in zip(asked, paths, strict=True))
+        excerpts = list(zip(ids.tolist(), starts.astype(int).tolist(), strict=True))
+        counts = Counter(video for video, _ in excerpts)
+        paths = [exact.get(key) or (alone.get(key[0]) if counts[key[0]] == 1 else None) for key in excerpts]
+        by_id = sum(path is not None and key not in exact for key, path in zip(excerpts, paths, strict=True))
         return pd.Series(paths, index=ids.index, dtype=object), by_id
 
 
-def _files(folder: Path | str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, int]]:
-    """Every file below a folder with its size; folders that links lead to in circles are entered once."""
+def _walk(folder: Path | str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+    """Path and size of every file below a folder; a folder that links lead back to is entered once."""
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in seen:
         return
@@ -127,7 +131,7 @@ def _files(folder: Path | str, seen: set[tuple[int, int]]) -> Iterator[tuple[str
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _files(entry.path, seen)
+                yield from _walk(entry.path, seen)
             elif entry.is_file():
                 yield entry.path, entry.stat().st_size
 

@@ -1,4 +1,4 @@
-"""Manifests on disk, under `cache/manifests/`: one Parquet or CSV file each, with its provenance inside."""
+"""Manifests on disk: `cache/manifests/NAME.parquet` or `.csv`, with metadata inside."""
 
 import dataclasses
 import json
@@ -19,18 +19,27 @@ from avfuse.manifests.manifest import Manifest, Target
 FORMATS = ("parquet", "csv")
 _METADATA_KEY = b"avfuse"
 _CSV_MARK = "# avfuse "
-"""How the first line of a CSV manifest begins; JSON follows."""
+"""Begins the first line of a CSV manifest; JSON follows."""
 
 
 def save_manifest(cache: Path, manifest: Manifest, replace: bool = False, format: str = "parquet") -> Path:
-    """Write a manifest. Raises UsageError when the collection already stands for media under another root, unless
-    `replace` says that these are the same media, moved: its other manifests then move too."""
-    elsewhere = [
+    """Write a manifest. Returns its path.
+
+    Args:
+        cache: the folder of manifests and features.
+        manifest: to write, in place of one of the same name.
+        replace: whether the media of its collection have moved to its root; its other manifests are then moved too.
+        format: parquet or csv.
+
+    Raises:
+        UsageError: the collection already stands for media under another root, and `replace` is not set.
+    """
+    conflicts = [
         (path, other)
-        for path, other in _described(cache)
+        for path, other in _readable_metadata(cache)
         if other["collection"] == manifest.collection and other["root"] != str(manifest.root)
     ]
-    for path, other in elsewhere:
+    for path, other in conflicts:
         if not replace:
             raise UsageError(
                 f"'{manifest.collection}' already stands for the media in {other['root']} (data set '{path.stem}'): "
@@ -48,7 +57,7 @@ def save_manifest(cache: Path, manifest: Manifest, replace: bool = False, format
 
 
 def _write(path: Path, manifest: Manifest) -> None:
-    described = {
+    metadata = {
         "name": manifest.name,
         "collection": manifest.collection,
         "root": str(manifest.root),
@@ -58,11 +67,11 @@ def _write(path: Path, manifest: Manifest) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        _WRITERS[path.suffix[1:]](temporary, manifest.table, json.dumps(described))
+        _WRITERS[path.suffix[1:]](temporary, manifest.table, json.dumps(metadata))
 
 
 def save_left_out(cache: Path, name: str, left_out: pd.DataFrame) -> None:
-    """Write which listed clips a manifest leaves out, and why; nothing lies there when none is."""
+    """Write which listed clips a manifest leaves out, and why; where there are none, remove the file."""
     path = cache / "manifests" / "left-out" / f"{name}.csv"
     if left_out.empty:
         path.unlink(missing_ok=True)
@@ -72,7 +81,7 @@ def save_left_out(cache: Path, name: str, left_out: pd.DataFrame) -> None:
 
 
 def load_manifest(cache: Path, name: str) -> Manifest:
-    """Read a manifest by its data set's name. Raises UsageError that lists the known ones."""
+    """Read a manifest by the name of its data set. Raises UsageError that lists those in the cache."""
     paths = [cache / "manifests" / f"{name}.{format}" for format in FORMATS]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
@@ -81,21 +90,21 @@ def load_manifest(cache: Path, name: str) -> Manifest:
             f"no data set '{name}' in {cache / 'manifests'} (there: {known}): "
             "build it first, for example avfuse manifest folder --root DIR"
         )
-    described = _describe(path)
-    targets = described.get("targets", [{"name": "label", "classes": [], "several": False}])
+    metadata = _read_metadata(path)
+    targets = metadata.get("targets", [{"name": "label", "classes": [], "several": False}])
     return Manifest(
-        name=described["name"],
-        collection=described["collection"],
-        root=Path(described["root"]),
+        name=metadata["name"],
+        collection=metadata["collection"],
+        root=Path(metadata["root"]),
         table=_READERS[path.suffix[1:]](path),
-        provenance=described["provenance"],
-        outside_root=described.get("outside_root", False),
-        targets=tuple(Target(each["name"], tuple(each["classes"]), each["several"]) for each in targets),
+        provenance=metadata["provenance"],
+        outside_root=metadata.get("outside_root", False),
+        targets=tuple(Target(target["name"], tuple(target["classes"]), target["several"]) for target in targets),
     )
 
 
 def list_manifests(cache: Path) -> list[str]:
-    """Names of the data sets that are listed in a cache, sorted."""
+    """Names of the data sets with a manifest in a cache, sorted."""
     return sorted({path.stem for path in _files(cache)})
 
 
@@ -104,15 +113,15 @@ def _files(cache: Path) -> Iterator[Path]:
         yield from (path for path in (cache / "manifests").glob(f"*.{format}") if not path.name.startswith("."))
 
 
-def _described(cache: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """All that are manifests: what else lies there is not in the way of writing one."""
+def _readable_metadata(cache: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The path and metadata of every manifest; files that are none are skipped."""
     for path in _files(cache):
         with suppress(UsageError):
-            yield path, _describe(path)
+            yield path, _read_metadata(path)
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    """What a manifest says of itself, without its table."""
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a manifest, without its table. Raises UsageError for a file that is none."""
     try:
         if path.suffix == ".csv":
             with path.open(encoding="utf-8") as file:
@@ -120,22 +129,22 @@ def _describe(path: Path) -> dict[str, Any]:
             text: str | bytes = line.removeprefix(_CSV_MARK) if line.startswith(_CSV_MARK) else "null"
         else:
             text = (pq.read_schema(path).metadata or {}).get(_METADATA_KEY, b"null")
-        described = json.loads(text)
+        metadata = json.loads(text)
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise UsageError(f"{path} is not a manifest ({error}): build it again") from error
-    if not isinstance(described, dict):
+    if not isinstance(metadata, dict):
         raise UsageError(f"{path} was not written by avfuse: build the manifest again")
-    return described
+    return metadata
 
 
-def _write_parquet(path: Path, table: pd.DataFrame, described: str) -> None:
+def _write_parquet(path: Path, table: pd.DataFrame, metadata: str) -> None:
     columns = pa.Table.from_pandas(table, preserve_index=False)
-    pq.write_table(columns.replace_schema_metadata({**(columns.schema.metadata or {}), _METADATA_KEY: described}), path)
+    pq.write_table(columns.replace_schema_metadata({**(columns.schema.metadata or {}), _METADATA_KEY: metadata}), path)
 
 
-def _write_csv(path: Path, table: pd.DataFrame, described: str) -> None:
+def _write_csv(path: Path, table: pd.DataFrame, metadata: str) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"{_CSV_MARK}{described}\n")
+        file.write(f"{_CSV_MARK}{metadata}\n")
         table.to_csv(file, index=False)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from avfuse.features.errors import UsageError
 from avfuse.manifests.description import DatasetDescription
-from avfuse.manifests.splits import group_folds, group_holdout, sample
+from avfuse.manifests.splits import group_folds, group_holdout, sample_clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def take_subset(description: DatasetDescription, subset: Subset) -> tuple[Datase
     if not subset.is_sampled:
         return description, []
     size = subset.fraction if subset.fraction is not None else (subset.clips or {})
-    table = description.table[sample(description.table, size, subset.stratified, subset.seed)]
+    table = description.table[sample_clips(description.table, size, subset.stratified, subset.seed)]
     targets = tuple(target.narrowed(table) for target in description.targets)
     notes = [f"the subset is {len(table):,} of these {len(description.table):,} clips"]
     notes += [
@@ -111,7 +111,7 @@ def take_subset(description: DatasetDescription, subset: Subset) -> tuple[Datase
 
 
 def _mark_validation(table: pd.DataFrame, validation: pd.Series | float | None, seed: int) -> pd.DataFrame:
-    """Mark clips of train as val. Nothing changes where there are such clips already."""
+    """Mark clips of train as val, unless there are such clips already."""
     if validation is None or (table["split"] == "val").any():
         return table
     if isinstance(validation, pd.Series):

@@ -7,7 +7,7 @@ from avfuse.features.errors import UsageError
 
 
 def choose_device(name: str) -> str:
-    """A device by name; `auto` takes a CUDA GPU where there is one. Raises UsageError for one that this machine lacks."""
+    """A device by name; `auto` is a CUDA GPU where there is one. Raises UsageError for one that this machine lacks."""
     available = {"cpu"}
     if torch.cuda.is_available():
         available |= {"cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))}

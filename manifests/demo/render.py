@@ -231,7 +231,7 @@ def _write_clip(path: Path, clip: DemoClip, seeds: _Seeds) -> None:
 
 
 def _painter(label: str) -> Paint:
-    """The picture of a class: its subject, or for every heard class the one performer."""
+    """The painter of a class: of its subject, or of the one performer for every heard class."""
     if label not in _SUBJECTS:
         return scenes.performer_frames
     subject = _SUBJECTS[label]
@@ -239,7 +239,7 @@ def _painter(label: str) -> Paint:
 
 
 def _player(label: str) -> Play:
-    """The sound of a class: its tune, or for every seen class the one ambience."""
+    """The player of a class: of its tune, or of the one ambience for every seen class."""
     if label not in _TUNES:
         return sounds.neutral_sound
     tune = _TUNES[label]
@@ -247,7 +247,7 @@ def _player(label: str) -> Play:
 
 
 def _read_listing(root: Path) -> dict[str, Any] | None:
-    """Return what ``demo.json`` says, or None where there is none to trust."""
+    """Return the content of ``demo.json``, or None where it is missing or damaged."""
     try:
         listing = json.loads((root / _LISTING_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):

@@ -1,6 +1,5 @@
 """The papers' data sets in their own layouts, with small lists of the true form."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -14,25 +13,8 @@ from avfuse.manifests.build import EMPTY, NO_AUDIO, NOT_FOUND
 from avfuse.manifests.subsets import Subset
 
 
-@pytest.fixture(scope="module")
-def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for name in ("ucf101", "kinetics_sounds", "vggsound", "epic_kitchens_100"):
-        (folder / name).mkdir()
-        getattr(official_trees, name)(folder / name)
-    return folder
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
 def left_out(built: BuiltManifest) -> dict[str, str]:
     return dict(zip(built.left_out["clip_id"], built.left_out["why"], strict=True))
-
-
-# UCF101
 
 
 def test_ucf101_lists_what_is_there_and_accounts_for_the_rest(trees: Path, cache: Path) -> None:
@@ -75,15 +57,6 @@ def test_ucf101_with_sound_leaves_out_clips_without_it(trees: Path, cache: Path)
     assert any("MAiVAR counts 4,893" in note for note in built.notes)
 
 
-def test_splits_and_subsets_share_clips_by_name(trees: Path, cache: Path) -> None:
-    whole = build("ucf101", trees / "ucf101", cache).manifest
-    other = build("ucf101", trees / "ucf101", cache, split=2, subset="audio51", jobs=1).manifest
-    assert other.name == "ucf101-audio51-split2"
-    assert set(other.table["clip_id"]) < set(whole.table["clip_id"])
-    save_manifest(cache, whole)
-    save_manifest(cache, other)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"split": 4}, "splits 1, 2 and 3, not 4"), ({"subset": "audio"}, "all and audio51, not 'audio'")],
@@ -91,9 +64,6 @@ def test_splits_and_subsets_share_clips_by_name(trees: Path, cache: Path) -> Non
 def test_ucf101_has_no_other_splits_and_subsets(trees: Path, cache: Path, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build("ucf101", trees / "ucf101", cache, **options)
-
-
-# Kinetics-Sounds
 
 
 def test_kinetics_sounds_numbers_with_gaps_are_put_in_their_order_and_recorded(trees: Path, cache: Path) -> None:
@@ -159,9 +129,6 @@ def test_lists_that_are_not_as_published_are_named_with_their_line(trees: Path, 
         build("kinetics_sounds", trees / "kinetics_sounds", cache, annotations=tmp_path)
 
 
-# VGGSound
-
-
 def test_vggsound_finds_clips_in_archives_and_under_other_zeros(trees: Path, cache: Path) -> None:
     built = build("vggsound", trees / "vggsound", cache)
     assert built.left_out.empty
@@ -170,14 +137,6 @@ def test_vggsound_finds_clips_in_archives_and_under_other_zeros(trees: Path, cac
     assert in_archive.sum() == 18
     assert built.manifest.targets[0].classes == tuple(sorted(official_trees.VGGSOUND))
     assert (built.manifest.table["clip_id"].str[:11] == built.manifest.table["group"]).all()
-
-
-def test_files_in_archives_are_probed_too(trees: Path, cache: Path) -> None:
-    built = build("vggsound", trees / "vggsound", cache, probe=True, jobs=1)
-    assert built.probes is not None
-    assert built.probes["problem"].isna().all()
-    assert set(built.probes["sample_rate_hz"]) == {official_trees.RATE_HZ}
-    assert built.counts["unreadable"].tolist() == [0, 0]
 
 
 def test_vggsounder_gives_test_clips_several_labels(trees: Path, cache: Path) -> None:
@@ -200,9 +159,6 @@ def test_vggsounder_gives_test_clips_several_labels(trees: Path, cache: Path) ->
 def test_vggsounder_labels_need_the_file(trees: Path, cache: Path) -> None:
     with pytest.raises(UsageError, match="add --vggsounder FILE"):
         build("vggsound", trees / "vggsound", cache, vggsounder_labels="audible")
-
-
-# EPIC-KITCHENS-100
 
 
 def test_epic_kitchens_has_two_targets_and_segments_of_long_videos(trees: Path, cache: Path) -> None:
@@ -228,113 +184,6 @@ def test_epic_kitchens_has_two_targets_and_segments_of_long_videos(trees: Path, 
     assert read.targets == manifest.targets
 
 
-# Data that are not there
-
-
-@pytest.mark.parametrize(
-    ("name", "address"),
-    [
-        ("ucf101", "https://www.crcv.ucf.edu/data/UCF101.php"),
-        ("kinetics_sounds", "https://github.com/cvdfoundation/kinetics-dataset"),
-        ("vggsound", "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"),
-        ("epic_kitchens_100", "https://github.com/epic-kitchens/epic-kitchens-100-annotations"),
-    ],
-)
-def test_where_to_get_what_is_missing(
-    trees: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, address: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    folder = "kinetics400" if name == "kinetics_sounds" else name
-    with pytest.raises(UsageError, match=f"'{name}' needs its media: nothing in data/{folder}") as nowhere:
-        build(name, None, cache)
-    assert address in str(nowhere.value)
-    (tmp_path / "clips").mkdir()
-    with pytest.raises(UsageError, match=r"not found in .*clips.*: name its folder, ANNOTATIONS=DIR") as no_lists:
-        build(name, tmp_path / "clips", cache)
-    assert address in str(no_lists.value)
-    lists = trees / name
-    with pytest.raises(UsageError, match=r"none of the .* clips of .* is in .*: is it the right folder") as no_clips:
-        build(name, tmp_path / "clips", cache, annotations=lists)
-    assert address in str(no_clips.value)
-
-
-# Parts of a data set
-
-
-def test_parts_have_names_of_their_own_and_are_recorded(trees: Path, cache: Path) -> None:
-    root = trees / "vggsound"
-    parts = {
-        "vggsound-fraction0.5-seed0": Subset(fraction=0.5),
-        "vggsound-fraction0.5-random-seed7": Subset(fraction=0.5, stratified=False, seed=7),
-        "vggsound-clips-train6-test3-seed0": Subset(clips={"train": 6, "test": 3}),
-        "vggsound-clips-test6-train3-seed0": Subset(clips={"test": 6, "train": 3}),
-        "vggsound-fold2of3": Subset(folds=3, fold=2),
-        "vggsound-fold2of3-seed4": Subset(folds=3, fold=2, seed=4),
-        "vggsound-validation0.2-seed3": Subset(validation=0.2, seed=3),
-    }
-    for name, part in parts.items():
-        manifest = build("vggsound", root, cache, part=part).manifest
-        assert (manifest.name, manifest.collection) == (name, "vggsound")
-        assert manifest.provenance["part"]["seed"] == part.seed
-    half = build("vggsound", root, cache, part=parts["vggsound-fraction0.5-seed0"]).manifest
-    assert half.table["split"].isin(["train", "val"]).sum() in (8, 9, 10)
-    assert (half.table["split"] == "test").sum() in (4, 5)
-
-
-def test_every_clip_is_test_in_one_fold(trees: Path, cache: Path) -> None:
-    tested: list[str] = []
-    for fold in (1, 2, 3):
-        built = build("vggsound", trees / "vggsound", cache, part=Subset(folds=3, fold=fold))
-        table = built.manifest.table
-        assert len(table) == 27
-        tested += table["clip_id"][table["split"] == "test"].tolist()
-        assert (table["split"] == "val").any()
-    assert len(tested) == len(set(tested)) == 27
-
-
-def test_a_part_has_the_classes_that_are_in_it_and_warns_of_those_that_train_lacks(trees: Path, cache: Path) -> None:
-    built = build("vggsound", trees / "vggsound", cache, part=Subset(clips={"train": 1, "test": 9}, stratified=False))
-    assert any("2 classes in test without a clip in train" in note for note in built.notes)
-    few = build("vggsound", trees / "vggsound", cache, part=Subset(clips={"train": 1, "test": 1}, stratified=False))
-    assert len(few.manifest.targets[0].classes) <= 2
-    assert any("of 3 classes of 'label' are in this subset" in note for note in few.notes)
-    lacking = build("vggsound", trees / "vggsound", cache, part=Subset(clips={"train": 9, "test": 1}, stratified=False))
-    assert any(re.search(r"\d class(es)? in train without a clip in test, such as '", note) for note in lacking.notes)
-
-
-def test_validation_can_be_another_share_or_left_to_training(trees: Path, cache: Path) -> None:
-    tables = {share: build("vggsound", trees / "vggsound", cache, part=Subset(validation=share)) for share in (0, 0.5)}
-    assert "val" not in set(tables[0].manifest.table["split"])
-    assert (tables[0.5].manifest.table["split"] == "val").sum() == 9
-
-
-def test_a_clip_stays_on_its_side_when_others_come_or_move(trees: Path, cache: Path, tmp_path: Path) -> None:
-    shutil.copytree(trees / "ucf101", tmp_path / "moved")
-    (tmp_path / "moved" / "UCF-101" / "ApplyEyeMakeup").rename(tmp_path / "moved" / "zzz")
-    for gone in ("v_ApplyEyeMakeup_g25_c01.avi", "v_ApplyEyeMakeup_g09_c02.avi"):
-        (tmp_path / "moved" / "zzz" / gone).unlink()
-    for part in (Subset(validation=0.3), Subset(folds=3, fold=2), Subset(folds=4, fold=1, seed=5)):
-        whole, other = (
-            build("ucf101", root, cache, part=part).manifest.table.set_index("clip_id")["split"]
-            for root in (trees / "ucf101", tmp_path / "moved")
-        )
-        assert len(other) == len(whole) - 2
-        assert (other == whole[other.index]).all()
-    half, moved = (
-        set(build("ucf101", root, cache, part=Subset(fraction=0.5)).manifest.table["clip_id"])
-        for root in (trees / "ucf101", tmp_path / "moved")
-    )
-    assert len(half - moved) <= 4
-
-
-def test_an_empty_copy_does_not_hide_a_good_one(trees: Path, cache: Path, tmp_path: Path) -> None:
-    shutil.copytree(trees / "ucf101", tmp_path / "more")
-    (tmp_path / "more" / "AAA").mkdir()
-    (tmp_path / "more" / "AAA" / "v_ApplyEyeMakeup_g01_c01.avi").touch()
-    table = build("ucf101", tmp_path / "more", cache).manifest.table.set_index("clip_id")
-    assert table.loc["v_ApplyEyeMakeup_g01_c01", "path"].startswith("UCF-101/")
-
-
 def test_a_file_named_by_its_video_alone_is_no_clip_where_several_are_listed(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "vggsound.csv").write_text("abcdefghijk,0,a,train\nabcdefghijk,30,b,train\nzbcdefghijk,5,b,test\n")
     for name in ("abcdefghijk.mp4", "zbcdefghijk.mp4"):
@@ -350,57 +199,3 @@ def test_a_segment_without_times_is_refused(trees: Path, cache: Path, tmp_path: 
     path.write_text(path.read_text().replace("00:00:00.10", ""))
     with pytest.raises(UsageError, match="column 'start_timestamp': '' is not a time"):
         build("epic_kitchens_100", trees / "epic_kitchens_100", cache, annotations=tmp_path / "lists")
-
-
-def test_names_are_looked_at_before_anything_is_written(trees: Path, cache: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be the name of a collection"):
-        build("ucf101", trees / "ucf101", cache, collection="../evil", probe=True)
-    assert not cache.exists()
-
-
-def test_media_that_moved_take_all_their_data_sets_along(trees: Path, cache: Path, tmp_path: Path) -> None:
-    for split in (1, 2):
-        save_manifest(cache, build("ucf101", trees / "ucf101", cache, split=split).manifest)
-    shutil.copytree(trees / "ucf101", tmp_path / "moved")
-    (cache / "manifests" / "stray.csv").write_text("not a manifest")
-    moved = build("ucf101", tmp_path / "moved", cache).manifest
-    with pytest.raises(UsageError, match="already stands for the media in"):
-        save_manifest(cache, moved)
-    save_manifest(cache, moved, replace=True)
-    assert load_manifest(cache, "ucf101-split2").root == tmp_path / "moved"
-    save_manifest(cache, moved)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"seed": -1}, "a seed of -1"),
-        ({"fraction": 0.0}, "a fraction of 0"),
-        ({"fraction": 0.1, "clips": {"train": 1}}, "say the same thing twice"),
-        ({"folds": 3}, "folds need both"),
-        ({"folds": 3, "fold": 4}, "fold 4 of 3"),
-        ({"validation": 0.9}, "a validation share of 0.9"),
-    ],
-)
-def test_parts_that_make_no_sense_are_refused(given: dict, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Subset(**given)
-
-
-def test_what_was_probed_is_not_probed_again(trees: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = build("ucf101", trees / "ucf101", cache, probe=True, jobs=1)
-    assert first.probes is not None
-    assert len(first.probes) == len(first.manifest)
-    assert set(first.probes["width"]) == {64.0}
-    monkeypatch.setattr("avfuse.manifests.media_probes.probe", lambda path: pytest.fail(f"{path} is probed again"))
-    again = build("ucf101", trees / "ucf101", cache, split=3, probe=True, jobs=1)
-    assert again.probes is not None
-    assert len(again.probes) == len(again.manifest)
-
-
-def test_a_manifest_is_the_same_whenever_it_is_built(trees: Path, cache: Path, tmp_path: Path) -> None:
-    shutil.copytree(trees / "vggsound", tmp_path / "copy")
-    first, again = (build("vggsound", root, cache).manifest for root in (trees / "vggsound", tmp_path / "copy"))
-    pd.testing.assert_frame_equal(first.table, again.table)
-    assert first.provenance == again.provenance
-    assert set(first.provenance["annotations"]) == {"vggsound.csv"}

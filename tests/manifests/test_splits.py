@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from avfuse.features.errors import UsageError
-from avfuse.manifests.splits import MANY_GROUPS, group_folds, group_holdout, sample, shared_groups
+from avfuse.manifests.splits import MANY_GROUPS, group_folds, group_holdout, sample_clips, shared_groups
 
 
 def clips(n_groups: int, per_group: int = 3, n_classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +73,7 @@ def table() -> pd.DataFrame:
 
 
 def test_a_stratified_share_keeps_the_proportions_in_every_split(table: pd.DataFrame) -> None:
-    part = table[sample(table, 0.1, stratified=True, seed=3)]
+    part = table[sample_clips(table, 0.1, stratified=True, seed=3)]
     counts = pd.crosstab(part["split"], part["label"])
     assert counts.loc["train"].tolist() == [6, 3, 1]
     assert counts.loc["test", "a"] == 3
@@ -83,25 +83,25 @@ def test_a_stratified_share_keeps_the_proportions_in_every_split(table: pd.DataF
 
 def test_numbers_of_clips_are_exact_and_other_splits_are_left_out(table: pd.DataFrame) -> None:
     for stratified in (True, False):
-        part = table[sample(table, {"train": 37, "test": 11}, stratified, seed=0)]
+        part = table[sample_clips(table, {"train": 37, "test": 11}, stratified, seed=0)]
         assert part["split"].value_counts().to_dict() == {"train": 37, "test": 11}
 
 
 def test_a_random_part_differs_from_seed_to_seed_and_not_from_run_to_run(table: pd.DataFrame) -> None:
-    first, again, other = (sample(table, 0.2, stratified=False, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (sample_clips(table, 0.2, stratified=False, seed=seed) for seed in (0, 0, 1))
     assert (first == again).all()
     assert (first != other).any()
 
 
 def test_more_clips_than_there_are_is_refused(table: pd.DataFrame) -> None:
     with pytest.raises(UsageError, match="val=11: the data set has 10 clips in that split"):
-        sample(table, {"val": 11}, stratified=True, seed=0)
+        sample_clips(table, {"val": 11}, stratified=True, seed=0)
 
 
 @pytest.mark.parametrize("stratified", [True, False])
 def test_the_order_of_rows_and_a_missing_clip_hardly_change_a_part(table: pd.DataFrame, stratified: bool) -> None:
     def taken(of: pd.DataFrame) -> set[str]:
-        return set(of["clip_id"][sample(of, {"train": 40, "test": 20}, stratified, seed=2)])
+        return set(of["clip_id"][sample_clips(of, {"train": 40, "test": 20}, stratified, seed=2)])
 
     assert taken(table.sample(frac=1, random_state=0)) == taken(table)
     gone = sorted(taken(table))[0]
