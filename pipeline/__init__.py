@@ -1,4 +1,4 @@
-"""HOW a user runs it: the command line, and the pages and tables that come out."""
+"""The command line, and the tables, figures and pages that it writes."""
 
 if __name__ == "pipeline":  # imported by its old name
     from avfuse.old_names import redirect

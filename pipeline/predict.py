@@ -1,4 +1,4 @@
-"""From media files and a finished run to probabilities: both stages, over a cache that lasts as long as that takes."""
+"""Predict the classes of media files with a run's heads: both stages, over a temporary cache."""
 
 import tempfile
 import time
@@ -29,7 +29,7 @@ from avfuse.stages.fuse.runs.restore import saved_layouts
 from avfuse.threads import available_cores
 
 MAX_WINDOWS = 100_000
-"""Of one file."""
+"""Per file."""
 
 _COLLECTION = "clips"
 
@@ -49,25 +49,26 @@ def predict(
     progress: bool = False,
     explain: str | Path | None = None,
 ) -> Prediction:
-    """What trained heads say of media files.
+    """Predict the classes of media files.
 
-    Features are extracted as for a data set, into a cache that is removed at the end, and heads predict as they were
-    tested: for a file that is among the run's test clips it gives the probabilities of `load_predictions`.
+    Features are extracted as for a data set, into a cache that is removed at the end, and heads predict as on test
+    clips: a file that is one of them gets the probabilities of `load_predictions`.
 
     Args:
-        paths: videos with or without sound, sound files; damaged ones cost themselves alone.
+        paths: videos with or without sound, or sound files. One that cannot be read has a `problem`; the others are
+            predicted.
         run: a run's folder or a table's, or FOLDER:ROW.
-        head: the row, where the run has several; by default the one of the best mean validation score.
-        window, hop: seconds; every file is then predicted in windows, the next beginning `hop` after the last (default:
-            `window`), and one more at the end where that is not reached otherwise. A shorter file is one window.
+        head: the row, where the run has several; by default the one with the best mean validation score.
+        window, hop: seconds. Each file is predicted in windows that start `hop` apart (default: `window`), with one
+            more at the end where its last part is not covered. A shorter file is one window.
         weights: of backbones, where they are not the published ones.
-        workers: decode processes, by default one per core.
-        explain: a folder for a picture of each clip with what the heads look at, and explanations.csv, the numbers
-            behind them; of windows, of the one of each file of which the heads are surest. See `explain_predictions`.
+        workers: number of decode processes, by default one per core.
+        explain: a folder for one heatmap picture per clip and their numbers, explanations.csv; of windows, only the
+            most confident one of each file is explained. See `explain_predictions`.
 
     Raises:
-        UsageError: no such run or row, features that would come out otherwise here (other weights, another version), a
-            window that is none.
+        UsageError: for an unknown run or row, features that this installation would not reproduce (other weights,
+            another version), or a window or hop that is not positive.
     """
     started = time.perf_counter()
     if not paths:
@@ -76,57 +77,55 @@ def predict(
     row, score = (ref.row, None) if ref.row is not None else best_row(ref.run)
     layouts = saved_layouts(ref.run, ref.run.heads[row][0])
     specs = [spec for layout in layouts.values() for spec in layout.specs]
-    weights = _with_random(weights, specs)
+    weights = _add_random_weights(weights, specs)
     for spec in specs:
         check_reproducible(spec, weights)
-    chosen = choose_device(device)
+    device = choose_device(device)
     clips = _clips([Path(path) for path in paths], window, hop)
     with tempfile.TemporaryDirectory(prefix="avfuse-predict-") as folder:
         cache = Path(folder)
-        engine = LocalEngine([chosen], min(workers or available_cores(), len(clips)))
+        engine = LocalEngine([device], min(workers or available_cores(), len(clips)))
         absolute = [Clip(clip.clip_id, clip.path.absolute(), clip.start, clip.end) for clip in clips]
-        kept = cached_inputs(specs) if explain is not None and window is None else []
-        every = [*specs, *kept]
-        summary = extract(absolute, every, cache, _COLLECTION, engine=engine, weights=weights, progress=progress)
+        # pictures for heatmaps are decoded in the same pass as features
+        pictures = cached_inputs(specs) if explain is not None and window is None else []
+        all_specs = [*specs, *pictures]
+        summary = extract(absolute, all_specs, cache, _COLLECTION, engine=engine, weights=weights, progress=progress)
         source = FeatureSource(cache, _COLLECTION)
-        found = predict_clips(ref.run, row, absolute, source, chosen)
-        silent = _silent(clips, found)
+        result = predict_clips(ref.run, row, absolute, source, device)
+        silent = _silent_clips(clips, result)
         predictions = [
-            _prediction(index, clip, row, ref.run.targets, found, silent, summary.notes.get(clip.clip_id, ()))
+            _clip_prediction(index, clip, row, ref.run.targets, result, silent, summary.notes.get(clip.clip_id, ()))
             for index, clip in enumerate(clips)
         ]
         if explain is not None:
-            pictures = ExplanationSource(source, kept, chosen)
-            predictions = explain_predictions(ref.run, row, predictions, absolute, pictures, Path(explain))
+            explained = ExplanationSource(source, pictures, device)
+            predictions = explain_predictions(ref.run, row, predictions, absolute, explained, Path(explain))
     return Prediction(ref.run, row, score, predictions, time.perf_counter() - started)
 
 
-def _with_random(weights: WeightsChoice, specs: Sequence[FeatureSpec]) -> WeightsChoice:
-    """Random weights for the networks that the heads saw untrained, unless others are named."""
+def _add_random_weights(weights: WeightsChoice, specs: Sequence[FeatureSpec]) -> WeightsChoice:
+    """The choice of weights, with random ones for networks that were untrained in the run, unless others are named."""
     untrained = dict.fromkeys(spec.model.backbone for spec in specs if spec.model is not None and spec.model.untrained)
     return WeightsChoice(weights.everywhere, (*((name, "random") for name in untrained), *weights.by_name))
 
 
 def _clips(paths: Sequence[Path], window: Seconds | None, hop: Seconds | None) -> list[Clip]:
-    """Whole files, or their windows. The same file may be given twice, so that ids are numbers."""
+    """Clips of whole files, or of their windows. Ids are numbers, as one file may be named twice."""
     if window is None:
         if hop is not None:
-            raise UsageError("hop is how far windows are apart: say how long they are too (--window)")
+            raise UsageError("--hop is the distance between windows: name their length too (--window)")
         return [Clip(str(number), path) for number, path in enumerate(paths)]
     length = Fraction(window)
     step = length if hop is None else Fraction(hop)
     for name, value in (("window", length), ("hop", step)):
         if value <= 0:
-            raise UsageError(f"{name} of {float(value):g} seconds: name more than 0")
-    found: list[Clip] = []
-    for path in paths:
-        for start, end in _windows(path, length, step):
-            found.append(Clip(str(len(found)), path, start, end))
-    return found
+            raise UsageError(f"{name} of {float(value):g} seconds: it must be positive")
+    windows = ((path, start, end) for path in paths for start, end in _windows(path, length, step))
+    return [Clip(str(number), path, start, end) for number, (path, start, end) in enumerate(windows)]
 
 
 def _windows(path: Path, length: Fraction, step: Fraction) -> Iterator[tuple[float | None, float | None]]:
-    """The whole file where it cannot be read: what is wrong with it shows when it is extracted."""
+    """Starts and ends of windows in seconds. A file that cannot be read is one clip, which fails in extraction."""
     try:
         with MediaFile(path) as file:
             duration = file.duration
@@ -138,44 +137,44 @@ def _windows(path: Path, length: Fraction, step: Fraction) -> Iterator[tuple[flo
         return
     last = (duration - length) // step
     if last >= MAX_WINDOWS:
-        raise UsageError(f"{path}: {last + 1} windows, and {MAX_WINDOWS} are the most: take a longer hop (--hop)")
+        raise UsageError(f"{path}: {last + 1} windows, more than {MAX_WINDOWS}: take a longer hop (--hop)")
     for number in range(last + 1):
         yield float(number * step), float(number * step + length)
     if last * step + length < duration:
         yield float(duration - length), float(duration)
 
 
-def _silent(clips: Sequence[Clip], found: ClassProbabilities) -> set[str]:
-    """Ids of the clips whose sound was used and holds nothing."""
-    heard = found.present.get("audio", np.zeros(len(clips), dtype=bool))
+def _silent_clips(clips: Sequence[Clip], result: ClassProbabilities) -> set[str]:
+    """Ids of clips whose sound was used and is silent."""
+    has_sound = result.present.get("audio", np.zeros(len(clips), dtype=bool))
     by_path: dict[Path, list[Clip]] = {}
-    for clip, is_heard in zip(clips, heard, strict=True):
-        if is_heard:
+    for clip, has_its_sound in zip(clips, has_sound, strict=True):
+        if has_its_sound:
             by_path.setdefault(clip.path, []).append(clip)
     silent = set()
-    for path, its in by_path.items():
+    for path, windows in by_path.items():
         with MediaFile(path) as file:
-            silent |= {clip.clip_id for clip in its if file.read(start=clip.start, end=clip.end).sound == "silent"}
+            silent |= {clip.clip_id for clip in windows if file.read(start=clip.start, end=clip.end).sound == "silent"}
     return silent
 
 
-def _prediction(
+def _clip_prediction(
     index: int,
     clip: Clip,
     row: str,
     targets: Targets,
-    found: ClassProbabilities,
+    result: ClassProbabilities,
     silent: set[str],
     notes: Sequence[str],
 ) -> ClipPrediction:
-    used = tuple(name for name, present in found.present.items() if present[index])
-    reasons = {name: why for name, why in found.missing[index].items() if name in found.present}
+    used = tuple(name for name, present in result.present.items() if present[index])
+    reasons = {name: why for name, why in result.missing[index].items() if name in result.present}
     if not used:
         problem = "; ".join(dict.fromkeys(reasons.values()))
-        if len(found.present) == 1:
-            problem += f" ({row} takes the {MODALITY_WORDS[next(iter(found.present))]} alone)"
+        if len(result.present) == 1:
+            problem += f" ({row} takes the {MODALITY_WORDS[next(iter(result.present))]} alone)"
         return ClipPrediction(clip.path, clip.start, clip.end, {}, used, tuple(notes), problem)
     alone = "; ".join(f"{why}: predicted from the {MODALITY_WORDS[used[0]]} alone" for why in reasons.values())
-    said = [*([alone] if alone else []), *(["the sound is silent"] if clip.clip_id in silent else []), *notes]
-    probabilities = {target.name: values[index] for target, values in zip(targets, found.probabilities, strict=True)}
-    return ClipPrediction(clip.path, clip.start, clip.end, probabilities, used, tuple(said))
+    caveats = [*([alone] if alone else []), *(["the sound is silent"] if clip.clip_id in silent else []), *notes]
+    probabilities = {target.name: values[index] for target, values in zip(targets, result.probabilities, strict=True)}
+    return ClipPrediction(clip.path, clip.start, clip.end, probabilities, used, tuple(caveats))

@@ -18,70 +18,59 @@ MODALITY_WORDS = {"video": "picture", "audio": "sound"}
 
 @dataclass(frozen=True)
 class ClipPrediction:
-    """What is said of one clip.
+    """Predicted classes of one media file or window."""
 
-    path: as it was given. start, end: of a window, in seconds since the file's first frame (its first sample where it
-    has no picture); None for a whole file. probabilities: by target, float64 (C,) in the order of its classes; they sum
-    to 1, but for a target with `sigmoid`. used: of `video` and `audio`, what the heads were given. notes: what one
-    should know of it, a line each. problem: why nothing can be said, and then there are no probabilities. picture: of
-    what it was explained with; unexplained: why there is none, where one was asked for.
-    """
-
-    path: Path
-    start: float | None
+    path: Path  # as the caller named it
+    start: float | None  # seconds since the file's first frame, or first sample without picture; None: a whole file
     end: float | None
-    probabilities: Mapping[str, NDArray[np.float64]]
-    used: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    problem: str | None = None
-    picture: Path | None = None
-    unexplained: str | None = None
+    probabilities: Mapping[str, NDArray[np.float64]]  # by target, (C,); they sum to 1 unless the target has `sigmoid`
+    used: tuple[str, ...]  # of `video` and `audio`, the modalities that the heads were given
+    notes: tuple[str, ...] = ()  # caveats, a line each
+    problem: str | None = None  # why the clip could not be predicted; `probabilities` is empty then
+    picture: Path | None = None  # the PNG file that explains the prediction
+    unexplained: str | None = None  # why it could not be explained
 
     @property
     def place(self) -> str:
-        """The file, and of a window where it is in it."""
+        """The path, and the interval of a window."""
         return str(self.path) if self.start is None else f"{self.path} {self.start:.2f}-{self.end:.2f} s"
 
     def top(self, target: LearnedTarget, count: int = 5) -> list[tuple[str, float]]:
-        """The likeliest classes of a target with their probabilities, the likeliest first; none where nothing can be
-        said."""
+        """The `count` likeliest classes of a target with their probabilities, in descending order; none for a clip
+        that could not be predicted."""
         if self.problem is not None:
             return []
         values = self.probabilities[target.name]
-        return [(target.classes[each], float(values[each])) for each in np.argsort(-values, kind="stable")[:count]]
+        return [(target.classes[index], float(values[index])) for index in np.argsort(-values, kind="stable")[:count]]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a row of a run says of clips, in the order of the files that were given, windows by time.
-
-    validation_score: the mean over seeds of Targets.selection on validation, where the row was chosen by it; None where
-    it was named, or is the only one. seconds: that all of it took, with loading the networks.
-    """
+    """Predictions of media files by one row of a run."""
 
     run: Run
     row: str
-    validation_score: float | None
-    clips: list[ClipPrediction]
-    seconds: float
+    validation_score: float | None  # mean over seeds of `Targets.selection` if the row was chosen by it, else None
+    clips: list[ClipPrediction]  # in the order of the files, windows by time
+    seconds: float  # wall time, loading of networks included
 
     @property
     def targets(self) -> Targets:
-        """What the run's heads tell of a clip."""
+        """The run's targets and their classes."""
         return self.run.targets
 
     @property
     def specs(self) -> list[FeatureSpec]:
-        """The features that the heads see."""
+        """Features that the row's heads take."""
         layouts = saved_layouts(self.run, self.run.heads[self.row][0])
         return [spec for layout in layouts.values() for spec in layout.specs]
 
     @property
     def seeds(self) -> list[int]:
-        """Those of the row, over which probabilities are averaged."""
-        return [one.seed for one in self.run.heads[self.row]]
+        """Seeds of the row; probabilities are averaged over them."""
+        return [result.seed for result in self.run.heads[self.row]]
 
     @property
     def seconds_per_clip(self) -> float:
-        """Of all files or windows, with loading the networks."""
+        """Mean wall time per file or window, loading of networks included."""
         return self.seconds / len(self.clips)

@@ -1,4 +1,4 @@
-"""What a run was made from, for its record and its page."""
+"""Provenance of a run, for its record and its page."""
 
 import platform
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from avfuse.manifests import Manifest
 
 
 def describe_run(manifest: Manifest, command: str, cache: Path) -> dict[str, Any]:
-    """Data set, command, versions and time, as plain values. command: as it was typed, or a script's name."""
+    """Data set, command, versions and time as JSON values. command: as it was typed, or a script's name."""
     return {
         "dataset": manifest.name,
         "collection": manifest.collection,

@@ -1,4 +1,4 @@
-"""What a run looks like: a printed table, CSV, plots, and one self-contained page."""
+"""Results for people: printed tables, CSV, plots, and one self-contained page."""
 
 from avfuse.pipeline.report.results import print_table
 from avfuse.pipeline.report.write import write_results

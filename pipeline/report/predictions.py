@@ -1,4 +1,4 @@
-"""Predictions of media files as lines of text, JSON, a table, and a picture of what is said over time."""
+"""Predictions of media files as text, JSON, a table, or a plot over time."""
 
 import json
 from pathlib import Path
@@ -39,91 +39,91 @@ def output_lines(prediction: Prediction, output_format: OutputFormat, top: int, 
 
 
 def print_clip(clip: ClipPrediction, targets: Targets, count: int) -> str:
-    """One line: the likeliest classes, and what one should know of the clip."""
+    """One line: the `count` likeliest classes per target, and notes on the clip."""
     if clip.problem is not None:
-        said = f"not predicted: {clip.problem}"
+        classes = f"not predicted: {clip.problem}"
     else:
         by_target = []
         for target in targets:
             guesses = ", ".join(f"{name} {percent(value)} %" for name, value in clip.top(target, count))
             by_target.append(f"{target.name}: {guesses}" if len(targets) > 1 else guesses)
-        said = "; ".join(by_target)
+        classes = "; ".join(by_target)
     notes = f" ({'; '.join(clip.notes)})" if clip.notes else ""
-    return f"{clip.place}: {said}{notes}"
+    return f"{clip.place}: {classes}{notes}"
 
 
-def print_summary(found: Prediction) -> str:
-    """Who says it, and how long it took."""
+def print_summary(prediction: Prediction) -> str:
+    """The run, row and seeds that predicted, the number of clips, and the time per clip."""
     chosen = ""
-    if found.validation_score is not None:
-        measure = measure_words(found.targets.selection)
-        chosen = (
-            f", of {len(found.run.heads)} rows the best on validation ({percent(found.validation_score)} % {measure})"
-        )
-    seeds = "1 seed" if len(found.seeds) == 1 else f"{len(found.seeds)} seeds"
-    told = sum(clip.problem is None for clip in found.clips)
-    what, one = ("clips", "clip") if all(clip.start is None for clip in found.clips) else ("windows", "window")
+    if prediction.validation_score is not None:
+        measure = measure_words(prediction.targets.selection)
+        score = f"{percent(prediction.validation_score)} % {measure}"
+        chosen = f", of {len(prediction.run.heads)} rows the best on validation ({score})"
+    seeds = "1 seed" if len(prediction.seeds) == 1 else f"{len(prediction.seeds)} seeds"
+    count = sum(clip.problem is None for clip in prediction.clips)
+    unit = "clip" if all(clip.start is None for clip in prediction.clips) else "window"
     return (
-        f"{found.run.folder}:{found.row}{chosen}, {seeds}; {told} of {len(found.clips)} {what} predicted, "
-        f"{found.seconds_per_clip:.2f} s a {one}"
+        f"{prediction.run.folder}:{prediction.row}{chosen}, {seeds}; "
+        f"{count} of {len(prediction.clips)} {unit}s predicted, {prediction.seconds_per_clip:.2f} s per {unit}"
     )
 
 
-def print_pictures(found: Prediction) -> list[str]:
-    """A line for each picture of an explanation, and for each clip that has none though one was asked for."""
+def print_pictures(prediction: Prediction) -> list[str]:
+    """A line for each explained clip with its picture, or with the reason why it has none."""
     return [
         str(clip.picture) if clip.picture is not None else f"{clip.place}: not explained: {clip.unexplained}"
-        for clip in found.clips
+        for clip in prediction.clips
         if clip.picture is not None or clip.unexplained is not None
     ]
 
 
-def as_json(found: Prediction, count: int) -> str:
-    """All that is known, with the `count` likeliest classes of each clip and target."""
-    described = {
-        "run": str(found.run.folder),
-        "row": found.row,
-        "seeds": found.seeds,
-        "validation_score": found.validation_score,
-        "seconds_per_clip": found.seconds_per_clip,
+def as_json(prediction: Prediction, count: int) -> str:
+    """The whole prediction as JSON, with the `count` likeliest classes per clip and target."""
+    content = {
+        "run": str(prediction.run.folder),
+        "row": prediction.row,
+        "seeds": prediction.seeds,
+        "validation_score": prediction.validation_score,
+        "seconds_per_clip": prediction.seconds_per_clip,
         "targets": [
-            {"name": target.name, "classes": len(target.classes), "sigmoid": target.sigmoid} for target in found.targets
+            {"name": target.name, "classes": len(target.classes), "sigmoid": target.sigmoid}
+            for target in prediction.targets
         ],
-        "clips": [_described(clip, found.targets, count) for clip in found.clips],
+        "clips": [_clip_json(clip, prediction.targets, count) for clip in prediction.clips],
     }
-    return json.dumps(described, indent=2)
+    return json.dumps(content, indent=2)
 
 
-def as_frame(found: Prediction) -> pd.DataFrame:
-    """A line a clip: `path`, `start`, `end` (s), for each target the likeliest class by its name and
-    `<target>_probability`, then `<target>:<class>`, the probability of every class; `used`, `notes`, `problem`. What is
-    not known is empty."""
-    return pd.DataFrame([_line(clip, found.targets) for clip in found.clips])
+def as_frame(prediction: Prediction) -> pd.DataFrame:
+    """One line per clip: `path`, `start`, `end` (seconds), per target `<target>`, its likeliest class, and
+    `<target>_probability`, then `<target>:<class>`, the probability of every class; `used`, `notes`, `problem`. Unknown
+    values are empty."""
+    return pd.DataFrame([_table_row(clip, prediction.targets) for clip in prediction.clips])
 
 
-def timeline(found: Prediction, count: int) -> Figure:
-    """The probabilities of the classes with the highest peaks over the time of each file, a panel a file and target.
-    A point stands in the middle of its window; where nothing could be said the line is interrupted."""
+def timeline(prediction: Prediction, count: int) -> Figure:
+    """Probabilities over time of the `count` classes with the highest peaks, one panel per file and target. A point is
+    in the middle of its window; a window that could not be predicted interrupts the line."""
     by_path: dict[Path, list[ClipPrediction]] = {}
-    for clip in found.clips:
+    for clip in prediction.clips:
         by_path.setdefault(clip.path, []).append(clip)
-    panels = [(path, target) for path in by_path for target in found.targets]
+    panels = [(path, target) for path in by_path for target in prediction.targets]
     figure = Figure(figsize=(10, 2.6 * len(panels) + 0.4), layout="constrained")
-    every_axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    for axes, (path, target) in zip(every_axes, panels, strict=True):
+    panels_axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axes, (path, target) in zip(panels_axes, panels, strict=True):
         clips = [clip for clip in by_path[path] if clip.start is not None and clip.end is not None]
         middles = [(clip.start + clip.end) / 2 for clip in clips if clip.start is not None and clip.end is not None]
-        nothing = np.full(len(target.classes), np.nan)
-        values = np.array([clip.probabilities.get(target.name, nothing) for clip in clips]).reshape(len(clips), -1)
+        unknown = np.full(len(target.classes), np.nan)
+        values = np.array([clip.probabilities.get(target.name, unknown) for clip in clips]).reshape(len(clips), -1)
         peaks = np.nan_to_num(values).max(axis=0, initial=0)
-        for each in np.argsort(-peaks, kind="stable")[:count] if peaks.any() else []:
-            axes.plot(middles, 100 * values[:, each], marker=".", label=target.classes[each])
-        axes.set(title=_title(path, target, found.targets), ylabel="probability (%)", ylim=(0, 102))
+        for index in np.argsort(-peaks, kind="stable")[:count] if peaks.any() else []:
+            axes.plot(middles, 100 * values[:, index], marker=".", label=target.classes[index])
+        axes.set(title=_title(path, target, prediction.targets), ylabel="probability (%)", ylim=(0, 102))
         axes.set_xlim(0, max((clip.end for clip in clips if clip.end is not None), default=1))
         axes.spines[["top", "right"]].set_visible(False)
         if peaks.any():
             axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    every_axes[-1].set_xlabel("seconds (middle of the window)")
+    panels_axes[-1].set_xlabel("seconds (middle of the window)")
     return figure
 
 
@@ -131,7 +131,7 @@ def _title(path: Path, target: LearnedTarget, targets: Targets) -> str:
     return f"{path.name}: {target.name}" if len(targets) > 1 else path.name
 
 
-def _described(clip: ClipPrediction, targets: Targets, count: int) -> dict[str, Any]:
+def _clip_json(clip: ClipPrediction, targets: Targets, count: int) -> dict[str, Any]:
     top = {
         target.name: [{"class": name, "probability": value} for name, value in clip.top(target, count)]
         for target in targets
@@ -149,7 +149,7 @@ def _described(clip: ClipPrediction, targets: Targets, count: int) -> dict[str, 
     }
 
 
-def _line(clip: ClipPrediction, targets: Targets) -> dict[str, Any]:
+def _table_row(clip: ClipPrediction, targets: Targets) -> dict[str, Any]:
     line: dict[str, Any] = {"path": str(clip.path), "start": clip.start, "end": clip.end}
     for target in targets:
         name, value = next(iter(clip.top(target, 1)), (None, None))

@@ -397,7 +397,7 @@ def test_heads_over_features_from_elsewhere_cannot_predict(tmp_path: Path) -> No
     ("given", "said"),
     [
         (["--head", "svc"], "holds no row 'svc'"),
-        (["--hop", "1"], "say how long they are too"),
+        (["--hop", "1"], "name their length too"),
         (["--window", "0"], "window of 0 seconds"),
         (["--window", "1", "--hop", "-1"], "hop of -1 seconds"),
         (["--window", "long"], "--window long: not a number of seconds"),
