@@ -1,4 +1,4 @@
-"""What each modality, or each feature, is worth to a head: Shapley values of test accuracy."""
+"""Shapley values of modalities and features in a head's test accuracy."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,36 +34,32 @@ if not TYPE_CHECKING:
     __getattr__ = renamed(__name__, {"shapley": "shapley_values"})
 
 MAX_PLAYERS = 10
-"""n players are 2^n - 1 trainings for each seed."""
+"""n players take 2^n - 1 trainings per seed."""
 
 _COPIED_BYTES = 2**30
-"""Of features that coalitions trained side by side hold of their own, about, at most."""
+"""Limit, about, on the copies of features that coalitions trained in one group hold."""
 
 Coalition = frozenset[str]
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """Shares of 1 throughout; accuracy is Targets.measure, averaged over seeds.
-
-    players: a line a player. `player`, `modality`; `value`, its Shapley value, with `low` and `high`, the 95 % interval
-        over seeds and groups of test clips, and `seed_sd`, the standard deviation over seeds; `alone`, what it adds to
-        nothing; `last`, what it adds to all the others. Values sum to the accuracy with everything less that with
-        nothing.
-    coalitions: a line a set of players, joined by "+": `players`, `size`, `accuracy`, `seed_sd`. The first is of none.
-    clips: a line a test clip by `clip_id`, a column a `player` and `seed`: what the player contributes to that clip's
-        being right, -1 to 1. The mean of a player's columns is its value, as Shapley values are linear, and any other
-        interval can be had from them.
-    """
+    """Shapley values of one head, as shares of 1; accuracy is Targets.measure, averaged over seeds."""
 
     players: pd.DataFrame
+    """A line per player: `player`, `modality`; `value`, its Shapley value, with `low` and `high`, the 95 % interval
+    over seeds and groups of test clips, and `seed_sd`, the standard deviation over seeds; `alone`, what it adds to
+    nothing; `last`, what it adds to all the others. Values sum to the accuracy of all players less that of none."""
     coalitions: pd.DataFrame
+    """A line per coalition, the empty one first: `players`, joined by "+", `size`, `accuracy`, `seed_sd`."""
     clips: pd.DataFrame
+    """A line per test clip by `clip_id`, a column per `player` and `seed`: the player's part in that clip's being
+    right, -1 to 1. As Shapley values are linear, the mean of a player's columns is its value."""
 
 
 @dataclass(frozen=True)
 class _Player:
-    """A modality, or where it is split one feature of it, under the name that it was loaded by."""
+    """A modality, or one feature of a split modality, by the name that it was loaded by."""
 
     modality: str
     feature: str | None = None
@@ -79,44 +75,44 @@ def contribution(
     keep: Path | None = None,
     progress: bool = True,
 ) -> Contribution:
-    """Shapley values (Shapley, "A value for n-person games", 1953) of what a head sees, in test accuracy.
+    """Shapley values (Shapley, "A value for n-person games", 1953) of a head's inputs, in test accuracy.
 
-    The value of a coalition is the test accuracy of the head trained on it alone, every time afresh, as in Lipovetsky
-    and Conklin, "Analysis of regression in game theory approach" (2001). With features taken away at test only, it
-    would measure how badly a head that has never seen a gap takes one, and not what the others know as well. Nothing
-    at all is worth the accuracy of guessing the most frequent training class.
+    The value of a coalition is the test accuracy of the head retrained on it alone, as in Lipovetsky and Conklin,
+    "Analysis of regression in game theory approach" (2001). Features taken away at test only would instead measure how
+    badly a head takes a gap that it has never seen. The empty coalition is worth the accuracy of guessing the most
+    frequent training class.
 
     Args:
         split: modalities whose features are players of their own; the others are one player each.
-        keep: a folder in which it is kept what has been trained, so that the same call goes on where one was broken
-            off; the caller removes it. Heads of equal shape train side by side, and are kept when they are through.
+        keep: a folder for finished groups of heads and checkpoints, from which the same call resumes; the caller
+            removes it.
 
     Raises:
-        UsageError: fewer than two players or more than MAX_PLAYERS, a modality that is not there to be split, a
-            training without a modality, or a damaged file in `keep`.
+        UsageError: fewer than two players or more than MAX_PLAYERS, a modality that cannot be split, a training
+            without a modality, or a damaged file in `keep`.
     """
     players = _players(data, head, training, split)
-    game = _Game(data, head, training, seeds, players)
-    game.plan(game.coalitions[-1], 0).check()
+    jobs = CoalitionJobs(data, head, training, seeds, players)
+    jobs.job(jobs.coalitions[-1], 0).check()
     folder = None if keep is None else keep / contribution_key(data, head, training, seeds, split)
-    hits = game.play(folder, progress)
-    right: dict[Coalition, NDArray[np.float64]] = {frozenset(): np.tile(_guessed(data), (seeds, 1))}
-    for coalition in game.coalitions:
-        right[coalition] = np.array([hits[coalition, seed] for seed in range(seeds)], np.float64)
+    correct = jobs.run(folder, progress)
+    accuracies: dict[Coalition, NDArray[np.float64]] = {frozenset(): np.tile(_guess_accuracy(data), (seeds, 1))}
+    for coalition in jobs.coalitions:
+        accuracies[coalition] = np.array([correct[coalition, seed] for seed in range(seeds)], np.float64)
     test = data.test.cpu().numpy()
     groups = data.table["group"].to_numpy(dtype=object)[test]
-    values = shapley_values(right)
-    clips = pd.concat({name: pd.DataFrame(each.T) for name, each in values.items()}, axis=1, names=["player", "seed"])
+    values = shapley_values(accuracies)
+    clips = pd.concat({name: pd.DataFrame(value.T) for name, value in values.items()}, axis=1, names=["player", "seed"])
     return Contribution(
-        pd.DataFrame(_line(name, player, right, values[name], groups) for name, player in players.items()),
+        pd.DataFrame(_player_line(name, player, accuracies, values[name], groups) for name, player in players.items()),
         pd.DataFrame(
             {
                 "players": "+".join(name for name in players if name in coalition),
                 "size": len(coalition),
-                "accuracy": each.mean(),
-                "seed_sd": _spread(each),
+                "accuracy": accuracy.mean(),
+                "seed_sd": _seed_sd(accuracy),
             }
-            for coalition, each in right.items()
+            for coalition, accuracy in accuracies.items()
         ),
         clips.set_index(pd.Index(data.table["clip_id"].to_numpy()[test], name="clip_id")),
     )
@@ -139,22 +135,22 @@ def contribution_key(
 
 
 def shapley_values(values: Mapping[Coalition, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """The Shapley value of every player: what it adds to the players before it, averaged over all their orders.
+    """The mean of what each player adds to those before it, over all orders of the players.
 
-    values: of every coalition, the empty one among them, in arrays of one shape, number by number.
+    values: of every coalition, the empty one included, in arrays of one shape, element by element.
     """
     players = [name for coalition in values if len(coalition) == 1 for name in coalition]
-    found = {player: np.zeros_like(values[frozenset()]) for player in players}
+    shapley = {player: np.zeros_like(values[frozenset()]) for player in players}
     for coalition, value in values.items():
         orders = len(players) * comb(len(players) - 1, len(coalition))
         for player in players:
             if player not in coalition:
-                found[player] += (values[coalition | {player}] - value) / orders
-    return found
+                shapley[player] += (values[coalition | {player}] - value) / orders
+    return shapley
 
 
 def _players(data: FusionData, head: str, training: TrainingOverrides, split: Sequence[str]) -> dict[str, _Player]:
-    """By name. Raises UsageError as `contribution` does."""
+    """Players by name. Raises UsageError as `contribution`."""
     seen = get_head(head).used_modalities(training.options(head))
     if without := training.recipe(head).without:
         raise UsageError(f"without={without}: contributions are found by taking modalities away, leave it out")
@@ -179,8 +175,8 @@ def _players(data: FusionData, head: str, training: TrainingOverrides, split: Se
 
 
 @dataclass(frozen=True)
-class _Game:
-    """All heads to train: each coalition of players from each seed."""
+class CoalitionJobs:
+    """One head to train for each coalition of players and seed."""
 
     data: FusionData
     head: str
@@ -192,24 +188,24 @@ class _Game:
     def coalitions(self) -> list[Coalition]:
         """All but the empty one, the smallest first."""
         names = list(self.players)
-        return [frozenset(each) for size in range(1, len(names) + 1) for each in combinations(names, size)]
+        return [frozenset(members) for size in range(1, len(names) + 1) for members in combinations(names, size)]
 
-    def play(self, folder: Path | None, progress: bool) -> dict[tuple[Coalition, int], NDArray[np.bool_]]:
-        """Whether the head of a coalition and a seed gets each test clip right, bool (n_test,)."""
-        jobs = [(coalition, seed) for coalition in self.coalitions for seed in range(self.seeds)]
-        kinds = (group_key(self.plan(coalition, 0)) for coalition in self.coalitions)
-        hits: dict[tuple[Coalition, int], NDArray[np.bool_]] = {}
-        with tqdm(total=len(jobs), unit="head", desc="contribution", disable=not progress) as bar:
-            for group in job_groups(jobs, (kind for kind in kinds for _ in range(self.seeds)), self._side_by_side):
-                kept = None if folder is None else _Kept.of(folder, group)
-                if kept is None or (found := kept.load()) is None:
-                    found = self._train(group, kept)
-                hits |= dict(zip(group, found, strict=True))
+    def run(self, folder: Path | None, progress: bool) -> dict[tuple[Coalition, int], NDArray[np.bool_]]:
+        """Train what `folder` lacks. -> for each coalition and seed, which test clips are right, (n_test,)."""
+        members = [(coalition, seed) for coalition in self.coalitions for seed in range(self.seeds)]
+        keys = [group_key(self.job(coalition, 0)) for coalition in self.coalitions]
+        correct: dict[tuple[Coalition, int], NDArray[np.bool_]] = {}
+        with tqdm(total=len(members), unit="head", desc="contribution", disable=not progress) as bar:
+            for group in job_groups(members, (key for key in keys for _ in range(self.seeds)), self._max_group_size):
+                results = None if folder is None else _GroupResults.of(folder, group)
+                if results is None or (of_group := results.load()) is None:
+                    of_group = self._train(group, results)
+                correct |= dict(zip(group, of_group, strict=True))
                 bar.update(len(group))
-        return hits
+        return correct
 
-    def plan(self, coalition: Coalition, seed: int) -> TrainingJob:
-        """A head that sees the coalition alone."""
+    def job(self, coalition: Coalition, seed: int) -> TrainingJob:
+        """The training of a head that sees the coalition alone."""
         members = [self.players[name] for name in self.players if name in coalition]
         absent = {player.modality for player in self.players.values()} - {player.modality for player in members}
         training = self.training.updated({"without": next(iter(absent))}) if absent else self.training
@@ -220,32 +216,32 @@ class _Game:
         return TrainingJob.of(self.head, self.data.only(features) if features else self.data, seed, training)
 
     @property
-    def _side_by_side(self) -> int:
-        """How many heads at most: a coalition has a copy of what is split for itself, as loaded and as prepared."""
+    def _max_group_size(self) -> int:
+        """Each coalition copies the features of split modalities twice, as loaded and as prepared."""
         split = {player.modality for player in self.players.values() if player.feature is not None}
         modalities = [self.data.modalities[name] for name in split]
         copied = sum(
-            2 * (each.tokens if each.views is None else each.views).nbytes
-            for each in modalities
-            if isinstance(each, Modality)
+            2 * (modality.tokens if modality.views is None else modality.views).nbytes
+            for modality in modalities
+            if isinstance(modality, Modality)
         )
         return min(MAX_GROUP_SIZE, self.seeds * max(1, _COPIED_BYTES // max(copied, 1)))
 
-    def _train(self, group: Sequence[tuple[Coalition, int]], kept: "_Kept | None") -> NDArray[np.bool_]:
+    def _train(self, group: Sequence[tuple[Coalition, int]], results: "_GroupResults | None") -> NDArray[np.bool_]:
         """(heads, n_test)."""
-        plan_of = {coalition: self.plan(coalition, 0) for coalition in dict(group)}
-        plans = [replace(plan_of[coalition], seed=seed) for coalition, seed in group]
-        every = train_jobs(plans, checkpoint=None if kept is None else kept.checkpoint)
-        truth = [each[self.data.test].cpu().numpy() for each in self.data.truth]
-        hits = np.array([all_correct(self.data.targets, each.logits, truth) for each in every])
-        if kept is not None:
-            kept.save(hits)
-        return hits
+        of_coalition = {coalition: self.job(coalition, 0) for coalition in dict(group)}
+        jobs = [replace(of_coalition[coalition], seed=seed) for coalition, seed in group]
+        heads = train_jobs(jobs, checkpoint=None if results is None else results.checkpoint)
+        truth = [of_target[self.data.test].cpu().numpy() for of_target in self.data.truth]
+        correct = np.array([all_correct(self.data.targets, head.logits, truth) for head in heads])
+        if results is not None:
+            results.save(correct)
+        return correct
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """What a company has come to: its checkpoint, and when it is through its hits, bool (heads, n_test)."""
+class _GroupResults:
+    """The files of one group of heads: a checkpoint in training, then which test clips are right (heads, n_test)."""
 
     file: Path
     checkpoint: Checkpoint
@@ -257,7 +253,7 @@ class _Kept:
         return cls(folder / f"{key}.npz", Checkpoint(folder / f"{key}.safetensors", key))
 
     def load(self) -> NDArray[np.bool_] | None:
-        """None where there is nothing yet."""
+        """None where the group is unfinished."""
         if not self.file.exists():
             return None
         try:
@@ -266,22 +262,22 @@ class _Kept:
         except (BadZipFile, KeyError, ValueError, EOFError) as error:
             raise UsageError(f"{self.file} is damaged ({error}): remove it, and its heads are trained again") from error
 
-    def save(self, hits: NDArray[np.bool_]) -> None:
+    def save(self, correct: NDArray[np.bool_]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.file, suffix=".npz") as temporary:  # NumPy adds the ending where it is missing
-            np.savez_compressed(temporary, hits=hits)
+            np.savez_compressed(temporary, hits=correct)
         self.checkpoint.remove()
 
 
-def _line(
+def _player_line(
     name: str,
     player: _Player,
-    right: Mapping[Coalition, NDArray[np.float64]],
+    accuracies: Mapping[Coalition, NDArray[np.float64]],
     value: NDArray[np.float64],
     groups: NDArray[np.object_],
 ) -> dict[str, object]:
     """Of `Contribution.players`. value: (seeds, n_test)."""
-    nothing, everyone = min(right, key=len), max(right, key=len)
+    nothing, everyone = min(accuracies, key=len), max(accuracies, key=len)
     span = difference_interval(value, groups)
     return {
         "player": name,
@@ -289,26 +285,26 @@ def _line(
         "value": span.mean,
         "low": span.low,
         "high": span.high,
-        "seed_sd": _spread(value),
-        "alone": right[frozenset({name})].mean() - right[nothing].mean(),
-        "last": right[everyone].mean() - right[everyone - {name}].mean(),
+        "seed_sd": _seed_sd(value),
+        "alone": accuracies[frozenset({name})].mean() - accuracies[nothing].mean(),
+        "last": accuracies[everyone].mean() - accuracies[everyone - {name}].mean(),
     }
 
 
-def _guessed(data: FusionData) -> NDArray[np.float64]:
-    """How likely the most frequent class of the clips that heads are fitted on is right for each test clip, every
-    target of it; among equally frequent ones chance decides. float64 (n_test,)."""
+def _guess_accuracy(data: FusionData) -> NDArray[np.float64]:
+    """The probability that the most frequent training class is right for each test clip, in every target; among equally
+    frequent ones chance decides. float64 (n_test,)."""
     fitted = np.concatenate([data.train.cpu().numpy(), data.validation.cpu().numpy()])
     test = data.test.cpu().numpy()
-    chances = np.ones(len(test))
-    for target, each in zip(data.targets, data.truth, strict=True):
-        truth = each.cpu().numpy()
+    accuracy = np.ones(len(test))
+    for target, of_target in zip(data.targets, data.truth, strict=True):
+        truth = of_target.cpu().numpy()
         has = truth if target.several else truth[:, None] == np.arange(len(target.classes))
         counts = has[fitted].sum(axis=0)
-        chances *= has[test][:, counts == counts.max()].mean(axis=1)
-    return chances
+        accuracy *= has[test][:, counts == counts.max()].mean(axis=1)
+    return accuracy
 
 
-def _spread(each: NDArray[np.float64]) -> float:
-    """Over seeds. (seeds, n)."""
-    return float(each.mean(axis=1).std(ddof=1)) if len(each) > 1 else float("nan")
+def _seed_sd(values: NDArray[np.float64]) -> float:
+    """(seeds, n)."""
+    return float(values.mean(axis=1).std(ddof=1)) if len(values) > 1 else float("nan")

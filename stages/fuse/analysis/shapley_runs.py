@@ -1,11 +1,11 @@
-"""Contributions saved under a name, so that nothing is trained twice to be read again.
+"""Contributions saved under a name, where what is finished is not trained again.
 
 runs/<dataset>/<name>/
-    contribution.json   what the numbers depend on; written last
-    contribution.csv    a line a player
-    coalitions.csv      a line a set of players
-    clips.csv           a line a player and test clip, a column a seed
-    .training/          what is trained of one that is not through
+    contribution.json   data and settings; written last, it marks the study complete
+    contribution.csv    a line per player
+    coalitions.csv      a line per coalition
+    clips.csv           a line per player and test clip, a column per seed
+    .training/          finished groups of heads of an unfinished study
 
 The tables are those of `Contribution`.
 """
@@ -52,12 +52,16 @@ def run_contribution(
     replace: bool = False,
     progress: bool = True,
 ) -> ContributionRun:
-    """What `folder` holds of these data and settings. Where it holds nothing `contribution` finds it, and goes on where
-    it was broken off.
+    """Compute a contribution into `folder`, resuming it there, or read it back where it is complete.
 
-    `described` goes into contribution.json as it is (data set, command, versions). Raises UsageError as `contribution`
-    does, for a setting that the head does not have, and where the folder holds a run of heads, or without `replace`
-    another contribution.
+    Args:
+        described: goes into contribution.json as it is (data set, command, versions).
+        split: as of `contribution`.
+        replace: whether a contribution with other settings is replaced.
+
+    Raises:
+        UsageError: as `contribution`, for a setting that the head does not have, and where the folder holds a run of
+            heads, or without `replace` another contribution.
     """
     training.check([head])
     settings = _settings(data, head, training, seeds, split)
@@ -72,18 +76,18 @@ def run_contribution(
             f"{folder} holds a contribution with other settings ({_differences(other, settings)}): give this one "
             "another name (NAME=..., --name), or replace it (--replace)"
         )
-    kept = folder / ".training"
-    found = contribution(data, head, training, seeds, split=split, keep=kept, progress=progress)
-    described = {**described, **_facts(data), **settings}
-    _write(folder, found, described)
-    shutil.rmtree(kept, ignore_errors=True)
-    return ContributionRun(folder, described, *_tables(folder))
+    unfinished = folder / ".training"
+    result = contribution(data, head, training, seeds, split=split, keep=unfinished, progress=progress)
+    metadata = {**described, **_data_facts(data), **settings}
+    _write(folder, result, metadata)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return ContributionRun(folder, metadata, *_tables(folder))
 
 
 def _settings(
     data: FusionData, head: str, training: TrainingOverrides, seeds: int, split: Sequence[str]
 ) -> dict[str, Any]:
-    """All that the numbers depend on, and its hash."""
+    """All that the numbers depend on, and its hash under `key`."""
     return {
         "format_version": FORMAT_VERSION,
         "key": contribution_key(data, head, training, seeds, split),
@@ -98,22 +102,21 @@ def _settings(
     }
 
 
-def _facts(data: FusionData) -> dict[str, Any]:
+def _data_facts(data: FusionData) -> dict[str, Any]:
     facts = describe_data(data)
     clips = {name: facts["clips"][name] for name in ("train", "validation", "test", "excluded")}
     return {**facts, "clips": clips}
 
 
-def _write(folder: Path, found: Contribution, described: Mapping[str, Any]) -> None:
-    """The JSON comes last and marks it complete."""
+def _write(folder: Path, result: Contribution, metadata: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     known = folder / "contribution.json"
     known.unlink(missing_ok=True)
-    found.players.to_csv(folder / "contribution.csv", index=False)
-    found.coalitions.to_csv(folder / "coalitions.csv", index=False)
-    clips = {player: found.clips[player].add_prefix("seed ") for player in found.players["player"]}
+    result.players.to_csv(folder / "contribution.csv", index=False)
+    result.coalitions.to_csv(folder / "coalitions.csv", index=False)
+    clips = {player: result.clips[player].add_prefix("seed ") for player in result.players["player"]}
     pd.concat(clips, names=["player"]).to_csv(folder / "clips.csv")
-    write_json(known, described)
+    write_json(known, metadata)
 
 
 def _tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -127,13 +130,13 @@ def _tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _differences(other: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    theirs, ours = _plain(other), _plain(settings)
+    theirs, ours = _user_settings(other), _user_settings(settings)
     parts = ["other clips or features"] if other.get("data") != settings["data"] else []
     return "; ".join([*parts, *list_differences(theirs, ours)]) or "made by another version of avfuse"
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a user has chosen, by name."""
+def _user_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a user chooses, by name."""
     return {
         **{name: settings.get(name) for name in ("head", "revision", "seeds")},
         "split": "+".join(settings.get("split", ())) or "none",
