@@ -39,8 +39,8 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(media: Path, tmp_path: Pa
     probes = probe_files(paths, store)
     assert probes["problem"].tolist() == [
         "file is empty (0 bytes)",
-        "not a readable media file (Invalid data probes when processing input)",
-        "file not probes",
+        "not a readable media file (Invalid data found when processing input)",
+        "file not found",
         "is a folder",
         None,
     ]

@@ -67,7 +67,7 @@ def test_a_new_file_is_probed_and_a_removed_one_is_missing(media: Path, tmp_path
     shutil.copyfile(media / "good.avi", path)
     assert probe_files([path], store)["problem"].tolist() == [None]
     path.unlink()
-    assert probe_files([path], store)[["size", "problem"]].to_numpy().tolist() == [[-1, "file not probes"]]
+    assert probe_files([path], store)[["size", "problem"]].to_numpy().tolist() == [[-1, "file not found"]]
 
 
 def test_a_name_that_is_no_text_is_stored_too(media: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
