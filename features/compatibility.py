@@ -1,4 +1,4 @@
-"""Whether this version of avfuse can still make a feature that is in the cache."""
+"""Whether this version of avfuse can still compute a cached feature."""
 
 from avfuse.features import backbones
 from avfuse.features.audio_images import REPRESENTATION_REVISION
@@ -8,27 +8,28 @@ from avfuse.features.spec import AnyInput, FeatureSpec, FilterBankInput, ImageIn
 
 
 def outdated_reason(spec: FeatureSpec) -> str | None:
-    """Which reader, representation, filter bank or backbone has had another revision since; None where none has.
+    """The reader, representation, filter bank or backbone whose revision has changed, in words; None if none has.
 
-    An outdated feature stays usable, and is never made again: what is extracted now has another key. Networks of
-    libraries (`timm:NAME`) are not asked for their revision, which could mean to fetch them.
+    An outdated feature stays usable, but cannot be extended: new extractions have another key. Library networks
+    (`timm:NAME`) are not checked, because that could download them.
     """
     return _outdated_input(spec.input) or (None if spec.model is None else _outdated_backbone(spec.model))
 
 
 def is_registered(model: ModelSpec) -> bool:
-    """Whether a backbone's name is known here: a user's own may be registered elsewhere."""
+    """Whether a backbone is known here; a plug-in may be registered on another machine only."""
     return backbones.is_adapted(model.backbone) or model.backbone in backbones.list_backbones()
 
 
-def _outdated_input(taken: AnyInput) -> str | None:
-    if isinstance(taken, ImportedInput):
+def _outdated_input(feature_input: AnyInput) -> str | None:
+    if isinstance(feature_input, ImportedInput):
         return None
-    reason = _difference(f"reader {taken.reader.name}", taken.reader.revision, READERS.get(taken.reader.name))
-    if isinstance(taken, ImageInput):
-        reason = reason or _difference("audio images", taken.revision, REPRESENTATION_REVISION)
-    if isinstance(taken, FilterBankInput):
-        reason = reason or _difference("filter bank", taken.revision, filter_bank.REVISION)
+    reader = feature_input.reader
+    reason = _difference(f"reader {reader.name}", reader.revision, READERS.get(reader.name))
+    if isinstance(feature_input, ImageInput):
+        reason = reason or _difference("audio images", feature_input.revision, REPRESENTATION_REVISION)
+    if isinstance(feature_input, FilterBankInput):
+        reason = reason or _difference("filter bank", feature_input.revision, filter_bank.REVISION)
     return reason
 
 
@@ -38,7 +39,7 @@ def _outdated_backbone(model: ModelSpec) -> str | None:
     return _difference(f"backbone {model.backbone}", model.revision, backbones.get_backbone(model.backbone).revision)
 
 
-def _difference(what: str, then: int, now: int | None) -> str | None:
-    if then == now:
+def _difference(component: str, cached: int, current: int | None) -> str | None:
+    if cached == current:
         return None
-    return f"{what} of revision {then}, {'no longer offered' if now is None else f'now {now}'}"
+    return f"{component} of revision {cached}, {'no longer offered' if current is None else f'now {current}'}"

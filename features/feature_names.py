@@ -1,11 +1,11 @@
-"""From what a user types (`lite`, `lite:frames`, `ast:fbank:tokens6x50`, `image:mfcc`) to FeatureSpecs.
+"""From feature names as users type them (`lite`, `lite:frames`, `ast:fbank:tokens6x50`, `image:mfcc`) to FeatureSpecs.
 
 A name is SOURCE:INPUT[-STYLE][:OUTPUT][:WINDOW][:VIEW]. SOURCE is a backbone, or `image` or `audio` for a backbone's
-input itself; alone it means all it takes. INPUT is `frames` (each on its own), `clip` (frames together), one of the six
-representations, `images` for all six, or `fbank`. STYLE is how audio images are drawn. OUTPUT is `tokens`, with a grid
-to average them down to where one is given. WINDOW is `2of4` for frames of the second quarter (or the second of four
-strided runs), or `windows4` for one feature of each. VIEW is `h`, `v` or `hv`, or `flips` for these and the picture as
-it is. `imported:NAME` was computed elsewhere: it can be named, and not extracted.
+input itself; alone it means all its inputs. INPUT is `frames` (one by one), `clip` (frames together), one of the six
+representations, `images` for all six, `fbank` or `sound`. STYLE is that of audio images. OUTPUT is `tokens`, with an
+optional grid to average them to. WINDOW is `2of4` for frames of the second quarter (or the second of four strided
+runs), or `windows4` for one feature of each. VIEW is `h`, `v` or `hv`, or `flips` for these and the unmirrored image.
+`imported:NAME` was computed elsewhere: it cannot be extracted.
 """
 
 import math
@@ -51,27 +51,27 @@ _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.37
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """One feature by name. style: None where the name says nothing. tokens: the grid asked for, such as `6x50`, empty
-    for the network's own; None for the pooled vector. window: (which, of how many), or None."""
+class _FeatureName:
+    """The pieces of one feature's name."""
 
     source: str
-    taken: str
-    style: Style | None
-    tokens: str | None
-    window: tuple[int, int] | None
+    input: str
+    style: Style | None  #: None if the name has none
+    tokens: str | None  #: a grid such as `6x50`, empty for the network's own; None for the pooled vector
+    window: tuple[int, int] | None  #: (number from 1, count)
     view: View
 
-    def name(self, style: Style) -> str:
-        drawn = f"-{style}" if self.taken in REPRESENTATIONS and style != DEFAULT_STYLE else ""
+    def text(self, style: Style) -> str:
+        """The canonical name, given the style of audio images."""
+        suffix = f"-{style}" if self.input in REPRESENTATIONS and style != DEFAULT_STYLE else ""
         output = f":tokens{self.tokens}" if self.tokens is not None else ""
         window = ":{}of{}".format(*self.window) if self.window else ""
         view = f":{self.view}" if self.view != "id" else ""
-        return f"{self.source}:{self.taken}{drawn}{output}{window}{view}"
+        return f"{self.source}:{self.input}{suffix}{output}{window}{view}"
 
 
 def resolve(
-    wanted: Iterable[str],
+    names: Iterable[str],
     sampling: str | None = None,
     reader: str = DEFAULT_READER,
     style: Style = DEFAULT_STYLE,
@@ -80,120 +80,120 @@ def resolve(
     precision: Precision = "float32",
     dtype: Dtype = "float16",
 ) -> list[FeatureSpec]:
-    """The specs of the features asked for, in order, each once.
+    """The specs of named features, in order, without duplicates.
 
     Args:
-        wanted: names; `all` means every backbone.
-        sampling, reader: which frames, and who decodes them; by default 25 frames, or as many as a network that sees
-            frames together takes.
-        style, size: of audio images whose name gives no style; size is (height, width), by default what the backbone
-            takes (aligned) or 360 x 360 (paper).
-        weights: what backbones are loaded with; its hash is in the spec.
-        precision: the numbers that networks compute with.
-        dtype: how what networks give is stored; pictures and filter banks stay as they are.
+        names: feature names; `all` means every backbone.
+        sampling: of frames; by default 25 frames, or the number that a video network takes.
+        reader: of media files.
+        style: of audio images whose name has none.
+        size: (height, width) of audio images; by default that of the backbone (aligned) or 360 x 360 (paper).
+        weights: of the backbones; their hash is in the spec.
+        precision: of the networks' weights and activations.
+        dtype: of stored network outputs; audio images and filter banks keep theirs.
 
     Raises:
-        UsageError: a name that means nothing, a sampling that does not give every clip as many frames, an unknown
-            reader or style, weights that are not here.
+        UsageError: an invalid name, a sampling with a varying number of frames, an unknown reader or style, or missing
+            weights.
     """
     check_reader(reader)
     check_style(style, size)
     specs: dict[str, FeatureSpec] = {}
-    for name in wanted:
-        for each in _parse(name):
-            spec = _spec(each, sampling, reader, each.style or style, size, weights, precision)
+    for name in names:
+        for feature in _parse(name):
+            spec = _spec(feature, sampling, reader, feature.style or style, size, weights, precision)
             if spec.model is not None:
                 spec = spec.model_copy(update={"dtype": dtype})
             specs[spec.key] = spec
     if not specs:
-        raise UsageError("no feature asked for: name one, for example --features lite")
+        raise UsageError("no features: name one, for example --features lite")
     return list(specs.values())
 
 
-def expand_names(wanted: Iterable[str]) -> list[str]:
-    """Feature names with groups spelled out: `lite:images` -> `lite:waveplot`, ... A name with `@key` stays itself, and
-    so does `imported:NAME`."""
+def expand_names(names: Iterable[str]) -> list[str]:
+    """Feature names with groups expanded: `lite:images` -> `lite:waveplot`, ... Names with `@key` and `imported:NAME`
+    stay as they are. Raises UsageError for an invalid name."""
     expanded: list[str] = []
-    for name in wanted:
+    for name in names:
         if name.startswith(f"{IMPORTED}:"):
             expanded.append(name)
             continue
         plain, at, _ = name.partition("@")
-        spelled_out = [each.name(each.style or DEFAULT_STYLE) for each in _parse(plain, known=False)]
-        expanded += [name] if at else spelled_out
+        features = _parse(plain, known=False)
+        expanded += [name] if at else [feature.text(feature.style or DEFAULT_STYLE) for feature in features]
     return list(dict.fromkeys(expanded))
 
 
 def is_raw_input(name: str) -> bool:
-    """Whether a feature of this name is a backbone's input itself."""
+    """Whether the feature is a backbone's input itself."""
     return name.partition(":")[0] in _WITHOUT_BACKBONE
 
 
 def image_spec(image: ImageInput) -> FeatureSpec:
-    """The spec of a picture as it was drawn: what is cached of it serves every backbone."""
+    """The spec of an audio image without preprocessing, whose cached rows serve every backbone."""
     return _without_backbone(
-        _Wanted("image", image.representation, None, None, None, "id"), image.style, image.as_drawn
+        _FeatureName("image", image.representation, None, None, None, "id"), image.style, image.as_drawn
     )
 
 
-def _parse(name: str, known: bool = True) -> list[_Wanted]:
-    """known: whether the source must be one that is here; cached features outlive the networks that they came from."""
+def _parse(name: str, known: bool = True) -> list[_FeatureName]:
+    """The features that a name stands for. known: the source must be registered; a cached feature's need not be."""
     if name == "all":
-        return [each for backbone in backbones.list_backbones() for each in _parse(backbone)]
-    source, rest = _source(name)
+        return [feature for backbone in backbones.list_backbones() for feature in _parse(backbone)]
+    source, rest = _split_source(name)
     if source == IMPORTED:
         raise UsageError(
-            f"'{name}' cannot be extracted: what is called {IMPORTED}:NAME was computed elsewhere, and comes into the "
-            "cache with avfuse features import"
+            f"'{name}' cannot be extracted: {IMPORTED}:NAME was computed elsewhere, and is imported with avfuse "
+            "features import"
         )
-    every = _takes(source, rest, known)
+    allowed = _allowed_inputs(source, rest, known)
     match = _NAME.fullmatch(rest)
     if match is None:
         raise UsageError(
-            f"unknown feature '{name}': write {source}:INPUT, with -paper, :tokens, :2of4, :h, :v or :hv behind it"
+            f"unknown feature '{name}': write {source}:INPUT, then -paper, :tokens, :2of4, :h, :v or :hv if you like"
         )
-    taken, style, tokens, which, count, view = match.groups()
-    if taken in every:
-        chosen = [taken]
-    elif not taken:
-        chosen = every
-    elif taken == "images" and REPRESENTATIONS[0] in every:
-        chosen = list(REPRESENTATIONS)
+    input_name, style, tokens, number, count, view = match.groups()
+    if input_name in allowed:
+        inputs = [input_name]
+    elif not input_name:
+        inputs = allowed
+    elif input_name == "images" and REPRESENTATIONS[0] in allowed:
+        inputs = list(REPRESENTATIONS)
     else:
-        groups = ", or images for all six" if REPRESENTATIONS[0] in every else ""
-        raise UsageError(f"unknown feature '{name}': {source} takes {', '.join(every)}{groups}")
-    if style and chosen[0] not in REPRESENTATIONS:
+        groups = ", or images for all six" if REPRESENTATIONS[0] in allowed else ""
+        raise UsageError(f"unknown feature '{name}': {source} takes {', '.join(allowed)}{groups}")
+    if style and inputs[0] not in REPRESENTATIONS:
         raise UsageError(f"unknown feature '{name}': only audio images have a style")
     if style and style not in STYLES:
         raise UsageError(f"unknown feature '{name}': styles are {', '.join(STYLES)}")
     if tokens is not None and source in _WITHOUT_BACKBONE:
-        raise UsageError(f"unknown feature '{name}': tokens are a backbone's")
+        raise UsageError(f"unknown feature '{name}': only backbones give tokens")
     views = VIEWS if view == "flips" else (view or "id",)
-    for each in views:
-        _check_view(name, chosen, each)
-    # mypy cannot know that style and views were looked up in the lists of them.
+    for view_name in views:
+        _check_view(name, inputs, view_name)
+    # mypy cannot know that style and views are among the literals.
     return [
-        _Wanted(source, taken, style or None, tokens, window, view)  # type: ignore[arg-type]
-        for taken in chosen
-        for window in _windows(name, chosen, which, count)
+        _FeatureName(source, input_name, style or None, tokens, window, view)  # type: ignore[arg-type]
+        for input_name in inputs
+        for window in _windows(name, inputs, number, count)
         for view in views
     ]
 
 
-def _windows(name: str, chosen: list[str], which: str | None, count: str | None) -> list[tuple[int, int] | None]:
+def _windows(name: str, inputs: list[str], number: str | None, count: str | None) -> list[tuple[int, int] | None]:
     if count is None:
         return [None]
-    if chosen[0] not in ("frames", "clip"):
-        raise UsageError(f"unknown feature '{name}': only frames are taken in windows")
-    if which is None:
-        return [(each, int(count)) for each in range(1, int(count) + 1)]
-    if int(which) > int(count):
-        raise UsageError(f"unknown feature '{name}': there is no window {which} of {count}")
-    return [(int(which), int(count))]
+    if inputs[0] not in ("frames", "clip"):
+        raise UsageError(f"unknown feature '{name}': only frames have windows")
+    if number is None:
+        return [(index, int(count)) for index in range(1, int(count) + 1)]
+    if int(number) > int(count):
+        raise UsageError(f"unknown feature '{name}': there is no window {number} of {count}")
+    return [(int(number), int(count))]
 
 
-def _source(name: str) -> tuple[str, str]:
-    """A library's network has its library's name before its own."""
+def _split_source(name: str) -> tuple[str, str]:
+    """(source, rest). The source of a library's network has two pieces, as in `timm:resnet50`."""
     first, _, rest = name.partition(":")
     if first not in backbones.ADAPTERS:
         return first, rest
@@ -201,34 +201,33 @@ def _source(name: str) -> tuple[str, str]:
     return f"{first}:{second}", rest
 
 
-def _takes(source: str, rest: str, known: bool) -> list[str]:
-    """What may be asked of a source. A library's network, whose weights may be far away, is not looked at where the
-    name says what it takes."""
+def _allowed_inputs(source: str, rest: str, known: bool) -> list[str]:
+    """The inputs of a source. A library's network is not loaded, which may download it, if the name has an input."""
     if source in _WITHOUT_BACKBONE:
         return list(_WITHOUT_BACKBONE[source])
-    is_here = source in backbones.list_backbones()
-    if rest and not is_here and (backbones.is_adapted(source) or not known):
+    is_registered = source in backbones.list_backbones()
+    if rest and not is_registered and (backbones.is_adapted(source) or not known):
         return ["frames", "clip", *REPRESENTATIONS, "fbank", "sound"]
-    if not is_here and not backbones.is_adapted(source):
+    if not is_registered and not backbones.is_adapted(source):
         raise UsageError(backbones.unknown_backbone_message(source, [*backbones.list_backbones(), *_WITHOUT_BACKBONE]))
-    return _inputs(backbones.get_backbone(source))
+    return _backbone_inputs(backbones.get_backbone(source))
 
 
-def _inputs(backbone: Backbone) -> list[str]:
+def _backbone_inputs(backbone: Backbone) -> list[str]:
     return [name for kind in backbone.inputs for name in (REPRESENTATIONS if kind == "image" else (kind,))]
 
 
-def _check_view(name: str, chosen: list[str], view: str) -> None:
+def _check_view(name: str, inputs: list[str], view: str) -> None:
     if view not in VIEWS:
         raise UsageError(
             f"unknown view in '{name}': h, v, hv, or flips for all (the order is SOURCE:INPUT-STYLE:tokens:WINDOW:VIEW)"
         )
-    if view != "id" and not (set(chosen) <= set(REPRESENTATIONS) or (chosen[0] in ("frames", "clip") and view == "h")):
-        raise UsageError(f"'{name}': audio images have the views h, v and hv, frames have h, and others have none")
+    if view != "id" and not (set(inputs) <= set(REPRESENTATIONS) or (inputs[0] in ("frames", "clip") and view == "h")):
+        raise UsageError(f"'{name}': audio images have the views h, v and hv, frames have h, other inputs have none")
 
 
 def _spec(
-    wanted: _Wanted,
+    feature: _FeatureName,
     sampling: str | None,
     reader: str,
     style: Style,
@@ -236,98 +235,101 @@ def _spec(
     weights: WeightsChoice,
     precision: Precision,
 ) -> FeatureSpec:
-    if wanted.source == "audio":
-        return _without_backbone(wanted, style, _filter_bank_input())
-    if wanted.source == "image":
-        return _without_backbone(wanted, style, _image(wanted.taken, style, size or DEFAULT_SIZES[style], None))
-    backbone = backbones.get_backbone(wanted.source)
-    if wanted.taken not in _inputs(backbone):
-        raise UsageError(f"'{wanted.name(style)}': {backbone.name} takes {', '.join(_inputs(backbone))}")
-    taken: AnyInput
-    if wanted.taken == "fbank":
-        taken = _filter_bank_input()
-    elif wanted.taken == "sound":
-        taken = _sound_input(backbone)
-    elif wanted.taken in REPRESENTATIONS:
-        taken = _image_for(backbone, wanted.taken, style, size)
+    if feature.source == "audio":
+        return _without_backbone(feature, style, _filter_bank_input())
+    if feature.source == "image":
+        return _without_backbone(feature, style, _image_input(feature.input, style, size or DEFAULT_SIZES[style], None))
+    backbone = backbones.get_backbone(feature.source)
+    if feature.input not in _backbone_inputs(backbone):
+        raise UsageError(f"'{feature.text(style)}': {backbone.name} takes {', '.join(_backbone_inputs(backbone))}")
+    feature_input: AnyInput
+    if feature.input == "fbank":
+        feature_input = _filter_bank_input()
+    elif feature.input == "sound":
+        feature_input = _sound_input(backbone)
+    elif feature.input in REPRESENTATIONS:
+        feature_input = _backbone_image(backbone, feature.input, style, size)
     else:
-        taken = _frames_for(backbone, wanted, sampling, reader)
-    each = (taken.shape[0],) if taken.kind == "frames" else ()
-    shape = (*each, backbone.feature_dim)
-    output: Output = "frames" if each else "pooled"
+        feature_input = _frames_input(backbone, feature, sampling, reader)
+    frames = (feature_input.shape[0],) if feature_input.kind == "frames" else ()
+    shape = (*frames, backbone.feature_dim)
+    output: Output = "frames" if frames else "pooled"
     cells = None
-    if wanted.tokens is not None:
-        prefix, cells = _cells(wanted, backbone, taken)
-        output, shape = "tokens", (*each, prefix + math.prod(cells), backbone.feature_dim)
+    if feature.tokens is not None:
+        prefix, cells = _grid_cells(feature, backbone, feature_input)
+        output, shape = "tokens", (*frames, prefix + math.prod(cells), backbone.feature_dim)
     return FeatureSpec(
-        name=wanted.name(style),
-        input=taken,
+        name=feature.text(style),
+        input=feature_input,
         model=_model(backbone, weights),
         output=output,
         grid=cells,
         shape=shape,
         compute=precision,
-        view=wanted.view,
+        view=feature.view,
     )
 
 
-def token_grid(backbone: Backbone, taken: AnyInput) -> Grid | None:
-    """How a backbone lays out the tokens of an input; None where it gives none."""
+def token_grid(backbone: Backbone, feature_input: AnyInput) -> Grid | None:
+    """The layout of a backbone's tokens for an input; None if it gives none."""
     if backbone.grid is None:
         return None
-    if isinstance(taken, FilterBankInput):
-        return backbone.grid((taken.bands, taken.frames))
-    if isinstance(taken, SoundInput):
-        return backbone.grid(taken.shape)
-    pictures = taken.shape[1:] if taken.kind == "frames" else taken.shape
-    return backbone.grid(pictures[:-1])
+    if isinstance(feature_input, FilterBankInput):
+        return backbone.grid((feature_input.bands, feature_input.frames))
+    if isinstance(feature_input, SoundInput):
+        return backbone.grid(feature_input.shape)
+    shape = feature_input.shape[1:] if feature_input.kind == "frames" else feature_input.shape
+    return backbone.grid(shape[:-1])
 
 
-def _cells(wanted: _Wanted, backbone: Backbone, taken: AnyInput) -> tuple[int, tuple[int, ...]]:
-    grid = token_grid(backbone, taken)
+def _grid_cells(feature: _FeatureName, backbone: Backbone, feature_input: AnyInput) -> tuple[int, tuple[int, ...]]:
+    """(number of prefix tokens, grid) of the tokens of a feature."""
+    grid = token_grid(backbone, feature_input)
     if grid is None:
-        raise UsageError(f"'{wanted.name(DEFAULT_STYLE)}': {backbone.name} gives no tokens")
-    if not wanted.tokens:
+        raise UsageError(f"'{feature.text(DEFAULT_STYLE)}': {backbone.name} gives no tokens")
+    if not feature.tokens:
         return grid.prefix, grid.cells
-    asked = tuple(int(cells) for cells in wanted.tokens.split("x"))
-    whole = grid.cells[: grid.pooled]
-    if len(asked) != len(whole) or not all(1 <= new <= old for new, old in zip(asked, whole, strict=True)):
+    requested = tuple(int(cells) for cells in feature.tokens.split("x"))
+    full = grid.cells[: grid.pooled]
+    if len(requested) != len(full) or not all(1 <= new <= old for new, old in zip(requested, full, strict=True)):
         raise UsageError(
-            f"'{wanted.name(DEFAULT_STYLE)}': the tokens of {backbone.name} lie in a grid of "
-            f"{'x'.join(map(str, whole))}: ask for that or a smaller one"
+            f"'{feature.text(DEFAULT_STYLE)}': the tokens of {backbone.name} are a grid of "
+            f"{'x'.join(map(str, full))}: name that or a smaller one"
         )
-    return grid.prefix, (*asked, *grid.cells[grid.pooled :])
+    return grid.prefix, (*requested, *grid.cells[grid.pooled :])
 
 
-def _frames_for(backbone: Backbone, wanted: _Wanted, sampling: str | None, reader: str) -> FramesInput:
+def _frames_input(backbone: Backbone, feature: _FeatureName, sampling: str | None, reader: str) -> FramesInput:
     assert backbone.preprocess is not None
-    sampling = sampling or (DEFAULT_SAMPLING if wanted.taken == "frames" else backbone.sampling)
-    if wanted.window is not None:
+    sampling = sampling or (DEFAULT_SAMPLING if feature.input == "frames" else backbone.sampling)
+    if feature.window is not None:
         if "@" in sampling:
-            raise UsageError(f"'{wanted.name(DEFAULT_STYLE)}' is a window already: --frames {sampling} names another")
-        sampling += "@{}/{}".format(*wanted.window)
-    if wanted.taken == "frames":
+            raise UsageError(
+                f"'{feature.text(DEFAULT_STYLE)}' is a window already, and --frames {sampling} names another"
+            )
+        sampling += "@{}/{}".format(*feature.window)
+    if feature.input == "frames":
         return FramesInput(reader=_reader(reader), sampling=sampling, preprocess=backbone.preprocess)
-    taken = FramesInput(kind="clip", reader=_reader(reader), sampling=sampling, preprocess=backbone.preprocess)
-    if backbone.frame_counts and taken.shape[0] not in backbone.frame_counts:
+    feature_input = FramesInput(kind="clip", reader=_reader(reader), sampling=sampling, preprocess=backbone.preprocess)
+    if backbone.frame_counts and feature_input.shape[0] not in backbone.frame_counts:
         counts = " or ".join(map(str, backbone.frame_counts))
         raise UsageError(
-            f"{backbone.name} takes clips of {counts} frames, '{sampling}' gives {taken.shape[0]} (--frames)"
+            f"{backbone.name} takes clips of {counts} frames, '{sampling}' gives {feature_input.shape[0]} (--frames)"
         )
-    return taken
+    return feature_input
 
 
-def _without_backbone(wanted: _Wanted, style: Style, taken: ImageInput | FilterBankInput) -> FeatureSpec:
-    is_image = isinstance(taken, ImageInput)
+def _without_backbone(feature: _FeatureName, style: Style, feature_input: ImageInput | FilterBankInput) -> FeatureSpec:
+    is_image = isinstance(feature_input, ImageInput)
     return FeatureSpec(
-        name=wanted.name(style),
-        input=taken,
+        name=feature.text(style),
+        input=feature_input,
         model=None,
         output="image" if is_image else "filter_bank",
-        shape=taken.shape,
+        shape=feature_input.shape,
         dtype="uint8" if is_image else "float32",
         compute="float32" if is_image else "float64",
-        view=wanted.view,
+        view=feature.view,
     )
 
 
@@ -338,9 +340,9 @@ def _model(backbone: Backbone, choice: WeightsChoice) -> ModelSpec:
     )
 
 
-def _image_for(backbone: Backbone, representation: str, style: Style, size: Size | None) -> ImageInput:
-    """A picture as a backbone takes it. The papers' pictures are normalised as they were: with ImageNet's colours,
-    whatever the checkpoint was trained with, and at 224 x 224, whatever size it prefers."""
+def _backbone_image(backbone: Backbone, representation: str, style: Style, size: Size | None) -> ImageInput:
+    """An audio image as input of a backbone. The `paper` style is normalised as published: with ImageNet's mean and
+    deviation, and at 224 x 224, whatever the checkpoint was trained with."""
     assert backbone.preprocess is not None
     side = PAPER_SIDE if style == "paper" else backbone.preprocess.crop
     preprocess = backbone.preprocess.model_copy(update={"resize": None})
@@ -349,13 +351,13 @@ def _image_for(backbone: Backbone, representation: str, style: Style, size: Size
             resize=None, crop=side, interpolation="bilinear", mean=_IMAGENET_MEAN, std=_IMAGENET_STD
         )
         size = size or DEFAULT_SIZES["paper"]
-    return _image(representation, style, size or (side, side), preprocess)
+    return _image_input(representation, style, size or (side, side), preprocess)
 
 
-def _image(representation: str, style: Style, size: Size, preprocess: Preprocess | None) -> ImageInput:
+def _image_input(representation: str, style: Style, size: Size, preprocess: Preprocess | None) -> ImageInput:
     height, width = size
     return ImageInput(
-        reader=_reader(DEFAULT_READER),  # sound is always PyAV's
+        reader=_reader(DEFAULT_READER),  # audio is always decoded by PyAV
         representation=representation,
         revision=REPRESENTATION_REVISION,
         style=style,

@@ -1,4 +1,4 @@
-"""Whether a feature that was computed before comes out the same here, of clips that it was not computed of."""
+"""Check that this installation reproduces a cached feature, before it extracts the feature from new clips."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,51 +10,51 @@ from avfuse.features.media.reader import DEFAULT_READER
 from avfuse.features.spec import FeatureSpec, FramesInput, ImageInput
 
 _SHOWN = 24
-"""Letters of a value that are shown where two differ."""
+"""Longest value shown whole in a message."""
 
 
 def check_reproducible(spec: FeatureSpec, weights: WeightsChoice = PUBLISHED) -> None:
-    """Raises UsageError where the feature of this name and these options has another key here, which says what
-    differs; where it was computed elsewhere; and as `resolve`, such as for a backbone that is not known here."""
+    """Raises UsageError if the feature was imported, if the same name and options have another key here (the message
+    names the differences), and as `resolve`, such as for an unknown backbone."""
     if spec.imported:
         raise UsageError(
-            f"feature '{spec.name}' was computed elsewhere, and cannot be made of new clips: name heads that see "
-            "features of avfuse's own"
+            f"feature '{spec.name}' was computed elsewhere, and cannot be extracted from new clips: name heads that "
+            "see features of avfuse's own"
         )
-    again = current_spec(spec, weights)
-    if again.key == spec.key:
+    current = current_spec(spec, weights)
+    if current.key == spec.key:
         return
-    there, here = (dict(_values(each.model_dump(mode="json"))) for each in (spec, again))
+    there, here = (dict(_flatten(side.model_dump(mode="json"))) for side in (spec, current))
     differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    said = "; ".join(f"{name} {_short(there.get(name))} there, {_short(here.get(name))} here" for name in differing)
-    way_out = "extract it and train again, or take the version of avfuse that it was made with"
+    changes = "; ".join(f"{name} {_short(there.get(name))} there, {_short(here.get(name))} here" for name in differing)
+    advice = "extract it and train again, or use the version of avfuse that extracted it"
     if differing == ["model.checkpoint"] and spec.model is not None:
-        way_out = f"name the weights that it was made with, --weights {spec.model.backbone}=FILE"
-    raise UsageError(f"feature '{spec.name}' that the heads see is not the one made here ({said}): {way_out}")
+        advice = f"name the weights that it was extracted with, --weights {spec.model.backbone}=FILE"
+    raise UsageError(f"feature '{spec.name}' of the heads is not the one extracted here ({changes}): {advice}")
 
 
 def current_spec(spec: FeatureSpec, weights: WeightsChoice = PUBLISHED) -> FeatureSpec:
-    """What the same name and options stand for now. Raises UsageError as `resolve`."""
-    taken = spec.input
-    (again,) = resolve(
+    """The spec that the same name and options have here. Raises UsageError as `resolve`."""
+    source = spec.input
+    (current,) = resolve(
         [spec.name],
-        sampling=taken.sampling.partition("@")[0] if isinstance(taken, FramesInput) else None,
-        reader=taken.reader.name if isinstance(taken, FramesInput) else DEFAULT_READER,
-        size=(taken.height, taken.width) if isinstance(taken, ImageInput) else None,
+        sampling=source.sampling.partition("@")[0] if isinstance(source, FramesInput) else None,
+        reader=source.reader.name if isinstance(source, FramesInput) else DEFAULT_READER,
+        size=(source.height, source.width) if isinstance(source, ImageInput) else None,
         weights=weights,
         precision="float32" if spec.compute == "float64" else spec.compute,
         dtype=spec.dtype,
     )
-    return again
+    return current
 
 
-def _values(described: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """What stands in nested tables, under names with dots."""
-    for name, value in described.items():
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables, under dotted names."""
+    for name, value in table.items():
         if isinstance(value, dict):
-            yield from _values(value, f"{before}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
-            yield before + name, value
+            yield prefix + name, value
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Everything that decides a feature's bytes, and the key that proves it."""
+"""Feature specs: everything that determines a feature's bytes, and the key derived from it."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from avfuse.features.media.sampling import frames_per_clip
 
 KEY_DIGITS = 8
 IMPORTED = "imported"
-"""The source in the name of a feature that was computed elsewhere, as in `imported:i3d`."""
+"""The source in the names of features that were computed elsewhere, as in `imported:i3d`."""
 
-_UNFIT = re.compile(r"[^\w.-]+")
+_NOT_IN_FOLDERS = re.compile(r"[^\w.-]+")
 
 
 class _Frozen(BaseModel):
@@ -22,20 +22,17 @@ class _Frozen(BaseModel):
 
 
 class Preprocess(_Frozen):
-    """From pixels to a backbone's input: resized, centre crop, (pixel - mean) / std with pixel values 0-255.
+    """From pixels to a backbone's input: resize, centre crop, (pixel - mean) / std with pixel values 0-255."""
 
-    resize: the shorter side's new length, or (height, width) whatever that does to the shapes in it; None: as it is.
-    antialias: whether the filter widens where a picture shrinks; without it, only the nearest points count. centre:
-    where half a pixel is left over, the crop begins at the even one (torchvision) or the one before (transformers).
-    """
-
+    #: the new length of the shorter side, or (height, width) without regard to the aspect ratio; None: no resizing
     resize: int | tuple[int, int] | None
-    crop: int
+    crop: int  #: side of the centre crop
     interpolation: Literal["bilinear", "bicubic", "lanczos"]
-    antialias: bool = True
+    antialias: bool = True  #: low-pass filter when shrinking; without it only the nearest pixels count
+    #: rounding of the crop's half-pixel offsets: to even (torchvision) or down (transformers)
     centre: Literal["even", "before"] = "even"
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float]  #: of red, green, blue
+    std: tuple[float, float, float]  #: of red, green, blue
 
     @field_validator("std")
     @classmethod
@@ -46,22 +43,24 @@ class Preprocess(_Frozen):
 
     @property
     def normalisation(self) -> "Preprocess":
-        """The same for pixels that have their size already."""
+        """The normalisation alone, for pixels that have their final size."""
         return Preprocess(resize=None, crop=self.crop, interpolation="bilinear", mean=self.mean, std=self.std)
 
     @property
     def geometry(self) -> "Preprocess":
-        """The same without mean and std: what decides the bytes that a network gets."""
+        """Resizing and cropping alone, which determine the bytes that a decode worker makes."""
         return self.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
 
 
 class ReaderSpec(_Frozen):
+    """The media reader."""
+
     name: str
     revision: int
 
 
 class FramesInput(_Frozen):
-    """Video frames: uint8 (T, crop, crop, 3), seen one by one (`frames`) or together (`clip`)."""
+    """Video frames: uint8 (T, crop, crop, 3), encoded one by one (`frames`) or as one clip (`clip`)."""
 
     kind: Literal["frames", "clip"] = "frames"
     reader: ReaderSpec
@@ -75,8 +74,7 @@ class FramesInput(_Frozen):
 
 
 class ImageInput(_Frozen):
-    """One audio image, drawn at (height, width): uint8 (height, width, 3) as it is, or (crop, crop, 3), the whole of it
-    resized where it was drawn at another size, when a backbone is to take it."""
+    """One audio image, rendered at (height, width): uint8 (height, width, 3), or for a backbone (crop, crop, 3)."""
 
     kind: Literal["image"] = "image"
     reader: ReaderSpec
@@ -96,12 +94,12 @@ class ImageInput(_Frozen):
 
     @property
     def as_drawn(self) -> "ImageInput":
-        """The same picture, before any backbone's preprocessing."""
+        """The same image, without any backbone's preprocessing."""
         return self.model_copy(update={"preprocess": None})
 
 
 class FilterBankInput(_Frozen):
-    """AST's normalised log-mel filter bank (features/filter_bank.py): float32 (frames, bands)."""
+    """AST's normalised log-mel filter bank (features/inputs/filter_bank.py): float32 (frames, bands)."""
 
     kind: Literal["filter_bank"] = "filter_bank"
     reader: ReaderSpec
@@ -116,82 +114,72 @@ class FilterBankInput(_Frozen):
 
 
 class SoundInput(_Frozen):
-    """What a network's own feature extractor makes of a clip's first `seconds`: float32 of any shape. extractor: its
-    configuration as JSON."""
+    """The output of a network's own feature extractor for a clip's first `seconds`: float32 of any shape."""
 
     kind: Literal["sound"] = "sound"
     reader: ReaderSpec
-    extractor: str
+    extractor: str  #: its configuration, as JSON
     rate_hz: int
     seconds: float
     shape: tuple[int, ...]
 
 
 class ImportedInput(_Frozen):
-    """Numbers that were computed elsewhere. How is known from `description` alone: no reader, network or weights are
-    named that nobody here has seen.
-
-    modality: what they stand for in stage two. reduce: what was made of each clip's rows (T, D) when they were brought,
-    `mean` or `uniform:N`, in float64; None: nothing.
-    """
+    """Features that were computed elsewhere, without a reader, network or weights that avfuse could verify."""
 
     kind: Literal["imported"] = "imported"
-    modality: Literal["video", "audio"]
-    description: str
-    reduce: str | None
+    modality: Literal["video", "audio"]  #: in stage two
+    description: str  #: the user's, of their origin
+    reduce: str | None  #: reduction of each clip's rows (T, D) at import, in float64: `mean`, `uniform:N`, or None
     shape: tuple[int, ...]
 
 
 AnyInput = FramesInput | ImageInput | FilterBankInput | SoundInput | ImportedInput
 
 
-def preprocess_of(taken: AnyInput) -> Preprocess | None:
-    """How an input's pixels are prepared; None for pictures as they are drawn and for sounds."""
-    return taken.preprocess if isinstance(taken, FramesInput | ImageInput) else None
+def preprocess_of(feature_input: AnyInput) -> Preprocess | None:
+    """The preprocessing of an input's pixels; None for raw audio images and for sounds."""
+    return feature_input.preprocess if isinstance(feature_input, FramesInput | ImageInput) else None
 
 
 InputSpec = Annotated[AnyInput, Field(discriminator="kind")]
 View = Literal["id", "h", "v", "hv"]
-"""How a picture is turned before a backbone sees it: as it is, mirrored left to right, top to bottom, or both."""
+"""Mirroring of an image before it is encoded: none, left to right, top to bottom, or both."""
 
 VIEWS: tuple[View, ...] = get_args(View)
 Output = Literal["pooled", "frames", "tokens", "image", "filter_bank"]
 Dtype = Literal["float16", "float32", "uint8"]
 Precision = Literal["float32", "bfloat16", "float16"]
-"""What a network's weights and activations are."""
+"""The type of a network's weights and activations."""
 
 
 class ModelSpec(_Frozen):
-    """Which frozen network, with which weights. `checkpoint` is the SHA-256 of the weights' file."""
+    """A frozen network and its weights."""
 
     backbone: str
     revision: int
-    checkpoint: str
+    checkpoint: str  #: SHA-256 of the weights file
     untrained: bool = False
 
 
 class FeatureSpec(_Frozen):
-    """One feature. Two specs that differ in anything have different keys and never share rows.
+    """One feature. Specs that differ in any field have different keys and never share rows."""
 
-    `name` is what users type (`lite:frames`); `output` is `pooled` (D,), `frames` (T, D) or `tokens` (N, D) or
-    (T, N, D), or with no `model` the input itself, `image` (H, W, 3) or `filter_bank` (T, bands); `grid` is how the
-    last of the N tokens are laid out; `dtype` is how rows are stored, `compute` how they were computed. What was
-    imported has no `model` either, and its `compute` is that of the reduction alone.
-    """
-
-    name: str
+    name: str  #: as users type it, such as `lite:frames`
     input: InputSpec
-    model: ModelSpec | None
+    model: ModelSpec | None  #: None for a backbone's input itself and for imported features
+    #: `pooled` (D,), `frames` (T, D), `tokens` (N, D) or (T, N, D); without a model `image` (H, W, 3) or `filter_bank`
+    #: (T, bands)
     output: Output
-    grid: tuple[int, ...] | None = None
-    shape: tuple[int, ...]
-    dtype: Dtype = "float16"
-    compute: Precision | Literal["float64"] = "float32"
+    grid: tuple[int, ...] | None = None  #: layout of the last of the N tokens
+    shape: tuple[int, ...]  #: of one clip's row
+    dtype: Dtype = "float16"  #: of the stored rows
+    compute: Precision | Literal["float64"] = "float32"  #: of the computation; of the reduction for imported features
     view: View = "id"
 
     @property
     def canonical_json(self) -> str:
-        """Sorted and without spaces: what the key is a hash of."""
+        """The JSON that is hashed for the key: sorted, without spaces."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
     @property
@@ -201,11 +189,12 @@ class FeatureSpec(_Frozen):
 
     @property
     def folder(self) -> str:
-        """The folder's name in a collection's cache; colons and slashes are for names, not for file systems."""
+        """The folder's name in a collection, without the colons and slashes of feature names."""
         return f"{folder_stem(self.name)}-{self.key}"
 
     @property
     def needs_audio(self) -> bool:
+        """Whether clips without an audio stream cannot have it."""
         if isinstance(self.input, ImportedInput):
             return self.input.modality == "audio"
         return not isinstance(self.input, FramesInput)
@@ -217,20 +206,20 @@ class FeatureSpec(_Frozen):
 
     @property
     def preprocess(self) -> Preprocess | None:
-        """How the backbone's images are prepared; None for a backbone's input itself."""
+        """The preprocessing of the backbone's images; None for a backbone's input itself."""
         return preprocess_of(self.input)
 
     @property
     def untrained(self) -> bool:
-        """Whether it comes from random weights."""
+        """Whether its weights are random."""
         return self.model is not None and self.model.untrained
 
     @property
     def bytes_per_clip(self) -> int:
-        """Of one row, as it is stored."""
+        """The stored size of one row."""
         return math.prod(self.shape) * {"float16": 2, "float32": 4, "uint8": 1}[self.dtype]
 
 
 def folder_stem(name: str) -> str:
-    """What the folders of all features of one name begin with."""
-    return _UNFIT.sub("--", name.replace(":", ".")).lstrip(".-")
+    """The start of the folder names of all features of one name."""
+    return _NOT_IN_FOLDERS.sub("--", name.replace(":", ".")).lstrip(".-")
