@@ -1,4 +1,4 @@
-"""What `avfuse understand` prints."""
+"""Contribution, robustness and gains as text, for `avfuse understand`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,31 +17,31 @@ from avfuse.stages.fuse.runs.run_folder import Run
 
 COALITIONS_SHOWN = 32
 LARGEST = 10
-"""Classes and confusions that are printed, each way."""
+"""Number of classes and confusions printed in each direction."""
 
 ONE_SEED = "With one seed, how much seeds vary is unknown: the interval is over groups of test clips alone."
 
 
 def caveats(described: Mapping[str, Any]) -> list[str]:
-    """What a reader of any number of a run must know. described: its run.json, or its contribution.json."""
-    found = []
+    """Caveats that hold for every number of a run. described: its run.json or contribution.json."""
+    notes = []
     if (few := few_groups_warning(np.array(described["test_groups"], dtype=object))) is not None:
-        found.append(few)
-    return found + warnings_of(described)
+        notes.append(few)
+    return notes + warnings_of(described)
 
 
 def warnings_of(described: Mapping[str, Any]) -> list[str]:
-    """Of weights that were never trained, and of control runs."""
-    found = []
+    """Warnings about untrained weights and control runs."""
+    warnings = []
     if described["training"]["shuffle_labels"]:
-        found.append("Control run: the training labels were shuffled, so chance is the right result.")
+        warnings.append("Control run: the training labels were shuffled, so chance is the right result.")
     if described["untrained"]:
-        found.append(f"UNTRAINED weights in {', '.join(described['untrained'])}: these numbers mean nothing.")
-    return found
+        warnings.append(f"UNTRAINED weights in {', '.join(described['untrained'])}: these numbers mean nothing.")
+    return warnings
 
 
 def print_contribution(run: ContributionRun) -> str:
-    """Players with their values, then coalitions, all of them or the best."""
+    """Players with their Shapley values, then the coalitions, or the best `COALITIONS_SHOWN` of them."""
     described, players, coalitions = run.described, run.players, run.coalitions
     clips = described["clips"]
     score = f"{measure_words(Targets.from_dicts(described['targets']).measure)} %"
@@ -84,9 +84,9 @@ def print_contribution(run: ContributionRun) -> str:
     )
 
 
-def print_robustness(run: Run, row: str, found: Robustness) -> str:
-    """One row of a run under every change."""
-    unchanged, changes = found.table.iloc[0], found.table.iloc[1:]
+def print_robustness(run: Run, row: str, result: Robustness) -> str:
+    """The scores of one row under every perturbation of its test clips."""
+    unchanged, changes = result.table.iloc[0], result.table.iloc[1:]
     table = pd.DataFrame(
         {
             "modality": changes["modality"],
@@ -106,7 +106,7 @@ def print_robustness(run: Run, row: str, found: Robustness) -> str:
             "",
             aligned(table, ("modality", "change")),
             *(
-                [f"Up to {left_out} clips have no partner and are left out: each drop is of the clips that remain."]
+                [f"Up to {left_out} clips have no partner and are skipped: each drop is over the other clips."]
                 if left_out
                 else []
             ),
@@ -115,22 +115,25 @@ def print_robustness(run: Run, row: str, found: Robustness) -> str:
 
 
 def robustness_notes(run: Run) -> list[str]:
-    """Below all rows."""
+    """Notes printed below all rows."""
     return [
-        "Drop: percentage points that the accuracy of the same clips loses. Noise: signal-to-noise ratio. Shift: share "
-        "of the length.",
+        "Drop: loss of accuracy on the same clips, in percentage points. Noise: signal-to-noise ratio. Shift: share of "
+        "the length.",
         *_intervals(min(map(len, run.heads.values()))),
         *caveats(run.described),
     ]
 
 
-def print_gains(found: ClassGains, targets: Targets, before: str, after: str) -> str:
-    """How many clips change, and the classes and confusions that change most. before, after: the rows' names."""
-    classes, pairs = found.classes, found.confusions
+def print_gains(gains: ClassGains, targets: Targets, before: str, after: str) -> str:
+    """Numbers of fixed and broken clips, and the classes and confusions that change most. before, after: names of the
+    rows."""
+    classes, pairs = gains.classes, gains.confusions
     several = len(targets) > 1
     gained, lost = classes[classes["difference"] > 0], classes[classes["difference"] < 0].iloc[::-1]
     fewer, more = pairs[pairs["difference"] < 0], pairs[pairs["difference"] > 0]
-    totals = [_totals(classes[classes["target"] == each.name], each, several) for each in targets if not each.several]
+    totals = [
+        _totals(classes[classes["target"] == target.name], target, several) for target in targets if not target.several
+    ]
     return "\n\n".join(
         [
             "\n".join([f"From {before} to {after}", *totals]),
@@ -138,8 +141,8 @@ def print_gains(found: ClassGains, targets: Targets, before: str, after: str) ->
             _section("Classes that lose", lost, lambda shown: _class_table(shown, several)),
             _section("Confusions that are fewer", fewer, lambda shown: _confusion_table(shown, several)),
             _section("Confusions that are more", more, lambda shown: _confusion_table(shown, several)),
-            "Fixed, broken: clips that were wrong and are right, and the reverse; means over pairs of a seed before "
-            "and one after.",
+            "Fixed: clips that only the second row predicts right; broken: the reverse. Means over pairs of seeds, one "
+            "of each row.",
         ]
     )
 
@@ -190,8 +193,8 @@ def _confusion_table(pairs: pd.DataFrame, several: bool) -> str:
 
 
 def _intervals(seeds: int) -> list[str]:
-    found = ["Intervals: 95 %, over new seeds and new groups of test clips."]
-    return found if seeds > 1 else [*found, ONE_SEED]
+    note = "Intervals: 95 %, over new seeds and new groups of test clips."
+    return [note] if seeds > 1 else [note, ONE_SEED]
 
 
 def _strength(change: str, strength: float) -> str:

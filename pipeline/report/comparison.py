@@ -1,4 +1,4 @@
-"""Two runs side by side: what they were made with, and whether their heads differ."""
+"""Comparison of two runs: settings, features and versions that differ, and paired tests between their rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,39 +30,37 @@ __getattr__ = renamed(__name__, {"Side": f"{_NEW_PLACE}.RunRef", "read_side": f"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Shares of 1 throughout; a difference is B less A.
-
-    differing: a line a fact or setting that is not the same: `what`, `a`, `b`, as text.
-    accuracies: a line a pair of rows: `row`; `a` and `b`, the accuracies by Targets.measure, with their 95 % intervals
-        `a_low`, `a_high`, `b_low`, `b_high`; `difference`, `low`, `high`, and `p` of no difference, as of
-        `paired_test`; `holm`, p adjusted for all lines.
-    measures: a line a pair of rows and a measure of `metrics.evaluate` (nll in nats): `row`, `measure`, `a`, `b`,
-        `difference`.
-    notes: what is not compared, and what a reader must know.
-    """
+    """Two runs compared. Scores are shares of 1; a difference is B minus A."""
 
     a: RunRef
     b: RunRef
     differing: pd.DataFrame
+    """One line per fact or setting that differs: `what`, `a`, `b`, as text."""
     accuracies: pd.DataFrame
+    """One line per pair of rows: `row`; `a` and `b`, scores by `Targets.measure`, with 95 % intervals `a_low`,
+    `a_high`, `b_low`, `b_high`; `difference`, `low`, `high` and `p` of `paired_test`; `holm`, p adjusted for all
+    lines."""
     measures: pd.DataFrame
+    """One line per pair of rows and measure of `metrics.evaluate_metrics` (nll in nats): `row`, `measure`, `a`, `b`,
+    `difference`."""
     notes: list[str]
+    """What is not compared, and caveats."""
 
 
 @dataclass(frozen=True)
 class _RowPair:
-    """Two rows, a head for each seed that both have; seeds: all that each has."""
+    """Two rows with the heads of their common seeds."""
 
     name: str
     a: list[SeedResult]
     b: list[SeedResult]
-    seeds: tuple[list[int], list[int]]
+    seeds: tuple[list[int], list[int]]  # all seeds of A's row and of B's
 
 
 def compare(a: RunRef, b: RunRef) -> Comparison:
-    """Two rows, or all rows of two runs that are called the same.
+    """Compare two rows, or all rows of the same name of two runs.
 
-    Raises UsageError unless both are of the same test clips with the same classes and have a row and a seed in common.
+    Raises UsageError unless both have the same test clips and classes, and a row and a seed in common.
     """
     order = match_test_clips(a.run, b.run)
     pairs = [_pair(a.run, b.run, *rows) for rows in _rows(a, b)]
@@ -77,26 +75,28 @@ def compare(a: RunRef, b: RunRef) -> Comparison:
     )
 
 
-def print_comparison(found: Comparison) -> str:
+def print_comparison(comparison: Comparison) -> str:
     """The comparison with its notes, ready to print."""
     return "\n".join(
         [
-            f"A: {found.a.name}",
-            f"B: {found.b.name}",
+            f"A: {comparison.a.name}",
+            f"B: {comparison.b.name}",
             "",
-            _differing_table(found.differing) if len(found.differing) else "Nothing that they depend on differs.",
+            _differing_table(comparison.differing)
+            if len(comparison.differing)
+            else "Nothing that they depend on differs.",
             "",
-            _accuracy_table(found.accuracies, found.a.run.targets),
+            _accuracy_table(comparison.accuracies, comparison.a.run.targets),
             "",
-            _measure_table(found.measures, len(found.accuracies) > 1),
+            _measure_table(comparison.measures, len(comparison.accuracies) > 1),
             "",
-            *found.notes,
+            *comparison.notes,
         ]
     )
 
 
 def _rows(a: RunRef, b: RunRef) -> list[tuple[str, str]]:
-    """Rows of A and B to compare."""
+    """Pairs of rows to compare."""
     if a.row is not None and b.row is not None:
         return [(a.row, b.row)]
     common = [row for row in a.run.heads if row in b.run.heads]
@@ -110,7 +110,7 @@ def _rows(a: RunRef, b: RunRef) -> list[tuple[str, str]]:
 
 
 def _pair(a: Run, b: Run, row_a: str, row_b: str) -> _RowPair:
-    """With the seeds that both have."""
+    """Heads of the common seeds of two rows."""
     of_a, of_b = ({one.seed: one for one in run.heads[row]} for run, row in ((a, row_a), (b, row_b)))
     common = sorted(of_a.keys() & of_b.keys())
     if not common:
@@ -122,7 +122,7 @@ def _pair(a: Run, b: Run, row_a: str, row_b: str) -> _RowPair:
 
 
 def _accuracies(a: Run, b: Run, pair: _RowPair, order: NDArray[np.int64]) -> dict[str, Any]:
-    """Of `Comparison.accuracies`, but for holm."""
+    """A line of `Comparison.accuracies`, without `holm`."""
     of_a, of_b = correct_matrix(a.targets, pair.a), correct_matrix(b.targets, pair.b)[:, order]
     span_a, span_b, test = interval(of_a, a.groups), interval(of_b, a.groups), paired_test(of_b, of_a, a.groups)
     return {
@@ -141,7 +141,7 @@ def _accuracies(a: Run, b: Run, pair: _RowPair, order: NDArray[np.int64]) -> dic
 
 
 def _measures(pair: _RowPair) -> Iterator[dict[str, Any]]:
-    """Of `Comparison.measures`: those that both were measured by."""
+    """Lines of `Comparison.measures`, for measures that both rows have."""
     known = [name for name in pair.a[0].described["metrics"] if name != "n_test"]
     for name in known:
         if all(name in one.described["metrics"] for one in (*pair.a, *pair.b)):
@@ -150,7 +150,7 @@ def _measures(pair: _RowPair) -> Iterator[dict[str, Any]]:
 
 
 def _differing(a: Run, b: Run, pairs: Sequence[_RowPair]) -> list[_Difference]:
-    """Of `Comparison.differing`. What differs in all rows alike has one line."""
+    """Lines of `Comparison.differing`. A difference that all rows share has one line."""
     of_rows: dict[_Difference, list[str]] = {}
     for pair in pairs:
         same_head = pair.a[0].head == pair.b[0].head
@@ -165,7 +165,7 @@ def _differing(a: Run, b: Run, pairs: Sequence[_RowPair]) -> list[_Difference]:
 
 
 def _facts(run: Run) -> dict[str, str]:
-    """Of a run as a whole."""
+    """Facts of a whole run."""
     described = run.described
     return {
         "data set": described["dataset"],
@@ -180,7 +180,7 @@ def _facts(run: Run) -> dict[str, str]:
 
 
 def _row_facts(one: SeedResult, seeds: Sequence[int], one_by_one: bool) -> dict[str, str]:
-    """Of the heads of a row. seeds: all that there are of it. one_by_one: whether each option is a fact of its own."""
+    """Facts of a row. seeds: all its seeds. one_by_one: list options one by one, not in one line."""
     described = one.described
     swept = {f"{name} features of the row": value for name, value in described["swept"].items() if name in FEATURES}
     options = described["options"]
@@ -195,7 +195,7 @@ def _row_facts(one: SeedResult, seeds: Sequence[int], one_by_one: bool) -> dict[
 
 
 def _features(a: Run, b: Run) -> Iterator[_Difference]:
-    """The features of each modality that only one run has, and what differs in those of one name."""
+    """Features that only one run has, and differences between features of the same name."""
     for modality in FEATURES:
         of_a, of_b = ({spec["name"]: spec for spec in run.described["features"][modality]} for run in (a, b))
         keys_a, keys_b = ({f"{name}@{spec['key']}": None for name, spec in of.items()} for of in (of_a, of_b))
@@ -213,7 +213,7 @@ def _features(a: Run, b: Run) -> Iterator[_Difference]:
 
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Names with dots."""
+    """Nested values by dotted names."""
     own = {name: value for name, value in spec.items() if name != "key"}
     return {name: str(value) for name, value in pd.json_normalize(own).iloc[0].items()}
 
@@ -225,28 +225,28 @@ def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[_Difference
 
 
 def _notes(a: RunRef, b: RunRef, pairs: Sequence[_RowPair], order: NDArray[np.int64]) -> list[str]:
-    found = ["Intervals: 95 %, over new seeds and new groups of test clips. p: of no difference, over the same."]
+    notes = ["Intervals: 95 %, over new seeds and new groups of test clips. p: of no difference, over the same."]
     if len(pairs) > 1:
-        found.append(f"Holm: p adjusted for {len(pairs)} rows.")
+        notes.append(f"Holm: p adjusted for {len(pairs)} rows.")
     for one, other in ((a, b), (b, a)):
         if one.row is None and (alone := [row for row in one.run.heads if row not in other.run.heads]):
-            found.append(f"Only in {one.run.folder}: {', '.join(alone)}.")
+            notes.append(f"Only in {one.run.folder}: {', '.join(alone)}.")
     for pair in pairs:
         if pair.seeds[0] != pair.seeds[1]:
-            found.append(f"{pair.name}: compared by the {len(pair.a)} seeds that both have.")
+            notes.append(f"{pair.name}: compared by the {len(pair.a)} common seeds.")
     if any(len(pair.a) == 1 for pair in pairs):
-        found.append(ONE_SEED)
+        notes.append(ONE_SEED)
     if not np.array_equal(a.run.groups, b.run.groups[order]):
-        found.append("Test clips are grouped otherwise in B: the groups of A are used.")
+        notes.append("Test clips have other groups in B: the groups of A are used.")
     if (few := few_groups_warning(a.run.groups)) is not None:
-        found.append(few)
+        notes.append(few)
     for name, side in (("A", a), ("B", b)):
-        found += [f"{name}: {warning}" for warning in warnings_of(side.run.described)]
-    return found
+        notes += [f"{name}: {warning}" for warning in warnings_of(side.run.described)]
+    return notes
 
 
 def _differing_table(differing: pd.DataFrame) -> str:
-    """Two lines a fact, as commands and lists of features are long."""
+    """Two lines per fact, as commands and lists of features are long."""
     lines = [
         line for what, one, other in differing.itertuples(index=False) for line in ((what, "A", one), ("", "B", other))
     ]
@@ -277,7 +277,7 @@ def _accuracy_table(accuracies: pd.DataFrame, targets: Targets) -> str:
 
 
 def _measure_table(measures: pd.DataFrame, several: bool) -> str:
-    """In per cent, but for nll in nats. several: whether rows have to be told apart."""
+    """Measures in per cent, nll in nats. several: with a column that names the row."""
     lines = []
     for line in measures.itertuples(index=False):
         if line.measure.endswith("nll"):

@@ -1,4 +1,4 @@
-"""Test clips worth looking at, and what rows of a run make of them."""
+"""Test clips on which rows disagree, and the predictions of rows for them."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +9,10 @@ from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 
 
 def most_disputed(run: Run, count: int) -> list[int]:
-    """Test clips on which the heads disagree most come first, of as many classes as possible; none twice."""
+    """Indices of `count` test clips, most disagreement between rows first, spread over as many classes as possible."""
     first = next(iter(run.heads.values()))[0]
     logits = [[result.logits for result in results] for results in run.heads.values()]
-    right = np.stack([all_right(mean_probabilities(run.targets, of_head), first.truth) for of_head in logits])
+    right = np.stack([likeliest_correct(mean_probabilities(run.targets, of_head), first.truth) for of_head in logits])
     disagreement = np.minimum(right.sum(axis=0), (~right).sum(axis=0))
     order = np.argsort(-disagreement, kind="stable")
     labels = [true_label(run.targets, first, index) for index in range(len(order))]
@@ -30,14 +30,15 @@ def true_label(targets: Targets, run: SeedResult, index: int) -> str:
     named = []
     for target, truth in zip(targets, run.truth, strict=True):
         true = np.flatnonzero(truth[index]) if target.several else [truth[index]]
-        named.append(" | ".join(target.classes[each] for each in true))
+        named.append(" | ".join(target.classes[index] for index in true))
     return " + ".join(named)
 
 
-def all_right(parts: list[NDArray[np.float64]], truth: tuple[Truth, ...]) -> NDArray[np.bool_]:
-    """Whether the likeliest class of every target is right: parts (n, C) and a truth a target -> (n,)."""
+def likeliest_correct(parts: list[NDArray[np.float64]], truth: tuple[Truth, ...]) -> NDArray[np.bool_]:
+    """Whether the likeliest class of every target is correct: bool (n,), from probabilities (n, C) and truth per
+    target."""
     right = []
-    for each, true in zip(parts, truth, strict=True):
-        guess = each.argmax(axis=1)
+    for probabilities, true in zip(parts, truth, strict=True):
+        guess = probabilities.argmax(axis=1)
         right.append(guess == true if true.ndim == 1 else true[np.arange(len(guess)), guess])
     return np.logical_and.reduce(right)

@@ -1,4 +1,4 @@
-"""Predictions of a run as files for others: a table, or a submission to EPIC-KITCHENS-100's challenge."""
+"""Predictions of a run as files: a CSV table, or a submission to the EPIC-KITCHENS-100 challenge."""
 
 import csv
 import json
@@ -18,32 +18,35 @@ from avfuse.stages.fuse.evaluation.metrics import Truth
 from avfuse.stages.fuse.runs.predict import Predictions, probabilities
 
 TOP_ACTIONS = 100
-"""How many actions of each clip EPIC-KITCHENS' servers take."""
+"""Number of actions per clip that the challenge's server takes."""
 
 _DECIMALS = 5
 
 
 def write_csv(predictions: Predictions, target: Path) -> None:
-    """A line per clip: its id, and for each target the likeliest class, its probability and, where it is known, what is
-    true; several true classes are joined by "|"."""
+    """Write a line per clip: its id, and per target the likeliest class, its probability and, where known, the true
+    class; several true classes are joined by "|"."""
     targets = predictions.run.targets
-    columns = [_columns(*each) for each in zip(targets, predictions.scores, _truth(predictions), strict=True)]
+    columns = [_columns(*parts) for parts in zip(targets, predictions.scores, _truth(predictions), strict=True)]
     with _written(target) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["clip_id", *(heading for each in columns for heading in each)])
+        writer.writerow(["clip_id", *(heading for of_target in columns for heading in of_target)])
         writer.writerows(
-            zip(predictions.clip_ids, *(values for each in columns for values in each.values()), strict=True)
+            zip(predictions.clip_ids, *(values for of_target in columns for values in of_target.values()), strict=True)
         )
 
 
 def write_epic(predictions: Predictions, target: Path, levels: Mapping[str, int]) -> None:
-    """The JSON of EPIC-KITCHENS-100's action recognition challenge, version 0.2: logarithms of probabilities of every
-    verb and noun by official number, and the probabilities of the `TOP_ACTIONS` likeliest pairs. Clip ids are
-    narration ids, as the builder has them.
+    """Write the JSON of the EPIC-KITCHENS-100 action recognition challenge, version 0.2: log-probabilities of every
+    verb and noun by official number, and probabilities of the `TOP_ACTIONS` likeliest pairs. Clip ids are the builder's
+    narration ids. Source of the format: create_submission.py of github.com/epic-kitchens/C1-Action-Recognition.
 
-    levels: `sls_pt`, `sls_tl`, `sls_td`, of the supervision levels scale. Source of the format: create_submission.py
-    of github.com/epic-kitchens/C1-Action-Recognition. Raises UsageError when the run does not tell verbs and nouns, or
-    the official numbers are not known of all classes.
+    Args:
+        predictions: of a run with the targets verb and noun.
+        target: the file.
+        levels: `sls_pt`, `sls_tl` and `sls_td` of the supervision levels scale.
+
+    Raises UsageError for a run with other targets, or classes without official numbers.
     """
     verbs, nouns = (_OfficialScores.of(predictions, name) for name in ("verb", "noun"))
     described = {"version": "0.2", "challenge": "action_recognition", **levels}
@@ -69,11 +72,13 @@ class _OfficialScores:
     @classmethod
     def of(cls, predictions: Predictions, name: str) -> "_OfficialScores":
         run = predictions.run
-        found = [each for each in zip(run.targets, predictions.scores, strict=True) if each[0].name == name]
-        if not found or found[0][0].several:
-            told = ", ".join(target.name for target in run.targets)
-            raise UsageError(f"--format epic needs the targets verb and noun, and {run.folder} tells {told}: take csv")
-        (target, scores) = found[0]
+        scores_by_name = {
+            target.name: (target, scores) for target, scores in zip(run.targets, predictions.scores, strict=True)
+        }
+        if name not in scores_by_name or scores_by_name[name][0].several:
+            names = ", ".join(scores_by_name)
+            raise UsageError(f"--format epic needs the targets verb and noun, and {run.folder} has {names}: take csv")
+        target, scores = scores_by_name[name]
         official = run.described["manifest"].get("class_ids", {}).get(name, {})
         if not official:
             raise UsageError(
@@ -81,7 +86,7 @@ class _OfficialScores:
                 "(class_ids): build it again from EPIC-KITCHENS-100's own lists, and train again"
             )
         _check_same(set(target.classes), set(official), f"{name} class", run.folder)
-        return cls(scores, np.array([official[each] for each in target.classes], dtype=np.int64))
+        return cls(scores, np.array([official[label] for label in target.classes], dtype=np.int64))
 
     def by_number(self, clip: int) -> dict[str, float]:
         values = np.round(self.scores[clip], _DECIMALS).tolist()
@@ -98,7 +103,7 @@ def _check_same(known: set[str], official: set[str], what: str, folder: Path) ->
 
 
 def _likeliest_pairs(verbs: _OfficialScores, nouns: _OfficialScores, clip: int) -> dict[str, float]:
-    """`verb,noun` -> probability of both, the likeliest first."""
+    """Probabilities of the likeliest pairs by `verb,noun`, in descending order."""
     pairs = (verbs.scores[clip][:, None] + nouns.scores[clip][None, :]).ravel()
     top = np.argpartition(-pairs, min(TOP_ACTIONS, len(pairs)) - 1)[:TOP_ACTIONS]
     top = top[np.argsort(-pairs[top], kind="stable")]
@@ -112,12 +117,14 @@ def _columns(target: LearnedTarget, scores: NDArray[np.float64], truth: Truth | 
     guess = scores.argmax(axis=1)
     best = np.take_along_axis(scores, guess[:, None], axis=1)[:, 0]
     columns = {
-        target.name: [target.classes[each] for each in guess],
-        f"{target.name}_probability": [f"{each:.4f}" for each in probabilities(target, best)],
+        target.name: [target.classes[index] for index in guess],
+        f"{target.name}_probability": [f"{value:.4f}" for value in probabilities(target, best)],
     }
     if truth is not None:
-        named = [np.flatnonzero(each) for each in truth] if target.several else truth[:, None]
-        columns[f"{target.name}_truth"] = [SEPARATOR.join(target.classes[one] for one in each) for each in named]
+        true = [np.flatnonzero(labels) for labels in truth] if target.several else truth[:, None]
+        columns[f"{target.name}_truth"] = [
+            SEPARATOR.join(target.classes[index] for index in of_clip) for of_clip in true
+        ]
     return columns
 
 
@@ -127,6 +134,6 @@ def _truth(predictions: Predictions) -> tuple[Truth | None, ...]:
 
 @contextmanager
 def _written(target: Path) -> Iterator[TextIO]:
-    """A file that is there as a whole or not at all."""
+    """A file that appears whole or not at all."""
     with atomic_write(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         yield file

@@ -15,32 +15,32 @@ from avfuse.stages.fuse.runs.summary import Row, chance, notes, selected_rows
 
 _COSTS = ("parameters", "GMACs", "backbone GMACs", "s/epoch", "s/seed")
 _LISTED = 20
-"""Clips that were left out and are named."""
+"""Number of excluded clips that are named."""
 
 
 def measure_words(name: str) -> str:
-    """What tables and axes call a measure of evaluate."""
+    """Name of a measure in tables and on axes."""
     return {"top1": "top-1", "hit1": "hit@1", "map": "mAP", "all_top1": "all targets"}.get(
         name, name.removesuffix("_top1")
     )
 
 
 def score_words(targets: Targets) -> str:
-    """What comes after the per cent of the score in a sentence; accuracy goes without saying."""
+    """Words after `NN %` in a sentence; plain accuracy has none."""
     if len(targets) > 1:
         return " action accuracy" if targets.joint == "action" else " accuracy in all targets at once"
     return " hit@1" if targets[0].several else ""
 
 
 def headings(targets: Targets) -> tuple[str, ...]:
-    """The first line of the table."""
+    """Headings of the table's columns."""
     score = f"{measure_words(targets.measure)} %"
     more = (heading for heading, _ in _more_measures(targets))
     return ("head", "seeds", "clips", score, "95 % interval", "seed sd", *more, *_COSTS)
 
 
 def cells(targets: Targets, row: Row) -> tuple[str, ...]:
-    """A row as strings, in the order of the headings."""
+    """A row's cells as text, in the order of `headings`."""
     return (
         row.label,
         str(row.seeds),
@@ -69,13 +69,13 @@ def class_words(targets: Targets) -> str:
 
 
 def chance_words(run: Run) -> str:
-    """In per cent, to one digit at least."""
+    """Chance in per cent, with at least one significant digit."""
     percent = 100 * chance(run)
     return f"{percent:.1f}" if percent >= 0.1 else f"{percent:.1g}"
 
 
 def print_table(run: Run, summary: list[Row]) -> str:
-    """The table with its notes, ready to print."""
+    """The table of a run with its title and notes."""
     columns = list(headings(run.targets))
     table = pd.DataFrame([cells(run.targets, row) for row in summary], columns=columns)
     clips = run.described["clips"]
@@ -93,13 +93,13 @@ def print_table(run: Run, summary: list[Row]) -> str:
 
 
 def list_runs(folder: Path) -> list[str]:
-    """A line per run and table, by folder: data set, heads or rows, seeds, the best of them, when it was made."""
+    """A line per run and table, sorted by folder: data set, heads or rows, seeds, the best row, date."""
     places = sorted(path for path in folder.glob("*/*") if is_table(path) or RunFolder(path).exists)
     return [_line(place) for place in places]
 
 
 def _more_measures(targets: Targets) -> list[tuple[str, str]]:
-    """Headings and names of the measures beside the score."""
+    """Headings and names of the measures other than the score."""
     if len(targets) == 1:
         return _of_one_target(targets[0])
     of_each = [(f"{target.name} %", f"{target.name}_{target.measure}") for target in targets]
@@ -113,7 +113,7 @@ def _of_one_target(target: LearnedTarget) -> list[tuple[str, str]]:
 
 
 def _giga(count: float | None) -> str:
-    """In 10^9, to three digits."""
+    """In units of 10^9, with three significant digits."""
     return "-" if count is None else np.format_float_positional(count / 1e9, precision=3, fractional=False, trim="-")
 
 
@@ -136,7 +136,7 @@ def _line(folder: Path) -> str:
 
 
 def _best(folder: Path, described: dict[str, Any]) -> str:
-    """The best head by the mean over its seeds, none as long as the first training is not through."""
+    """The best row by its mean over seeds; empty before the first training has finished."""
     results = RunFolder(folder).results_file
     if not results.is_file():
         return ""
@@ -146,7 +146,7 @@ def _best(folder: Path, described: dict[str, Any]) -> str:
 
 
 def _table_line(folder: Path) -> str:
-    """Data set, table, rows, seeds, the best row, when it was made."""
+    """Data set, table, rows, seeds, the best row, date."""
     table = read_table(folder)
     rows = pd.read_csv(folder / TABLE_CSV).dropna(subset="tuned")
     best = rows.loc[rows["tuned"].idxmax()]

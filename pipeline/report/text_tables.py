@@ -1,4 +1,4 @@
-"""Data frames as text: shares in per cent, intervals, columns under their headings."""
+"""Data frames as aligned text; shares in per cent, intervals and p values as cells."""
 
 import math
 from collections.abc import Collection
@@ -7,17 +7,17 @@ import pandas as pd
 
 
 def percent(share: float) -> str:
-    """0.466 is 46.6; what is not known is a dash."""
+    """A share as per cent: 0.466 is `46.6`; NaN is a dash."""
     return "-" if math.isnan(share) else f"{100 * share:.1f}"
 
 
 def points(share: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
+    """A difference of shares as signed percentage points; NaN is a dash."""
     return "-" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def points_span(low: float, high: float) -> str:
-    """The interval of a difference of shares."""
+    """The interval of a difference of shares, in percentage points."""
     return f"{points(low)} to {points(high)}"
 
 
@@ -26,7 +26,7 @@ def p_value(p: float) -> str:
 
 
 def aligned(table: pd.DataFrame, left: Collection[str]) -> str:
-    """A table of texts under its headings. left: columns that begin at the left; the others end at the right."""
+    """A table of texts under its headings. left: left-aligned columns; the others are right-aligned."""
     rows = [list(map(str, table.columns)), *table.to_numpy().tolist()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
     to_the_left = [name in left for name in table.columns]

@@ -82,7 +82,7 @@ def _figures(run: Run, rows: list[Row]) -> dict[str, Figure]:
 
 
 def _confusions(run: Run) -> dict[str, LearnedTarget]:
-    """Names of the figures of confusion matrices, with what they are of; the only target needs no name."""
+    """Confusion matrix figures by file name, with their targets; a single target is not named."""
     if len(run.targets) == 1:
         return {"confusion-matrix": run.targets[0]}
     return {f"confusion-matrix-{re.sub(r'[^A-Za-z0-9_-]', '_', target.name)}": target for target in run.targets}

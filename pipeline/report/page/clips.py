@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avfuse.manifests import Manifest
-from avfuse.pipeline.report.disagreement import all_right, most_disputed, true_label
+from avfuse.pipeline.report.disagreement import likeliest_correct, most_disputed, true_label
 from avfuse.pipeline.report.page.heatmaps import HeatmapDrawer, RowExplanations, explain_row
 from avfuse.pipeline.report.page.media import cached_images, look
 from avfuse.pipeline.report.page.rows import PageRows
@@ -40,7 +40,7 @@ def listed(page: PageRows) -> list[dict[str, Any]]:
     targets, first = page.targets, page.first
     means = [mean_probabilities(targets, [result.logits for result in row.heads]) for row in page.rows]
     seeds_right = np.stack([correct_matrix(targets, row.heads).mean(axis=0) for row in page.rows])
-    likely_right = np.stack([all_right(each, first.truth) for each in means])
+    likely_right = np.stack([likeliest_correct(each, first.truth) for each in means])
     tops = [[_top(part) for part in each] for each in means]
     disagreement = np.minimum(likely_right.sum(axis=0), (~likely_right).sum(axis=0))
     order = np.argsort(-disagreement, kind="stable")

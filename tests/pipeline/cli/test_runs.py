@@ -222,7 +222,7 @@ def test_a_table_of_predictions_of_several_classes(workplace: Path, fused_sounds
 
 
 def test_a_submission_needs_verbs_and_nouns(workplace: Path, fused_sounds: Result, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"needs the targets verb and noun, and .*sounds/all tells labels"):
+    with pytest.raises(UsageError, match=r"needs the targets verb and noun, and .*sounds/all has labels"):
         export(workplace, "--head", "video", "--format", "epic", "-o", tmp_path / "x.json", dataset="sounds")
 
 

@@ -396,7 +396,7 @@ class TestCompare:
         assert "p (Holm)" in said
         assert f"Only in {run.folder}: audio." in said
         assert f"Only in {quicker}: average." in said
-        assert "mlp: compared by the 2 seeds that both have." in said
+        assert "mlp: compared by the 2 common seeds." in said
         differing = found.differing.set_index("what")[["a", "b"]].apply(tuple, axis=1).to_dict()
         assert differing["lr"] == (str(run.heads["mlp"][0].described["recipe"]["lr"]), "0.01")
         assert differing["seeds"] == ("0, 1", "0, 1, 2")
@@ -445,7 +445,7 @@ class TestCompare:
         change(copy, "run.json", test_groups=["one"] * len(run.groups))
         found = compare(read_run_ref(f"{run.folder}:mlp"), read_run_ref(f"{copy}:mlp"))
         assert found.accuracies["b_low"].tolist() == found.accuracies["a_low"].tolist()
-        assert "Test clips are grouped otherwise in B: the groups of A are used." in found.notes
+        assert "Test clips have other groups in B: the groups of A are used." in found.notes
 
     def test_controls_and_untrained_features_are_named(self, run: Run, copy: Path) -> None:
         change(copy, "run.json", untrained=["imported:sound"], training={"shuffle_labels": True})
