@@ -4,7 +4,7 @@ The names most people need:
 
     avfuse.load              cached features of a data set as one array
     avfuse.decode            frames, their times and the sound of a media file
-    avfuse.render            the six audio images of a waveform
+    avfuse.render            audio images of a waveform
     avfuse.FusionClassifier  the fusion heads as a scikit-learn estimator
 
 Everything else is in the four packages `avfuse.features`, `avfuse.manifests`, `avfuse.stages` and `avfuse.pipeline`.

@@ -1,7 +1,7 @@
 """Whether this version of avfuse can still compute a cached feature."""
 
 from avfuse.features import backbones
-from avfuse.features.audio_images import REPRESENTATION_REVISION
+from avfuse.features.audio_images import get_audio_image, list_audio_images
 from avfuse.features.inputs import filter_bank
 from avfuse.features.media.reader import READERS
 from avfuse.features.spec import AnyInput, FeatureSpec, FilterBankInput, ImageInput, ImportedInput, ModelSpec
@@ -26,8 +26,9 @@ def _outdated_input(feature_input: AnyInput) -> str | None:
         return None
     reader = feature_input.reader
     reason = _difference(f"reader {reader.name}", reader.revision, READERS.get(reader.name))
-    if isinstance(feature_input, ImageInput):
-        reason = reason or _difference("audio images", feature_input.revision, REPRESENTATION_REVISION)
+    if isinstance(feature_input, ImageInput) and feature_input.representation in list_audio_images():
+        revision = get_audio_image(feature_input.representation).revision
+        reason = reason or _difference("audio images", feature_input.revision, revision)
     if isinstance(feature_input, FilterBankInput):
         reason = reason or _difference("filter bank", feature_input.revision, filter_bank.REVISION)
     return reason

@@ -1,8 +1,8 @@
 """From feature names as users type them (`lite`, `lite:frames`, `ast:fbank:tokens6x50`, `image:mfcc`) to FeatureSpecs.
 
 A name is SOURCE:INPUT[-STYLE][:OUTPUT][:WINDOW][:VIEW]. SOURCE is a backbone, or `image` or `audio` for a backbone's
-input itself; alone it means all its inputs. INPUT is `frames` (one by one), `clip` (frames together), one of the six
-representations, `images` for all six, `fbank` or `sound`. STYLE is that of audio images. OUTPUT is `tokens`, with an
+input itself; alone it means all its inputs. INPUT is `frames` (one by one), `clip` (frames together), an audio
+image, `images` for all of them, `fbank` or `sound`. STYLE is that of audio images. OUTPUT is `tokens`, with an
 optional grid to average them to. WINDOW is `2of4` for frames of the second quarter (or the second of four strided
 runs), or `windows4` for one feature of each. VIEW is `h`, `v` or `hv`, or `flips` for these and the unmirrored image.
 `imported:NAME` was computed elsewhere: it cannot be extracted.
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from avfuse.features import backbones
-from avfuse.features.audio_images import DEFAULT_SIZES, REPRESENTATION_REVISION, REPRESENTATIONS, STYLES, Size, Style
+from avfuse.features.audio_images import DEFAULT_SIZES, STYLES, Size, Style, get_audio_image, list_audio_images
 from avfuse.features.audio_images.render import check_style
 from avfuse.features.backbones import Backbone, Grid, WeightsChoice
 from avfuse.features.errors import UsageError
@@ -43,7 +43,7 @@ DEFAULT_STYLE: Style = "aligned"
 PAPER_SIDE = 224
 PUBLISHED = WeightsChoice()
 
-_WITHOUT_BACKBONE = {"image": REPRESENTATIONS, "audio": ("fbank",)}
+_RAW_SOURCES = ("image", "audio")
 _NAME = re.compile(
     r"(\w*)(?:-(\w+))?(?::tokens((?:\d+(?:x\d+)*)?))?(?::(?:([1-9]\d*)of|windows)([1-9]\d*))?(?::(\w+))?"
 )
@@ -63,7 +63,7 @@ class _FeatureName:
 
     def text(self, style: Style) -> str:
         """The canonical name, given the style of audio images."""
-        suffix = f"-{style}" if self.input in REPRESENTATIONS and style != DEFAULT_STYLE else ""
+        suffix = f"-{style}" if self.input in list_audio_images() and style != DEFAULT_STYLE else ""
         output = f":tokens{self.tokens}" if self.tokens is not None else ""
         window = ":{}of{}".format(*self.window) if self.window else ""
         view = f":{self.view}" if self.view != "id" else ""
@@ -126,7 +126,7 @@ def expand_names(names: Iterable[str]) -> list[str]:
 
 def is_raw_input(name: str) -> bool:
     """Whether the feature is a backbone's input itself."""
-    return name.partition(":")[0] in _WITHOUT_BACKBONE
+    return name.partition(":")[0] in _RAW_SOURCES
 
 
 def image_spec(image: ImageInput) -> FeatureSpec:
@@ -153,20 +153,21 @@ def _parse(name: str, known: bool = True) -> list[_FeatureName]:
             f"unknown feature '{name}': write {source}:INPUT, then -paper, :tokens, :2of4, :h, :v or :hv if you like"
         )
     input_name, style, tokens, number, count, view = match.groups()
+    images = list_audio_images()
     if input_name in allowed:
         inputs = [input_name]
     elif not input_name:
         inputs = allowed
-    elif input_name == "images" and REPRESENTATIONS[0] in allowed:
-        inputs = list(REPRESENTATIONS)
+    elif input_name == "images" and images[0] in allowed:
+        inputs = list(images)
     else:
-        groups = ", or images for all six" if REPRESENTATIONS[0] in allowed else ""
+        groups = ", or images for all of these" if images[0] in allowed else ""
         raise UsageError(f"unknown feature '{name}': {source} takes {', '.join(allowed)}{groups}")
-    if style and inputs[0] not in REPRESENTATIONS:
+    if style and inputs[0] not in images:
         raise UsageError(f"unknown feature '{name}': only audio images have a style")
     if style and style not in STYLES:
         raise UsageError(f"unknown feature '{name}': styles are {', '.join(STYLES)}")
-    if tokens is not None and source in _WITHOUT_BACKBONE:
+    if tokens is not None and source in _RAW_SOURCES:
         raise UsageError(f"unknown feature '{name}': only backbones give tokens")
     views = VIEWS if view == "flips" else (view or "id",)
     for view_name in views:
@@ -203,18 +204,18 @@ def _split_source(name: str) -> tuple[str, str]:
 
 def _allowed_inputs(source: str, rest: str, known: bool) -> list[str]:
     """The inputs of a source. A library's network is not loaded, which may download it, if the name has an input."""
-    if source in _WITHOUT_BACKBONE:
-        return list(_WITHOUT_BACKBONE[source])
+    if source in _RAW_SOURCES:
+        return list(list_audio_images()) if source == "image" else ["fbank"]
     is_registered = source in backbones.list_backbones()
     if rest and not is_registered and (backbones.is_adapted(source) or not known):
-        return ["frames", "clip", *REPRESENTATIONS, "fbank", "sound"]
+        return ["frames", "clip", *list_audio_images(), "fbank", "sound"]
     if not is_registered and not backbones.is_adapted(source):
-        raise UsageError(backbones.unknown_backbone_message(source, [*backbones.list_backbones(), *_WITHOUT_BACKBONE]))
+        raise UsageError(backbones.unknown_backbone_message(source, [*backbones.list_backbones(), *_RAW_SOURCES]))
     return _backbone_inputs(backbones.get_backbone(source))
 
 
 def _backbone_inputs(backbone: Backbone) -> list[str]:
-    return [name for kind in backbone.inputs for name in (REPRESENTATIONS if kind == "image" else (kind,))]
+    return [name for kind in backbone.inputs for name in (list_audio_images() if kind == "image" else (kind,))]
 
 
 def _check_view(name: str, inputs: list[str], view: str) -> None:
@@ -222,7 +223,8 @@ def _check_view(name: str, inputs: list[str], view: str) -> None:
         raise UsageError(
             f"unknown view in '{name}': h, v, hv, or flips for all (the order is SOURCE:INPUT-STYLE:tokens:WINDOW:VIEW)"
         )
-    if view != "id" and not (set(inputs) <= set(REPRESENTATIONS) or (inputs[0] in ("frames", "clip") and view == "h")):
+    are_images = set(inputs) <= set(list_audio_images())
+    if view != "id" and not (are_images or (inputs[0] in ("frames", "clip") and view == "h")):
         raise UsageError(f"'{name}': audio images have the views h, v and hv, frames have h, other inputs have none")
 
 
@@ -247,7 +249,7 @@ def _spec(
         feature_input = _filter_bank_input()
     elif feature.input == "sound":
         feature_input = _sound_input(backbone)
-    elif feature.input in REPRESENTATIONS:
+    elif feature.input in list_audio_images():
         feature_input = _backbone_image(backbone, feature.input, style, size)
     else:
         feature_input = _frames_input(backbone, feature, sampling, reader)
@@ -359,7 +361,7 @@ def _image_input(representation: str, style: Style, size: Size, preprocess: Prep
     return ImageInput(
         reader=_reader(DEFAULT_READER),  # audio is always decoded by PyAV
         representation=representation,
-        revision=REPRESENTATION_REVISION,
+        revision=get_audio_image(representation).revision,
         style=style,
         height=height,
         width=width,

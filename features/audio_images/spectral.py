@@ -1,4 +1,4 @@
-"""The numbers behind the six audio images, by librosa's definitions, from one short-time transform per clip.
+"""Spectral features behind the audio images, by librosa's definitions, from one short-time transform per clip.
 
 Parameters are those of the reference tool (`pymaivar`): 2048-sample Hann windows, hop 512, 20 MFCCs of 128 mel bands,
 12 chroma bins, roll-off at 85 % of the energy. What librosa works out anew in every function is worked out once here,
@@ -44,8 +44,8 @@ Padding = Literal["constant", "reflect"]
 
 
 @dataclass(frozen=True)
-class AudioContent:
-    """Content of one mono signal, float32 (samples,), each array computed when first asked for.
+class SpectralFeatures:
+    """Spectral features of one mono signal, float32 (samples,), each computed on first access.
 
     Frames lie `HOP_SAMPLES` apart, the first centred on the first sample; T in all. `padding`: what stands before and
     after the signal, zeros (librosa's present default) or the signal mirrored (its default up to 0.8).

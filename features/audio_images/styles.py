@@ -19,7 +19,7 @@ from avfuse.features.audio_images.raster import (
     paint,
     widen,
 )
-from avfuse.features.audio_images.spectral import HOP_SAMPLES, AudioContent, Padding
+from avfuse.features.audio_images.spectral import HOP_SAMPLES, Padding, SpectralFeatures
 
 Style = Literal["aligned", "paper"]
 STYLES: tuple[Style, ...] = get_args(Style)
@@ -43,8 +43,8 @@ class Aligned:
     _PEN_RADIUS = 0.75
     _PARTS = 4
 
-    def __init__(self, content: AudioContent, size: Size) -> None:
-        self._content = content
+    def __init__(self, features: SpectralFeatures, size: Size) -> None:
+        self._features = features
         self._size = size
 
     def waveplot(self) -> Image:
@@ -53,7 +53,7 @@ class Aligned:
     def curve(self, values: Array) -> Image:
         height, width = self._size
         strip = Strip(0, width, self._PARTS)
-        samples = len(self._content.samples)
+        samples = len(self._features.samples)
         x = np.arange(len(values)) * (HOP_SAMPLES * width / samples)
         x, values = np.append(x, max(width, x[-1])), np.append(values, values[-1])
         room = height - 2 * self._PEN_RADIUS
@@ -63,7 +63,7 @@ class Aligned:
 
     def matrix(self, values: Array, colour_map: str) -> Image:
         height, width = self._size
-        centres = (np.arange(width) + 0.5) * (len(self._content.samples) / width)
+        centres = (np.arange(width) + 0.5) * (len(self._features.samples) / width)
         columns = np.minimum((centres / HOP_SAMPLES + 0.5).astype(np.int64), values.shape[1] - 1)
         rows = len(values) - 1 - _cells(0, height, height, len(values))
         return colour_cells(values, rows, columns, colour_map)
@@ -71,8 +71,8 @@ class Aligned:
     @cached_property
     def _envelope(self) -> Opacity:
         height, width = self._size
-        starts = np.arange(width) * len(self._content.samples) // width
-        peaks = np.maximum.reduceat(np.abs(self._content.samples), starts).astype(np.float64)
+        starts = np.arange(width) * len(self._features.samples) // width
+        peaks = np.maximum.reduceat(np.abs(self._features.samples), starts).astype(np.float64)
         loudest = peaks.max()
         half = peaks * (height / 2 / loudest) if loudest > 0 else peaks
         half = np.maximum(half, 0.5)  # silence is a thin line, not an empty page
@@ -102,8 +102,8 @@ class Paper:
     _FILL_SHIFT = 0.5  # matplotlib's Agg draws filled shapes half a pixel further right and down than lines
     _PARTS = 8
 
-    def __init__(self, content: AudioContent, size: Size) -> None:
-        self._content = content
+    def __init__(self, features: SpectralFeatures, size: Size) -> None:
+        self._features = features
         self._size = size
 
     def waveplot(self) -> Image:
@@ -139,7 +139,7 @@ class Paper:
 
     def _envelope(self, low: float, high: float, opacity: float) -> Opacity:
         """Filled and then outlined in one colour: where both fall, a half transparent one shows twice."""
-        x = self._x(np.arange(len(self._peaks)) * (self._hop / self._content.rate_hz)) + self._FILL_SHIFT
+        x = self._x(np.arange(len(self._peaks)) * (self._hop / self._features.rate_hz)) + self._FILL_SHIFT
         zero = float(self._y(np.zeros(1), low, high)[0]) + self._FILL_SHIFT
         upper = self._y(self._peaks, low, high) + self._FILL_SHIFT
         least, greatest = self._strip.extremes(x, upper)
@@ -153,12 +153,12 @@ class Paper:
     @cached_property
     def _hop(self) -> int:
         """Samples that share one point of the envelope."""
-        few = len(self._content.samples) <= self._MAX_SAMPLES
-        return 1 if few else max(1, self._content.rate_hz // self._BINS_PER_SECOND)
+        few = len(self._features.samples) <= self._MAX_SAMPLES
+        return 1 if few else max(1, self._features.rate_hz // self._BINS_PER_SECOND)
 
     @cached_property
     def _peaks(self) -> Array:
-        samples = np.abs(self._content.samples)
+        samples = np.abs(self._features.samples)
         whole = len(samples) // self._hop * self._hop
         return samples[:whole].reshape(-1, self._hop).max(axis=1)
 
@@ -169,7 +169,7 @@ class Paper:
     def _x(self, seconds: Array) -> Array:
         """From time to pixels; the plot ends with the envelope's last point."""
         left, right = self._LEFT * self._size[1], self._RIGHT * self._size[1]
-        end = (len(self._peaks) - 1) * self._hop / self._content.rate_hz
+        end = (len(self._peaks) - 1) * self._hop / self._features.rate_hz
         if end == 0:  # a single sample: a dot in the middle
             return np.full(len(seconds), (left + right) / 2)
         return left + (right - left) * seconds / end
@@ -185,7 +185,7 @@ class Paper:
         return points / self._POINTS_PER_INCH * self._size[0] / self._FIGURE_INCHES
 
 
-DRAWINGS: dict[Style, Callable[[AudioContent, Size], Aligned | Paper]] = {"aligned": Aligned, "paper": Paper}
+DRAWINGS: dict[Style, Callable[[SpectralFeatures, Size], Aligned | Paper]] = {"aligned": Aligned, "paper": Paper}
 PADDINGS: dict[Style, Padding] = {"aligned": Aligned.padding, "paper": Paper.padding}
 
 

@@ -12,7 +12,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from avfuse.features.errors import UsageError
-from avfuse.features.inputs.waveform_checks import checked_waveform
+from avfuse.features.inputs.waveform_checks import check_waveform
 
 RATE_HZ = 16_000
 MEL_BANDS, FRAMES = 128, 1024
@@ -56,7 +56,7 @@ def filter_banks(waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32
 
 def _framed(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     """(frames, 400) view of whole windows; a clip shorter than one is filled up with silence."""
-    samples = checked_waveform(waveform)
+    samples = check_waveform(waveform)
     samples = np.pad(samples, (0, max(0, _WINDOW_SAMPLES - len(samples))))
     return np.lib.stride_tricks.sliding_window_view(samples, _WINDOW_SAMPLES)[::_HOP_SAMPLES][:FRAMES]
 

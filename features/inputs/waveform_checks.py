@@ -9,7 +9,7 @@ MAX_PEAK = 1e6
 """Sound lies in [-1, 1]; where samples are this large, they are something else, and their squares overflow."""
 
 
-def checked_waveform(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
+def check_waveform(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
     """A mono signal as float32 (samples,).
 
     Raises ClipError (stage `render`) when it has no samples, or NaN, infinite or absurdly large ones; UsageError for

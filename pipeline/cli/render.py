@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 _STRIP_FRAMES = "uniform:8"
 
 
-@click.command(short_help="Draw the sound of a media file as the six audio images.")
+@click.command(short_help="Draw the sound of a media file as audio images.")
 @click.argument("clip", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the six PNG files.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the PNG files.")
 @click.option(
-    "--contact-sheet", type=click.Path(path_type=Path), help="One PNG file with all six, named, over the clip's frames."
+    "--contact-sheet",
+    type=click.Path(path_type=Path),
+    help="One PNG file with all, named, over the clip's frames.",
 )
 @click.option("--start", help="Where the clip starts, in seconds of the file's timeline (default: its start).")
 @click.option("--end", help="Where the clip ends, in seconds (default: the file's end).")
@@ -33,7 +35,7 @@ def render(
     style: "Style",
     size: tuple[int, int] | None,
 ) -> None:
-    """Draw the sound of CLIP, any media file, as the six audio images: one <representation>.png each.
+    """Draw the sound of CLIP, any media file, as audio images: one <representation>.png each.
 
     \b
     Examples:

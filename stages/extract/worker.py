@@ -3,6 +3,7 @@ and the media file it keeps open."""
 
 import gc
 import math
+import os
 import resource
 from collections.abc import Sequence
 from multiprocessing.shared_memory import SharedMemory
@@ -14,6 +15,7 @@ import threadpoolctl
 from librosa.feature import mfcc  # noqa: F401  (librosa loads its parts on first use: once, before workers fork)
 from numpy.typing import NDArray
 
+from avfuse.features.audio_images.registry import OWN_FILES
 from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError
 from avfuse.features.inputs.prepare import NoAudio, Outcome, SharedFile, dtype_of, prepare
@@ -37,8 +39,13 @@ _attached: dict[str, SharedMemory] = {}
 _shared_file = SharedFile()
 
 
-def start_worker(memory_bytes: int) -> None:
-    """Limit this process to one thread, as clips are the parallel dimension, and to so much memory beyond its own."""
+def start_worker(memory_bytes: int, audio_image_files: str) -> None:
+    """Set a worker up with one thread: clips are the parallel dimension.
+
+    memory_bytes: how much it may allocate beyond its own. audio_image_files: the parent's AVFUSE_AUDIO_IMAGES, which a
+    worker does not inherit when its forkserver was started before.
+    """
+    os.environ[OWN_FILES] = audio_image_files
     threadpoolctl.threadpool_limits(1)
     limit_memory(memory_bytes)
 

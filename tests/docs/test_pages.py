@@ -129,6 +129,7 @@ SAVED = {
     "docs/add-a-head.md": "gated.py",
     "docs/add-a-dataset.md": "ave.py",
     "docs/add-a-backbone.md": "my_backbone.py",
+    "docs/add-an-audio-image.md": "rms.py",
 }
 """Pages whose Python is saved as the file that they name."""
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from avfuse.features.audio_images import REPRESENTATIONS
+from avfuse.features.audio_images import list_audio_images
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import expand_names, image_spec, resolve
 
@@ -12,7 +12,7 @@ from avfuse.features.feature_names import expand_names, image_spec, resolve
 def test_a_backbone_means_all_it_takes() -> None:
     assert [spec.name for spec in resolve(["lite"])] == [
         "lite:frames",
-        *(f"lite:{name}" for name in REPRESENTATIONS),
+        *(f"lite:{name}" for name in list_audio_images()),
         "lite:fbank",
     ]
 
@@ -62,7 +62,7 @@ def names(*wanted: str, **how: Any) -> list[str]:
 def test_audio_images_have_styles_and_views() -> None:
     assert names("lite:mfcc-paper:h") == ["lite:mfcc-paper:h"]
     assert names("lite:mfcc:flips") == ["lite:mfcc", "lite:mfcc:h", "lite:mfcc:v", "lite:mfcc:hv"]
-    assert names("lite:images-paper") == [f"lite:{name}-paper" for name in REPRESENTATIONS]
+    assert names("lite:images-paper") == [f"lite:{name}-paper" for name in list_audio_images()]
     assert names("lite:mfcc", "lite:frames:h", style="paper") == ["lite:mfcc-paper", "lite:frames:h"]
     assert names("lite:mfcc-aligned", style="paper") == ["lite:mfcc"]
     assert len(names("lite:images:flips")) == 24
@@ -95,7 +95,7 @@ def test_inputs_themselves_can_be_asked_for() -> None:
     assert (image.shape, image.dtype, image.output, image.model) == ((224, 224, 3), "uint8", "image", None)
     assert (paper.shape, paper.bytes_per_clip) == ((360, 360, 3), 360 * 360 * 3)
     assert (bank.shape, bank.dtype, bank.compute) == ((1024, 128), "float32", "float64")
-    assert names("image") == [f"image:{name}" for name in REPRESENTATIONS]
+    assert names("image") == [f"image:{name}" for name in list_audio_images()]
     assert resolve(["image:mfcc"], size=(100, 200))[0].shape == (100, 200, 3)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from avfuse.features.audio_images import REPRESENTATION_REVISION, STYLES, Style, render
+from avfuse.features.audio_images import STYLES, Style, maivar, render
 from avfuse.features.backbones import get_backbone
 from avfuse.features.backbones.loading import load
 from avfuse.features.backbones.weights import find_weights
@@ -36,7 +36,7 @@ STRONGEST = {113: 4.828999996185303, 897: 4.763999938964844, 930: 3.989000082015
 
 @pytest.mark.parametrize("style", STYLES)
 def test_audio_images_are_those_of_this_revision(style: Style) -> None:
-    assert REPRESENTATION_REVISION == 2
+    assert maivar.REVISION == 2
     time = np.arange(2 * 22050) / 22050
     beats = (1 + np.cos(2 * np.pi * 3 * time)) / 2
     images = render(

@@ -14,6 +14,7 @@ import pytest
 from avfuse.pipeline.cli import main
 
 REGISTRIES = (
+    (import_module("avfuse.features.audio_images.registry"), "_IMAGES"),
     (import_module("avfuse.features.backbones.registry"), "_BACKBONES"),
     (import_module("avfuse.manifests.registry"), "_BUILDERS"),
     (import_module("avfuse.stages.fuse.heads.base"), "_HEADS"),

@@ -15,7 +15,7 @@ from av.codec.context import Flags
 from numpy.typing import NDArray
 from PIL import Image
 
-from avfuse.features.audio_images import REPRESENTATIONS, render
+from avfuse.features.audio_images import list_audio_images, render
 from avfuse.features.cache import FeatureStore
 from avfuse.features.cache.store import find_specs
 from avfuse.features.clips import Clip
@@ -83,7 +83,7 @@ def look(clip: Clip, with_sound: bool = True) -> ClipMedia:
 def cached_images(clip: Clip, cache: Path, collection: str) -> dict[str, str]:
     """The audio images that were extracted as features (`image:...`), for clips whose file is gone."""
     found = {}
-    for name in REPRESENTATIONS:
+    for name in list_audio_images():
         for spec in find_specs(cache, collection, f"image:{name}"):
             loaded = FeatureStore(cache, collection, spec).load([clip])
             if loaded.present[0]:

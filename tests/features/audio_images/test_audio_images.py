@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from avfuse.features.audio_images import DEFAULT_SIZES, REPRESENTATIONS, STYLES, Style, render
 from avfuse.features.audio_images.raster import WHITE, Strip, colour_cells, paint, widen
-from avfuse.features.audio_images.spectral import AudioContent, Padding
+from avfuse.features.audio_images.spectral import Padding, SpectralFeatures
 from avfuse.features.audio_images.styles import Aligned
 from avfuse.features.errors import ClipError, UsageError
 from avfuse.features.media import MediaFile
@@ -46,7 +46,7 @@ SOUNDS = {
 
 def check_content(samples: np.ndarray, rate_hz: int, padding: Padding) -> None:
     """Against librosa's functions, called one by one."""
-    content = AudioContent(samples, rate_hz, padding)
+    features = SpectralFeatures(samples, rate_hz, padding)
     feature, how = librosa.feature, {"sr": rate_hz, "pad_mode": padding}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of windows longer than the clip, and of narrow mel bands
@@ -60,7 +60,7 @@ def check_content(samples: np.ndarray, rate_hz: int, padding: Padding) -> None:
             "chromagram": feature.chroma_stft(y=samples, **how),
         }
     for name, values in expected.items():
-        np.testing.assert_allclose(getattr(content, name), values, rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(getattr(features, name), values, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("padding", ["constant", "reflect"])
@@ -84,13 +84,15 @@ def test_the_tuning_is_librosas_estimate() -> None:
         notes = [np.sin(2 * np.pi * time * 440 * 2 ** ((step + cents / 100) / 12)) for step in (-12, -5, 0, 4)]
         samples = np.sum(notes, axis=0).astype(np.float32) / 5
         power = np.abs(librosa.stft(samples)) ** 2
-        assert AudioContent(samples, RATE_HZ).tuning == librosa.estimate_tuning(S=power, sr=RATE_HZ, bins_per_octave=12)
-        assert AudioContent(samples, RATE_HZ).tuning == pytest.approx(cents / 100, abs=0.03)
+        assert SpectralFeatures(samples, RATE_HZ).tuning == librosa.estimate_tuning(
+            S=power, sr=RATE_HZ, bins_per_octave=12
+        )
+        assert SpectralFeatures(samples, RATE_HZ).tuning == pytest.approx(cents / 100, abs=0.03)
 
 
 def test_a_pitch_lights_its_own_chroma_row() -> None:
     time = np.arange(RATE_HZ) / RATE_HZ
-    chroma = AudioContent(np.sin(2 * np.pi * 440 * time).astype(np.float32), RATE_HZ).chromagram
+    chroma = SpectralFeatures(np.sin(2 * np.pi * 440 * time).astype(np.float32), RATE_HZ).chromagram
     assert chroma.mean(axis=1).argmax() == 9  # A, counted from C
 
 
@@ -234,7 +236,7 @@ def test_memory_grows_with_the_duration_and_not_faster() -> None:
 def test_the_matrix_has_row_zero_at_the_bottom_and_time_to_the_right() -> None:
     matrix = np.zeros((2, 4), np.float32)
     matrix[0, 3] = 1  # lowest row, last frame
-    drawing = Aligned(AudioContent(np.zeros(3 * 512 + 256, np.float32), RATE_HZ), (20, 35))
+    drawing = Aligned(SpectralFeatures(np.zeros(3 * 512 + 256, np.float32), RATE_HZ), (20, 35))
     image = drawing.matrix(matrix, "magma").astype(int).sum(axis=2)
     bright = image > image.min()
     # 1792 samples over 35 columns: the last frame is centred on sample 1536 and nearest from sample 1280 on.
@@ -251,7 +253,7 @@ def test_cells_take_their_colours_from_the_matrixs_own_range() -> None:
 
 def test_the_envelope_is_where_the_sound_is() -> None:
     samples = np.concatenate([np.zeros(5000), np.ones(5000)]).astype(np.float32)
-    filled = (Aligned(AudioContent(samples, RATE_HZ), (40, 40)).waveplot() != 255).any(axis=2).sum(axis=0)
+    filled = (Aligned(SpectralFeatures(samples, RATE_HZ), (40, 40)).waveplot() != 255).any(axis=2).sum(axis=0)
     assert (filled[:20] <= 2).all()
     assert (filled[20:] == 40).all()
 
@@ -259,7 +261,7 @@ def test_the_envelope_is_where_the_sound_is() -> None:
 def test_the_curve_lies_on_the_clips_own_timeline() -> None:
     """A value that changes at the 8th frame changes where sample 8 * 512 is, however long the clip goes on."""
     for samples in (20 * 512, 20 * 512 + 511):
-        drawing = Aligned(AudioContent(np.zeros(samples, np.float32), RATE_HZ), (50, 200))
+        drawing = Aligned(SpectralFeatures(np.zeros(samples, np.float32), RATE_HZ), (50, 200))
         values = np.where(np.arange(samples // 512 + 1) >= 8, 1.0, 0.0)
         image = drawing.curve(values).astype(int)
         red = (image[..., 0] - image[..., 2]) > 128

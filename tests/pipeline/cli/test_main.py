@@ -15,7 +15,7 @@ from checkout import ROOT
 from pages import read_page
 from PIL import Image
 
-from avfuse.features.audio_images import REPRESENTATIONS
+from avfuse.features.audio_images import list_audio_images
 from avfuse.features.media import decode
 from avfuse.manifests.demo import render_demo
 from avfuse.pipeline.cli import main
@@ -117,7 +117,7 @@ def test_the_page_is_self_contained_and_shows_clips(workplace: Path, fused: subp
     assert media
     shown = [each for each in media if each["images"]]
     assert shown
-    assert all(list(each["images"]) == list(REPRESENTATIONS) for each in shown)
+    assert all(list(each["images"]) == list(list_audio_images()) for each in shown)
     addresses = [address for each in media for address in (*each["images"].values(), *dict(each["frames"]))]
     assert all(address.startswith("data:image/webp;base64,") for address in addresses)
     assert all(each["sound"].startswith("data:audio/mpeg;base64,") for each in shown)
@@ -185,7 +185,7 @@ def test_render_writes_the_six_images_of_a_sound_file(tmp_path: Path) -> None:
     soundfile = pytest.importorskip("soundfile")
     soundfile.write(tmp_path / "sound.wav", np.random.default_rng(0).uniform(-1, 1, 20_000), 16_000)
     assert avfuse("render", "sound.wav", "-o", "pictures", cwd=tmp_path).returncode == 0
-    assert {path.stem for path in (tmp_path / "pictures").glob("*.png")} == set(REPRESENTATIONS)
+    assert {path.stem for path in (tmp_path / "pictures").glob("*.png")} == set(list_audio_images())
     assert Image.open(tmp_path / "pictures" / "mfcc.png").size == (224, 224)
     done = avfuse("render", "sound.wav", "--style", "paper", "--size", "1400x500", "-o", "paper", cwd=tmp_path)
     assert done.returncode == 0

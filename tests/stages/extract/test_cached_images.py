@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from avfuse import features
-from avfuse.features.audio_images import REPRESENTATIONS, render
+from avfuse.features.audio_images import list_audio_images, render
 from avfuse.features.backbones import get_backbone
 from avfuse.features.backbones.loading import load
 from avfuse.features.backbones.weights import find_weights
@@ -59,7 +59,7 @@ def hashes(cache: Path, names: list[str]) -> dict[str, str]:
 def test_cached_pictures_are_the_rendered_ones_whatever_the_order_and_the_workers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [f"image:{name}{style}" for name in REPRESENTATIONS for style in ("", "-paper")]
+    names = [f"image:{name}{style}" for name in list_audio_images() for style in ("", "-paper")]
     golden = {}
     for clip in CLIPS:
         sound = decode(folder / f"{clip}.avi", frames=None).waveform
