@@ -66,7 +66,6 @@ class FeatureStream:
         *,
         seed: int = 0,
         shuffle: bool = True,
-        drop_last: bool = False,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
         """Locate the rows of the features.
@@ -77,7 +76,6 @@ class FeatureStream:
             batch_size: clips per batch; a reader's last one may have fewer.
             seed: of the order, together with the epoch.
             shuffle: random order, or exactly the order of the clips.
-            drop_last: skip a last batch with fewer clips, of each reader.
             window_bytes: the size of a window, in which clips are shuffled and read ahead; at least one shard.
 
         Raises UsageError if a shard's tables are damaged, no clip has any of the features, or a size is below 1.
@@ -88,7 +86,6 @@ class FeatureStream:
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
-        self.drop_last = drop_last
         self._features = {name: _locate_rows(source, query) for name, source in features.items()}
         if not any(feature.present.any() for feature in self._features.values()):
             names = ", ".join(feature.spec.name for feature in self._features.values()) or "none is named"
@@ -141,8 +138,6 @@ class FeatureStream:
         """
         windows = self._windows(epoch, part, parts)
         left = sum(len(window.order) for window in windows)
-        if self.drop_last:
-            left -= left % self.batch_size
         if not left:
             return
         batch, filled = self._empty_batch(min(left, self.batch_size)), 0

@@ -21,9 +21,6 @@ from avfuse.features.errors import UsageError
 FEW_GROUPS = 30
 """With fewer groups of test clips than this intervals and tests are rough, and tables say so."""
 
-_AT_ONCE = 1 << 22
-"""Signs drawn at once."""
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -122,31 +119,6 @@ def paired_test(one: NDArray[Any], other: NDArray[Any], groups: NDArray[Any], le
     else:
         p = float(2 * stats.t.sf(abs(found.mean) / found.error, found.degrees))
     return PairedTest(span.mean, span.low, span.high, p)
-
-
-def sign_flip_test(
-    one: NDArray[Any], other: NDArray[Any], groups: NDArray[Any], permutations: int = 10_000, seed: int = 0
-) -> float:
-    """The p value of no difference between these very trained heads on new groups of clips, from hits as paired_test's.
-
-    Signs of groups' differences, averaged over seeds, are flipped: all 2^G ways where they are no more than
-    `permutations`, otherwise so many random ones from `seed`, with p = (b + 1) / (m + 1). Seeds are taken as they are:
-    of two methods that are equally good, one had the luckier seeds, and this test finds that. Methods are compared by
-    `paired_test`.
-
-    Raises UsageError for arrays that do not fit each other.
-    """
-    sums, _ = _group_sums(_differences(one, other), groups)
-    flipped = stats.permutation_test(
-        (sums.mean(axis=0),),
-        np.sum,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=permutations,
-        batch=max(1, _AT_ONCE // sums.shape[1]),
-        rng=np.random.default_rng(seed),
-    )
-    return float(flipped.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -146,19 +146,6 @@ def test_every_clip_comes_once_with_its_rows(
     assert sorted(every) == sorted(set(range(CLIPS)) - absent_everywhere) == stream.positions.tolist()
 
 
-@settings(max_examples=40, deadline=None)
-@given(parts=st.integers(1, 4), batch_size=st.integers(1, 70), shuffle=st.booleans())
-def test_a_last_batch_is_dropped_where_that_is_asked(
-    cached: Cached, parts: int, batch_size: int, shuffle: bool
-) -> None:
-    stream = cached.stream(batch_size=batch_size, shuffle=shuffle, drop_last=True)
-    for part in range(parts):
-        order = stream.order(0, part, parts).tolist()
-        batches = list(stream.batches(0, part, parts))
-        assert all(len(batch.index) == batch_size for batch in batches)
-        assert index_of(batches) == order[: len(order) // batch_size * batch_size]
-
-
 def test_unshuffled_clips_come_in_their_own_order(cached: Cached) -> None:
     clips = [cached.clips[number] for number in np.random.default_rng(0).permutation(CLIPS)]
     stream = FeatureStream(cached.stores, clips, 7, shuffle=False, window_bytes=3000)

@@ -1,7 +1,6 @@
 """Intervals and tests hold what they say, in simulation: seeds, groups and clips of known spread."""
 
 from collections.abc import Iterator
-from itertools import product
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from avfuse.stages.fuse.evaluation.statistics import (
     holm,
     interval,
     paired_test,
-    sign_flip_test,
 )
 
 TRIALS, SEEDS = 2000, 5
@@ -102,35 +100,6 @@ def test_p_is_below_5_per_cent_where_the_interval_is_off_nought() -> None:
         assert (test.p < 0.05) == (not test.low <= 0 <= test.high)
 
 
-@pytest.mark.slow
-def test_flipped_signs_know_nothing_of_seeds() -> None:
-    """Why rows are not compared by them: seeds that spread by 2 points look like a difference."""
-    pairs = list(heads_of_known_accuracy((0.9, 0.9), 0.02, trials=500))
-    flipped = [sign_flip_test(*pair, GROUPS, permutations=199) for pair in pairs]
-    assert np.mean(np.array(flipped) <= 0.05) > 0.08
-    alike = [sign_flip_test(*pair, GROUPS, permutations=199) for pair in heads_of_known_accuracy((0.9, 0.9), 0, 500)]
-    assert np.mean(np.array(alike) <= 0.05) < 0.08
-
-
-def test_flips_of_few_groups_are_all_counted() -> None:
-    generator = np.random.default_rng(0)
-    groups = np.arange(45) % 9
-    one, other = generator.random((2, 3, 45)) < np.array([0.7, 0.55])[:, None, None]
-    sums = np.array([(one.mean(axis=0) - other.mean(axis=0))[groups == group].sum() for group in range(9)])
-    flips = np.abs([np.dot(signs, sums) for signs in product([-1, 1], repeat=9)])
-    exact = np.mean(flips >= abs(sums.sum()) - 1e-9)
-    assert 0 < exact < 0.5
-    assert sign_flip_test(one, other, groups) == pytest.approx(exact)
-    drawn = sign_flip_test(one, other, groups, permutations=500)
-    assert drawn != exact
-    assert drawn == pytest.approx(exact, abs=0.05)
-
-
-def test_no_random_flip_is_ever_proof() -> None:
-    sure = sign_flip_test(np.ones((2, 40)), np.zeros((2, 40)), np.arange(40), permutations=99)
-    assert sure == pytest.approx(2 / 100)  # (b + 1) / (m + 1) of each side
-
-
 def test_holm_by_a_worked_example() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([3 * 0.01, 2 * 0.03, 2 * 0.03, 4 * 0.005])
     assert holm([0.6, 0.7]) == [1, 1]
@@ -203,7 +172,6 @@ def test_rows_that_are_the_same_do_not_differ() -> None:
     hits = np.random.default_rng(0).random((3, 400)) < 0.7
     test = paired_test(hits, hits, GROUPS_OF_TEN)
     assert (test.difference, test.low, test.high, test.p) == (0, 0, 0, 1)
-    assert sign_flip_test(hits, hits, GROUPS_OF_TEN, permutations=99) == 1
 
 
 def test_a_difference_without_variance_is_only_as_sure_as_its_groups_are_many() -> None:
