@@ -1,4 +1,4 @@
-"""How much of a trained head's accuracy is left when a modality is changed at test."""
+"""Robustness of trained heads: their accuracy with one modality perturbed at test."""
 
 import math
 from collections.abc import Sequence
@@ -19,82 +19,84 @@ from avfuse.stages.fuse.training.inputs import HeadInputs
 from avfuse.stages.fuse.training.job import TrainingJob
 
 _CLIPS, _BYTES = 1024, 2**27
-"""Changed at a time, at most."""
+"""Limits of clips perturbed at once."""
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """Shares of 1, averaged over heads; accuracy is Targets.measure.
-
-    table: a line a change, the first of no change. `modality`, `change`, `strength` (see `robustness`, NaN where there
-        is none); `clips` that the line is of, `left_out` for want of a partner, and `changed`, how many of the clips
-        have the modality: the others are as they were; `accuracy`, `unchanged`, that of the same clips as they are, and
-        `drop`, the difference, with `low` and `high`, its 95 % interval over seeds and groups of test clips.
-    clips: a line a test clip by `clip_id`, a column a `line` of `table` and a `head`: 1 where that head gets the clip
-        right, else 0, and NaN where it is left out.
-    """
+    """Shares of 1, averaged over heads; accuracy is Targets.measure."""
 
     table: pd.DataFrame
+    """A line per perturbation, the first of none: `modality`, `change`, `strength` (NaN where there is none); `clips`
+    that are measured, `left_out` for want of a partner, and `changed`, how many have the modality: the others are as
+    they were; `accuracy`, `unchanged`, that of the same clips unperturbed, and `drop`, the difference, with `low` and
+    `high`, its 95 % interval over seeds and groups of test clips."""
     clips: pd.DataFrame
+    """A line per test clip by `clip_id`, a column per `line` of `table` and `head`: 1 where that head gets the clip
+    right, else 0, and NaN where it is left out."""
 
 
 def robustness(job: TrainingJob, heads: Sequence[Head], seed: int = 0) -> Robustness:
-    """The accuracy of heads that were trained by one plan, from several seeds, where one modality of the test clips is
+    """Measure the accuracy of heads trained by one job, from several seeds, with one modality of test clips perturbed.
 
-    * `dropped`: a mask, as of clips that lack it.
+    * `dropped`: the modality is masked, as of clips that lack it.
     * `noise`: Gaussian noise is added to standardised tokens, with 10^(-strength / 10) of each dimension's variance on
       the clips that heads were fitted on, which is 1 where a head standardises. strength: the signal-to-noise ratio in
-      dB. The noise of every dimension of every token is its own, so that a head that averages tokens averages it out.
-    * `shift`: standardised tokens are rolled forward along time, what leaves at the end coming back at the beginning.
-      strength: by which share of the length, rounded to whole tokens and at least one. Temporal windows change places
-      where there are several, else frames, columns of an audio image's or a filter bank's grid, or the steps of a video
-      network's. CLS and its like stay. What has no time axis, such as pooled vectors of audio images, and tokens whose
-      layout is not known (`sound`) stay; no line where all do.
-    * `same class`, `other class`: replaced by another test clip's that has it, no clip's twice. Of one class are clips
-      whose classes of all targets agree. Clips without such a partner are left out and counted.
+      dB. Every dimension of every token has noise of its own, so that a head that averages tokens averages it out.
+    * `shift`: standardised tokens are rolled forward along time. strength: the share of the length, rounded to whole
+      tokens and at least one. Several temporal windows are rolled as wholes, else frames, columns of an audio image's
+      or a filter bank's grid, or the steps of a video network. CLS and similar tokens stay. Features without a time
+      axis, such as pooled vectors of audio images, and tokens of unknown layout (`sound`) stay; no line where all do.
+    * `same class`, `other class`: replaced by another test clip's that has it, no clip's twice. Clips are of one class
+      if the classes of all their targets agree. Clips without such a partner are left out and counted.
 
-    A change that no clip can have has no line. Everything goes the way of test clips, through `fitting.predict`: the
-    heads' standardisation, masks, windows. Test clips of streamed modalities are read into memory.
+    A perturbation that affects no clip has no line. Perturbed clips take the path of test clips, through
+    `head_trainer.predict`: the heads' standardisation, masks, windows. Test clips of streamed modalities are read into
+    memory.
 
     Args:
-        plan: of any of the seeds.
+        job: of any of the seeds.
         heads: on the data's device.
         seed: of noise and partners.
     """
     data = job.data
-    seen = [ModalityTokens.of(job, name, door) for name, door in heads[0].modality_inputs().items()]
-    labels = _classes(data)
-    everyone = np.ones(len(labels), dtype=bool)
-    every = [Perturbation("", "unchanged", math.nan, everyone, ~everyone, None)]
-    every += [change for each in seen for change in perturbations(each, labels, seed) if change.changed.any()]
-    hits = _hits(job, heads, seen, every)
+    modalities = [ModalityTokens.of(job, name, door) for name, door in heads[0].modality_inputs().items()]
+    labels = _class_numbers(data)
+    all_clips = np.ones(len(labels), dtype=bool)
+    lines = [Perturbation("", "unchanged", math.nan, all_clips, ~all_clips, None)]
+    for modality in modalities:
+        lines += [line for line in perturbations(modality, labels, seed) if line.affected.any()]
+    correct = _correct_under(job, heads, modalities, lines)
     test = data.test.cpu().numpy()
     groups = data.table["group"].to_numpy(dtype=object)[test]
     clips = {
-        number: pd.DataFrame(np.where(change.kept, each, np.nan).T)
-        for number, (change, each) in enumerate(zip(every, hits, strict=True))
+        number: pd.DataFrame(np.where(line.measured, of_line, np.nan).T)
+        for number, (line, of_line) in enumerate(zip(lines, correct, strict=True))
     }
     return Robustness(
-        pd.DataFrame(_line(change, hits[0], each, groups) for change, each in zip(every, hits, strict=True)),
+        pd.DataFrame(
+            _table_line(line, correct[0], of_line, groups) for line, of_line in zip(lines, correct, strict=True)
+        ),
         pd.concat(clips, axis=1, names=["line", "head"]).set_index(
             pd.Index(data.table["clip_id"].to_numpy()[test], name="clip_id")
         ),
     )
 
 
-def _line(
-    change: Perturbation, before: NDArray[np.bool_], after: NDArray[np.bool_], groups: NDArray[np.object_]
+def _table_line(
+    perturbation: Perturbation, before: NDArray[np.bool_], after: NDArray[np.bool_], groups: NDArray[np.object_]
 ) -> dict[str, object]:
     """Of `Robustness.table`. before, after: (heads, n_test)."""
-    before, after = before[:, change.kept], after[:, change.kept]
-    drop = difference_interval(before.astype(np.float64) - after, groups[change.kept])
+    measured = perturbation.measured
+    before, after = before[:, measured], after[:, measured]
+    drop = difference_interval(before.astype(np.float64) - after, groups[measured])
     return {
-        "modality": change.modality,
-        "change": change.name,
-        "strength": change.strength,
-        "clips": int(change.kept.sum()),
-        "left_out": int((~change.kept).sum()),
-        "changed": int(change.changed.sum()),
+        "modality": perturbation.modality,
+        "change": perturbation.name,
+        "strength": perturbation.strength,
+        "clips": int(measured.sum()),
+        "left_out": int((~measured).sum()),
+        "changed": int(perturbation.affected.sum()),
         "accuracy": after.mean(),
         "unchanged": before.mean(),
         "drop": drop.mean,
@@ -103,42 +105,42 @@ def _line(
     }
 
 
-def _hits(
-    job: TrainingJob, heads: Sequence[Head], seen: Sequence[ModalityTokens], every: Sequence[Perturbation]
+def _correct_under(
+    job: TrainingJob,
+    heads: Sequence[Head],
+    modalities: Sequence[ModalityTokens],
+    perturbations: Sequence[Perturbation],
 ) -> NDArray[np.bool_]:
-    """Whether each head gets each clip right under each change. (changes, heads, n_test)."""
+    """Whether each head gets each clip right under each perturbation, (perturbations, heads, n_test)."""
     data = job.data
-    truth = [each[data.test].cpu().numpy() for each in data.truth]
-    hits = np.zeros((len(every), len(heads), len(data.test)), dtype=bool)
-    size = max(1, min(_CLIPS, _BYTES // max(each.bytes_per_clip for each in seen)))
+    truth = [of_target[data.test].cpu().numpy() for of_target in data.truth]
+    correct = np.zeros((len(perturbations), len(heads), len(data.test)), dtype=bool)
+    by_name = {modality.name: modality for modality in modalities}
+    views = {name: modality.views for name, modality in by_name.items()}
+    size = max(1, min(_CLIPS, _BYTES // max(modality.bytes_per_clip for modality in modalities)))
     for part in torch.arange(len(data.test), device=data.test.device).split(size):
-        as_is = {each.name: each.stored(each.standardised(part)) for each in seen}
-        present = {each.name: each.present[part] for each in seen}
-        where = part.cpu().numpy()
-        for number, change in enumerate(every):
-            stored, without = dict(as_is), None
-            if change.alter is not None:
-                one = next(each for each in seen if each.name == change.modality)
-                stored[one.name] = one.stored(change.alter(part))
-            elif change.modality:
-                without = change.modality
-            inputs = HeadInputs(
-                heads[0],
-                job.options,
-                stored,
-                {},
-                {each.name: each.views for each in seen},
-                {name: None if mask.all() else mask for name, mask in present.items()},
-                torch.arange(len(part), device=part.device),
-                (),
-            )
+        unchanged = {name: modality.stored(modality.standardised(part)) for name, modality in by_name.items()}
+        masks = {name: modality.present[part] for name, modality in by_name.items()}
+        present = {name: None if mask.all() else mask for name, mask in masks.items()}
+        indices = torch.arange(len(part), device=part.device)
+        clips = part.cpu().numpy()
+        for number, perturbation in enumerate(perturbations):
+            name = perturbation.modality
+            stored, without = dict(unchanged), None
+            if perturbation.apply is not None:
+                stored[name] = by_name[name].stored(perturbation.apply(part))
+            elif name:
+                without = name
+            inputs = HeadInputs(heads[0], job.options, stored, {}, views, present, indices, ())
             for which, head in enumerate(heads):
-                logits = predict(head, inputs, inputs.indices, without).cpu().numpy()
-                hits[number, which, where] = all_correct(data.targets, logits, [each[where] for each in truth])
-    return hits
+                logits = predict(head, inputs, indices, without).cpu().numpy()
+                correct[number, which, clips] = all_correct(
+                    data.targets, logits, [of_target[clips] for of_target in truth]
+                )
+    return correct
 
 
-def _classes(data: FusionData) -> NDArray[np.int64]:
-    """A number for each test clip, the same where all classes of all targets are. int64 (n_test,)."""
-    columns = [each[data.test].cpu().numpy().reshape(len(data.test), -1) for each in data.truth]
+def _class_numbers(data: FusionData) -> NDArray[np.int64]:
+    """A number per test clip, the same where all classes of all targets agree. int64 (n_test,)."""
+    columns = [of_target[data.test].cpu().numpy().reshape(len(data.test), -1) for of_target in data.truth]
     return np.unique(np.concatenate(columns, axis=1), axis=0, return_inverse=True)[1].ravel()

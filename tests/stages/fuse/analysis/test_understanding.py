@@ -350,7 +350,7 @@ class TestRobustness:
         seen = ModalityTokens.of(plan, "video", door)
         clips = torch.arange(len(plan.data.test))
         (shift, _) = (each for each in perturbations(seen, np.zeros(len(clips), int), 0) if each.name == "shift")
-        moved = shift.alter(clips)  # type: ignore[misc]
+        moved = shift.apply(clips)  # type: ignore[misc]
         assert not torch.equal(moved, seen.standardised(clips))
         torch.testing.assert_close(seen.stored(moved), seen.stored(seen.standardised(clips)))
 
@@ -409,36 +409,36 @@ class TestChanges:
 
     def partners(self, seen: ModalityTokens, name: str, labels: Sequence[int]) -> tuple[Perturbation, np.ndarray]:
         (change,) = self.named(seen, name, labels)
-        return change, change.alter(torch.arange(len(labels)))[:, 0, 0, 0].long().numpy()  # type: ignore[misc]
+        return change, change.apply(torch.arange(len(labels)))[:, 0, 0, 0].long().numpy()  # type: ignore[misc]
 
     @pytest.mark.parametrize("labels", [[0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 2, 3], [2, 1, 1, 1, 0, 2]])
     def test_partners_are_others_of_the_class_or_of_another(self, labels: list[int]) -> None:
         seen, classes = self.seen(["lite:mfcc"]), np.array(labels)
         for name in ("same class", "other class"):
             change, partner = self.partners(seen, name, labels)
-            changed = np.flatnonzero(change.changed)
+            changed = np.flatnonzero(change.affected)
             assert len(set(partner[changed])) == len(changed)
             assert ((classes[partner] == classes) == (name == "same class"))[changed].all()
             assert (partner != np.arange(6))[changed].all()
-            assert (partner == np.arange(6))[~change.changed].all()
-            assert (change.kept == change.changed).all()
+            assert (partner == np.arange(6))[~change.affected].all()
+            assert (change.measured == change.affected).all()
             single = np.bincount(classes)[classes] == 1
-            assert (~change.kept == (single if name == "same class" else False)).all()
+            assert (~change.measured == (single if name == "same class" else False)).all()
 
     def test_clips_of_a_class_of_more_than_half_are_left_out_where_there_are_no_others(self) -> None:
         change, partner = self.partners(self.seen(["lite:mfcc"]), "other class", [0, 0, 0, 0, 1, 2])
-        assert change.changed[:4].sum() == 2
-        assert change.changed[4:].all()
-        assert set(partner[:4][change.changed[:4]]) == {4, 5}
+        assert change.affected[:4].sum() == 2
+        assert change.affected[4:].all()
+        assert set(partner[:4][change.affected[:4]]) == {4, 5}
 
     def test_clips_without_the_modality_stay_and_are_nobodys_partner(self) -> None:
         seen = self.seen(["lite:mfcc"])
         seen.present[[0, 3]] = False
         for name in ("same class", "other class"):
             change, partner = self.partners(seen, name, [0, 0, 0, 1, 1, 1])
-            assert change.kept.all()
-            assert change.changed.tolist() == [False, True, True, False, True, True]
-            assert set(partner[change.changed]) == {1, 2, 4, 5}
+            assert change.measured.all()
+            assert change.affected.tolist() == [False, True, True, False, True, True]
+            assert set(partner[change.affected]) == {1, 2, 4, 5}
 
     @pytest.mark.parametrize(
         ("feature", "prefix", "cells", "axis"),
@@ -455,8 +455,8 @@ class TestChanges:
         seen = self.seen([feature])
         quarter, half = self.named(seen, "shift")
         for change, share in ((quarter, 0.25), (half, 0.5)):
-            order = (change.alter(torch.tensor([3]))[0, 0, :, 0] - 3) * 2**12  # type: ignore[misc]
-            expected = np.arange(seen.rows.shape[2])
+            order = (change.apply(torch.tensor([3]))[0, 0, :, 0] - 3) * 2**12  # type: ignore[misc]
+            expected = np.arange(seen.cached.shape[2])
             steps = int(share * cells[axis] + 0.5)
             expected[prefix:] = np.roll(expected[prefix:].reshape(cells), steps, axis).ravel()
             assert order.long().tolist() == expected.tolist()
@@ -470,7 +470,7 @@ class TestChanges:
 
     def test_of_several_images_each_is_shifted_for_itself(self) -> None:
         quarter, _ = self.named(self.seen(["lite:mfcc:tokens", "lite:chromagram:tokens"]), "shift")
-        order = (quarter.alter(torch.tensor([0]))[0, 0, :, 0] * 2**12).long().reshape(2, 7, 7)  # type: ignore[misc]
+        order = (quarter.apply(torch.tensor([0]))[0, 0, :, 0] * 2**12).long().reshape(2, 7, 7)  # type: ignore[misc]
         assert order[0, 0].tolist() == [5, 6, 0, 1, 2, 3, 4]
         assert order[1].tolist() == (order[0] + 49).tolist()
 
@@ -478,7 +478,7 @@ class TestChanges:
         windows = [f"lite:frames:{number}of4{view}" for number in range(1, 5) for view in ("", ":h")]
         seen = self.seen(windows, sampling="uniform:2")
         quarter, half = (
-            (each.alter(torch.tensor([0]))[0, :, 0, 0] / 100).tolist()  # type: ignore[misc]
+            (each.apply(torch.tensor([0]))[0, :, 0, 0] / 100).tolist()  # type: ignore[misc]
             for each in self.named(seen, "shift")
         )
         assert quarter == [6, 1, 0, 3, 2, 5, 4, 7]  # mirrored ones are not seen at test
@@ -499,7 +499,7 @@ class TestChanges:
             variance = door.standardise(tokens, torch.ones(len(tokens), dtype=torch.bool)).var(dim=0)[0].numpy()
             every = self.named(seen, "noise", [0] * len(clips))
             for change in every:
-                added = (change.alter(clips) - seen.standardised(clips)).flatten(0, 2).double()  # type: ignore[misc]
+                added = (change.apply(clips) - seen.standardised(clips)).flatten(0, 2).double()  # type: ignore[misc]
                 ratio = 10 * np.log10(variance / added.var(dim=0).numpy())
                 np.testing.assert_allclose(ratio, change.strength, atol=1.2)
                 np.testing.assert_allclose(added.mean(dim=0) / added.std(dim=0), 0, atol=0.2)
