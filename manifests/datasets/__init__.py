@@ -1,1 +1,1 @@
-"""Builders, one data set a file: what its official files are called, what they mean, and which file is which clip."""
+"""Builders, one per data set: the names and formats of its official files, and which media file is which clip."""

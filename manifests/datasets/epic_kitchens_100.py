@@ -33,10 +33,11 @@ _EXPECTED = {"train": 67217, "test": 9668, "unlabelled": 13092}
 def describe_epic_kitchens_100(
     root: Path, annotations: Annotations, train_list: Path | None = None
 ) -> DatasetDescription:
-    """Official train, validation (as `test`) and test (as `unlabelled`) segments, with targets verb and noun.
+    """Describe the official train, validation (as `test`) and test (as `unlabelled`) segments, with targets verb and
+    noun.
 
-    Groups are videos; a tenth of train's is set aside for validation. `train_list` is another list of training segments
-    in the same form, such as EPIC_100_uda_source_train.csv.
+    Groups are videos; a tenth of train's is for validation. `train_list` is another list of training segments in the
+    same format, such as EPIC_100_uda_source_train.csv.
 
     Raises UsageError when a list is missing or not as published.
     """
@@ -51,7 +52,7 @@ def describe_epic_kitchens_100(
             path = annotations.need(name) if split == "test" else annotations.find(name)
         if path is None:
             if split == "train":
-                notes.append(f"{name} is not there: nothing to train on")
+                notes.append(f"{name} is missing: nothing to train on")
             continue
         parts.append(_segments(path, verbs, nouns, labelled=split != "unlabelled").assign(split=split))
     table = pd.concat(parts, ignore_index=True)
@@ -83,7 +84,7 @@ def describe_epic_kitchens_100(
 
 
 def _classes(path: Path) -> dict[int, str]:
-    """Names by number, in the order of the numbers."""
+    """Class names by number, sorted by it."""
     source = read_csv(path, ("id", "key"))
     if not source["id"].str.isdecimal().all():
         raise UsageError(f"{path}: column 'id' holds something that is no number")
@@ -117,7 +118,7 @@ def _named(numbers: pd.Series, names: dict[int, str], path: Path) -> pd.Series:
 
 
 def _seconds(timestamps: pd.Series, path: Path) -> pd.Series:
-    """Of `HH:MM:SS.ss`."""
+    """Seconds of `HH:MM:SS.ss`."""
     wrong = timestamps[~timestamps.str.fullmatch(r"\d+:[0-5]\d:[0-5]\d(\.\d+)?")]
     if len(wrong):
         raise UsageError(f"{path}, column '{timestamps.name}': '{wrong.iloc[0]}' is not a time such as 00:01:02.35")

@@ -9,7 +9,7 @@ import pandas as pd
 from avfuse.features.archives import is_archive
 from avfuse.features.errors import UsageError
 from avfuse.manifests.annotations import Annotations
-from avfuse.manifests.datasets.table import clip_ids, listed, read_table, unread_note
+from avfuse.manifests.datasets.table import clip_ids, describe_table, read_table, unread_columns_note
 from avfuse.manifests.description import DatasetDescription
 from avfuse.manifests.media_tree import MediaTree
 
@@ -30,19 +30,19 @@ def describe_folder(
     several: Sequence[str] = (),
     outside_root: bool = False,
 ) -> DatasetDescription:
-    """A folder of clips.
+    """Describe a folder of clips.
 
     With a `labels.csv` in it, each row is a clip, as in a table of the builder `csv`. Without one, media files in
     sub-folders are labelled by their first folder, and files lying directly in `root` have no label.
 
-    Raises UsageError when the folder, a column or a clip id is wrong.
+    Raises UsageError when the folder, a column or a clip id is invalid.
     """
     media = MediaTree(root)
     columns = {"label": label_column, "group": group_column, "split": split_column}
     path, unread = media.root / "labels.csv", []
     if path.is_file():
         table = read_table(annotations.use(path), columns, [*targets, *several])
-        unread = unread_note(path, columns, [*targets, *several], table)
+        unread = unread_columns_note(path, columns, [*targets, *several], table)
     else:
         given = [f"--{name}-column" for name, column in columns.items() if column is not None]
         given += [f"--{name}" for name, value in (("targets", targets), ("several", several)) if value]
@@ -59,12 +59,12 @@ def describe_folder(
         "revision": REVISION,
         "options": {key: value for key, value in options.items() if value},
     }
-    own = listed(media.root.name, media.root, table, provenance, targets, several, outside_root)
-    return replace(own, notes=(*media.problems, *unread, *_notes(own)))
+    description = describe_table(media.root.name, media.root, table, provenance, targets, several, outside_root)
+    return replace(description, notes=(*media.problems, *unread, *_notes(description)))
 
 
-def _notes(own: DatasetDescription) -> list[str]:
-    classes = set(own.table["label"].dropna())
+def _notes(description: DatasetDescription) -> list[str]:
+    classes = set(description.table["label"].dropna())
     if classes and classes <= {"train", "training", "val", "valid", "validation", "test", "testing"}:
         return [
             f"the classes are called {', '.join(sorted(classes))}: for splits, write a labels.csv with a column split"

@@ -66,7 +66,7 @@ _EXPECTED = {"31": {"train": 14799, "test": 2597}, "27": {"train": 19347, "test"
 def describe_kinetics_sounds(
     root: Path, annotations: Annotations, variant: str | None = None, classes: Path | None = None
 ) -> DatasetDescription:
-    """The 27- or the 31-class variant by its published lists, or those classes of Kinetics-400 that a file names.
+    """Describe the 27- or 31-class variant by its published lists, or the classes of Kinetics-400 that a file names.
 
     A tenth of train, by YouTube video, is set aside for validation. Raises UsageError when a list is missing or not as
     published.
@@ -88,11 +88,11 @@ def describe_kinetics_sounds(
         ids = {name: number for number, name in _numbers(table).items()}
         named = list(ids)
     starts = table["clip_id"].str.extract(r"_(\d+)_\d+$")[0]
-    found, by_id = media.by_video(table["group"], starts)
+    paths, by_id = media.by_video(table["group"], starts)
     if classes is None:
-        table["path"] = found
+        table["path"] = paths
     else:
-        table["path"] = table["path"].where(table["path"].notna(), found)
+        table["path"] = table["path"].where(table["path"].notna(), paths)
     if by_id:
         notes.append(
             f"{by_id} clips were found by their YouTube id alone: the file is taken for the clip, not the video"
@@ -116,12 +116,12 @@ def describe_kinetics_sounds(
 
 
 def _variant(annotations: Annotations, variant: str | None) -> str:
-    """The asked one, or the only one whose lists are there."""
+    """The given variant, or the only one whose lists are there."""
     if variant is None:
-        there = [name for name, (train, _) in _LISTS.items() if annotations.find(train) is not None]
-        if len(there) == 1:
-            return there[0]
-        if not there:
+        variants = [name for name, (train, _) in _LISTS.items() if annotations.find(train) is not None]
+        if len(variants) == 1:
+            return variants[0]
+        if not variants:
             annotations.need(*(train for train, _ in _LISTS.values()))
         raise UsageError("the lists of several variants are there: choose one, VARIANT=27 or 31 (--variant)")
     if variant not in _LISTS:
@@ -133,7 +133,7 @@ def _variant(annotations: Annotations, variant: str | None) -> str:
 
 
 def _numbers(table: pd.DataFrame) -> dict[int, str]:
-    """Class by the lists' own number, in its order; numbers may have gaps."""
+    """Classes by the numbers of the lists, sorted; numbers may have gaps."""
     pairs = table.drop_duplicates(["number", "label"]).sort_values("number")
     if pairs["number"].duplicated().any() or pairs["label"].duplicated().any():
         row = pairs[pairs["number"].duplicated(keep=False) | pairs["label"].duplicated(keep=False)].iloc[0]
@@ -169,13 +169,13 @@ def _check(parts: pd.DataFrame, lines: pd.Series, path: Path, form: str) -> None
 
 
 def _rows(ids: pd.Series, starts: pd.Series, labels: pd.Series, numbers: pd.Series | None = None) -> pd.DataFrame:
-    """Clips called as Kinetics calls them, whatever zeros a list writes."""
+    """Clips with ids as Kinetics writes them, whatever zeros a list has."""
     padded = starts.astype(str).str.zfill(6) + "_" + (starts + CLIP_SECONDS).astype(str).str.zfill(6)
     return clip_table(clip_id=ids + "_" + padded, label=labels, group=ids, number=numbers)
 
 
 def _from_kinetics(media: MediaTree, annotations: Annotations, named: list[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Clips of the named classes by Kinetics-400's own lists, or, without them, as they lie in folders."""
+    """Clips of some classes by Kinetics-400's own lists; without these, by its folders."""
     parts = []
     for split, names in {"train": ("train.csv",), "test": ("validate.csv", "val.csv")}.items():
         path = annotations.find(*names)
@@ -192,7 +192,7 @@ def _from_kinetics(media: MediaTree, annotations: Annotations, named: list[str])
         notes.append("no train.csv and validate.csv of Kinetics-400: the clips are those that lie in its folders")
     table = pd.concat(parts, ignore_index=True)
     if "train" not in set(table["split"]):
-        notes.append("train.csv of Kinetics-400 is not there: nothing to train on")
+        notes.append("train.csv of Kinetics-400 is missing: nothing to train on")
     unknown = [name for name in named if name not in set(table["label"])]
     if unknown:
         raise UsageError(f"no clip of Kinetics-400 is of class '{unknown[0]}': is it spelled as there?")

@@ -1,4 +1,4 @@
-"""Builder `csv`: any table with a clip a row; and the reading of such tables, which `folder` shares."""
+"""Builder `csv`: any table with a row per clip; also reads such tables for `folder`."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -37,24 +37,34 @@ def describe_csv(
     several: Sequence[str] = (),
     outside_root: bool = False,
 ) -> DatasetDescription:
-    """A table with a clip a row.
+    """Describe a table with a row per clip.
 
-    `targets` are columns to learn instead of the label, and `several` those of which a clip may have several classes,
-    separated by "|". Where no split is given, 80 % of the clips are train and 20 % test, by whole groups, stratified,
-    with a fixed seed. Raises UsageError when the table or a column is missing or wrong.
+    Without a split, 80 % of the clips are train and 20 % test, by whole groups, stratified, with a fixed seed.
+
+    Args:
+        root: the folder of the media.
+        annotations: records the hash of the table.
+        table: the CSV file.
+        label_column, group_column, split_column: the file's names of these columns.
+        targets: columns to learn instead of the label.
+        several: columns to learn of which a clip may have several classes, separated by "|".
+        outside_root: whether paths may leave the root.
+
+    Raises:
+        UsageError: the table or a column is missing or invalid.
     """
     root = MediaTree(root).root
     if table is None:
         raise UsageError(f"data set 'csv' needs its table: TABLE=FILE (--table FILE)\n\n{GUIDE}")
     columns = {"label": label_column, "group": group_column, "split": split_column}
-    read = read_table(annotations.use(table), columns, [*targets, *several])
-    notes = unread_note(table, columns, [*targets, *several], read)
+    clips = read_table(annotations.use(table), columns, [*targets, *several])
+    notes = unread_columns_note(table, columns, [*targets, *several], clips)
     provenance = {"builder": "csv", "revision": REVISION, "options": {**columns, **_named(targets, several)}}
-    own = listed(table.stem, root, read, provenance, targets, several, outside_root)
-    return replace(own, notes=tuple(notes))
+    description = describe_table(table.stem, root, clips, provenance, targets, several, outside_root)
+    return replace(description, notes=tuple(notes))
 
 
-def listed(
+def describe_table(
     name: str,
     root: Path,
     table: pd.DataFrame,
@@ -63,7 +73,7 @@ def listed(
     several: Sequence[str] = (),
     outside_root: bool = False,
 ) -> DatasetDescription:
-    """A listing of a user's own clips: what is not there is for extraction to say. Missing splits are drawn."""
+    """Describe a user's own clips, and draw missing splits. Missing files stay in: extraction reports them."""
     if table["split"].isna().all():
         marked = group_holdout(table["label"], table["group"], TEST_FRACTION, _SPLIT_SEED)
         table["split"] = pd.Series(marked).map({True: "test", False: "train"})
@@ -82,8 +92,10 @@ def _named(targets: Sequence[str], several: Sequence[str]) -> dict[str, list[str
     return {name: list(columns) for name, columns in (("targets", targets), ("several", several)) if columns}
 
 
-def unread_note(path: Path, columns: Mapping[str, str | None], more: Sequence[str], table: pd.DataFrame) -> list[str]:
-    """Which columns of a file nothing was read from, where labels, groups or splits are missing and may be in them."""
+def unread_columns_note(
+    path: Path, columns: Mapping[str, str | None], more: Sequence[str], table: pd.DataFrame
+) -> list[str]:
+    """A note on the columns of a file that were not read, where labels, groups or splits are missing."""
     missing = [name for name, column in columns.items() if column is None and _is_missing(name, table, more)]
     source = pd.read_csv(path, dtype=str, nrows=0, index_col=False, encoding="utf-8-sig").columns.str.strip()
     known = {*COLUMNS, "path", "file", *more, *columns.values()}
@@ -101,9 +113,12 @@ def _is_missing(column: str, table: pd.DataFrame, targets: Sequence[str]) -> boo
 
 
 def read_table(path: Path, columns: Mapping[str, str | None], more: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV file in the shape of a manifest's table, with the columns in `more` besides. Other columns are not read.
+    """Read a CSV file as the table of a manifest.
 
-    `columns` maps label, group and split to the file's own names for them, None for the same name.
+    Args:
+        path: of the file.
+        columns: the file's names of label, group and split; None for the same name.
+        more: further columns to read.
     """
     try:
         with warnings.catch_warnings():
@@ -115,18 +130,17 @@ def read_table(path: Path, columns: Mapping[str, str | None], more: Sequence[str
         raise UsageError(f"{path} is not a readable CSV file ({error})") from error
     source.columns = source.columns.str.strip()
     if source.empty:
-        raise UsageError(f"{path} has no rows: a clip each")
+        raise UsageError(f"{path} has no rows: write one per clip")
     file_column = next((column for column in ("path", "file") if column in source), None)
     if file_column is None:
         raise UsageError(f"{path} has no column 'path' or 'file' (it has {', '.join(source.columns)})")
-    asked = [(f"--{name}-column {column}", column) for name, column in columns.items() if column is not None]
-    for said, column in [*asked, *(("target", name) for name in more)]:
+    required = [(f"--{name}-column {column}", column) for name, column in columns.items() if column is not None]
+    for option, column in [*required, *((f"target '{name}'", name) for name in more)]:
         if column not in source:
-            said = said if said.startswith("--") else f"target '{column}'"
-            raise UsageError(f"{said}: {path} has no such column (it has {', '.join(source.columns)})")
-    taken = next((name for name in more if name in COLUMNS and name != "label"), None)
-    if taken is not None:
-        raise UsageError(f"column '{taken}' says something else of a clip: a target needs another name")
+            raise UsageError(f"{option}: {path} has no such column (it has {', '.join(source.columns)})")
+    reserved = next((name for name in more if name in COLUMNS and name != "label"), None)
+    if reserved is not None:
+        raise UsageError(f"column '{reserved}' has another meaning in a manifest: a target needs another name")
 
     def read(column: str) -> pd.Series:
         named = columns.get(column) or column
@@ -164,8 +178,8 @@ def _seconds(values: pd.Series, path: Path, column: str) -> pd.Series:
 
 
 def clip_ids(paths: pd.Series, start: pd.Series, end: pd.Series) -> pd.Series:
-    """Readable ids: the path without its suffix, with it where two files differ in nothing else, and with the interval
-    where several clips lie in one file."""
+    """Readable ids: the path without its suffix; with it where two files differ in nothing else; with the interval
+    where a file has several clips."""
     ids = paths.map(lambda path: str(Path(path).with_suffix("")))
     files_per_id = pd.DataFrame({"id": ids, "path": paths}).groupby("id")["path"].transform("nunique")
     ids = ids.where(files_per_id == 1, paths)

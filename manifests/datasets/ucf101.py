@@ -45,9 +45,9 @@ AUDIO51 = (
 
 
 def describe_ucf101(root: Path, annotations: Annotations, split: int = 1, subset: str = "all") -> DatasetDescription:
-    """One official split; `subset="audio51"` keeps the 51 classes with sound, and of them the clips that have it.
+    """Describe an official split; `subset="audio51"` keeps the 51 classes with sound, and of them the clips with sound.
 
-    Groups 24 and 25 of train are set aside for validation. A group is the clips of one class cut from one video.
+    Groups 24 and 25 of train are for validation. A group is the clips of one class cut from one video.
     Raises UsageError when a list is missing or not as published.
     """
     if split not in SPLITS:
@@ -65,8 +65,8 @@ def describe_ucf101(root: Path, annotations: Annotations, split: int = 1, subset
         kept = {name.casefold() for name in AUDIO51}
         names = [name for name in names if name.casefold() in kept]
         table = table[table["label"].isin(names)].reset_index(drop=True)
-    in_any_case = media.by_stem(ignore_case=True)
-    table["path"] = table["clip_id"].str.casefold().map(in_any_case).astype(object)
+    paths = media.by_stem(ignore_case=True)
+    table["path"] = table["clip_id"].str.casefold().map(paths).astype(object)
     table = sort_clips(table)
     numbers = table["group"].str.extract(r"_g(\d+)$")[0].astype(int)
     variant = (["audio51"] if subset == "audio51" else []) + ([f"split{split}"] if split != 1 else [])
@@ -86,7 +86,7 @@ def describe_ucf101(root: Path, annotations: Annotations, split: int = 1, subset
 
 
 def _classes(path: Path) -> list[str]:
-    """Names in the order of their numbers."""
+    """Class names, sorted by number."""
     numbered = [line.split(maxsplit=1) for line in read_lines(path)]
     if any(len(pair) != 2 or not pair[0].isdecimal() for pair in numbered):
         raise UsageError(f"{path}: every line is a number and a class, such as '1 ApplyEyeMakeup'")
@@ -94,7 +94,7 @@ def _classes(path: Path) -> list[str]:
 
 
 def _read_list(path: Path, names: list[str]) -> pd.DataFrame:
-    """Lines such as `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`; the number is left out in test lists."""
+    """Lines such as `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`; test lists lack the number."""
     files = pd.Series([line.split()[0] for line in read_lines(path)], dtype=str)
     parts = files.str.extract(r"^(?P<folder>[^/]+)/(?P<clip_id>v_(?P<group>(?P<label>[^_]+)_g\d+)_c\d+)\.\w+$")
     wrong = files[parts["clip_id"].isna()]
@@ -109,10 +109,9 @@ def _read_list(path: Path, names: list[str]) -> pd.DataFrame:
 
 def _notes(table: pd.DataFrame, split: int, subset: str) -> tuple[str, ...]:
     notes = []
-    found = table.dropna(subset="path")
-    respelled = found[
-        [Path(path).stem != clip_id for path, clip_id in zip(found["path"], found["clip_id"], strict=True)]
-    ]
+    present = table.dropna(subset="path")
+    stems = present["path"].map(lambda path: Path(path).stem)
+    respelled = present[stems != present["clip_id"]]
     if len(respelled):
         notes.append(
             f"{len(respelled)} files are spelled otherwise than in the lists, such as {respelled['path'].iloc[0]}; "

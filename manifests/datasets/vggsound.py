@@ -24,7 +24,7 @@ GUIDE = """VGGSound's list is CC BY 4.0, its videos are YouTube's. Get vggsound.
 
 HEARD, SEEN = "A", "V"
 MODALITIES = {"any": (HEARD, SEEN, HEARD + SEEN), "audible": (HEARD, HEARD + SEEN), "visible": (SEEN, HEARD + SEEN)}
-"""Which labels of VGGSounder count, by what it says of each: heard, seen, or both."""
+"""The modalities with which labels of VGGSounder count: heard, seen, or both."""
 
 
 def describe_vggsound(
@@ -33,7 +33,7 @@ def describe_vggsound(
     vggsounder: Path | None = None,
     vggsounder_labels: str = "any",
 ) -> DatasetDescription:
-    """The official split. A tenth of train, by YouTube video, is set aside for validation.
+    """Describe the official split. A tenth of train, by YouTube video, is for validation.
 
     With `vggsounder`, test clips have the labels of that file (target `labels`, several to a clip), and those it does
     not cover are left out. Raises UsageError when a list is missing or not as published.

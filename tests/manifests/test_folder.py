@@ -89,7 +89,7 @@ def test_files_that_differ_only_in_suffix_keep_it(tmp_path: Path) -> None:
         ([{"file": "a.mp4"}], {"label_column": "verb"}, "--label-column verb"),
         ([{"file": "a.mp4", "label": "x"}, {"file": " ", "label": "x"}], {}, "line 3: column 'file' is empty"),
         ([{"file": "a.mp4"}], {"targets": ["verb"]}, "target 'verb': .* has no such column"),
-        ([{"file": "a.mp4", "start": 1}], {"several": ["start"]}, "column 'start' says something else"),
+        ([{"file": "a.mp4", "start": 1}], {"several": ["start"]}, "column 'start' has another meaning"),
         ([{"file": "a.mp4", "start": "soon", "label": "x"}], {}, "column 'start'"),
         ([{"file": "a.mp4", "start": 3, "end": 1, "label": "x", "split": "train"}], {}, "end is after start"),
         ([{"file": "a.mp4", "label": "x", "split": "training"}], {}, "column 'split', row 0: 'training'"),
