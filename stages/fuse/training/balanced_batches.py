@@ -1,4 +1,4 @@
-"""Batches in which classes are equally many: MMT's losses with labels need clips of one class side by side."""
+"""Class-balanced batches (P classes x K clips): MMT's supervised contrastive losses need several clips per class."""
 
 from collections.abc import Sequence
 
@@ -11,42 +11,44 @@ from avfuse.features.errors import UsageError
 def balanced_batches(
     labels: Tensor, classes_per_batch: int, clips_per_class: int, generator: torch.Generator
 ) -> Tensor:
-    """The batches of one epoch, P classes x K clips each, as many as come nearest to one visit a clip.
+    """The batches of one epoch, P classes x K clips each, as many as come nearest to one visit per clip.
 
-    No class is in more than one batch more than another. Inside a class clips take turns: all are visited before one is
-    visited again, each time in another order. A class of fewer than K clips repeats some of them in a batch; no other
-    does.
+    Classes differ by at most one batch in how often they appear. The clips of a class take turns: all are visited
+    before any is visited again, each time in a new random order. Only a class of fewer than K clips repeats some of
+    them in a batch.
 
     Args:
         labels: int64 (n,), the classes of the training clips.
-        generator: on the CPU. What it gives decides everything.
+        classes_per_batch: P.
+        clips_per_class: K.
+        generator: on the CPU; the source of all randomness.
 
     Returns:
         int64 (batches, P * K): positions in labels, class by class.
 
     Raises:
-        UsageError: fewer classes than a batch is to have.
+        UsageError: there are fewer classes than P.
     """
-    classes, members = _members(labels)
-    if not 1 <= classes_per_batch <= classes:
+    count, members = _members(labels)
+    if not 1 <= classes_per_batch <= count:
         raise UsageError(
-            f"batches of {classes_per_batch} classes: the training clips have {classes}, ask for 1 to {classes}"
+            f"batches of {classes_per_batch} classes: the training clips have {count}, ask for 1 to {count}"
         )
     batches = max(1, round(len(labels) / (classes_per_batch * clips_per_class)))
-    schedule = _schedule(batches, classes, classes_per_batch, generator)
-    turns = [_ClassCycle(each, generator) for each in members]
-    rows = [[clip for each in batch for clip in turns[each].take(clips_per_class)] for batch in schedule]
+    schedule = _schedule(batches, count, classes_per_batch, generator)
+    cycles = [_ClassCycle(clips, generator) for clips in members]
+    rows = [[clip for number in classes for clip in cycles[number].take(clips_per_class)] for classes in schedule]
     return torch.tensor(rows, dtype=torch.int64, device=labels.device)
 
 
 def _members(labels: Tensor) -> tuple[int, list[list[int]]]:
-    """How many classes there are, and the clips of each."""
+    """The number of classes, and the positions of the clips of each."""
     _, numbers, counts = labels.cpu().unique(return_inverse=True, return_counts=True)
     return len(counts), [part.tolist() for part in numbers.argsort(stable=True).split(counts.tolist())]
 
 
 def _schedule(batches: int, classes: int, classes_per_batch: int, generator: torch.Generator) -> list[list[int]]:
-    """The classes of each batch: those that were least often in one, chance deciding among equals."""
+    """The classes of each batch: those with the fewest batches so far, at random among equals."""
     visits = torch.zeros(classes)
     schedule = []
     for _ in range(batches):
@@ -57,7 +59,7 @@ def _schedule(batches: int, classes: int, classes_per_batch: int, generator: tor
 
 
 class _ClassCycle:
-    """Clips of a class, in one random order after the other."""
+    """The clips of a class, in one random order after another."""
 
     def __init__(self, clips: Sequence[int], generator: torch.Generator) -> None:
         self._clips, self._generator = clips, generator

@@ -1,4 +1,4 @@
-"""What training has come to, in one file that is there as a whole or not at all."""
+"""The state of training in one file, written atomically."""
 
 import json
 import time
@@ -15,46 +15,48 @@ from avfuse.features.atomic import atomic_write
 from avfuse.features.errors import UsageError
 
 SECONDS = 30.0
-"""What is lost at most when training is killed, and how often a checkpoint is written."""
+"""The interval between checkpoints: what is lost at most when training is killed."""
 
 
 def tensors_under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """What has names that begin so, without the beginning."""
+    """The tensors whose names start with a prefix, named without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 @dataclass
 class Checkpoint:
-    """A safetensors file whose header holds the rest as JSON. What was made with another `key` is not gone on from."""
+    """A safetensors file with metadata as JSON in its header. A checkpoint with another key is ignored."""
 
     file: Path
     key: str
+    """A hash of all that training depends on."""
     written: float = 0.0
+    """When it was written last, by time.monotonic; 0: not yet."""
 
     def is_due(self) -> bool:
-        """Whether the last one is long ago."""
+        """Whether the last one was written `SECONDS` ago or longer."""
         if not self.written:
             self.written = time.monotonic()
         return time.monotonic() - self.written >= SECONDS
 
-    def save(self, tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> None:
+    def save(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        header = {"avfuse": json.dumps({"key": self.key, **described})}
+        header = {"avfuse": json.dumps({"key": self.key, **metadata})}
         saved = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         with atomic_write(self.file) as temporary:
             save_file(saved, temporary, header)
         self.written = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was saved; None where nothing was, or of other settings. Raises UsageError for a damaged file."""
+        """Tensors and metadata; None without a file, or with another key. Raises UsageError for a damaged file."""
         if not self.file.exists():
             return None
         try:
             with safe_open(self.file, framework="pt") as opened:
-                described = json.loads(opened.metadata()["avfuse"])
-                if described.pop("key") != self.key:
+                metadata = json.loads(opened.metadata()["avfuse"])
+                if metadata.pop("key") != self.key:
                     return None
-                return {name: opened.get_tensor(name) for name in opened.keys()}, described  # noqa: SIM118
+                return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise UsageError(f"{self.file} is damaged ({error}): remove it, and training starts again") from error
 

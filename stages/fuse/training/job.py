@@ -1,4 +1,4 @@
-"""What is to be trained, before it is."""
+"""One head to train: which, on what, from which seed, how."""
 
 import json
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from avfuse.stages.fuse.training.overrides import TrainingOverrides
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One head to train: which, on what, from which seed, how."""
+    """A head to train, from one seed."""
 
     head: str
     """Its registered name."""
@@ -37,7 +37,7 @@ class TrainingJob:
         return cls(head, data, seed, training.recipe(head), training.options(head), training.shuffle_labels)
 
     def check(self) -> None:
-        """Raises UsageError for what the head does not give or the clips do not have, before anything is trained."""
+        """Raises UsageError where the head or the clips lack what the recipe needs, before anything is trained."""
         data, recipe = self.data, self.recipe
         check_auxiliary_losses(self.head, data.shapes, data.targets, self.options, recipe, data.banks)
         if recipe.classes_and_clips is not None:
@@ -58,10 +58,13 @@ class TrainingJob:
         return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def parents(self) -> dict[str, "TrainingJob"]:
-        """What is trained first: heads with recipes of their own, as long, in batches as large, with as much weight
-        decay and on what this one sees."""
-        alike = {"weight_decay", "batch_size", "epochs", "patience", "without", "views", "precision"}
-        shared = {**self.recipe.model_dump(include=alike), **get_head(self.head).parent_recipe_overrides(self.options)}
+        """Jobs of the heads that this one starts from, by name. They keep their own recipes but inherit epochs, batch
+        size, weight decay and inputs."""
+        inherited = {"weight_decay", "batch_size", "epochs", "patience", "without", "views", "precision"}
+        shared = {
+            **self.recipe.model_dump(include=inherited),
+            **get_head(self.head).parent_recipe_overrides(self.options),
+        }
         return {
             name: replace(self, head=name, options=options, recipe=get_head(name).recipe.model_copy(update=shared))
             for name, options in get_head(self.head).parents(self.options).items()

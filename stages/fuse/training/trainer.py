@@ -1,7 +1,7 @@
-"""Training heads: the epoch chosen on validation, then a refit on all of train."""
+"""Training heads: the number of epochs chosen on validation, then a refit on all of train."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,72 +11,62 @@ from torch import Tensor
 
 from avfuse.features.malloc import keep_large_buffers
 from avfuse.moved_modules import renamed
-from avfuse.stages.fuse.config import Recipe
 from avfuse.stages.fuse.data.dataset import FusionData
-from avfuse.stages.fuse.data.targets import Targets
-from avfuse.stages.fuse.evaluation.metrics import mean_average_precision
 from avfuse.stages.fuse.heads import Head
-from avfuse.stages.fuse.losses import multi_target_loss
 from avfuse.stages.fuse.losses.contrastive import JointEmbedding
-from avfuse.stages.fuse.training.checkpoint import Checkpoint, tensors_under
+from avfuse.stages.fuse.training.checkpoint import Checkpoint
 from avfuse.stages.fuse.training.head_trainer import EpochLosses, HeadTrainer, predict
 from avfuse.stages.fuse.training.inputs import HeadInputs
 from avfuse.stages.fuse.training.job import TrainingJob
+from avfuse.stages.fuse.training.learning_curve import Epoch, best_epoch, should_continue
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
+from avfuse.stages.fuse.training.progress import TrainingProgress
 from avfuse.stages.fuse.training.vectorized import group_key, job_groups, predict_heads, train_epochs
 from avfuse.threads import limit_torch_threads
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One line of the learning curve; losses are mean cross-entropy, the score is that of Targets.selection. Where a
-    recipe wants more than classification, the loss on train is the weighted sum of `parts`."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_score: float
-    parts: dict[str, float] = field(default_factory=dict)
-
-    def row(self) -> dict[str, float]:
-        """As a line of a table, with a column for each part."""
-        line = asdict(self)
-        parts = line.pop("parts")
-        return {**line, **{f"train_{name}": loss for name, loss in parts.items()}}
-
-
-@dataclass(frozen=True)
 class TrainedHead:
-    """A head refitted on all of train, and how it got there. Logits float32 (n, width) in the order of data.test, and
-    of data.unlabelled; `without` has those of test clips with a modality taken away, by its name, of heads that take
-    both. `chosen` is the head at the best epoch, fitted on train alone, where that was asked for."""
+    """A head refitted on all of train, and how it got there."""
 
     head: Head
     curve: list[Epoch]
+    """The learning curve of the choice; empty without validation clips."""
     best_epoch: int
+    """The number of epochs of the refit; 0 for heads that are fitted without epochs."""
     logits: NDArray[np.float32]
+    """(n, width), in the order of data.test."""
     unlabelled_logits: NDArray[np.float32]
+    """Likewise of data.unlabelled."""
     without: Mapping[str, NDArray[np.float32]]
+    """Logits of test clips without a modality, by its name, of heads that use both."""
     chosen: Head | None = None
+    """The head at the best epoch, trained without validation clips, where that was asked for."""
     too_short: int | None = None
-    """How many of the clips masked learning could hide no sound of; None without it."""
+    """The number of clips whose sound is too short to mask; None without masked reconstruction."""
     space: JointEmbedding | None = None
-    """Where contrast draws clips together; None without it."""
+    """The joint embedding of the contrastive losses; None without these."""
 
     @property
     def parameters(self) -> int:
-        """How many numbers the head learns."""
+        """The number of trained parameters."""
         return sum(parameter.numel() for parameter in self.head.parameters())
 
 
 def train_head(
     name: str, data: FusionData, seed: int, training: TrainingOverrides, on_epoch: Callable[[], Any] = lambda: None
 ) -> TrainedHead:
-    """Train one head from one seed: the epoch chosen on validation, then a refit on all of train (`train_jobs`).
+    """Train one head from one seed: the number of epochs chosen on validation, then a refit on all of train.
 
-    name: of a registered head. on_epoch is called after every epoch, of the choice and of the refit.
+    Args:
+        name: of a registered head.
+        data: the data set.
+        seed: of initial weights, shuffling and augmentation.
+        training: the user's settings.
+        on_epoch: called after every epoch, of the choice and of the refit.
 
-    Raises UsageError for an unknown head, and for a setting that cannot be.
+    Raises:
+        UsageError: for an unknown head, or a setting's invalid value.
     """
     return train_jobs([TrainingJob.of(name, data, seed, training)], on_epoch)[0]
 
@@ -89,21 +79,25 @@ def train_jobs(
     parents: "ParentHeads | None" = None,
     keep_chosen: bool = False,
 ) -> list[TrainedHead]:
-    """Train heads of one kind, side by side where that is faster: they may differ in seeds, in features of equal
-    shapes, in learning rate, weight decay and L1.
+    """Train heads of one kind, in one pass where that is faster.
 
-    A head's order of clips and its dropout are drawn from its own seed, so that it comes out the same in any company,
-    up to the rounding of sums. The number of epochs is the one with the best validation accuracy (the lower loss among
-    equals; what Targets calls selection); the head is then trained afresh for so many epochs on train and validation
-    together. Without validation clips nothing is chosen, and it is trained for all epochs. The test split and
-    unlabelled clips are only read at the end. Heads that start from others, as Algorithm 1 of MAiVAR has it, have these
-    trained first, each from the same seed on the same clips.
+    The number of epochs is that of the best validation score (see Targets.selection; the lower loss among equals). The
+    head is then trained afresh for as many epochs on train and validation together. Without validation clips it trains
+    for all epochs. Test and unlabelled clips are only read at the end.
 
-    on_epoch is called after every epoch of every head; checkpoint is where training is kept from time to time, and
-    goes on from; parents: the heads that these start from, where others do as well.
+    Order of clips, dropout and the like are drawn from a head's own seed: it comes out the same whatever trains beside
+    it, up to the rounding of sums. Parents (Algorithm 1 of MAiVAR) are trained first, from the same seed on the same
+    clips.
+
+    Args:
+        jobs: of one kind of head; they may differ in seed, in features of equal shapes, and in `PER_HEAD`.
+        on_epoch: called after every epoch of every head.
+        checkpoint: written from time to time, and resumed from.
+        parents: heads that these start from, where other jobs share them.
+        keep_chosen: whether to keep the head at the best epoch, before the refit.
     """
     parents = parents or ParentHeads(jobs)
-    progress = _Progress.of(jobs, checkpoint)
+    progress = TrainingProgress.of(len(jobs), checkpoint)
     _choose(jobs, parents, progress, on_epoch, keep_chosen)
     return _refit(jobs, parents, progress, on_epoch)
 
@@ -115,9 +109,9 @@ def choose_epochs(
     *,
     parents: "ParentHeads | None" = None,
 ) -> list[list[Epoch]]:
-    """The first half of `train_jobs`: learning curves on train, until validation says how many epochs to train for.
-    Test clips are not looked at, so that what follows may depend on it."""
-    progress = _Progress.of(jobs, checkpoint)
+    """The first half of `train_jobs`: learning curves on train until validation has chosen the number of epochs. Test
+    clips are not read, so that a sweep may decide by the curves which jobs go on."""
+    progress = TrainingProgress.of(len(jobs), checkpoint)
     _choose(jobs, parents or ParentHeads(jobs), progress, on_epoch, keep_chosen=False)
     return progress.curves
 
@@ -130,8 +124,8 @@ def refit_jobs(
     *,
     parents: "ParentHeads | None" = None,
 ) -> list[TrainedHead]:
-    """The second half, from the curves that `choose_epochs` gave of the same plans, in any company."""
-    progress = _Progress.of(jobs, checkpoint)
+    """The second half of `train_jobs`, from the curves that `choose_epochs` gave for the same jobs, in any groups."""
+    progress = TrainingProgress.of(len(jobs), checkpoint)
     if progress.phase == "choose":
         progress.phase, progress.curves = "refit", [list(curve) for curve in curves]
     return _refit(jobs, parents or ParentHeads(jobs), progress, on_epoch)
@@ -140,225 +134,163 @@ def refit_jobs(
 class ParentHeads:
     """Heads that others start from, each trained once for all that start from it.
 
-    They train in companies of all that are asked for, so that one comes out of the same sums whatever is done already.
+    Their groups depend on all jobs of an experiment: a parent comes out of the same sums whatever is finished already.
+
+    jobs: that will start from parents.
     """
 
     def __init__(self, jobs: Sequence[TrainingJob] = ()) -> None:
-        """plans: of the heads that will start from them."""
         self._trained: dict[str, TrainedHead] = {}
-        self._companies: dict[str, list[TrainingJob]] = {}
+        self._groups: dict[str, list[TrainingJob]] = {}
         self.expect(jobs)
 
     def expect(self, jobs: Sequence[TrainingJob]) -> None:
-        """More heads that will start from some."""
-        wanted = {parent.key: parent for job in jobs for parent in job.parents().values()}
-        new = [job for key, job in wanted.items() if key not in self._companies]
+        """Add jobs that will start from parents."""
+        parents = {parent.key: parent for job in jobs for parent in job.parents().values()}
+        new = [job for key, job in parents.items() if key not in self._groups]
         for group in job_groups(new, [group_key(job) for job in new]):
-            self._companies |= {job.key: group for job in group}
+            self._groups |= {job.key: group for job in group}
 
     def of(self, job: TrainingJob) -> dict[str, TrainedHead]:
-        """Those of one head, by name."""
+        """The parents of one job, by name."""
         keys = {name: parent.key for name, parent in job.parents().items()}
         for key in keys.values():
             if key not in self._trained:
-                group = self._companies[key]
+                group = self._groups[key]
                 trained = train_jobs(group, keep_chosen=True)
-                self._trained |= {each.key: one for each, one in zip(group, trained, strict=True)}
+                self._trained |= {parent.key: head for parent, head in zip(group, trained, strict=True)}
         return {name: self._trained[key] for name, key in keys.items()}
-
-
-def _refit(
-    jobs: Sequence[TrainingJob],
-    parents: ParentHeads,
-    progress: "_Progress",
-    on_epoch: Callable[[], Any],
-) -> list[TrainedHead]:
-    """Afresh on train and validation, for as many epochs as the curves say."""
-    best = [
-        best_epoch(curve).epoch if curve else job.recipe.epochs
-        for job, curve in zip(jobs, progress.curves, strict=True)
-    ]
-    trainers = _head_trainers(jobs, "all", [{name: one.head for name, one in parents.of(job).items()} for job in jobs])
-    chosen = [_copy(trainer, state) if state else None for trainer, state in zip(trainers, progress.best, strict=True)]
-    if trainers[0].head.fits_without_epochs:
-        for job, trainer in zip(jobs, trainers, strict=True):
-            _fit_without_epochs(job, trainer)
-        best = [0 for _ in jobs]
-    progress.load(trainers)
-    for epoch in range(progress.epoch + 1, max(best) + 1):
-        for _ in train_epochs([trainer for trainer, last in zip(trainers, best, strict=True) if epoch <= last]):
-            on_epoch()
-        progress.keep(trainers, "refit", epoch)
-    return [_trained(*each) for each in zip(jobs, trainers, progress.curves, best, chosen, strict=True)]
 
 
 def _choose(
     jobs: Sequence[TrainingJob],
     parents: ParentHeads,
-    progress: "_Progress",
+    progress: TrainingProgress,
     on_epoch: Callable[[], Any],
     keep_chosen: bool,
 ) -> None:
-    """Learning curves on train, each until its validation has not improved for a while; none without validation."""
+    """Fill the learning curves: train on train, each head until its validation score stops improving."""
     if progress.phase == "refit" or len(jobs[0].data.validation) == 0:
         return
-    recipe = jobs[0].recipe
-    trainers = _head_trainers(
-        jobs, "train", [{name: one.chosen for name, one in parents.of(job).items()} for job in jobs]
-    )
-    progress.load(trainers)
+    recipe, validation = jobs[0].recipe, jobs[0].data.validation
+    chosen_parents = [{name: parent.chosen for name, parent in parents.of(job).items()} for job in jobs]
+    trainers = _trainers(jobs, "train", chosen_parents)
+    progress.resume(trainers)
+
+    def validate(number: int, epoch: int, losses: EpochLosses, logits: Tensor) -> None:
+        truth = [target[jobs[number].data.validation] for target in trainers[number].truth]
+        curve = progress.curves[number]
+        curve.append(Epoch.of(epoch, losses, jobs[number].data.targets, logits, truth))
+        if keep_chosen and best_epoch(curve).epoch == epoch:
+            weights = trainers[number].head.state_dict()
+            progress.best[number] = {name: value.detach().clone() for name, value in weights.items()}
+
     if trainers[0].head.fits_without_epochs:
-        for number, (job, trainer) in enumerate(zip(jobs, trainers, strict=True)):
-            losses = _fit_without_epochs(job, trainer)
-            logits = predict(trainer.head, trainer.inputs, job.data.validation)
-            progress.curves[number].append(_validated(job, trainer, 1, losses, logits))
-            if keep_chosen:
-                progress.best[number] = _weights(trainer)
+        for number, trainer in enumerate(trainers):
+            losses = _fit_without_epochs(trainer)
+            validate(number, 1, losses, predict(trainer.head, trainer.inputs, jobs[number].data.validation))
         progress.phase = "refit"
         return
     for epoch in range(progress.epoch + 1, recipe.epochs + 1):
-        running = [number for number, curve in enumerate(progress.curves) if _should_continue(curve, recipe, epoch)]
-        if not running:
+        numbers = [number for number, curve in enumerate(progress.curves) if should_continue(curve, recipe, epoch)]
+        if not numbers:
             break
-        going_on = [trainers[number] for number in running]
-        every = zip(running, train_epochs(going_on), predict_heads(going_on, jobs[0].data.validation), strict=True)
-        for number, losses, logits in every:
-            progress.curves[number].append(_validated(jobs[number], trainers[number], epoch, losses, logits))
-            if keep_chosen and best_epoch(progress.curves[number]).epoch == epoch:
-                progress.best[number] = _weights(trainers[number])
+        running = [trainers[number] for number in numbers]
+        results = zip(numbers, train_epochs(running), predict_heads(running, validation), strict=True)
+        for number, losses, logits in results:
+            validate(number, epoch, losses, logits)
             on_epoch()
-        progress.keep(trainers, "choose", epoch)
-    progress.phase, progress.epoch, progress.states = "refit", 0, None
+        progress.save_if_due(trainers, epoch)
+    progress.start_refit()
 
 
-def _fit_without_epochs(job: TrainingJob, trainer: HeadTrainer) -> EpochLosses:
-    """Fit a head without epochs. Returns its loss on what it was fitted on."""
-    clips = trainer.inputs.indices
-    batch = trainer.inputs.evaluation_batch(clips)
-    trainer.head.fit_without_epochs(batch.prepared, batch.present, [each[clips] for each in trainer.truth], job.seed)
-    with torch.no_grad():
-        return EpochLosses(trainer.losses(batch)["total"].item())
+def _refit(
+    jobs: Sequence[TrainingJob], parents: ParentHeads, progress: TrainingProgress, on_epoch: Callable[[], Any]
+) -> list[TrainedHead]:
+    """Train afresh on train and validation, for as many epochs as the curves say."""
+    progress.phase = "refit"
+    epochs = [
+        best_epoch(curve).epoch if curve else job.recipe.epochs
+        for job, curve in zip(jobs, progress.curves, strict=True)
+    ]
+    refitted_parents = [{name: parent.head for name, parent in parents.of(job).items()} for job in jobs]
+    trainers = _trainers(jobs, "all", refitted_parents)
+    chosen = [_chosen_head(*each) for each in zip(trainers, progress.best, strict=True)]
+    if trainers[0].head.fits_without_epochs:
+        for trainer in trainers:
+            _fit_without_epochs(trainer)
+        epochs = [0 for _ in jobs]
+    progress.resume(trainers)
+    for epoch in range(progress.epoch + 1, max(epochs) + 1):
+        for _ in train_epochs([trainer for trainer, last in zip(trainers, epochs, strict=True) if epoch <= last]):
+            on_epoch()
+        progress.save_if_due(trainers, epoch)
+    return [_trained_head(*each) for each in zip(jobs, trainers, progress.curves, epochs, chosen, strict=True)]
 
 
-def _should_continue(curve: Sequence[Epoch], recipe: Recipe, epoch: int) -> bool:
-    return not curve or (curve[-1].epoch == epoch - 1 and epoch - 1 - best_epoch(curve).epoch < recipe.patience)
-
-
-def _validated(job: TrainingJob, trainer: HeadTrainer, epoch: int, losses: EpochLosses, logits: Tensor) -> Epoch:
-    """logits: of the validation clips."""
-    validation, targets = job.data.validation, job.data.targets
-    expected = [each[validation] for each in trainer.truth]
-    loss = multi_target_loss(targets, logits, expected).item()
-    return Epoch(epoch, losses.total, loss, _score(targets, logits, expected), losses.parts)
-
-
-def _head_trainers(
+def _trainers(
     jobs: Sequence[TrainingJob], clips: Literal["train", "all"], parents: Sequence[Mapping[str, Any]]
 ) -> list[HeadTrainer]:
-    """Freshly initialised heads on train, or on train and validation. Inputs are shared where data are."""
+    """Freshly initialised heads on train, or on train and validation. Jobs on the same data share their inputs."""
     if jobs[0].data.train.device.type == "cpu":
         keep_large_buffers()
         limit_torch_threads()
     inputs: dict[int, HeadInputs] = {}
     trainers = []
-    for job, its_parents in zip(jobs, parents, strict=True):
+    for job, parents_of_job in zip(jobs, parents, strict=True):
         data = job.data
         if id(data) not in inputs:
             indices = data.train if clips == "train" else torch.cat([data.train, data.validation])
             inputs[id(data)] = HeadInputs.of(job.head, data, indices, job.options, job.recipe)
-        truth = _shuffled(data, job.seed) if job.shuffle_labels else data.truth
-        trainers.append(HeadTrainer(inputs[id(data)], truth, job.recipe, job.seed, its_parents, data.banks))
+        truth = shuffled_truth(data, job.seed) if job.shuffle_labels else data.truth
+        trainers.append(HeadTrainer(inputs[id(data)], truth, job.recipe, job.seed, parents_of_job, data.banks))
     return trainers
 
 
-def _trained(job: TrainingJob, trainer: HeadTrainer, curve: list[Epoch], last: int, chosen: Head | None) -> TrainedHead:
-    data, both = job.data, trainer.inputs.shapes if len(trainer.inputs.shapes) == 2 else ()
-    head = trainer.head.eval()
+def _fit_without_epochs(trainer: HeadTrainer) -> EpochLosses:
+    """Fit a head without epochs. Returns its loss on the clips that it was fitted on."""
+    indices = trainer.inputs.indices
+    batch = trainer.inputs.evaluation_batch(indices)
+    truth = [target[indices] for target in trainer.truth]
+    trainer.head.fit_without_epochs(batch.prepared, batch.present, truth, trainer.seed)
+    with torch.no_grad():
+        return EpochLosses(trainer.losses(batch)["total"].item())
+
+
+def _chosen_head(trainer: HeadTrainer, weights: Mapping[str, Tensor]) -> Head | None:
+    """A head with the weights of the best epoch; None where these were not kept."""
+    if not weights:
+        return None
+    head = trainer.inputs.new_head()
+    head.load_state_dict(dict(weights))
+    return head.eval()
+
+
+def _trained_head(
+    job: TrainingJob, trainer: HeadTrainer, curve: list[Epoch], epochs: int, chosen: Head | None
+) -> TrainedHead:
+    data, head, modalities = job.data, trainer.head.eval(), trainer.inputs.shapes
 
     def logits(clips: Tensor, without: str | None = None) -> NDArray[np.float32]:
         return predict(head, trainer.inputs, clips, without).cpu().numpy()
 
-    without = {name: logits(data.test, name) for name in both}
+    without = {name: logits(data.test, name) for name in modalities} if len(modalities) == 2 else {}
     too_short = space = None
     if trainer.auxiliary is not None:
         too_short, space = trainer.auxiliary.count_too_short(trainer.inputs.indices), trainer.auxiliary.space
-    return TrainedHead(head, curve, last, logits(data.test), logits(data.unlabelled), without, chosen, too_short, space)
+    return TrainedHead(
+        head, curve, epochs, logits(data.test), logits(data.unlabelled), without, chosen, too_short, space
+    )
 
 
-def _weights(trainer: HeadTrainer) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in trainer.head.state_dict().items()}
-
-
-def _copy(trainer: HeadTrainer, state: Mapping[str, Tensor]) -> Head:
-    head = trainer.inputs.new_head()
-    head.load_state_dict(dict(state))
-    return head.eval()
-
-
-@dataclass
-class _Progress:
-    """How far a company is, in memory and where it is kept."""
-
-    checkpoint: Checkpoint | None
-    phase: str
-    epoch: int
-    curves: list[list[Epoch]]
-    best: list[dict[str, Tensor]]
-    states: list[dict[str, Tensor]] | None
-
-    @classmethod
-    def of(cls, jobs: Sequence[TrainingJob], checkpoint: Checkpoint | None) -> "_Progress":
-        saved = checkpoint.load() if checkpoint is not None else None
-        if saved is None:
-            return cls(checkpoint, "choose", 0, [[] for _ in jobs], [{} for _ in jobs], None)
-        tensors, described = saved
-        curves = [[Epoch(**epoch) for epoch in curve] for curve in described["curves"]]
-        states = [tensors_under(tensors, f"{number}.") for number in range(len(jobs))]
-        best = [tensors_under(tensors, f"best.{number}.") for number in range(len(jobs))]
-        return cls(checkpoint, described["phase"], described["epoch"], curves, best, states)
-
-    def load(self, trainers: Sequence[HeadTrainer]) -> None:
-        """Bring heads to where they were."""
-        for trainer, state in zip(trainers, self.states or (), strict=self.states is not None):
-            trainer.load(state)
-
-    def keep(self, trainers: Sequence[HeadTrainer], phase: str, epoch: int) -> None:
-        if self.checkpoint is None or not self.checkpoint.is_due():
-            return
-        tensors = {
-            f"{number}.{name}": each
-            for number, trainer in enumerate(trainers)
-            for name, each in trainer.state().items()
-        }
-        tensors |= {f"best.{number}.{n}": each for number, own in enumerate(self.best) for n, each in own.items()}
-        curves = [[asdict(each) for each in curve] for curve in self.curves]
-        self.checkpoint.save(tensors, {"phase": phase, "epoch": epoch, "curves": curves})
-
-
-def best_epoch(curve: Sequence[Epoch]) -> Epoch:
-    """The one of the best validation score, of the lower loss among equals."""
-    return max(curve, key=lambda epoch: (epoch.validation_score, -epoch.validation_loss, -epoch.epoch))
-
-
-def _score(targets: Targets, logits: Tensor, truth: Sequence[Tensor]) -> float:
-    """How good predictions are by the measure Targets.selection. logits (B, width)."""
-    if targets.selection == "map":
-        return mean_average_precision(logits.cpu().numpy(), truth[0].cpu().numpy())
-    right = []
-    for part, true in zip(targets.split(logits), truth, strict=True):
-        guess = part.argmax(dim=1)
-        right.append(guess == true if true.ndim == 1 else true.gather(1, guess[:, None])[:, 0])
-    return torch.stack(right).all(dim=0).float().mean().item()
-
-
-def _shuffled(data: FusionData, seed: int) -> list[Tensor]:
-    """The truth with that of train and validation permuted among themselves, all targets of a clip together; that of
-    test stays."""
+def shuffled_truth(data: FusionData, seed: int) -> list[Tensor]:
+    """The truth with that of train and validation clips permuted among these, all targets of a clip together; that of
+    test clips stays."""
     fitted = torch.cat([data.train, data.validation])
     order = torch.randperm(len(fitted), generator=torch.Generator().manual_seed(seed)).to(fitted.device)
-    shuffled = [each.clone() for each in data.truth]
-    for each, original in zip(shuffled, data.truth, strict=True):
-        each[fitted] = original[fitted[order]]
+    shuffled = [target.clone() for target in data.truth]
+    for target, original in zip(shuffled, data.truth, strict=True):
+        target[fitted] = original[fitted[order]]
     return shuffled
 
 

@@ -18,7 +18,7 @@ from avfuse.stages.fuse.heads import ModalityShape, build_head
 from avfuse.stages.fuse.heads.base import STANDARD
 from avfuse.stages.fuse.losses import multi_target_loss
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
-from avfuse.stages.fuse.training.trainer import _shuffled, train_head
+from avfuse.stages.fuse.training.trainer import shuffled_truth, train_head
 
 QUICK = TrainingOverrides(epochs=6, lr=3e-3)
 JOINT = ("average", "mlp", "crossattn", "bottleneck")
@@ -118,7 +118,7 @@ def test_with_shuffled_targets_actions_fall_to_chance(kitchen_data: FusionData, 
 
 def test_shuffling_keeps_the_targets_of_a_clip_together(kitchen_data: FusionData) -> None:
     fitted = torch.cat([kitchen_data.train, kitchen_data.validation])
-    shuffled = torch.stack(_shuffled(kitchen_data, 0))
+    shuffled = torch.stack(shuffled_truth(kitchen_data, 0))
     original = torch.stack(kitchen_data.truth)
     assert not torch.equal(shuffled[:, fitted], original[:, fitted])
     assert sorted(shuffled[:, fitted].T.tolist()) == sorted(original[:, fitted].T.tolist())
