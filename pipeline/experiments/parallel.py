@@ -1,5 +1,4 @@
-"""Rows of a table that train at the same time, in processes of their own: one row's heads are too small to keep many
-cores busy."""
+"""Training of several rows of a table at a time, one process each: one row's heads are too small for many cores."""
 
 import multiprocessing
 import signal
@@ -17,27 +16,27 @@ from avfuse.stages.fuse.runs.experiment import Bar
 from avfuse.threads import available_cores, share_of_cores
 
 EPOCHS_WORTH_PROCESSES = 5_000
-"""A process takes some seconds to start."""
+"""Below this many epochs one process is faster: each takes some seconds to start."""
 
 PROCESS_BYTES = 4 * 2**30
-"""What a process takes besides features: heads side by side with their gradients and moments, libraries."""
+"""Memory of a process besides features: libraries, heads with their gradients and moments."""
 
 
 def processes_for(job: TableJob) -> int:
-    """How many rows train at a time: one on a GPU and where little is to be done, otherwise as many as there are
-    cores for this process, but no more than features fit in memory for."""
+    """Number of rows that train at a time: one on a GPU or for few epochs, else one per available core, as far as their
+    features fit in memory."""
     options = job.options
     if options.device != "cpu" or (options.jobs is None and job.epochs < EPOCHS_WORTH_PROCESSES):
         return 1
-    wanted = options.jobs or available_cores()
+    count = options.jobs or available_cores()
     if options.jobs is None and options.memory_bytes is not None:
         largest = max(bytes_in_memory(job.manifest, job.cache, inputs) for inputs in job.features.values())
-        wanted = min(wanted, options.memory_bytes // (largest + PROCESS_BYTES))
-    return max(1, min(wanted, len(job.rows)))
+        count = min(count, options.memory_bytes // (largest + PROCESS_BYTES))
+    return max(1, min(count, len(job.rows)))
 
 
 def train_in_processes(job: TableJob, count: int, bar: Bar) -> dict[str, TrainedRow]:
-    """The same, `count` rows at a time, by row. Raises UsageError likewise, and where a process is killed."""
+    """Trained rows by id, `count` at a time. Raises UsageError as `RowTrainer.train` does, and for a killed process."""
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(queue, bar))
@@ -45,19 +44,19 @@ def train_in_processes(job: TableJob, count: int, bar: Bar) -> dict[str, Trained
     pool = ProcessPool(
         max_workers=count,
         context=context,
-        initializer=_begin,
+        initializer=_start_worker,
         initargs=(job, queue, share_of_cores(count)),
     )
     try:
-        futures = {row.id: pool.schedule(_train_here, args=[row.id]) for row in job.rows}
+        futures = {row.id: pool.schedule(_train_in_worker, args=[row.id]) for row in job.rows}
         trained = {}
         for row_id, future in futures.items():
             try:
                 trained[row_id] = future.result()
             except ProcessExpired as error:
                 raise UsageError(
-                    f"the process that trained {row_id} was ended from outside, perhaps for want of memory: train "
-                    "fewer rows at a time (--jobs)"
+                    f"the process that trained {row_id} was killed, perhaps for lack of memory: train fewer "
+                    "rows at a time (--jobs)"
                 ) from error
         return trained
     finally:
@@ -68,7 +67,7 @@ def train_in_processes(job: TableJob, count: int, bar: Bar) -> dict[str, Trained
 
 
 class RemoteBar:
-    """A bar in another process."""
+    """A progress bar of another process, updated through a queue."""
 
     def __init__(self, queue: "SimpleQueue[tuple[float, float] | None]") -> None:
         self._queue = queue
@@ -91,29 +90,29 @@ class RemoteBar:
         self._queue.put((n, 0))
 
     def set_postfix(self, **values: Any) -> None:
-        """Nothing: several are at work."""
+        """Ignored, as several rows train at a time."""
 
 
 def _listen(queue: "SimpleQueue[tuple[float, float] | None]", bar: Bar) -> None:
-    while (more := queue.get()) is not None:
-        epochs, total = more
+    while (update := queue.get()) is not None:
+        epochs, total = update
         bar.total = (bar.total or 0) + total
         bar.update(epochs)
 
 
-_here: tuple[RowTrainer, RemoteBar] | None = None
-"""Of a process that trains rows."""
+_worker: tuple[RowTrainer, RemoteBar] | None = None
+"""The trainer of this process, and the bar that it updates."""
 
 
-def _begin(job: TableJob, queue: "SimpleQueue[tuple[float, float] | None]", threads: int) -> None:
-    global _here
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for this one ends it
+def _start_worker(job: TableJob, queue: "SimpleQueue[tuple[float, float] | None]", threads: int) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
     torch.set_num_threads(threads)
-    _here = RowTrainer(job), RemoteBar(queue)
+    _worker = RowTrainer(job), RemoteBar(queue)
 
 
-def _train_here(row_id: str) -> TrainedRow:
-    assert _here is not None
-    trainer, bar = _here
+def _train_in_worker(row_id: str) -> TrainedRow:
+    assert _worker is not None
+    trainer, bar = _worker
     (row,) = (row for row in trainer.job.rows if row.id == row_id)
     return trainer.train(row, bar)

@@ -1,4 +1,4 @@
-"""What a table's rows come to: scores with intervals, differences with tests, published numbers beside them."""
+"""Results of a table: scores with intervals, tested differences, and published numbers beside them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,54 +20,50 @@ from avfuse.stages.fuse.runs.run_folder import Run, SeedResult
 from avfuse.stages.fuse.runs.summary import chance, correct_matrix
 
 _POWER_80 = 2.8
-"""A difference of so many standard errors is found four times out of five at the level of 5 %."""
+"""Standard errors of a difference that a test at the 5 % level finds with a power of 80 %."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over seeds and clips with its 95 % interval and the standard deviation over seeds, as shares of 1."""
+    """A mean over seeds and clips, as shares of 1."""
 
     mean: float
-    low: float
+    low: float  # of the 95 % interval
     high: float
-    spread: float
+    spread: float  # standard deviation over seeds; NaN for one seed
 
 
 @dataclass(frozen=True)
 class ResultLine:
-    """A row as it is shown. own, tuned: with the paper's settings, and with those that validation chose (`chosen`).
-    difference: of tuned heads, from the row `baseline`, by its label; `p` is adjusted for all tests of the table.
-    measures: of the tuned heads, shares of 1 but for nll (nats), gmacs and peak_memory_mib. classes: accuracy by class.
-    missing: why there is no score. flags: U untrained, S substitute networks, P another protocol."""
+    """A row of the table with its results."""
 
     row: TableRow
     published: Mapping[str, float]
-    missing: str = ""
-    own: Score | None = None
-    tuned: Score | None = None
-    chosen: str = ""
-    baseline: str = ""
-    difference: PairedTest | None = None
-    p: float | None = None
-    measures: Mapping[str, float] = field(default_factory=dict)
-    classes: Mapping[str, float] = field(default_factory=dict)
+    missing: str = ""  # why the row has no score
+    own: Score | None = None  # with the paper's settings
+    tuned: Score | None = None  # with the settings that validation chose
+    chosen: str = ""  # these settings
+    baseline: str = ""  # label of the row that this one is tested against
+    difference: PairedTest | None = None  # of the tuned heads, from the baseline's
+    p: float | None = None  # of no difference, adjusted for all tests of the table
+    measures: Mapping[str, float] = field(default_factory=dict)  # shares of 1; nll in nats, gmacs, peak_memory_mib
+    classes: Mapping[str, float] = field(default_factory=dict)  # accuracy by class
     parameters: int | None = None
-    flags: str = ""
-    verdict: str = ""
+    flags: str = ""  # U untrained, S substitute networks, P another protocol
+    verdict: str = ""  # whether the published score agrees with ours
 
 
 @dataclass(frozen=True)
 class TableResult:
-    """A table with what was measured. published_on: the data set of the published numbers, if any; measures: those of
-    `ResultLine.measures` that are shown, the first is the score."""
+    """A table with its results."""
 
     table: ExperimentTable
     backbones: Backbones
     described: Mapping[str, Any]
     trained: Sequence[TrainedRow]
     lines: Sequence[ResultLine]
-    published_on: str
-    measures: tuple[str, ...]
+    published_on: str  # data set of the published numbers; empty for a user's own table
+    measures: tuple[str, ...]  # of `ResultLine.measures`, those that are shown; the first is the score
     notes: tuple[str, ...]
 
 
@@ -81,7 +77,14 @@ def collect_results(
     data_set: str | None,
     changed: Sequence[str],
 ) -> TableResult:
-    """not_run: why, by row. data_set: the one of the papers' that this is. changed: what is not as the paper has it."""
+    """Scores, tests and notes of a table's trained rows.
+
+    Args:
+        trained: rows with results, at least one.
+        not_run: the reasons why other rows were not run, by id.
+        data_set: the papers' data set that this is, if any.
+        changed: deviations from the paper's protocol.
+    """
     run = trained[0].run
     published_on = data_set if data_set in table.data else next(iter(table.data), "")
     by_id = {each.row.id: each for each in trained}
@@ -129,7 +132,7 @@ def collect_results(
 
 
 def as_frame(result: TableResult) -> pd.DataFrame:
-    """A line a row; shares of 1, but published numbers as printed."""
+    """One line per row; scores as shares of 1, published numbers as printed."""
     return pd.DataFrame([_flat(line, result) for line in result.lines])
 
 
@@ -158,7 +161,7 @@ def _score(run: Run, runs: list[SeedResult]) -> Score:
 
 
 def _measures(targets: Targets, runs: list[SeedResult], parts: Mapping[str, NDArray[np.bool_]]) -> dict[str, float]:
-    """Means over seeds; a cost that is not known of all is left out."""
+    """Means over seeds of the measures that all seeds have."""
     every = [
         {
             **one.described["metrics"],
@@ -180,7 +183,7 @@ def _costs(cost: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _subsets(run: Run, manifest: Manifest) -> dict[str, NDArray[np.bool_]]:
-    """Of EPIC-KITCHENS-100 and what is made like it: where classes are equally frequent, a tail means nothing."""
+    """Subsets of test clips, for EPIC-KITCHENS-100 and data sets of its form; classes of others have no tail."""
     if participants(manifest.table) is None:
         return {}
     rows = manifest.table.set_index("clip_id", drop=False)
@@ -190,7 +193,7 @@ def _subsets(run: Run, manifest: Manifest) -> dict[str, NDArray[np.bool_]]:
 
 
 def _classes(run: Run, runs: list[SeedResult], wanted: Sequence[str]) -> dict[str, float]:
-    """Accuracy in classes that a table names, means over seeds; several targets have none."""
+    """Mean accuracy over seeds of the classes that a table names; empty for several targets."""
     if not wanted or len(run.targets) > 1:
         return {}
     (target,) = run.targets
@@ -207,7 +210,7 @@ def _flags(table: ExperimentTable, trained: TrainedRow, backbones: Backbones, ch
 
 
 def _verdict(run: Run, own: list[SeedResult], published: Mapping[str, float]) -> str:
-    """Whether the published score lies in the interval of ours with the paper's settings."""
+    """Whether the published score lies in the interval of ours with the paper's settings, or where it lies."""
     number = published.get(run.targets.measure)
     if number is None:
         return ""
@@ -218,7 +221,7 @@ def _verdict(run: Run, own: list[SeedResult], published: Mapping[str, float]) ->
 
 
 def _shown(targets: Targets, lines: Sequence[ResultLine], table: ExperimentTable) -> tuple[str, ...]:
-    """The measures that rows have, the score first; costs of memory where the table is about them."""
+    """Measures that rows have, the score first; peak memory only where the table asks for it."""
     several = [f"{target.name}_top1" for target in targets] if len(targets) > 1 else []
     wanted = [targets.measure, "top5", f"{targets.joint}_top5", *several, "macro", "macro_f1", "map", "nll", "ece"]
     subset = [f"{part}_{name}" for part in ("unseen", "tail") for name in (targets.measure, *several)]
@@ -234,10 +237,10 @@ def _notes(
     lines: Sequence[ResultLine],
     changed: Sequence[str],
 ) -> list[str]:
-    """What a reader of the numbers has to know, the paper's own oddities last."""
+    """Notes on the numbers, the table's own last."""
     run = trained[0].run
     seeds = len(trained[0].tuned)
-    found = [_provable(run, lines), f"Chance is {100 * chance(run):.1f} %."]
+    found = [_resolution(run, lines), f"Chance is {100 * chance(run):.1f} %."]
     found.append(
         "Intervals: 95 %, over new seeds and new groups of test clips."
         if seeds > 1
@@ -263,7 +266,7 @@ def _notes(
 
 
 def _notes_of_paper(backbones: Backbones, trained: Sequence[TrainedRow], changed: Sequence[str]) -> list[str]:
-    """What stands between ours and the published numbers."""
+    """Differences from the paper: substitute networks, and changes of the protocol."""
     found = []
     substitutes = [each for each in trained if is_substitute(backbones, each.row)]
     if substitutes:
@@ -279,8 +282,8 @@ def _notes_of_paper(backbones: Backbones, trained: Sequence[TrainedRow], changed
     return found
 
 
-def _provable(run: Run, lines: Sequence[ResultLine]) -> str:
-    """How much these clips can show, in words."""
+def _resolution(run: Run, lines: Sequence[ResultLine]) -> str:
+    """The uncertainty of scores, and the smallest difference that these clips can show."""
     clips, groups = len(run.groups), len(set(run.groups))
     halves = [(line.tuned.high - line.tuned.low) / 2 for line in lines if line.tuned is not None]
     said = f"{clips} test clips in {groups} groups: a score is uncertain by about {100 * np.median(halves):.0f} points"

@@ -1,8 +1,6 @@
-"""Training one row after the other: each with the paper's own settings, and over a small grid that validation chooses
-from.
+"""Training of a table's rows, each with the paper's settings and over a small grid that validation chooses from.
 
-Trained heads lie under runs/<data set>/heads/, in a folder each for what they depend on: a row that two tables share is
-trained once.
+Heads are kept in runs/<data set>/heads/, one folder per data, head and settings: rows that two tables share train once.
 """
 
 import json
@@ -25,7 +23,7 @@ from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import ParentHeads
 
 GRID: Mapping[str, tuple[str, ...]] = {"lr": ("1e-4", "3e-4", "1e-3"), "weight_decay": ("0", "0.05")}
-"""Every row's, so that none is compared at settings that suit another."""
+"""The same for every row, so that none is compared at settings that suit another."""
 
 Inputs = Mapping[str, tuple[str, ...]]
 """Cached features by modality, as `load_data` takes them."""
@@ -33,67 +31,62 @@ Inputs = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Options of a table's run. settings: the user's, which go before the table's; grid: empty for none; jobs: how many
-    rows at a time, in processes of their own; None for as many as suit the machine."""
+    """Options of a table's run."""
 
     seeds: int = 5
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    grid: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: GRID)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the user's, which override the table's
+    grid: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: GRID)  # empty for no grid
     device: str = "cpu"
-    memory_bytes: int | None = None
-    jobs: int | None = None
+    memory_bytes: int | None = None  # for features; what does not fit is streamed
+    jobs: int | None = None  # rows that train at a time, each in a process; None suits the machine
 
 
 @dataclass(frozen=True)
 class TrainedRow:
-    """A row's heads, one a seed. own: with the paper's settings; tuned: those that validation chose, with their values.
-    untrained: features of random weights."""
+    """A row's trained heads, one per seed."""
 
     row: TableRow
     run: Run
-    own: list[SeedResult]
-    tuned: list[SeedResult]
-    chosen: str
+    own: list[SeedResult]  # with the paper's settings
+    tuned: list[SeedResult]  # with the grid's settings that validation chose
+    chosen: str  # these settings, such as `lr=1e-4, weight_decay=0`
     settings: Mapping[str, Any]
     features: Inputs
-    untrained: tuple[str, ...]
+    untrained: tuple[str, ...]  # features from random weights
 
 
 @dataclass(frozen=True)
 class TableJob:
-    """What rows of a table are trained from. manifest: of the clips that every row can use; folder: of the data set's
-    runs; features, settings: by row."""
+    """Everything that the rows of a table are trained from."""
 
     table: ExperimentTable
-    features: Mapping[str, Inputs]
-    settings: Mapping[str, Mapping[str, Any]]
-    manifest: Manifest
+    features: Mapping[str, Inputs]  # by the row's id
+    settings: Mapping[str, Mapping[str, Any]]  # by the row's id
+    manifest: Manifest  # of the clips that every row can use
     cache: Path
-    folder: Path
+    folder: Path  # of the data set's runs
     options: TableOptions
-    described: Mapping[str, Any]
+    described: Mapping[str, Any]  # of `describe_run`
 
     @property
     def rows(self) -> list[TableRow]:
-        """Those that have features, one after the other where they see the same."""
-        together: dict[str, list[TableRow]] = {}
+        """Rows with features; rows with equal features follow each other."""
+        groups: dict[str, list[TableRow]] = {}
         for row in self.table.trained:
             if row.id in self.features:
-                together.setdefault(json.dumps(self.features[row.id]), []).append(row)
-        return [row for same in together.values() for row in same]
+                groups.setdefault(json.dumps(self.features[row.id]), []).append(row)
+        return [row for group in groups.values() for row in group]
 
     @property
     def epochs(self) -> int:
-        """How many are trained at most, of all heads."""
+        """Maximum number of epochs of all heads."""
         points = math.prod(map(len, self.options.grid.values()))
-        of_each = self.options.seeds * (2 if points == 1 else 2 + points)
-        return sum(
-            of_each * TrainingOverrides(**self.settings[row.id]).recipe(str(row.head)).epochs for row in self.rows
-        )
+        heads = self.options.seeds * (2 if points == 1 else 2 + points)
+        return sum(heads * TrainingOverrides(**self.settings[row.id]).recipe(str(row.head)).epochs for row in self.rows)
 
 
 class RowTrainer:
-    """Trains rows one by one, and keeps what the next may use: features, and heads that others start from."""
+    """Trains rows one by one; loaded features and parent heads are kept for the next row."""
 
     def __init__(self, job: TableJob) -> None:
         self.job = job
@@ -101,7 +94,7 @@ class RowTrainer:
         self._loaded: tuple[tuple[Inputs, bool], FusionData] | None = None
 
     def train(self, row: TableRow, bar: Bar) -> TrainedRow:
-        """Raises UsageError as load_data and run_experiment do."""
+        """Train a row. Raises UsageError as `load_data` and `run_experiment` do."""
         job, settings = self.job, self.job.settings[row.id]
         bar.set_postfix(row=row.id, refresh=False)
         data, inputs = self._data(row), job.features[row.id]
@@ -109,12 +102,12 @@ class RowTrainer:
 
     def _data(self, row: TableRow) -> FusionData:
         job = self.job
-        wanted = job.features[row.id], needs_filter_banks(job.settings[row.id])
-        if self._loaded is None or self._loaded[0] != wanted:
+        inputs = job.features[row.id], needs_filter_banks(job.settings[row.id])
+        if self._loaded is None or self._loaded[0] != inputs:
             self._loaded = None
             options = job.options
-            data = load_data(job.manifest, job.cache, wanted[0], options.device, options.memory_bytes, banks=wanted[1])
-            self._loaded = wanted, data
+            data = load_data(job.manifest, job.cache, inputs[0], options.device, options.memory_bytes, banks=inputs[1])
+            self._loaded = inputs, data
         return self._loaded[1]
 
 
@@ -146,18 +139,19 @@ def _train(
             parents=parents,
             progress=bar,
         )
-        asked = {name: [one for one in runs if one.seed < options.seeds] for name, runs in run.heads.items()}
-        return replace(run, heads={name: runs for name, runs in asked.items() if runs})
+        heads = {name: [seed for seed in seeds if seed.seed < options.seeds] for name, seeds in run.heads.items()}
+        return replace(run, heads={name: seeds for name, seeds in heads.items() if seeds})
 
     grid = {} if get_head(head).fits_without_epochs else options.grid
-    own_row, best = _row_of(head, settings, grid), ""
+    own_row, best = _grid_row(head, settings, grid), ""
 
-    def tested(scores: Mapping[str, float]) -> set[str]:
+    def pick(scores: Mapping[str, float]) -> set[str]:
+        """Rows of the grid to test: the best on validation, and the paper's own."""
         nonlocal best
         best = max(scores, key=scores.__getitem__)
         return {best} if own_row is None else {best, own_row}
 
-    swept = train({n: value for n, value in settings.items() if n not in grid}, grid, tested) if grid else None
+    swept = train({n: value for n, value in settings.items() if n not in grid}, grid, pick) if grid else None
     own = train(settings, {}) if swept is None or own_row is None else swept
     own_heads = own.heads[own_row or head]
     return TrainedRow(
@@ -177,8 +171,8 @@ def _key(data: FusionData, head: str, given: Mapping[str, Any], sweep: Mapping[s
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def _row_of(head: str, settings: Mapping[str, Any], grid: Mapping[str, tuple[str, ...]]) -> str | None:
-    """The row of the grid that has the paper's own values; None where it is not among them."""
+def _grid_row(head: str, settings: Mapping[str, Any], grid: Mapping[str, tuple[str, ...]]) -> str | None:
+    """The grid's row with the paper's own values; None where the grid lacks them."""
     if not grid:
         return None
     recipe = TrainingOverrides(**settings).recipe(head)

@@ -113,37 +113,42 @@ def train_rows(
     *,
     progress: bool = True,
 ) -> list[TrainedRow]:
-    """Train what is not trained yet of the rows that have features, in the table's order.
+    """Train the rows that have features and are not trained yet. Returns all of them in the table's order.
 
-    All rows are trained and tested on the same clips: those that every row can use. folder: of the data set's runs.
-    data_set: the one of the papers' that this is, if any.
+    All rows are trained and tested on the same clips: those that every row can use.
 
-    Raises UsageError as load_data and run_experiment do, and for a setting that no head of the table has.
+    Args:
+        features: cached features by the row's id.
+        folder: of the data set's runs.
+        described: of `describe_run`.
+        data_set: the papers' data set that this is, if any.
+
+    Raises UsageError as `load_data` and `run_experiment` do, and for a setting that no head of the table has.
     """
     rows = [row for row in table.trained if row.id in features]
     settings = {row.id: settings_of(table, row, backbones, options, data_set) for row in rows}
     _check_known(table, options)
-    manifest = _same_clips(manifest, cache, list(features.values()))
+    manifest = _shared_clips(manifest, cache, list(features.values()))
     job = TableJob(table, features, settings, manifest, cache, folder, options, described)
     with tqdm(total=0, unit="epoch", desc=table.name, disable=not progress) as bar:
         if (processes := processes_for(job)) > 1:
             trained = train_in_processes(job, processes, bar)
         else:
-            one_by_one = RowTrainer(job)
-            trained = {row.id: one_by_one.train(row, bar) for row in job.rows}
+            trainer = RowTrainer(job)
+            trained = {row.id: trainer.train(row, bar) for row in job.rows}
     return [trained[row.id] for row in rows]
 
 
 def settings_of(
     table: ExperimentTable, row: TableRow, backbones: Backbones, options: TableOptions, data_set: str | None
 ) -> dict[str, Any]:
-    """Of one row: the paper's, those that suit the features here, the user's; a user's own table goes before what suits
-    the features. What means nothing to the head, as a table's settings are for all rows, is left out."""
+    """Settings of one row: the paper's, overridden by those of the map of backbones, overridden by the user's. A user's
+    own table overrides the map. Settings that the head does not have are dropped, as a table's are for all rows."""
     assert row.head is not None
     of_table = table.settings_of(row, data_set)
     chosen = {**of_table, **backbones.settings} if table.data else {**backbones.settings, **of_table}
-    every = {**chosen, **options.settings}
-    return {name: value for name, value in every.items() if accepts_setting(row.head, name)}
+    settings = {**chosen, **options.settings}
+    return {name: value for name, value in settings.items() if accepts_setting(row.head, name)}
 
 
 def _check_known(table: ExperimentTable, options: TableOptions) -> None:
@@ -157,8 +162,8 @@ def _check_known(table: ExperimentTable, options: TableOptions) -> None:
                 raise UsageError(f"row {row.id}: head '{row.head}' has no setting '{name}'")
 
 
-def _same_clips(manifest: Manifest, cache: Path, every: Sequence[Inputs]) -> Manifest:
-    """With the clips that all rows can use."""
-    distinct = {json.dumps(inputs): inputs for inputs in every}.values()
+def _shared_clips(manifest: Manifest, cache: Path, inputs_of_rows: Sequence[Inputs]) -> Manifest:
+    """The manifest of the clips that all rows can use."""
+    distinct = {json.dumps(inputs): inputs for inputs in inputs_of_rows}.values()
     usable = set.intersection(*(usable_clips(manifest, cache, inputs) for inputs in distinct))
     return replace(manifest, table=manifest.table[manifest.table["clip_id"].isin(usable)].reset_index(drop=True))

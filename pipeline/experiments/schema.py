@@ -1,7 +1,7 @@
-"""What an experiment file says: rows of a table, each a head on features that are named by role, and published numbers.
+"""The experiment file: rows of a table, each a head on features that are named by role, and published numbers.
 
-Roles, such as `frames` or `image.mfcc.flips`, stand for features; a map in backbones/ says which, so that a table runs
-on the networks that a paper used as well as on those that are at hand. A user's own table may name features themselves.
+Roles, such as `frames` or `image.mfcc.flips`, stand for features; a map in backbones/ resolves them, so that a table
+runs on the networks that a paper used or on others. A user's own table may name features directly.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from avfuse.features.errors import UsageError
 
 DataSet = Literal["ucf101", "kinetics_sounds", "vggsound", "epic_kitchens_100"]
 DATA_SETS: tuple[DataSet, ...] = get_args(DataSet)
-"""That numbers are published for, by the builder of a manifest."""
+"""Data sets with published numbers, by the builder of their manifests."""
 
 Value = str | int | float | bool
 
@@ -28,48 +28,40 @@ class _Model(BaseModel):
 
 
 class TableRow(_Model):
-    """One line of a table. Without a head it is published only.
-
-    `video`, `audio`: roles, or features by their names, such as `lite:mfcc`, which have a colon where roles have none.
-    `settings` are the paper's own, of recipe and head, on top of the table's; `baseline` is the id of the row that this
-    one is tested against. `published`: data set -> measure -> number as printed (per cent, GMACs, nats).
-    """
+    """One row of a table. A row without a head has published numbers only."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     label: str
     section: str = ""
     head: str | None = None
-    video: tuple[str, ...] = ()
+    video: tuple[str, ...] = ()  # roles, or names of features, such as `lite:mfcc`; only these have a colon
     audio: tuple[str, ...] = ()
-    settings: Mapping[str, Value] = {}
-    baseline: str | None = None
-    published: Mapping[DataSet, Mapping[str, float]] = {}
+    settings: Mapping[str, Value] = {}  # the paper's, of recipe and head, on top of the table's
+    baseline: str | None = None  # id of the row that this one is tested against
+    published: Mapping[DataSet, Mapping[str, float]] = {}  # by data set and measure, as printed (per cent, GMACs, nats)
     note: str = ""
 
 
 class ExperimentTable(_Model):
-    """A table of a paper, or of a user, which has no `data`: nothing of it is published. `settings` are those of all
-    rows, on a data set with those of `settings_of_data` on top; `measures` are shown, the first is what rows are
-    compared by where it is not the data set's own; `classes` are shown one by one, where the data set has them;
-    `curves` asks for learning curves."""
+    """A table of a paper, or a user's own."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     title: str
     paper: str = ""
-    data: tuple[DataSet, ...] = ()
-    settings: Mapping[str, Value] = {}
-    settings_of_data: Mapping[DataSet, Mapping[str, Value]] = {}
-    measures: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-    curves: bool = False
+    data: tuple[DataSet, ...] = ()  # data sets with published numbers; a user's own table has none
+    settings: Mapping[str, Value] = {}  # of all rows
+    settings_of_data: Mapping[DataSet, Mapping[str, Value]] = {}  # on top of `settings`, by data set
+    measures: tuple[str, ...] = ()  # shown beside the data set's own score
+    classes: tuple[str, ...] = ()  # shown one by one, where the data set has them
+    curves: bool = False  # whether learning curves are written
     notes: tuple[str, ...] = ()
     rows: tuple[TableRow, ...]
 
     @model_validator(mode="after")
     def _check_rows(self) -> "ExperimentTable":
         ids = [row.id for row in self.rows]
-        if twice := [one for one in ids if ids.count(one) > 1]:
-            raise ValueError(f"two rows are called {twice[0]}")
+        if duplicates := [row_id for row_id in ids if ids.count(row_id) > 1]:
+            raise ValueError(f"two rows are called {duplicates[0]}")
         for row in self.rows:
             if row.baseline is not None and row.baseline not in ids:
                 raise ValueError(f"row {row.id} has the baseline {row.baseline}, which is no row")
@@ -85,48 +77,44 @@ class ExperimentTable(_Model):
 
     @property
     def trained(self) -> tuple[TableRow, ...]:
-        """The rows that are more than published."""
+        """Rows with a head."""
         return tuple(row for row in self.rows if row.head is not None)
 
     def settings_of(self, row: TableRow, data: str | None = None) -> dict[str, Value]:
-        """The paper's own, of one row on one of the data sets."""
+        """The paper's settings of one row on a data set."""
         of_data = next((own for name, own in self.settings_of_data.items() if name == data), {})
         return {**self.settings, **of_data, **row.settings}
 
 
 class Backbones(_Model):
-    """A map of roles to features: `NAME` or `NAME SAMPLING`, several joined by a comma. A role that it lacks has no
-    network here, and rows that need it are not run. `marks` says of features, by role, what a reader must know;
-    `settings` of heads suit these features or the machine that has no others, and go before a table's. `substitute`:
-    whether they stand for the papers' own networks; a list names the roles that do. `base`: a map that this one only
-    adds to and changes."""
+    """A map of roles to features. Rows that need a role which it lacks are not run."""
 
     name: str
     summary: str
-    base: str | None = None
-    substitute: bool | tuple[str, ...] = True
-    roles: Mapping[str, str]
-    settings: Mapping[str, Value] = {}
-    marks: Mapping[str, str] = {}
+    base: str | None = None  # a map that this one extends
+    substitute: bool | tuple[str, ...] = True  # whether networks differ from the papers', or the roles whose do
+    roles: Mapping[str, str]  # `NAME` or `NAME SAMPLING` of features; several names are joined by commas
+    settings: Mapping[str, Value] = {}  # of heads, to suit these features; they override a paper's table
+    marks: Mapping[str, str] = {}  # notes on features, by role
 
 
 def table_names() -> list[str]:
-    """Of the tables that come with avfuse."""
+    """Names of the tables that come with avfuse."""
     return sorted(path.name.removesuffix(".yaml") for path in _folder().iterdir() if path.name.endswith(".yaml"))
 
 
 def backbones_names() -> list[str]:
-    """Of the maps of roles that come with avfuse."""
+    """Names of the maps of roles that come with avfuse."""
     return sorted(path.name.removesuffix(".yaml") for path in (_folder() / "backbones").iterdir())
 
 
 def load_table(name: str) -> ExperimentTable:
-    """A table that comes with avfuse, or of a user's own file. Raises UsageError for one that is neither."""
+    """Load a table that comes with avfuse, or a .yaml file. Raises UsageError for an unknown name or invalid file."""
     return _load(ExperimentTable, name, table_names(), "", "table")
 
 
 def load_backbones(name: str) -> Backbones:
-    """Likewise, a map of roles, with what it has of its base."""
+    """Load a map of roles merged with its base. Raises UsageError as `load_table` does."""
     own = _load(Backbones, name, backbones_names(), "backbones/", "map of backbones")
     if own.base is None:
         return own
@@ -150,10 +138,10 @@ def _load(kind: type[Kind], name: str, known: list[str], folder: str, what: str)
     try:
         return kind.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise UsageError(f"{name} is no YAML ({' '.join(str(error).split())})") from error
+        raise UsageError(f"{name} is not YAML ({' '.join(str(error).split())})") from error
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}".removeprefix(": ") for each in error.errors()]
-        raise UsageError(f"{name}: {'; '.join(wrong)}") from error
+        problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ") for item in error.errors()]
+        raise UsageError(f"{name}: {'; '.join(problems)}") from error
 
 
 def _folder() -> Any:

@@ -262,7 +262,7 @@ def test_what_cannot_be_is_said_in_one_line(place: Path, arguments: tuple[str, .
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rows: [", "is no YAML"),
+        ("rows: [", "is not YAML"),
         (TABLE.replace("id: theirs", "id: both"), "two rows are called both"),
         (TABLE.replace("baseline: video}", "baseline: nobody}"), "has the baseline nobody, which is no row"),
         (TABLE.replace("title:", "titel: x\ntitle:"), "titel: Extra inputs are not permitted"),
@@ -318,7 +318,7 @@ def test_a_process_that_is_ended_from_outside_is_told_of(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parallel, "_train_here", ended_processes.end)
-    with pytest.raises(UsageError, match=r"the process that trained video was ended from outside.*\(--jobs\)"):
+    with pytest.raises(UsageError, match=r"the process that trained video was killed.*\(--jobs\)"):
         ablate(place, "--jobs", 2, "--runs", tmp_path)
 
 
