@@ -1,48 +1,33 @@
 """Heads with a multiscale audio encoder: what they take, what they never read, and what they learn."""
 
-from functools import partial
-from typing import Any
-
 import pytest
 import torch
+from mat_cases import (
+    BANK,
+    BATCH,
+    CLASSES,
+    GRID,
+    MAT,
+    MAT_LITE,
+    MMT,
+    MMT_ON_BANKS,
+    TARGETS,
+    Case,
+    build,
+    clips,
+    generator_masks,
+    name_of,
+    sorted_inputs,
+)
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
-from avfuse.stages.fuse.heads import Head, ModalityShape, build_head, get_head
+from avfuse.stages.fuse.heads import Head, ModalityShape, build_head
 from avfuse.stages.fuse.heads.dropout import (
-    GeneratorMasks,
-    MaskRecorder,
-    PrecomputedMasks,
-    dropout_mask,
     dropout_source,
 )
-from avfuse.stages.fuse.heads.multiscale import DropPath
-
-BATCH, CLASSES = 4, 12
-TARGETS = Targets((LearnedTarget("label", tuple(f"class{number}" for number in range(CLASSES))),))
-PICTURE = ModalityShape(5, 24)
-GRID = ModalityShape(2 + 4 * 8, 16, prefix=2, grid=(4, 8))
-BANK = ModalityShape(60, 40, raw=True)
-SIDE = {"video": PICTURE, "audio": GRID}
-
-Case = tuple[str, dict[str, Any], ModalityShape]
-MAT_LITE: Case = ("mat_lite", {"drop_path": 0.5}, GRID)
-MAT: Case = ("mat", {"drop_path": 0.5}, BANK)
-MMT: Case = ("mmt", {"drop_path": 0.5, "dim": 32}, GRID)
-MMT_ON_BANKS: Case = ("mmt", {"drop_path": 0.5, "dim": 32, "encoder": "mat"}, BANK)
-
-
-def name_of(case: Case) -> str:
-    return "-".join([case[0], *case[1].get("encoder", "").split()])
-
-
-def build(case: Case) -> Head:
-    name, options, audio = case
-    torch.manual_seed(0)
-    return build_head(name, {"video": PICTURE, "audio": audio}, TARGETS, get_head(name).Options(**options))
 
 
 @pytest.fixture(scope="module", params=[MAT_LITE, MMT, MAT, MMT_ON_BANKS], ids=name_of)
@@ -53,22 +38,6 @@ def head(request: pytest.FixtureRequest) -> Head:
 @pytest.fixture(scope="module", params=[MAT_LITE, MMT], ids=name_of)
 def on_grid(request: pytest.FixtureRequest) -> Head:
     return build(request.param).eval()
-
-
-def clips(head: Head, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    draws = torch.Generator().manual_seed(seed)
-    tokens = {
-        name: torch.randn(BATCH, door.shape.length, door.shape.dim, generator=draws) for name, door in doors(head)
-    }
-    return tokens, {name: torch.ones(BATCH, dtype=torch.bool) for name in tokens}
-
-
-def doors(head: Head) -> list[tuple[str, Any]]:
-    return sorted(head.modality_inputs().items())
-
-
-def own_draws(seed: int) -> GeneratorMasks:
-    return GeneratorMasks(torch.Generator().manual_seed(seed))
 
 
 # What they take
@@ -91,13 +60,13 @@ def test_logits_have_a_column_per_class(head: Head) -> None:
 def test_the_filter_bank_is_not_standardised_again_and_tokens_are(head: Head) -> None:
     tokens, present = clips(head)
     tokens = {name: 5 * each + 3 for name, each in tokens.items()}
-    for name, door in doors(head):
-        door.fit([(tokens[name], present[name])])
+    for name, modality_input in sorted_inputs(head):
+        modality_input.fit([(tokens[name], present[name])])
     prepared = head.prepare(tokens, present)
-    for name, door in doors(head):
-        assert torch.equal(prepared[name], tokens[name]) == door.shape.raw
-        door.mean.zero_()
-        door.deviation.fill_(1)
+    for name, modality_input in sorted_inputs(head):
+        assert torch.equal(prepared[name], tokens[name]) == modality_input.shape.raw
+        modality_input.mean.zero_()
+        modality_input.deviation.fill_(1)
 
 
 @pytest.mark.parametrize("audio", [GRID, ModalityShape(6, 1280), ModalityShape(1024, 128)])
@@ -234,91 +203,6 @@ def test_mmt_has_no_tokens_to_reconstruct_from() -> None:
     assert not [key for key in head(*clips(head)) if key.startswith("tokens_")]
 
 
-# Random numbers
-
-
-def test_random_numbers_are_the_heads_own(head: Head) -> None:
-    tokens, present = clips(head)
-    head.train()
-    with torch.no_grad():
-        outcomes = []
-        for draws, noise in ((1, 0), (1, 1000), (2, 0)):
-            torch.rand(noise)
-            before = torch.random.get_rng_state()
-            with dropout_source(own_draws(draws)):
-                outcomes.append(head(tokens, present)["logits"])
-            assert torch.equal(torch.random.get_rng_state(), before)
-    head.eval()
-    assert torch.equal(outcomes[0], outcomes[1])
-    assert not torch.equal(outcomes[0], outcomes[2])
-
-
-def test_without_drop_path_and_dropout_nothing_is_drawn() -> None:
-    head = build(("mmt", {"dim": 32, "drop_path": 0, "dropout": 0}, GRID)).train()
-    with dropout_source(recorder := MaskRecorder()):
-        head(*clips(head))
-    assert recorder.requests == []
-
-
-def test_drop_path_leaves_out_whole_clips() -> None:
-    drop = DropPath(0.25)
-    x = torch.randn(4000, 3, 2)
-    with dropout_source(own_draws(0)):
-        dropped = drop(x)
-    kept = dropped.abs().sum(dim=(1, 2)) > 0
-    torch.testing.assert_close(dropped, kept[:, None, None] * x / 0.75)
-    assert kept.float().mean() == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 4000) ** 0.5)
-    assert torch.equal(drop.eval()(x), x)
-
-
-def test_later_blocks_are_left_out_more_often() -> None:
-    with torch.device("meta"):
-        head = build(("mat", {"drop_path": 0.23}, BANK))
-    shares = [block.drop_path.p for block in head.encode.blocks]
-    assert shares == pytest.approx([number / 100 for number in range(24)])
-
-
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # the bottleneck's, on a CPU
-@pytest.mark.parametrize("case", [MAT_LITE, MMT], ids=name_of)
-def test_a_head_among_others_is_the_head_alone(case: Case) -> None:
-    """Stacked under vmap as training does it, with each head's own clips and masks: the same losses and gradients."""
-    heads = [build(case).train() for _ in range(2)]
-    with torch.no_grad():
-        for parameter in heads[1].parameters():
-            parameter.mul_(1.1)
-    batches = [clips(heads[0], seed)[0] for seed in range(2)]
-    masks = dict.fromkeys(batches[0])
-    alone = []
-    for number, (head, tokens) in enumerate(zip(heads, batches, strict=True)):
-        with dropout_source(own_draws(number)):
-            alone.append(head(tokens, masks)["logits"].square().mean())
-        alone[-1].backward()
-    with dropout_source(recorder := MaskRecorder()), torch.no_grad():
-        heads[0](batches[0], masks)
-    draws = [torch.Generator().manual_seed(number) for number in range(2)]
-    drawn_masks = [torch.stack([dropout_mask(*asked, each) for each in draws]) for asked in recorder.requests]
-    assert min(mask.min() for mask in drawn_masks) == 0
-    parameters, _ = stack_module_state(heads)
-
-    def loss(own: dict[str, Tensor], tokens: dict[str, Tensor], keep: list[Tensor]) -> Tensor:
-        with dropout_source(PrecomputedMasks(keep)):
-            return functional_call(heads[0], own, (tokens, masks))["logits"].square().mean()
-
-    stacked = {name: torch.stack([batch[name] for batch in batches]) for name in masks}
-    losses = vmap(loss)(parameters, stacked, drawn_masks)
-    losses.sum().backward()
-    torch.testing.assert_close(losses, torch.stack(alone))
-    for number, head in enumerate(heads):
-        for name, parameter in head.named_parameters():
-            if parameter.grad is not None:
-                theirs = parameters[name].grad[number]
-                torch.testing.assert_close(theirs, parameter.grad, rtol=1e-3, atol=1e-5, msg=partial(_named, name))
-
-
-def _named(name: str, message: str) -> str:
-    return f"{name}: {message}"
-
-
 # Learning
 
 
@@ -349,7 +233,7 @@ def right_after_training(name: str, lr: float) -> float:
     prepared = head.prepare({"audio": tokens}, everyone)["audio"]
     optimiser = torch.optim.AdamW(head.parameters(), lr=lr, fused=True)
     shuffle = torch.Generator().manual_seed(0)
-    with dropout_source(own_draws(0)):
+    with dropout_source(generator_masks(0)):
         for step in range(48):
             batch = torch.randperm(256, generator=shuffle)[:16]
             loss = head.loss(head({"audio": prepared[batch]}, {"audio": None}), {"audio": None}, [order[batch]])
