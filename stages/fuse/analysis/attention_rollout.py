@@ -1,6 +1,6 @@
-"""What attends to what in a trained head: the weights of its attention layers, and these rolled through the layers.
+"""Attention weights of a trained head, and attention rollout through its layers.
 
-Attention rollout: Abnar and Zuidema, "Quantifying Attention Flow in Transformers" (arXiv 2005.00928).
+Abnar and Zuidema, "Quantifying Attention Flow in Transformers" (arXiv 2005.00928).
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,19 +34,19 @@ _OTHER = {"video": "audio", "audio": "video"}
 
 @contextmanager
 def record_attention(head: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Inside, the softmax weights of each nn.MultiheadAttention and PoolingAttention in `head`, float (B, heads,
-    queries, keys), are noted under the module's name, those of its last pass. They are computed beside the pass, whose
-    outputs stay the same to the bit; outside nothing is slower than before."""
+    """Record the softmax weights of each nn.MultiheadAttention and PoolingAttention in `head`, by module name: float
+    (B, heads, queries, keys), of its last pass. They are computed beside the pass, whose outputs stay the same to the
+    bit."""
     weights: dict[str, Tensor] = {}
     with ExitStack() as hooks:
         for name, module in head.named_modules():
             if isinstance(module, nn.MultiheadAttention | PoolingAttention):
-                handle = module.register_forward_hook(partial(_note, weights, name), with_kwargs=True)
+                handle = module.register_forward_hook(partial(_record, weights, name), with_kwargs=True)
                 hooks.callback(handle.remove)
         yield weights
 
 
-def _note(
+def _record(
     weights: dict[str, Tensor],
     name: str,
     module: nn.MultiheadAttention | PoolingAttention,
@@ -57,13 +57,13 @@ def _note(
     if isinstance(module, PoolingAttention):
         weights[name] = module.weights(*arguments)
         return
-    _, found = module.forward(*arguments, **{**options, "need_weights": True, "average_attn_weights": False})
-    assert found is not None
-    weights[name] = found
+    _, softmax = module.forward(*arguments, **{**options, "need_weights": True, "average_attn_weights": False})
+    assert softmax is not None
+    weights[name] = softmax
 
 
 def why_without_attention(head: Head) -> str | None:
-    """Why `attention_rollout` has nothing to say of a head, in words; None where it has."""
+    """Why `attention_rollout` does not apply to a head; None where it does."""
     if isinstance(head, CrossAttention) and not len(head.layers):
         return "crossattn with layers=0 attends to nothing"
     if isinstance(head, CrossAttention | Bottleneck | MMT | MATOnly | MATLiteOnly):
@@ -73,44 +73,49 @@ def why_without_attention(head: Head) -> str | None:
 
 @torch.no_grad()
 def attention_rollout(head: Head, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
-    """How a head's attention is spread over the tokens of each modality that is read: (B, tokens), sums of one over a
-    clip's tokens, and NaN for clips without a modality that takes part.
+    """The share of a head's attention that each token gets, by modality that is read: (B, tokens), summing to one over
+    a clip's tokens; NaN for clips without a modality that takes part.
 
     Attention rollout: in each layer a token is half itself and half what it attends to, heads averaged, and these
-    shares are multiplied from the first layer to the last. Feed-forward nets and projections are left out of it.
+    shares are multiplied from the first layer to the last. Feed-forward layers and projections are ignored.
 
     * `crossattn`: under `audio` what video tokens read of the audio tokens, under `video` the reverse. Readers are
-      averaged as the classifier takes them, over CLS where there is one. With one layer this is the attention itself.
+      pooled as the classifier pools them, over CLS where there is one. With one layer this is the attention itself.
     * `bottleneck`: what the shared tokens hold of each modality after the last block, averaged over them.
-    * `mat_lite`, `mat`: what the mean of the tokens that come out holds of the cells that go in. Shares of
-      pooled cells are interpolated to the cells that they are pooled of, whatever a kernel has learned. Of `mat` a cell
-      of the stem is spread evenly over the frames that it is cut from: the map is over time.
-    * `mmt`: as `bottleneck`, and from the sound's tokens there back through the encoder as of `mat_lite`.
+    * `mat_lite`, `mat`: what the mean of the output tokens holds of the input cells. Shares of pooled cells are
+      interpolated to the cells that they were pooled from, whatever a kernel has learned. For `mat`, a cell of the stem
+      is spread evenly over its frames: the map is over time.
+    * `mmt`: as `bottleneck`, then from its audio tokens back through the encoder as for `mat_lite`.
 
-    prepared: what `forward` takes. The head must be in evaluation mode. Raises UsageError for other heads, and where
-    nothing is read.
+    Args:
+        head: in evaluation mode.
+        prepared: the inputs of `forward`.
+        present: which clips have a modality.
+
+    Raises:
+        UsageError: another head, or one that reads nothing.
     """
     if (why := why_without_attention(head)) is not None:
         raise UsageError(f"{why}: take crossattn, bottleneck, mmt, mat_lite or mat, or Grad-CAM, which every head has")
     with record_attention(head) as weights:
         head(prepared, present)
-    averaged = {name: each.mean(dim=1) for name, each in weights.items()}
+    averaged = {name: of_module.mean(dim=1) for name, of_module in weights.items()}
     lengths = {name: shape.length for name, shape in head.shapes.items()}
     if isinstance(head, CrossAttention):
-        found = _of_cross_attention(head, averaged, lengths)
-        lacking = _lacking(present, ("video", "audio"))
-        return {name: _shares(each, lacking) for name, each in found.items()}
+        shares = _of_cross_attention(head, averaged, lengths)
+        missing = _missing(present, ("video", "audio"))
+        return {name: _normalised(of_modality, missing) for name, of_modality in shares.items()}
     if isinstance(head, MMT):
-        found = _of_bottleneck(head.exchange, averaged, lengths["video"])
-        found["audio"] = _through_encoder(head, head.encode, averaged, found["audio"])
+        shares = _of_bottleneck(head.exchange, averaged, lengths["video"])
+        shares["audio"] = _through_encoder(head, head.encode, averaged, shares["audio"])
     elif isinstance(head, Bottleneck):
-        found = _of_bottleneck(head.exchange, averaged, lengths["video"])
+        shares = _of_bottleneck(head.exchange, averaged, lengths["video"])
     else:
         assert isinstance(head, MATOnly | MATLiteOnly)
         first = next(iter(averaged.values()))
         evenly = first.new_ones(len(first), head.encode.grid[0] * head.encode.grid[1])
-        found = {"audio": _through_encoder(head, head.encode, averaged, evenly)}
-    return {name: _shares(each, _lacking(present, (name,))) for name, each in found.items()}
+        shares = {"audio": _through_encoder(head, head.encode, averaged, evenly)}
+    return {name: _normalised(of_modality, _missing(present, (name,))) for name, of_modality in shares.items()}
 
 
 def _of_cross_attention(
@@ -118,8 +123,8 @@ def _of_cross_attention(
 ) -> dict[str, Tensor]:
     columns = {"video": slice(0, lengths["video"]), "audio": slice(lengths["video"], None)}
     first = next(iter(weights.values()))
-    every = torch.eye(sum(lengths.values()), device=first.device, dtype=first.dtype).expand(len(first), -1, -1)
-    shares = {name: every[:, own] for name, own in columns.items()}
+    identity = torch.eye(sum(lengths.values()), device=first.device, dtype=first.dtype).expand(len(first), -1, -1)
+    shares = {name: identity[:, own] for name, own in columns.items()}
     readers = [name for name in columns if f"layers.0.attend.{name}.attend" in weights]
     for layer in range(len(head.layers)):
         after = dict(shares)
@@ -134,8 +139,8 @@ def _of_bottleneck(exchange: AVBottleneck, weights: Mapping[str, Tensor], frames
     count = len(exchange.shared)
     first = weights["exchange.audio_blocks.0.attend.attend"]
     size = frames + first.shape[2]
-    every = torch.eye(size, device=first.device, dtype=first.dtype).expand(len(first), -1, -1)
-    video, shared, audio = every[:, :frames], every[:, frames : frames + count], every[:, frames + count :]
+    identity = torch.eye(size, device=first.device, dtype=first.dtype).expand(len(first), -1, -1)
+    video, shared, audio = identity[:, :frames], identity[:, frames : frames + count], identity[:, frames + count :]
     for block in range(len(exchange.video_blocks)):
         joined = _half_itself(
             weights[f"exchange.video_blocks.{block}.attend.attend"], torch.cat([video, shared], dim=1)
@@ -154,7 +159,7 @@ def _of_bottleneck(exchange: AVBottleneck, weights: Mapping[str, Tensor], frames
 def _through_encoder(
     head: Head, encoder: MultiscaleTransformer, weights: Mapping[str, Tensor], shares: Tensor
 ) -> Tensor:
-    """From shares of the tokens that come out of an encoder, (B, N), to those of the sound's tokens, (B, T)."""
+    """From shares of an encoder's output tokens, (B, N), to shares of the audio tokens, (B, T)."""
     for number in reversed(range(len(encoder.blocks))):
         block = encoder.blocks[number]
         assert isinstance(block, MultiscaleBlock)
@@ -169,8 +174,8 @@ def _through_encoder(
 
 
 def _unpooled(shares: Tensor, pool: nn.Module) -> Tensor:
-    """Shares of pooled cells at the cells that were pooled: linear between the middles of kernels, with the same sum,
-    so that equal shares stay equal. (B, N') -> (B, N)."""
+    """Interpolate shares of pooled cells to the cells that were pooled: linear between the middles of kernels, with the
+    same sum, so that equal shares stay equal. (B, N') -> (B, N)."""
     if isinstance(pool, nn.Identity):
         return shares
     assert isinstance(pool, ConvolutionalPool | MaxPool)
@@ -182,7 +187,7 @@ def _unpooled(shares: Tensor, pool: nn.Module) -> Tensor:
 
 
 def _linear(cells: int, stride: int) -> Tensor:
-    """(pooled, cells): how much of the value at each cell comes from which pooled cell; columns add up to one."""
+    """(pooled, cells): the weight of each pooled cell at each cell; columns add up to one."""
     middles = torch.arange(0, cells, stride)
     weights = (1 - (torch.arange(cells) - middles[:, None]).abs() / stride).clamp(min=0)
     weights[-1, middles[-1] :] = 1
@@ -194,11 +199,11 @@ def _half_itself(weights: Tensor, shares: Tensor) -> Tensor:
     return (weights @ shares + shares) / 2
 
 
-def _lacking(present: Masks, names: tuple[str, ...]) -> Tensor | None:
+def _missing(present: Masks, names: tuple[str, ...]) -> Tensor | None:
     masks = [~mask for name in names if (mask := present[name]) is not None]
     return torch.stack(masks).any(dim=0) if masks else None
 
 
-def _shares(found: Tensor, lacking: Tensor | None) -> Tensor:
-    shares = found / found.sum(dim=1, keepdim=True)
-    return shares if lacking is None else shares.masked_fill(lacking[:, None], torch.nan)
+def _normalised(shares: Tensor, missing: Tensor | None) -> Tensor:
+    shares = shares / shares.sum(dim=1, keepdim=True)
+    return shares if missing is None else shares.masked_fill(missing[:, None], torch.nan)

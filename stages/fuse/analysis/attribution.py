@@ -1,9 +1,9 @@
-"""What a trained head's score of a class rests on: Grad-CAM over cached tokens, and attention, clip by clip."""
+"""Attribution of a trained head's class scores to cached tokens, by Grad-CAM or attention rollout."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -30,8 +30,10 @@ from avfuse.stages.fuse.training.job import TrainingJob
 
 Method = Literal["grad-cam", "attention"]
 METHODS: tuple[Method, ...] = get_args(Method)
-_CLIPS = 16  # at a time, at most: gradients of all their tokens are kept
-_SHARE = 16  # of how many a head looks at together where nothing is kept
+_CLIPS = 16
+"""Clips explained at once, at most: the gradients of all their tokens are in memory."""
+_SHARE = 16
+"""A head explains this share of its evaluation batch at once."""
 
 _NOT_REACHED: Mapping[Method, str] = {
     "grad-cam": "no cell reaches the score: where tokens have a CLS, some heads read that alone",
@@ -41,30 +43,27 @@ _NOT_REACHED: Mapping[Method, str] = {
 
 @dataclass(frozen=True)
 class Explanation:
-    """What heads of one row, seeds taken together, make of some clips, and of which cells.
-
-    classes: int64 (clips, targets), what is explained.
-    probabilities: float64 (clips, targets), of these classes, the mean over heads.
-    parts: the features of each modality that has a map.
-    maps: float64 (clips, cells) by modality, the cells of all parts one after the other. The map of each head is
-        divided by its sum, and these shares are averaged over heads: of Grad-CAM they add up to less than one where
-        some heads have a map of zeros. NaN for clips without the modality, and where no cell reaches the score.
-    without_map: modalities that have none, and why.
-    heads: how many were taken together.
-    """
+    """Maps of heads of one row, averaged over seeds, for some clips."""
 
     method: Method
     classes: NDArray[np.int64]
+    """(clips, targets), the explained classes."""
     probabilities: NDArray[np.float64]
+    """(clips, targets), of these classes, the mean over heads."""
     parts: Mapping[str, Sequence[FeatureTokens]]
+    """The features of each modality that has a map."""
     maps: Mapping[str, NDArray[np.float64]]
+    """(clips, cells) by modality, the cells of all its features in turn. Each head's map is divided by its sum before
+    the mean over heads: Grad-CAM's add up to less than one where some heads have a map of zeros. NaN for clips without
+    the modality, and where no cell reaches the score."""
     without_map: Mapping[str, str]
+    """The modalities without a map, and why."""
     heads: int = 1
+    """How many heads were averaged."""
 
     def heatmap(self, modality: str, part: int, clip: int) -> NDArray[np.float64]:
-        """The map of one feature of a modality, in the shape of its cells, times the number of the modality's cells: 1
-        is what each would have were all alike."""
-        sizes = [each.tokens.size for each in self.parts[modality]]
+        """The map of one feature of a modality, in the shape of its cells, in multiples of the uniform share."""
+        sizes = [feature.tokens.size for feature in self.parts[modality]]
         ends = list(accumulate(sizes))
         row = self.maps[modality][clip] * ends[-1]
         own: NDArray[np.float64] = row[ends[part] - sizes[part] : ends[part]]
@@ -76,34 +75,40 @@ class Explanation:
         return self.heatmap(modality, part, clip)
 
     def zeros(self, modality: str, clip: int) -> int:
-        """How many heads have a map of a modality that is zero everywhere; 0 where there is none."""
+        """How many heads have a modality's map that is zero everywhere; 0 where there is no map."""
         total = float(self.maps[modality][clip].sum())
         return 0 if np.isnan(total) else round(self.heads * (1 - total))
 
 
 @dataclass(frozen=True)
 class _Clips:
-    """Some clips as a head takes them: standardised tokens (B, W, T, D), W the windows averaged at test."""
+    """A batch of clips."""
 
     tokens: Mapping[str, Tensor]
+    """By modality (B, W, T, D), standardised; W are the windows averaged at test."""
     present: Masks
 
     @classmethod
-    def of(cls, modalities: Sequence[ModalityTokens], indices: Tensor) -> "_Clips":
-        tokens = {each.name: each.standardised(indices)[:, list(each.views.test_views)] for each in modalities}
-        masks = {each.name: each.present[indices] for each in modalities}
+    def of(cls, modalities: Sequence[ModalityTokens], indices: Tensor) -> Self:
+        tokens = {
+            modality.name: modality.standardised(indices)[:, list(modality.views.test_views)] for modality in modalities
+        }
+        masks = {modality.name: modality.present[indices] for modality in modalities}
         return cls(tokens, {name: None if mask.all() else mask for name, mask in masks.items()})
 
     def passes(self, head: Head) -> Iterator[dict[str, Tensor]]:
-        """What `forward` takes, for each of the windows that are averaged."""
-        doors = head.modality_inputs()
-        for number in range(max(each.shape[1] for each in self.tokens.values())):
-            yield {name: doors[name].to_layout(each[:, number % each.shape[1]]) for name, each in self.tokens.items()}
+        """The inputs of `forward` for each window."""
+        inputs = head.modality_inputs()
+        for number in range(max(tokens.shape[1] for tokens in self.tokens.values())):
+            yield {
+                name: inputs[name].to_layout(tokens[:, number % tokens.shape[1]])
+                for name, tokens in self.tokens.items()
+            }
 
     def logits(self, head: Head) -> Tensor:
         """(B, width), as at test."""
-        every = [head(prepared, self.present)["logits"] for prepared in self.passes(head)]
-        return torch.stack(every).mean(dim=0)
+        of_windows = [head(prepared, self.present)["logits"] for prepared in self.passes(head)]
+        return torch.stack(of_windows).mean(dim=0)
 
 
 def explain(
@@ -113,15 +118,15 @@ def explain(
     method: Method = "grad-cam",
     classes: NDArray[np.int64] | None = None,
 ) -> Explanation:
-    """Explain heads that were trained by one plan, from several seeds.
+    """Explain heads trained by one job, from several seeds.
 
     `grad-cam` (Selvaraju et al., ICCV 2017) over the standardised tokens of each modality: relu(sum_d w_d x_td), where
     w_d is the mean over cells t of the gradient of the class's logit with respect to x_td; of several targets it is the
-    sum of their classes' logits. Heads that average tokens, or lay them side by side, are differentiated through that.
+    sum of their classes' logits. Heads that average or concatenate tokens are differentiated through that.
     `attention`: see `attention_rollout`; it does not depend on the class.
 
     Args:
-        plan: of any of the seeds.
+        job: of any of the seeds.
         heads: in evaluation mode, on the data's device.
         clips: int64 (B,), rows of `job.data.table`.
         classes: int64 (B, targets); by default the likeliest, by the heads' mean probability.
@@ -129,54 +134,59 @@ def explain(
     Raises:
         UsageError: no modality has a map: for want of cells or of attention, or because no cell reaches the logits.
     """
-    own = replace(job, data=replace(job.data, test=clips))
-    seen = [ModalityTokens.of(own, name, door) for name, door in heads[0].modality_inputs().items()]
-    every = {each.name: feature_tokens(each.modality, each.views.test_views) for each in seen}
+    of_clips = replace(job, data=replace(job.data, test=clips))
+    modalities = [ModalityTokens.of(of_clips, name, door) for name, door in heads[0].modality_inputs().items()]
+    # Which tokens are cells of a map, and which modalities have none.
+    features = {modality.name: feature_tokens(modality.modality, modality.views.test_views) for modality in modalities}
     cells = {
-        name: torch.from_numpy(np.concatenate([part.tokens.ravel() for part in parts])).to(clips.device)
-        for name, parts in every.items()
+        name: torch.from_numpy(np.concatenate([feature.tokens.ravel() for feature in of_modality])).to(clips.device)
+        for name, of_modality in features.items()
     }
-    without = {each.name: why for each in seen if (why := _why_none(each, len(cells[each.name])))}
-    if len(without) == len(seen):
-        raise _refusal(job, method, without)
-    wanted = {name: of_modality for name, of_modality in cells.items() if name not in without}
+    reasons = {modality.name: _why_without_map(modality, len(cells[modality.name])) for modality in modalities}
+    without = {name: reason for name, reason in reasons.items() if reason}
+    if len(without) == len(modalities):
+        raise _no_map_error(job, method, without)
+    with_cells = {name: of_modality for name, of_modality in cells.items() if name not in without}
+    # The classes to explain.
     targets = job.data.targets
     size = max(1, min(_CLIPS, heads[0].evaluation_batch_size // _SHARE))
-    batches = [_Clips.of(seen, part) for part in torch.arange(len(clips), device=clips.device).split(size)]
-    chances = mean_probabilities(targets, [_logits(head, batches) for head in heads])
+    batches = [_Clips.of(modalities, part) for part in torch.arange(len(clips), device=clips.device).split(size)]
+    probabilities = mean_probabilities(targets, [_logits(head, batches) for head in heads])
     if classes is None:
-        classes = np.stack([each.argmax(axis=1) for each in chances], axis=1)
+        classes = np.stack([of_target.argmax(axis=1) for of_target in probabilities], axis=1)
     columns = torch.from_numpy(classes + _first_logits(targets)).to(clips.device).split(size)
-    found = [_maps(head, method, batches, wanted, columns) for head in heads]
-    reached = {name for maps in found for name, own in maps.items() if own.isfinite().any()}
-    without |= dict.fromkeys(wanted.keys() - reached, _NOT_REACHED[method])
+    # A map per head, and their mean.
+    of_heads = [_maps(head, method, batches, with_cells, columns) for head in heads]
+    reached = {name for maps in of_heads for name, values in maps.items() if values.isfinite().any()}
+    without |= dict.fromkeys(with_cells.keys() - reached, _NOT_REACHED[method])
     if not reached:
-        raise _refusal(job, method, without)
+        raise _no_map_error(job, method, without)
+    of_classes = [values[np.arange(len(values)), of] for values, of in zip(probabilities, classes.T, strict=True)]
     return Explanation(
         method,
         classes,
-        np.stack([each[np.arange(len(each)), of] for each, of in zip(chances, classes.T, strict=True)], axis=1),
-        {name: parts for name, parts in every.items() if name in reached},
-        {name: np.mean([_shares(maps[name]) for maps in found], axis=0) for name in every if name in reached},
+        np.stack(of_classes, axis=1),
+        {name: of_modality for name, of_modality in features.items() if name in reached},
+        {name: np.mean([_shares(maps[name]) for maps in of_heads], axis=0) for name in features if name in reached},
         without,
         len(heads),
     )
 
 
-def _refusal(job: TrainingJob, method: Method, without: Mapping[str, str]) -> UsageError:
+def _no_map_error(job: TrainingJob, method: Method, without: Mapping[str, str]) -> UsageError:
     reasons = "; ".join(f"{name}: {why}" for name, why in without.items())
     return UsageError(f"head '{job.head}' gives no {method} map ({reasons})")
 
 
-def _why_none(seen: ModalityTokens, cells: int) -> str:
+def _why_without_map(modality: ModalityTokens, cells: int) -> str:
     """Empty where there can be a map."""
     if cells < 2:
         return "one vector a clip has no cells: name features with frames or tokens, such as lite:fbank:tokens"
-    return "" if seen.present.any() else "none of these clips has it"
+    return "" if modality.present.any() else "none of these clips has it"
 
 
 def _first_logits(targets: Targets) -> NDArray[np.int64]:
-    return np.array([0, *accumulate(len(each.classes) for each in targets)][:-1])
+    return np.array([0, *accumulate(len(target.classes) for target in targets)][:-1])
 
 
 @torch.no_grad()
@@ -190,15 +200,15 @@ def _maps(
 ) -> dict[str, Tensor]:
     """(clips, cells) by modality."""
     if method == "attention":
-        parts = [_attention(head, each, cells) for each in batches]
+        of_batches = [_attention(head, batch, cells) for batch in batches]
     else:
-        parts = [_grad_cam(head, each, cells, of) for each, of in zip(batches, columns, strict=True)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        of_batches = [_grad_cam(head, batch, cells, of_batch) for batch, of_batch in zip(batches, columns, strict=True)]
+    return {name: torch.cat([maps[name] for maps in of_batches]) for name in of_batches[0]}
 
 
 def _grad_cam(head: Head, clips: _Clips, cells: Mapping[str, Tensor], columns: Tensor) -> dict[str, Tensor]:
     """(B, cells) by modality."""
-    leaves = {name: each.detach().requires_grad_() for name, each in clips.tokens.items()}
+    leaves = {name: tokens.detach().requires_grad_() for name, tokens in clips.tokens.items()}
     with torch.enable_grad():
         score = replace(clips, tokens=leaves).logits(head).gather(1, columns).sum()
     gradients = torch.autograd.grad(score, [leaves[name] for name in cells], allow_unused=True)
@@ -206,22 +216,25 @@ def _grad_cam(head: Head, clips: _Clips, cells: Mapping[str, Tensor], columns: T
     for (name, where), gradient in zip(cells.items(), gradients, strict=True):
         tokens = leaves[name].detach().flatten(1, 2)[:, where]
         slopes = torch.zeros_like(tokens) if gradient is None else gradient.flatten(1, 2)[:, where]
-        found = (slopes.mean(dim=1, keepdim=True) * tokens).sum(dim=2).relu()
-        lacking = ~slopes.flatten(1).any(dim=1)
+        relevance = (slopes.mean(dim=1, keepdim=True) * tokens).sum(dim=2).relu()
+        missing = ~slopes.flatten(1).any(dim=1)
         if (mask := clips.present[name]) is not None:
-            lacking |= ~mask
-        maps[name] = found.masked_fill(lacking[:, None], torch.nan)
+            missing |= ~mask
+        maps[name] = relevance.masked_fill(missing[:, None], torch.nan)
     return maps
 
 
 def _attention(head: Head, clips: _Clips, cells: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """(B, cells) by modality. What CLS and its like get is left out."""
-    every = [attention_rollout(head, prepared, clips.present) for prepared in clips.passes(head)]
+    """(B, cells) by modality, without the shares of CLS and similar tokens."""
+    passes = [attention_rollout(head, prepared, clips.present) for prepared in clips.passes(head)]
     maps = {}
     for name, where in cells.items():
-        if name in every[0]:
+        if name in passes[0]:
             windows = clips.tokens[name].shape[1]
-            of_windows = [torch.stack([each[name] for each in every[at::windows]]).mean(dim=0) for at in range(windows)]
+            of_windows = [
+                torch.stack([shares[name] for shares in passes[window::windows]]).mean(dim=0)
+                for window in range(windows)
+            ]
             maps[name] = torch.cat(of_windows, dim=1)[:, where]
     return maps
 
