@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from avfuse.features.cache import ChunkResult, Failure, fingerprint
+from avfuse.features.cache import ChunkResult, Failure, FeatureStore, fingerprint
+from avfuse.features.cache.maintenance.verify import Finding, verify
 from avfuse.features.clips import Clip
 from avfuse.features.spec import FeatureSpec
+from avfuse.stages.extract.plan import plan_extraction
 
 
 def make_clips(folder: Path, count: int = 5) -> list[Clip]:
@@ -43,3 +45,13 @@ def touch(path: Path, seconds_ago: float) -> None:
     status = os.stat(path)
     times = status.st_atime_ns, status.st_mtime_ns - round(seconds_ago * 1e9)
     os.utime(path, ns=times)
+
+
+def findings(cache: Path, repair: bool = False) -> list[Finding]:
+    """Verify the collection `set`."""
+    return list(verify(cache, "set", repair=repair))
+
+
+def planned_ids(cache: Path, spec: FeatureSpec, clips: list[Clip]) -> list[str]:
+    """The ids of the clips that an extraction into the collection `set` would process."""
+    return [job.clip.clip_id for job in plan_extraction([FeatureStore(cache, "set", spec)], clips).jobs]

@@ -19,11 +19,6 @@ from avfuse.features.spec import FeatureSpec, ImageInput
 
 
 @pytest.fixture
-def spec() -> FeatureSpec:
-    return resolve(["lite:mfcc"])[0].model_copy(update={"shape": (40,)})
-
-
-@pytest.fixture
 def clips(tmp_path: Path) -> list[Clip]:
     return make_clips(tmp_path / "media", 6)
 
