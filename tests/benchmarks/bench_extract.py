@@ -36,7 +36,7 @@ from avfuse.stages.extract.chunk import batch_size
 from avfuse.stages.extract.extractor import ExtractionJob, Extractor, distinct_inputs
 from avfuse.stages.extract.plan import ClipJob
 from avfuse.stages.extract.pool import DecodePool
-from avfuse.stages.fuse.training.cost import backbone_macs
+from avfuse.stages.fuse.training.macs import backbone_macs
 from avfuse.threads import available_cores
 
 

@@ -23,10 +23,12 @@ from avfuse.stages.fuse.evaluation.metrics import evaluate
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.runs.run_folder import FORMAT_VERSION, Run, RunFolder, head_of, read_if_current, write_json
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
-from avfuse.stages.fuse.training.cost import Cost, measure_resources, training_macs
+from avfuse.stages.fuse.training.cost import Cost
 from avfuse.stages.fuse.training.job import TrainingJob
 from avfuse.stages.fuse.training.learning_curve import Epoch, best_epoch
+from avfuse.stages.fuse.training.macs import training_macs
 from avfuse.stages.fuse.training.overrides import TrainingOverrides, accepts_setting
+from avfuse.stages.fuse.training.resource_usage import measure_resources
 from avfuse.stages.fuse.training.trainer import ParentHeads, TrainedHead, choose_epochs, refit_jobs, train_jobs
 from avfuse.stages.fuse.training.vectorized import group_key, job_groups
 
