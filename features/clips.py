@@ -1,4 +1,4 @@
-"""A clip as this layer knows it."""
+"""Clips as stage one sees them: without labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Clip:
-    """One stretch of one media file. start and end in seconds; None means the file's own."""
+    """An interval of one media file. start, end: in seconds; None for the file's own."""
 
     clip_id: str
     path: Path

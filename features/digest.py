@@ -1,4 +1,4 @@
-"""The hash by which the content of a media file is told apart: of its first and last 64 KiB."""
+"""The hash that identifies a media file's content: of its first and last 64 KiB."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,9 @@ EDGE_BYTES = 64 * 1024
 
 
 def edge_digest(read: Callable[[int, int], bytes], size: int) -> bytes:
-    """16 bytes. read: gives so many bytes from a position on, fewer where the file ends; size: the file's."""
+    """Hash a file to 16 bytes.
+
+    read: (position, count) -> that many bytes, fewer at the end. size: of the file, in bytes."""
     state = xxhash.xxh3_128(read(0, EDGE_BYTES))
     state.update(read(max(EDGE_BYTES, size - EDGE_BYTES), EDGE_BYTES))
     return state.digest()

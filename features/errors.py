@@ -2,13 +2,13 @@
 
 
 class UsageError(Exception):
-    """A mistake in what was asked. The message is one line that names the wrong thing and the way out."""
+    """A user's mistake. The message is one line that names the wrong value and what to do."""
 
 
 class ClipError(Exception):
-    """Something is wrong with one clip. It costs that clip, never the run, and is recorded with its stage.
+    """A failure of one clip. It is recorded with its stage and never ends a run.
 
-    `stage` is where it happened: `open`, `decode`, `render`, `encode`, `worker`.
+    stage: `open`, `decode`, `render`, `encode` or `worker`.
     """
 
     def __init__(self, stage: str, message: str) -> None:

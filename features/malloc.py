@@ -1,4 +1,4 @@
-"""How the process treats memory that it has freed."""
+"""Settings of glibc's allocator for freed memory."""
 
 import ctypes
 import sys
@@ -18,7 +18,7 @@ def keep_large_buffers() -> None:
 
 
 def release_buffers() -> None:
-    """Return to the system what was kept for reuse, so that the process is as large as what it holds."""
+    """Return freed memory that was kept for reuse to the system."""
     libc = _libc()
     if libc is not None and hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""A user's own Python files, named by an environment variable, which register what they add."""
+"""Plug-in files: Python files, named by an environment variable, that register what they add."""
 
 import os
 import sys
@@ -8,8 +8,8 @@ from pathlib import Path
 from avfuse.features.errors import UsageError
 
 
-def run_own_files(variable: str) -> None:
-    """Run the files that the variable names, separated as in PATH. Raises UsageError for what is no Python file."""
+def run_plugin_files(variable: str) -> None:
+    """Run the files that a variable names, separated as in PATH. Raises UsageError for one that is not Python."""
     for text in filter(None, os.environ.get(variable, "").split(os.pathsep)):
         path = Path(text)
         spec = spec_from_file_location(f"avfuse_own_{path.stem}", path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from avfuse.features.errors import UsageError
 from avfuse.features.name_rules import check_name
-from avfuse.features.plugins import run_own_files
+from avfuse.features.plugins import run_plugin_files
 from avfuse.manifests.annotations import Annotations
 from avfuse.manifests.build import BuiltManifest, finish_manifest
 from avfuse.manifests.datasets import epic_kitchens_100, folder, kinetics_sounds, table, ucf101, vggsound
@@ -90,7 +90,7 @@ _BUILDERS: dict[str, Builder] = {
     ),
 }
 
-OWN_FILES, ENTRY_POINTS = "AVFUSE_DATASETS", "avfuse.datasets"
+PLUGIN_FILES, ENTRY_POINTS = "AVFUSE_DATASETS", "avfuse.datasets"
 
 
 def register(name: str, builder: Builder) -> Builder:
@@ -104,7 +104,7 @@ def register(name: str, builder: Builder) -> Builder:
 
 def builders() -> dict[str, Builder]:
     """All builders by name, plugins included. Raises UsageError for a plugin file that cannot be used."""
-    _register_users_own()
+    _register_plugins()
     return dict(_BUILDERS)
 
 
@@ -178,9 +178,9 @@ def _media_root(name: str, builder: Builder, root: Path | None, cache: Path) -> 
 
 
 @lru_cache
-def _register_users_own() -> None:
+def _register_plugins() -> None:
     """Call the entry points of the group `avfuse.datasets`, and run the Python files in AVFUSE_DATASETS; both call
     `register`."""
     for point in entry_points(group=ENTRY_POINTS):
         point.load()()
-    run_own_files(OWN_FILES)
+    run_plugin_files(PLUGIN_FILES)

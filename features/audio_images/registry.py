@@ -16,9 +16,9 @@ from avfuse.features.audio_images.raster import Array, Image
 from avfuse.features.audio_images.spectral import SpectralFeatures
 from avfuse.features.audio_images.styles import Aligned, Paper
 from avfuse.features.errors import UsageError
-from avfuse.features.plugins import run_own_files
+from avfuse.features.plugins import run_plugin_files
 
-OWN_FILES, ENTRY_POINTS = "AVFUSE_AUDIO_IMAGES", "avfuse.audio_images"
+PLUGIN_FILES, ENTRY_POINTS = "AVFUSE_AUDIO_IMAGES", "avfuse.audio_images"
 _OTHER_INPUTS = frozenset(["frames", "clip", "images", "fbank", "sound"])
 
 
@@ -67,7 +67,7 @@ def register(*images: AudioImage) -> None:
 
 def list_audio_images() -> tuple[str, ...]:
     """Names of all registered audio images, the built-in ones first. Raises UsageError for a plug-in that fails."""
-    _register_users_own()
+    _register_plugins()
     return tuple(_IMAGES)
 
 
@@ -79,13 +79,13 @@ def get_audio_image(name: str) -> AudioImage:
 
 
 @lru_cache
-def _register_users_own() -> None:
+def _register_plugins() -> None:
     """Register plug-ins: entry points of the group `avfuse.audio_images`, and Python files in AVFUSE_AUDIO_IMAGES."""
     for point in entry_points(group=ENTRY_POINTS):
         plugin = point.load()
         if isinstance(plugin, AudioImage) and plugin.name not in _IMAGES:
             register(plugin)
-    run_own_files(OWN_FILES)
+    run_plugin_files(PLUGIN_FILES)
 
 
 def _signed_colour_map(matrix: Array) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from avfuse.features.backbones.weights import Checkpoint
 from avfuse.features.errors import UsageError
-from avfuse.features.plugins import run_own_files
+from avfuse.features.plugins import run_plugin_files
 from avfuse.features.spec import Preprocess
 from avfuse.moved_modules import renamed
 
@@ -95,7 +95,7 @@ def feature_map_grid(shape: tuple[int, ...]) -> Grid:
 
 
 _BACKBONES: dict[str, Backbone] = {}
-OWN_FILES, ENTRY_POINTS = "AVFUSE_BACKBONES", "avfuse.backbones"
+PLUGIN_FILES, ENTRY_POINTS = "AVFUSE_BACKBONES", "avfuse.backbones"
 
 
 def register(backbone: Backbone) -> Backbone:
@@ -143,18 +143,18 @@ def _adapt(name: str) -> Backbone:
 
 def list_backbones() -> list[str]:
     """The names of all registered backbones, plug-ins included. Raises UsageError for a plug-in file that fails."""
-    _register_users_own()
+    _register_plugins()
     return sorted(_BACKBONES)
 
 
 @lru_cache
-def _register_users_own() -> None:
+def _register_plugins() -> None:
     """Register plug-ins: entry points of the group `avfuse.backbones`, and the Python files in AVFUSE_BACKBONES."""
     for point in entry_points(group=ENTRY_POINTS):
         plugin = point.load()
         if isinstance(plugin, Backbone) and plugin.name not in _BACKBONES:
             register(plugin)
-    run_own_files(OWN_FILES)
+    run_plugin_files(PLUGIN_FILES)
 
 
 _RENAMED = {

@@ -5,5 +5,6 @@ from typing import TYPE_CHECKING
 from avfuse.moved_modules import renamed
 
 if not TYPE_CHECKING:
-    _NAMES = ("NoAudio", "Outcome", "Prepared", "SharedFile", "dtype_of")
-    __getattr__ = renamed(__name__, {name: f"{__name__}.prepare.{name}" for name in _NAMES})
+    _NAMES = {name: name for name in ("NoAudio", "Outcome", "SharedFile")}
+    _NAMES |= {"Prepared": "PreparedInputs", "dtype_of": "input_dtype"}
+    __getattr__ = renamed(__name__, {old: f"{__name__}.prepare.{new}" for old, new in _NAMES.items()})

@@ -1,7 +1,6 @@
-"""The log-mel filter bank that AST hears: Kaldi's, as the Audio Spectrogram Transformer was trained on it.
+"""The log-mel filter bank of the Audio Spectrogram Transformer, by Kaldi's definition.
 
-Gong et al., "AST: Audio Spectrogram Transformer" (2021); equal to transformers' `ASTFeatureExtractor` where that does
-without torchaudio.
+Gong et al., "AST: Audio Spectrogram Transformer" (2021); equals transformers' `ASTFeatureExtractor` (its NumPy path).
 """
 
 from collections.abc import Sequence
@@ -19,30 +18,30 @@ MEL_BANDS, FRAMES = 128, 1024
 REVISION = 1
 
 MEAN, HALF_RANGE = -4.2677393, 2 * 4.5689974
-"""AudioSet's mean, and twice its standard deviation: what the published checkpoints were normalised with."""
+"""AudioSet's mean and twice its standard deviation, as used for the published checkpoints."""
 
 _WINDOW_SAMPLES, _HOP_SAMPLES, _FFT_SAMPLES = 400, 160, 512
 _LOWEST_HZ = 20
 _PREEMPHASIS = 0.97
 _FLOOR = float(np.finfo(np.float32).eps)
-_BLOCK_FRAMES = 64  # what is worked on at a time stays in a core's cache
+_BLOCK_FRAMES = 64  # a block fits into a core's cache
 
 
 def filter_banks(waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The normalised filter banks of some clips.
+    """Compute normalised filter banks.
 
-    Computed in double precision (in single precision, quiet bands of real clips are off by 3e-4) and rounded once.
-    Frames past the end of a clip are zero before the normalisation; what lies beyond 1024 frames (10.24 s) is left out.
+    Computed in double precision (single precision is off by 3e-4 in quiet bands) and rounded once. Frames past the end
+    of a clip are zero before normalisation; sound beyond 1024 frames (10.24 s) is cut.
 
     Args:
-        waveforms: (samples,) each, mono, at 16 kHz, of any length from one sample on.
+        waveforms: mono, each (samples,) at 16 kHz with at least one sample.
 
     Returns:
         float32 (clips, 1024, 128), time first.
 
     Raises:
         ClipError (stage `render`): a signal without samples, or with NaN, infinite or absurdly large ones.
-        UsageError: what is no list of mono signals of floats.
+        UsageError: not a list of mono signals of floats.
     """
     if isinstance(waveforms, np.ndarray) and waveforms.ndim < 2:
         raise UsageError("filter_banks takes a list of waveforms: write filter_banks([waveform])")

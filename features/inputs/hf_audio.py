@@ -1,4 +1,4 @@
-"""What a feature extractor of transformers makes of samples. Decode processes import it here, when they need it."""
+"""Audio features of transformers' feature extractors; transformers is imported on first use, in decode workers."""
 
 import json
 import warnings
@@ -9,23 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def extracted(extractor: str, samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
-    """One clip's features, float32, of the shape that the extractor gives.
+def hf_audio_features(extractor: str, samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+    """Compute one clip's features: float32, in the extractor's own shape.
 
     Args:
-        extractor: its configuration as JSON, with `feature_extractor_type`.
-        samples: mono (n,), at its rate, no longer than it hears.
+        extractor: configuration as JSON, with `feature_extractor_type`.
+        samples: mono (n,), no longer than the extractor's window.
+        rate_hz: the extractor's sampling rate.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="At least one mel filter")
-        given = _made(extractor)(samples, sampling_rate=rate_hz, return_tensors="np")
-    name = next(name for name in ("input_features", "input_values") if name in given)
-    return np.asarray(given[name][0], dtype=np.float32)
+        features = _load_extractor(extractor)(samples, sampling_rate=rate_hz, return_tensors="np")
+    name = next(name for name in ("input_features", "input_values") if name in features)
+    return np.asarray(features[name][0], dtype=np.float32)
 
 
 @lru_cache(maxsize=4)
-def _made(extractor: str) -> Any:
+def _load_extractor(extractor: str) -> Any:
     import transformers
 
-    described = json.loads(extractor)
-    return getattr(transformers, described["feature_extractor_type"]).from_dict(described)
+    configuration = json.loads(extractor)
+    return getattr(transformers, configuration["feature_extractor_type"]).from_dict(configuration)

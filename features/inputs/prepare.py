@@ -12,8 +12,8 @@ from avfuse.features import archives
 from avfuse.features.audio_images import render
 from avfuse.features.errors import ClipError
 from avfuse.features.inputs.filter_bank import filter_banks
-from avfuse.features.inputs.hf_audio import extracted
-from avfuse.features.inputs.resize import fit_frame, fit_image
+from avfuse.features.inputs.hf_audio import hf_audio_features
+from avfuse.features.inputs.resize import resize_and_crop, resize_image
 from avfuse.features.media import DEFAULT_READER, Media, MediaFile, Waveform
 from avfuse.features.spec import (
     AnyInput,
@@ -28,29 +28,32 @@ from avfuse.features.spec import (
 
 @dataclass(frozen=True)
 class NoAudio:
-    """The clip has no audio stream: not a failure, and no feature either."""
+    """The clip has no audio stream: no feature, but not a failure."""
 
 
 Outcome = NDArray[Any] | NoAudio | ClipError
-"""What became of one input, or one feature, of one clip."""
+"""Result of one input, or one feature, of one clip."""
 
 
-class Prepared(NamedTuple):
-    """One clip's inputs in the order asked, and what a user should know of it (a line each)."""
+class PreparedInputs(NamedTuple):
+    """Inputs of one clip."""
 
     outcomes: list[Outcome]
+    """One per input, in the order of the call."""
+
     notes: tuple[str, ...]
+    """Warnings about a clip that is used nevertheless, a line each."""
 
 
 class SharedFile:
-    """The file that the last clip came from, kept open: the clips of one long video come one after the other."""
+    """Keeps the last clip's file open, as the clips of one long video follow each other."""
 
     def __init__(self) -> None:
         self._file: MediaFile | None = None
         self._stamp: tuple[Path, str, int, int] | None = None
 
     def open(self, path: Path, reader: str) -> MediaFile:
-        """The open file, or another in its place. Raises ClipError when it cannot be opened."""
+        """Return the open file, or open another in its place. Raises ClipError when it cannot be opened."""
         stamp = (path, reader, *_stat(path))
         if self._file is None or self._stamp != stamp:
             self.close()
@@ -70,44 +73,48 @@ def prepare(
     end: float | None,
     inputs: Sequence[AnyInput],
     shared: SharedFile | None = None,
-) -> Prepared:
-    """Decode a clip once and make each input asked of it: arrays of `input.shape` and `dtype_of(input)`.
+) -> PreparedInputs:
+    """Decode a clip once and compute its inputs: arrays of `input.shape` and `input_dtype(input)`.
 
-    `shared` keeps the file open for the next clip. Nothing is raised for a broken clip: its ClipError stands in the
-    place of every array it costs. Where no input is asked for, the file is not opened.
+    Args:
+        path, start, end: the clip; seconds, None for the file's own start or end.
+        inputs: specs of the inputs; without any, the file is not opened.
+        shared: keeps the file open for the next clip.
+
+    A broken clip raises nothing: its ClipError takes the place of every input it affects.
     """
     if not inputs:
-        return Prepared([], ())
-    framed = [each for each in inputs if isinstance(each, FramesInput)]
-    heard = len(framed) < len(inputs)
-    reader = framed[0].reader.name if framed else DEFAULT_READER
-    assert all(each.reader.name == reader for each in framed), "one run has one reader"
-    schemes = list(dict.fromkeys(each.sampling for each in framed))
+        return PreparedInputs([], ())
+    frame_inputs = [spec for spec in inputs if isinstance(spec, FramesInput)]
+    needs_audio = len(frame_inputs) < len(inputs)
+    reader = frame_inputs[0].reader.name if frame_inputs else DEFAULT_READER
+    assert all(spec.reader.name == reader for spec in frame_inputs), "one run has one reader"
+    schemes = list(dict.fromkeys(spec.sampling for spec in frame_inputs))
     try:
         if shared is None:
             with MediaFile(path, reader) as file:
-                media = file.read(schemes, audio=heard, start=start, end=end)
+                media = file.read(schemes, audio=needs_audio, start=start, end=end)
         else:
-            media = shared.open(path, reader).read(schemes, audio=heard, start=start, end=end)
+            media = shared.open(path, reader).read(schemes, audio=needs_audio, start=start, end=end)
     except ClipError as error:
-        return Prepared([error for _ in inputs], ())
-    fitted = _Fitted()
-    pictures = _draw(media, [each for each in inputs if isinstance(each, ImageInput)])
+        return PreparedInputs([error for _ in inputs], ())
+    resized = _ResizedFrames()
+    images = _draw_images(media, [spec for spec in inputs if isinstance(spec, ImageInput)])
     outcomes: list[Outcome] = []
-    for each in inputs:
-        if isinstance(each, FramesInput):
-            outcomes.append(_stack(media, each, fitted))
-        elif isinstance(each, ImageInput):
-            outcomes.append(pictures[each])
+    for spec in inputs:
+        if isinstance(spec, FramesInput):
+            outcomes.append(_stack_frames(media, spec, resized))
+        elif isinstance(spec, ImageInput):
+            outcomes.append(images[spec])
         else:
-            assert not isinstance(each, ImportedInput), "what was imported is not made here"
-            outcomes.append(_heard(media, each))
-    return Prepared(outcomes, media.notes)
+            assert not isinstance(spec, ImportedInput), "imported features have no input"
+            outcomes.append(_audio_input(media, spec))
+    return PreparedInputs(outcomes, media.notes)
 
 
-def dtype_of(taken: AnyInput) -> type[np.uint8 | np.float32]:
-    """How an input's values come."""
-    return np.uint8 if isinstance(taken, FramesInput | ImageInput) else np.float32
+def input_dtype(spec: AnyInput) -> type[np.uint8 | np.float32]:
+    """dtype of an input's array."""
+    return np.uint8 if isinstance(spec, FramesInput | ImageInput) else np.float32
 
 
 def _stat(path: Path) -> tuple[int, int]:
@@ -119,58 +126,59 @@ def _stat(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _sound(media: Media) -> Waveform | NoAudio | ClipError:
+def _waveform(media: Media) -> Waveform | NoAudio | ClipError:
     if not media.has_audio:
         return NoAudio()
     return media.waveform or media.waveform_error or ClipError("decode", "the audio stream gives no samples")
 
 
-def _draw(media: Media, inputs: Sequence[ImageInput]) -> dict[ImageInput, Outcome]:
-    sound = _sound(media)
-    if not isinstance(sound, Waveform):
-        return dict.fromkeys(inputs, sound)
-    drawn: dict[ImageInput, Outcome] = {}
-    for style, size in {(each.style, (each.height, each.width)) for each in inputs}:
-        alike = [each for each in inputs if (each.style, each.height, each.width) == (style, *size)]
-        names = list(dict.fromkeys(each.representation for each in alike))
+def _draw_images(media: Media, inputs: Sequence[ImageInput]) -> dict[ImageInput, Outcome]:
+    """Audio images of one clip; those of one style and size share their spectral features."""
+    waveform = _waveform(media)
+    if not isinstance(waveform, Waveform):
+        return dict.fromkeys(inputs, waveform)
+    outcomes: dict[ImageInput, Outcome] = {}
+    for style, size in {(spec.style, (spec.height, spec.width)) for spec in inputs}:
+        group = [spec for spec in inputs if (spec.style, spec.height, spec.width) == (style, *size)]
+        names = list(dict.fromkeys(spec.representation for spec in group))
         try:
-            pictures = render(sound.samples, sound.rate_hz, style=style, size=size, representations=names)
+            images = render(waveform.samples, waveform.rate_hz, style=style, size=size, representations=names)
         except ClipError as error:
-            drawn.update(dict.fromkeys(alike, error))
+            outcomes.update(dict.fromkeys(group, error))
         else:
-            drawn.update({each: fit_image(pictures[each.representation], each.preprocess) for each in alike})
-    return drawn
+            outcomes.update({spec: resize_image(images[spec.representation], spec.preprocess) for spec in group})
+    return outcomes
 
 
-def _heard(media: Media, wanted: FilterBankInput | SoundInput) -> Outcome:
-    sound = _sound(media)
-    if not isinstance(sound, Waveform):
-        return sound
+def _audio_input(media: Media, spec: FilterBankInput | SoundInput) -> Outcome:
+    waveform = _waveform(media)
+    if not isinstance(waveform, Waveform):
+        return waveform
     try:
-        samples = sound.at_rate(wanted.rate_hz).samples
-        if isinstance(wanted, FilterBankInput):
+        samples = waveform.at_rate(spec.rate_hz).samples
+        if isinstance(spec, FilterBankInput):
             return filter_banks([samples])[0]
-        return extracted(wanted.extractor, samples[: round(wanted.seconds * wanted.rate_hz)], wanted.rate_hz)
+        return hf_audio_features(spec.extractor, samples[: round(spec.seconds * spec.rate_hz)], spec.rate_hz)
     except ClipError as error:
         return error
 
 
-class _Fitted:
-    """Frames at the size that backbones take: each frame is resized once per size, whoever asks for it."""
+class _ResizedFrames:
+    """Frames at the sizes that backbones take: each frame is resized once per size."""
 
     def __init__(self) -> None:
-        self._done: dict[tuple[int, Preprocess], NDArray[np.uint8]] = {}
+        self._frames: dict[tuple[int, Preprocess], NDArray[np.uint8]] = {}
 
-    def frame(self, rank: int, pixels: NDArray[np.uint8], wanted: Preprocess) -> NDArray[np.uint8]:
-        key = (rank, wanted.geometry)
-        if key not in self._done:
-            self._done[key] = fit_frame(pixels, wanted)
-        return self._done[key]
+    def frame(self, rank: int, pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
+        key = (rank, preprocess.geometry)
+        if key not in self._frames:
+            self._frames[key] = resize_and_crop(pixels, preprocess)
+        return self._frames[key]
 
 
-def _stack(media: Media, wanted: FramesInput, fitted: _Fitted) -> Outcome:
-    frames = media.by_scheme.get(wanted.sampling)
+def _stack_frames(media: Media, spec: FramesInput, resized: _ResizedFrames) -> Outcome:
+    frames = media.by_scheme.get(spec.sampling)
     if frames is None:
         return media.frames_error or ClipError("decode", "no video frames")
     pixels = frames.distinct
-    return np.stack([fitted.frame(rank, pixels[rank], wanted.preprocess) for rank in frames.indices.tolist()])
+    return np.stack([resized.frame(rank, pixels[rank], spec.preprocess) for rank in frames.indices.tolist()])

@@ -1,4 +1,4 @@
-"""Pixels at the size that a backbone takes, byte for byte as the library that trained it would give them."""
+"""Resizing to a backbone's input size, byte for byte as in the library that trained it."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +15,19 @@ _FILTERS = {
 Pixels = NDArray[np.uint8]
 
 
-def fit_image(pixels: Pixels, preprocess: Preprocess | None) -> Pixels:
-    """The whole of a drawn picture (H, W, 3) at (crop, crop, 3)."""
+def resize_image(pixels: Pixels, preprocess: Preprocess | None) -> Pixels:
+    """Resize an audio image (H, W, 3) to (crop, crop, 3)."""
     if preprocess is None or pixels.shape[:2] == (preprocess.crop, preprocess.crop):
         return pixels
     side = (preprocess.crop, preprocess.crop)
     return np.asarray(Image.fromarray(pixels).resize(side, _FILTERS[preprocess.interpolation]))
 
 
-def fit_frame(pixels: Pixels, preprocess: Preprocess) -> Pixels:
-    """A frame (H, W, 3) resized, then its centre (crop, crop, 3).
+def resize_and_crop(pixels: Pixels, preprocess: Preprocess) -> Pixels:
+    """Resize a frame (H, W, 3) and take its centre (crop, crop, 3).
 
-    With antialiasing, to the byte what torchvision's Resize and CenterCrop give of a PIL image. (Resizing only what
-    survives the crop is faster and off by a level here and there.) Without, what its Resize(antialias=False) gives of a
-    tensor.
+    With antialiasing, equal to torchvision's Resize and CenterCrop of a PIL image. (Resizing what survives the crop
+    is faster, but off by a level here and there.) Without, equal to its Resize(antialias=False) of a tensor.
     """
     height, width = pixels.shape[:2]
     new_height, new_width = _resized(height, width, preprocess)
@@ -51,7 +50,7 @@ def _resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]
         return preprocess.resize
     shorter = min(height, width)
     # One division, as torchvision has it: the last digit decides which integer comes out.
-    new_height, new_width = (int(preprocess.resize * each / shorter) for each in (height, width))
+    new_height, new_width = (int(preprocess.resize * side / shorter) for side in (height, width))
     return max(preprocess.resize, new_height), max(preprocess.resize, new_width)
 
 
@@ -59,7 +58,7 @@ _Points = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
 def _points(old: int, new: int, first: int, count: int) -> _Points:
-    """Where points `first` and on of `new` lie among `old`: their neighbours on both sides, and the second's weight."""
+    """Bilinear sampling of positions `first` and on of `new` among `old`: both neighbours, and the second's weight."""
     scale = np.float32(old) / np.float32(new)
     places = np.maximum(
         scale * (np.arange(first, first + count, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0
@@ -70,7 +69,7 @@ def _points(old: int, new: int, first: int, count: int) -> _Points:
 
 
 def _interpolate(pixels: Pixels, rows: _Points, columns: _Points) -> Pixels:
-    """Bilinear, between the four nearest points only."""
+    """Bilinear interpolation between the four nearest points."""
     above, below, down = rows
     left, right, across = columns
     needed, places = np.unique(np.concatenate([above, below]), return_inverse=True)

@@ -1,4 +1,4 @@
-"""What counts as the sound of a clip."""
+"""Validation of waveforms."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,14 +6,14 @@ from numpy.typing import NDArray
 from avfuse.features.errors import ClipError, UsageError
 
 MAX_PEAK = 1e6
-"""Sound lies in [-1, 1]; where samples are this large, they are something else, and their squares overflow."""
+"""Sound lies in [-1, 1]; squares of samples as large as this overflow."""
 
 
 def check_waveform(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
-    """A mono signal as float32 (samples,).
+    """Return a mono signal as float32 (samples,).
 
-    Raises ClipError (stage `render`) when it has no samples, or NaN, infinite or absurdly large ones; UsageError for
-    whole numbers, whose scale nobody knows.
+    Raises ClipError (stage `render`) for no samples, or NaN, infinite or absurdly large ones; UsageError for integers,
+    whose scale is unknown.
     """
     samples = np.asarray(waveform)
     if not np.issubdtype(samples.dtype, np.floating):

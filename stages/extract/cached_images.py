@@ -13,7 +13,7 @@ from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError
 from avfuse.features.feature_names import image_spec
 from avfuse.features.inputs.prepare import NoAudio
-from avfuse.features.inputs.resize import fit_image
+from avfuse.features.inputs.resize import resize_image
 from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput, View
 
 
@@ -54,7 +54,7 @@ class ImageBatch:
             return NoAudio()
         if not loaded.present[index]:
             return ClipError("worker", "its media file was replaced while it was worked on")
-        return fit_image(loaded.data[index].astype(np.uint8, copy=False), image.preprocess)
+        return resize_image(loaded.data[index].astype(np.uint8, copy=False), image.preprocess)
 
 
 def mirror(pixels: NDArray[Any], view: View) -> NDArray[Any]:

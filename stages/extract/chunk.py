@@ -14,7 +14,7 @@ from avfuse.features.cache import ChunkResult, Failure, FeatureStore
 from avfuse.features.cache.fingerprint import Fingerprint
 from avfuse.features.errors import ClipError
 from avfuse.features.feature_names import token_grid
-from avfuse.features.inputs.prepare import NoAudio, Outcome, dtype_of
+from avfuse.features.inputs.prepare import NoAudio, Outcome, input_dtype
 from avfuse.features.spec import AnyInput, FeatureSpec, ImageInput, Precision, Preprocess, View, preprocess_of
 from avfuse.stages.extract.cached_images import CachedImages, ImageBatch, mirror
 from avfuse.stages.extract.encode import (
@@ -91,7 +91,7 @@ class ChunkEncoder:
             if key not in self._batchers:
                 size = batch_size(spec.input, device)
                 self._batchers[key] = Batcher(
-                    encoders[network], key.normalisation, key.shape, dtype_of(spec.input), size, device
+                    encoders[network], key.normalisation, key.shape, input_dtype(spec.input), size, device
                 )
 
     def run(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from avfuse.features.audio_images.registry import OWN_FILES
+from avfuse.features.audio_images.registry import PLUGIN_FILES
 from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError, UsageError
 from avfuse.features.inputs.prepare import Outcome
@@ -92,7 +92,7 @@ class DecodePool:
             max_workers=workers,
             max_tasks=tasks_per_process,
             initializer=worker.start_worker,
-            initargs=(limits.memory_bytes, os.environ.get(OWN_FILES, "")),
+            initargs=(limits.memory_bytes, os.environ.get(PLUGIN_FILES, "")),
             context=context,
         )
 

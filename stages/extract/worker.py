@@ -15,10 +15,10 @@ import threadpoolctl
 from librosa.feature import mfcc  # noqa: F401  (librosa loads its parts on first use: once, before workers fork)
 from numpy.typing import NDArray
 
-from avfuse.features.audio_images.registry import OWN_FILES
+from avfuse.features.audio_images.registry import PLUGIN_FILES
 from avfuse.features.clips import Clip
 from avfuse.features.errors import ClipError
-from avfuse.features.inputs.prepare import NoAudio, Outcome, SharedFile, dtype_of, prepare
+from avfuse.features.inputs.prepare import NoAudio, Outcome, SharedFile, input_dtype, prepare
 from avfuse.features.spec import AnyInput
 
 Status = NoAudio | ClipError | None
@@ -45,7 +45,7 @@ def start_worker(memory_bytes: int, audio_image_files: str) -> None:
     memory_bytes: how much it may allocate beyond its own. audio_image_files: the parent's AVFUSE_AUDIO_IMAGES, which a
     worker does not inherit when its forkserver was started before.
     """
-    os.environ[OWN_FILES] = audio_image_files
+    os.environ[PLUGIN_FILES] = audio_image_files
     threadpoolctl.threadpool_limits(1)
     limit_memory(memory_bytes)
 
@@ -101,7 +101,7 @@ def slot_views(slot: SharedMemory, inputs: Sequence[AnyInput]) -> list[NDArray[A
     assert slot.buf is not None, "the slot is closed"
     views, offset = [], 0
     for needed in inputs:
-        views.append(np.ndarray(needed.shape, dtype=dtype_of(needed), buffer=slot.buf, offset=offset))
+        views.append(np.ndarray(needed.shape, dtype=input_dtype(needed), buffer=slot.buf, offset=offset))
         offset += _aligned_bytes(needed)
     return views
 
@@ -111,5 +111,5 @@ def slot_bytes(inputs: Sequence[AnyInput]) -> int:
 
 
 def _aligned_bytes(needed: AnyInput) -> int:
-    size = math.prod(needed.shape) * np.dtype(dtype_of(needed)).itemsize
+    size = math.prod(needed.shape) * np.dtype(input_dtype(needed)).itemsize
     return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -40,10 +40,10 @@ def own_files(environment: Mapping[str, str]) -> Iterator[None]:
                 patch.setenv(name, value)
         for module, registry in REGISTRIES:
             patch.setattr(module, registry, dict(getattr(module, registry)))
-            module._register_users_own.cache_clear()
+            module._register_plugins.cache_clear()
         yield
     for module, _ in REGISTRIES:
-        module._register_users_own.cache_clear()
+        module._register_plugins.cache_clear()
 
 
 def run_here(arguments: list[str], folder: Path, environment: Mapping[str, str]) -> Answer:

@@ -21,8 +21,8 @@ from avfuse.features.backbones.loading import first_line
 from avfuse.features.backbones.registry import Backbone, Encoded, Grid, InputKind, SoundExtractor
 from avfuse.features.backbones.weights import Checkpoint, HubFolder, LocalFile, fetch
 from avfuse.features.errors import UsageError
-from avfuse.features.inputs.hf_audio import extracted
-from avfuse.features.inputs.resize import fit_frame
+from avfuse.features.inputs.hf_audio import hf_audio_features
+from avfuse.features.inputs.resize import resize_and_crop
 from avfuse.features.spec import Preprocess
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ def _check_processor(name: str, processor: Any, preprocess: Preprocess, is_video
     expected = np.asarray(next(iter(output.values())), dtype=np.float64)
     expected = expected.reshape(-1, *expected.shape[-3:])[0].transpose(1, 2, 0)
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)
-    actual = fit_frame(frame, preprocess)
+    actual = resize_and_crop(frame, preprocess)
     if expected.shape != actual.shape or np.abs(expected * std + mean - actual).max() > 2.01:
         raise UsageError(
             f"{PREFIX}:{name}: its processor ({type(processor).__name__}) does more than resize, crop and normalise, "
@@ -350,7 +350,9 @@ def _sound_extractor(name: str, extractor: Any) -> SoundExtractor:
     rate = int(extractor.sampling_rate)
     seconds = _longest_input(extractor)
     text = json.dumps(config, sort_keys=True)
-    shapes = {extracted(text, np.zeros(round(rate * share * seconds), np.float32), rate).shape for share in (0.1, 1.0)}
+    shapes = {
+        hf_audio_features(text, np.zeros(round(rate * share * seconds), np.float32), rate).shape for share in (0.1, 1.0)
+    }
     if len(shapes) > 1:
         raise UsageError(
             f"{PREFIX}:{name}: the output of its feature extractor ({type(extractor).__name__}) grows with the length "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from avfuse.features.errors import UsageError
 from avfuse.features.name_rules import check_name
-from avfuse.features.plugins import run_own_files
+from avfuse.features.plugins import run_plugin_files
 from avfuse.stages.fuse.config import Recipe, Settings
 from avfuse.stages.fuse.data.shapes import InputLayout, ModalityShape
 from avfuse.stages.fuse.data.targets import Targets
@@ -174,7 +174,7 @@ def register_head(name: str, *, modalities: tuple[str, ...], summary: str) -> Ca
 STANDARD = ("audio", "video", "average", "mlp", "crossattn", "bottleneck")
 """The heads of FUSION=all: they take any features."""
 
-OWN_FILES, ENTRY_POINTS = "AVFUSE_HEADS", "avfuse.heads"
+PLUGIN_FILES, ENTRY_POINTS = "AVFUSE_HEADS", "avfuse.heads"
 _ORDER = (
     "audio",
     "mat",
@@ -193,13 +193,13 @@ _ORDER = (
 
 def head_names() -> list[str]:
     """Registered heads in the order of tables: single modalities, late fusion, then joint heads."""
-    _register_users_own()
+    _register_plugins()
     return sorted(_HEADS, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
 
 
 def get_head(name: str) -> type[Head]:
     """The class of a registered head. Raises UsageError that lists the known heads."""
-    _register_users_own()
+    _register_plugins()
     if name not in _HEADS:
         raise UsageError(
             f"unknown fusion '{name}': choose from {', '.join(head_names())}, all, or a head of your "
@@ -229,9 +229,9 @@ def build_head(
 
 
 @lru_cache
-def _register_users_own() -> None:
+def _register_plugins() -> None:
     """Import installed packages' entry points of the group `avfuse.heads` and the Python files in AVFUSE_HEADS: both
     call `register_head` themselves."""
     for point in entry_points(group=ENTRY_POINTS):
         point.load()
-    run_own_files(OWN_FILES)
+    run_plugin_files(PLUGIN_FILES)

@@ -13,7 +13,7 @@ from avfuse.features import backbones
 from avfuse.features.backbones.loading import calibrate_batch_norms, load, make, noise
 from avfuse.features.backbones.weights import RANDOM, Weights, file_sha256
 from avfuse.features.inputs.filter_bank import filter_banks
-from avfuse.features.inputs.resize import fit_frame
+from avfuse.features.inputs.resize import resize_and_crop
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_timesformer_is_transformers_from_the_frames_on() -> None:
     network = make(backbone).eval()
     with torch.inference_mode():
         expected = network(given).last_hidden_state
-    pixels = torch.from_numpy(np.stack([fit_frame(frame, backbone.preprocess) for frame in frames])[None])
+    pixels = torch.from_numpy(np.stack([resize_and_crop(frame, backbone.preprocess) for frame in frames])[None])
     ours = load(backbone, RANDOM, "cpu")(pixels, backbone.preprocess)
     # Their processor resizes tensors, ours Pillow pictures: here and there a pixel is a level off.
     assert (ours.tokens - expected).norm() < 2e-3 * expected.norm()

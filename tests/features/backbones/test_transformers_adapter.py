@@ -18,7 +18,7 @@ from avfuse.features import backbones
 from avfuse.features.backbones import WeightsChoice
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
-from avfuse.features.inputs.hf_audio import extracted
+from avfuse.features.inputs.hf_audio import hf_audio_features
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SQUARE = {"height": 32, "width": 32}
@@ -158,7 +158,7 @@ def test_transformers_sounds(make: Made, tmp_path: Path) -> None:
         pooled = model.get_encoder()(given["input_features"]).last_hidden_state.mean(dim=1)
     else:
         pooled = model.audio_spectrogram_transformer(given["input_values"]).pooler_output
-    ours = extracted(spec.input.extractor, short, rate)
+    ours = hf_audio_features(spec.input.extractor, short, rate)
     assert ours.shape == spec.input.shape
     encoded = encode(name, torch.from_numpy(ours)[None])
     close(encoded.pooled, pooled.flatten(1))

@@ -8,7 +8,7 @@ from torchvision.transforms import functional
 
 from avfuse.features import backbones
 from avfuse.features.backbones import Backbone
-from avfuse.features.inputs.resize import fit_frame
+from avfuse.features.inputs.resize import resize_and_crop
 from avfuse.features.spec import Preprocess
 
 SIZES = [(240, 320), (568, 320), (256, 256), (50, 50), (360, 480), (1080, 1920), (239, 321), (97, 301)]
@@ -23,7 +23,7 @@ def frame(height: int, width: int) -> np.ndarray:
 def normalised(backbone: Backbone, pixels: np.ndarray) -> np.ndarray:
     assert backbone.preprocess is not None
     mean, std = (np.array(each, dtype=np.float32) for each in (backbone.preprocess.mean, backbone.preprocess.std))
-    return ((fit_frame(pixels, backbone.preprocess) - mean) / std).transpose(2, 0, 1)
+    return ((resize_and_crop(pixels, backbone.preprocess) - mean) / std).transpose(2, 0, 1)
 
 
 def same_but_for_halves(ours: np.ndarray, theirs: np.ndarray, share: float = 1e-4) -> None:
@@ -41,7 +41,7 @@ def test_resize_and_crop_are_torchvisions(height: int, width: int, interpolation
     mode = functional.InterpolationMode(interpolation)
     resized = functional.resize(Image.fromarray(pixels), [256], interpolation=mode)
     expected = np.asarray(functional.center_crop(resized, [224, 224]))
-    np.testing.assert_array_equal(fit_frame(pixels, preprocess), expected)
+    np.testing.assert_array_equal(resize_and_crop(pixels, preprocess), expected)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -52,7 +52,7 @@ def test_without_antialiasing_it_is_torchvisions_of_tensors(height: int, width: 
     )
     resized = functional.resize(torch.from_numpy(pixels).permute(2, 0, 1), [256], antialias=False)
     expected = functional.center_crop(resized, [224, 224]).permute(1, 2, 0).numpy()
-    same_but_for_halves(fit_frame(pixels, preprocess), expected)
+    same_but_for_halves(resize_and_crop(pixels, preprocess), expected)
 
 
 @pytest.mark.parametrize(

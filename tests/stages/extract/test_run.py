@@ -21,7 +21,7 @@ from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
 from avfuse.features.inputs import prepare as preparing
 from avfuse.features.inputs.prepare import prepare
-from avfuse.features.inputs.resize import fit_frame as real_fit
+from avfuse.features.inputs.resize import resize_and_crop as real_fit
 from avfuse.features.media import write_video
 from avfuse.stages.device import choose_device, choose_devices, device_memory_bytes
 from avfuse.stages.extract import plan as planning
@@ -210,7 +210,9 @@ def test_a_frame_wanted_at_one_size_by_several_features_is_resized_once(
     media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr(preparing, "fit_frame", lambda pixels, wanted: calls.append(1) or real_fit(pixels, wanted))
+    monkeypatch.setattr(
+        preparing, "resize_and_crop", lambda pixels, wanted: calls.append(1) or real_fit(pixels, wanted)
+    )
     asked = [resolve(["lite:frames"], sampling=scheme)[0].input for scheme in ("uniform:3", "uniform:9", "uniform:3")]
     few, many, again = prepare(media / "good.avi", None, None, asked).outcomes
     assert len(calls) == 9  # the three are among the nine

@@ -11,7 +11,7 @@ from avfuse.features.backbones import get_backbone
 from avfuse.features.backbones.loading import load
 from avfuse.features.backbones.models.efficientnet_lite import EfficientNetLite0, SamePadConv2d, fold_batch_norms
 from avfuse.features.backbones.weights import find_weights
-from avfuse.features.inputs.resize import fit_frame
+from avfuse.features.inputs.resize import resize_and_crop
 
 LITE = get_backbone("lite")
 ESPRESSO, TABBY_TIGER_EGYPTIAN_CATS = 967, {281, 282, 285}
@@ -26,7 +26,7 @@ def network() -> EfficientNetLite0:
 
 @torch.inference_mode()
 def probabilities(network: EfficientNetLite0, photo: np.ndarray) -> torch.Tensor:
-    pixels = torch.tensor(fit_frame(photo, LITE.preprocess)).permute(2, 0, 1)[None].float()
+    pixels = torch.tensor(resize_and_crop(photo, LITE.preprocess)).permute(2, 0, 1)[None].float()
     return network((pixels - LITE.preprocess.mean[0]) / LITE.preprocess.std[0]).softmax(dim=1)[0]
 
 

@@ -79,12 +79,12 @@ def old_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[H
     monkeypatch.setattr(base, "_HEADS", dict(base._HEADS))
     (tmp_path / "old_gate.py").write_text(HEAD)
     monkeypatch.setenv("AVFUSE_HEADS", str(tmp_path / "old_gate.py"))
-    base._register_users_own.cache_clear()
+    base._register_plugins.cache_clear()
     with pytest.warns(FutureWarning) as warned:
         head = get_head("old_gate")
     assert_names(warned, NEW)
     yield head
-    base._register_users_own.cache_clear()
+    base._register_plugins.cache_clear()
 
 
 def assert_names(warned: pytest.WarningsRecorder, new_names: list[str]) -> None:
