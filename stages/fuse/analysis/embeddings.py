@@ -1,4 +1,4 @@
-"""Where audio-video contrast has brought clips together: the vectors of their sound and of their picture."""
+"""Embeddings of clips by heads trained with audio-video contrast: a vector of their sound and one of their picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,71 +25,71 @@ if not TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Clips in the common space of one head, `audio` and `video` by name.
-
-    vectors: float32 (n, 256) of unit length, never NaN. What stands in the rows of clips without the modality means
-        nothing.
-    has: bool (n,), which clips have the modality.
-    """
+    """Clips in the joint embedding of one head, `audio` and `video` by name."""
 
     vectors: Mapping[str, NDArray[np.float32]]
+    """(n, 256) of unit length, never NaN; rows of clips without the modality mean nothing."""
     has: Mapping[str, NDArray[np.bool_]]
+    """(n,), which clips have the modality."""
 
 
 def contrastive_rows(run: Run) -> dict[str, list[SeedResult]]:
     """The rows of a run that have embeddings. Raises UsageError where there is none."""
-    found = {row: heads for row, heads in run.heads.items() if heads[0].described["recipe"]["avc"]}
-    if not found:
+    rows = {row: results for row, results in run.heads.items() if results[0].described["recipe"]["avc"]}
+    if not rows:
         raise UsageError(
             f"{run.folder}: {', '.join(run.heads)} was trained without audio-video contrast: train with --set avc=0.5"
         )
-    return found
+    return rows
 
 
 def split_indices(data: FusionData, split: str) -> Tensor:
-    """Indices, int64 (n,), of `test` clips, of those that heads were trained on (`train`), or of `all` these."""
+    """Indices, int64 (n,), of clips of a split: `test`, `train` (all that heads were trained on), or `all` of these."""
     fitted = torch.cat([data.train, data.validation])
     parts = {"test": data.test, "train": fitted, "all": torch.cat([fitted, data.test])}
     return parts[split].sort().values
 
 
 def embed_clips(heads: Sequence[SeedResult], data: FusionData, clips: Tensor) -> list[Embeddings]:
-    """The clips at the indices given, int64 (n,), as each saved head embeds them. heads: seeds of one row. data: what
-    their run was trained on.
+    """Embed clips with each saved head.
 
-    Raises UsageError where the row was trained without audio-video contrast, where weights are gone, damaged or not
-    finite, and for other clips or features than it was trained on.
+    Args:
+        heads: seeds of one row.
+        data: the data that their run was trained on.
+        clips: int64 (n,), indices.
+
+    Raises:
+        UsageError: the row was trained without audio-video contrast, weights are missing, damaged or not finite, or
+            the data are not those that it was trained on.
     """
-    loaded = [load_head(one, data) for one in heads]
-    objectives = [load_auxiliary_losses(one, head) for one, head in zip(heads, loaded, strict=True)]
+    restored = [load_head(result, data) for result in heads]
+    losses = [load_auxiliary_losses(result, head) for result, head in zip(heads, restored, strict=True)]
     job = job_from_result(heads[0], data)
     fitted = torch.cat([data.train, data.validation])
     inputs = HeadInputs.of(job.head, job.data, fitted, job.options, job.recipe)
-    found = [
-        embed_with_head(head, objective, inputs, clips) for head, objective in zip(loaded, objectives, strict=True)
-    ]
-    for one, each in zip(heads, found, strict=True):
-        if not all(np.isfinite(vectors).all() for vectors in each.vectors.values()):
-            raise UsageError(f"{one.files.stem} gives no numbers: its training diverged, try a lower lr")
-    return found
+    embeddings = [embed_with_head(head, of_head, inputs, clips) for head, of_head in zip(restored, losses, strict=True)]
+    for result, of_head in zip(heads, embeddings, strict=True):
+        if not all(np.isfinite(vectors).all() for vectors in of_head.vectors.values()):
+            raise UsageError(f"{result.files.stem} gives no numbers: its training diverged, try a lower lr")
+    return embeddings
 
 
 @torch.inference_mode()
-def embed_with_head(head: Head, objective: AuxiliaryLosses, inputs: HeadInputs, clips: Tensor) -> Embeddings:
-    """The clips at the indices given, int64 (n,), in evaluation mode: what audio-video contrast compares of them. Where
-    temporal windows are averaged at test, the direction of the mean of their vectors."""
+def embed_with_head(head: Head, losses: AuxiliaryLosses, inputs: HeadInputs, clips: Tensor) -> Embeddings:
+    """Embed clips (n,) in evaluation mode, as audio-video contrast compares them. Where temporal windows are averaged at
+    test, the direction of the mean of their vectors."""
     head.eval()
     vectors: dict[str, Tensor] = {}
     has: dict[str, Tensor] = {}
-    for where, passes in inputs.evaluation_batches(clips):
-        every = [objective.embed(head(batch.prepared, batch.present), batch) for batch in passes]
+    for positions, views in inputs.evaluation_batches(clips):
+        embedded = [losses.embed(head(batch.prepared, batch.present), batch) for batch in views]
         for name in ("audio", "video"):
-            its = [getattr(each, name) for each in every]
-            mean = its[0] if len(its) == 1 else F.normalize(torch.stack(its).mean(dim=0), dim=1)
-            vectors.setdefault(name, mean.new_empty(len(clips), mean.shape[1]))[where] = mean
-            of_clips = getattr(every[0], f"has_{name}")
-            has.setdefault(name, of_clips.new_empty(len(clips)))[where] = of_clips
+            of_views = [getattr(of_view, name) for of_view in embedded]
+            mean = of_views[0] if len(of_views) == 1 else F.normalize(torch.stack(of_views).mean(dim=0), dim=1)
+            vectors.setdefault(name, mean.new_empty(len(clips), mean.shape[1]))[positions] = mean
+            mask = getattr(embedded[0], f"has_{name}")
+            has.setdefault(name, mask.new_empty(len(clips)))[positions] = mask
     return Embeddings(
-        {name: each.float().cpu().numpy() for name, each in vectors.items()},
-        {name: each.cpu().numpy() for name, each in has.items()},
+        {name: of_modality.float().cpu().numpy() for name, of_modality in vectors.items()},
+        {name: mask.cpu().numpy() for name, mask in has.items()},
     )

@@ -1,4 +1,4 @@
-"""Search between modalities: pictures by sound and sounds by picture, and how often it finds what belongs together."""
+"""Retrieval between modalities: pictures by sound and sounds by picture, and how well it finds partners."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,124 +19,127 @@ if not TYPE_CHECKING:
     __getattr__ = renamed(__name__, {"retrieval": "evaluate_retrieval", "nearest": "nearest_clips"})
 
 OTHER_MODALITY: Mapping[str, str] = {"audio": "video", "video": "audio"}
-"""By the modality of a query, that of what is found."""
+"""By the modality of a query, that of the candidates."""
 
 CUTOFFS = (1, 5, 10)
-"""How many of the nearest are looked at."""
+"""k of recall@k and precision@k."""
 
 DECIMALS = 6
-"""Similarities that agree in so many are equal: what differs by less is rounding, as of clips that are all silent."""
+"""Similarities equal to so many decimals are ties: smaller differences are rounding, as between silent clips."""
 
 _BYTES = 2**26
-"""Of similarities that are there at once."""
+"""Limit of similarities in memory at once."""
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """One way of searching, every clip with both modalities being a query once. `source` is the modality of queries,
-    and all `candidates` clips that have the other one are ranked.
-
-    queries: a line a query. `clip`, where it stands among the clips given; `nearer`, how many candidates are nearer
-        than its own partner; `tied`, how many are as near, the partner among them; `rank` of the partner, the middle of
-        those that are tied; `precision@k` of the k nearest.
-    measures: a line a measure. `measure`; its `value` with its 95 % interval over groups of queries, `low` and `high`;
-        `chance`, what candidates in random order give. All are shares of 1 but for the median rank.
-    """
+    """One direction of search, in which every clip with both modalities is a query once."""
 
     source: str
+    """The modality of queries."""
     candidates: int
+    """All clips that have the other modality."""
     queries: pd.DataFrame
+    """A line per query: `clip`, its position among the clips given; `nearer`, how many candidates are nearer than its
+    own partner; `tied`, how many are as near, the partner included; `rank` of the partner, the middle of the tied ones;
+    `precision@k` of the k nearest."""
     measures: pd.DataFrame
+    """A line per `measure`: its `value` with its 95 % interval over groups of queries, `low` and `high`; `chance`, the
+    value of candidates in random order. Shares of 1 but for the median rank."""
 
 
-def cosine_similarity(every: Sequence[Embeddings], source: str, queries: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Cosines of the clips at the indices `queries` (q,), in the modality `source`, with all clips in the other one,
-    averaged over heads. (q, n); what stands in columns of clips without that modality means nothing."""
-    total = np.zeros((len(queries), len(every[0].has[source])))
-    for each in every:
-        total += each.vectors[source][queries].astype(np.float64) @ each.vectors[OTHER_MODALITY[source]].T.astype(
-            np.float64
-        )
-    return np.round(total / len(every), DECIMALS)
+def cosine_similarity(embeddings: Sequence[Embeddings], source: str, queries: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Cosines of query clips in the modality `source` with all clips in the other one, averaged over heads.
+
+    queries: (q,), indices. -> (q, n); columns of clips without that modality mean nothing.
+    """
+    other = OTHER_MODALITY[source]
+    total = np.zeros((len(queries), len(embeddings[0].has[source])))
+    for of_head in embeddings:
+        total += of_head.vectors[source][queries].astype(np.float64) @ of_head.vectors[other].T.astype(np.float64)
+    return np.round(total / len(embeddings), DECIMALS)
 
 
 def evaluate_retrieval(
-    every: Sequence[Embeddings], source: str, truth: Sequence[Truth], groups: NDArray[np.object_]
+    embeddings: Sequence[Embeddings], source: str, truth: Sequence[Truth], groups: NDArray[np.object_]
 ) -> Retrieval:
-    """How well clips find their own partners, and others of their class.
+    """Measure how well clips retrieve their own partners, and others of their class.
 
-    Ties are counted as what random order would give on average, so that embeddings which tell nothing come out at
-    chance. With `a` candidates nearer than the partner and `t` as near as it, the partner among these:
+    Ties count as random order would on average, so that embeddings which tell nothing come out at chance. With `a`
+    candidates nearer than the partner and `t` as near, the partner included:
 
     * `recall@k`: (k - a) / t, from 0 to 1, is the share of orders in which the partner is among the k nearest.
     * `mean reciprocal rank`: the mean of 1 / (a + 1), ..., 1 / (a + t).
     * `median rank`: of a + (t + 1) / 2. Its interval has all ranks m for which the interval of the share of ranks up to
-      m holds one half.
-    * `precision@k`: the share of the k nearest that are of the query's class, its own partner among them; of those tied
-      at the end, as many as there is room for. Of one class are clips that agree in every target, or where a target has
-      several classes share one.
+      m contains one half.
+    * `precision@k`: the share of the k nearest that are of the query's class, its own partner included; of those tied
+      at the end, as many as there is room for. Clips are of one class if they agree in every target, or where a target
+      has several classes share one.
 
-    What has a larger k than there are candidates is left out. Intervals are those of `statistics.interval` for these
+    Measures with k above the number of candidates are left out. Intervals are those of `statistics.interval` for these
     very heads, on new groups of clips.
 
     Args:
-        every: the same clips embedded by each seed of a row.
+        embeddings: the same clips embedded by each seed of a row.
         source: the modality of queries, `audio` or `video`.
-        truth: an array a target for these clips, int64 (n,) or bool (n, C).
+        truth: an array per target for these clips, int64 (n,) or bool (n, C).
         groups: (n,), the group of each clip.
 
-    Raises UsageError where fewer than two clips have both modalities.
+    Raises:
+        UsageError: fewer than two clips have both modalities.
     """
-    candidates = np.flatnonzero(every[0].has[OTHER_MODALITY[source]])
-    queries = np.flatnonzero(every[0].has["audio"] & every[0].has["video"])
+    candidates = np.flatnonzero(embeddings[0].has[OTHER_MODALITY[source]])
+    queries = np.flatnonzero(embeddings[0].has["audio"] & embeddings[0].has["video"])
     if len(queries) < 2:
         raise UsageError(
             f"{len(queries)} of {len(groups)} clips have both sound and picture: name a split with more (--split all)"
         )
     ks = [k for k in CUTOFFS if k <= len(candidates)]
-    found = pd.concat([_ranked(every, source, part, candidates, truth, ks) for part in _parts(queries, len(groups))])
+    ranked = pd.concat(
+        [_rank_partners(embeddings, source, batch, candidates, truth, ks) for batch in _batches(queries, len(groups))]
+    )
     return Retrieval(
         source,
         len(candidates),
-        found.drop(columns="same").reset_index(drop=True),
-        pd.DataFrame(_measures(found, len(candidates), groups[queries], ks)),
+        ranked.drop(columns="same").reset_index(drop=True),
+        pd.DataFrame(_measures(ranked, len(candidates), groups[queries], ks)),
     )
 
 
-def nearest_clips(every: Sequence[Embeddings], source: str, query: int, among: NDArray[np.int64]) -> pd.DataFrame:
+def nearest_clips(embeddings: Sequence[Embeddings], source: str, query: int, among: NDArray[np.int64]) -> pd.DataFrame:
     """The clips at the indices `among` that have the other modality, the nearest to one query first, and equals in the
     order given: `clip`, the index, its `cosine_similarity`, and its `rank`, of equals the middle.
 
     Raises UsageError where there is none, and where the query lacks the modality `source`.
     """
-    if not every[0].has[source][query]:
+    if not embeddings[0].has[source][query]:
         raise UsageError(f"the query has no {source} feature: search --from {OTHER_MODALITY[source]}")
-    candidates = among[every[0].has[OTHER_MODALITY[source]][among]]
+    candidates = among[embeddings[0].has[OTHER_MODALITY[source]][among]]
     if not len(candidates):
         raise UsageError(f"no clip of this split has a feature of {OTHER_MODALITY[source]}: name another (--split all)")
-    similarities = pd.Series(cosine_similarity(every, source, np.array([query]))[0, candidates])
-    found = pd.DataFrame({"clip": candidates, "similarity": similarities, "rank": similarities.rank(ascending=False)})
-    return found.sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
+    similarities = pd.Series(cosine_similarity(embeddings, source, np.array([query]))[0, candidates])
+    ranked = pd.DataFrame({"clip": candidates, "similarity": similarities, "rank": similarities.rank(ascending=False)})
+    return ranked.sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
 
 
-def _parts(queries: NDArray[np.int64], clips: int) -> Iterator[NDArray[np.int64]]:
+def _batches(queries: NDArray[np.int64], clips: int) -> Iterator[NDArray[np.int64]]:
     size = max(1, _BYTES // (8 * clips))
     return (queries[start : start + size] for start in range(0, len(queries), size))
 
 
-def _ranked(
-    every: Sequence[Embeddings],
+def _rank_partners(
+    embeddings: Sequence[Embeddings],
     source: str,
     queries: NDArray[np.int64],
     candidates: NDArray[np.int64],
     truth: Sequence[Truth],
     ks: Sequence[int],
 ) -> pd.DataFrame:
-    """Of `Retrieval.queries`, and `same`, the share of candidates that are of a query's class."""
-    similarities = cosine_similarity(every, source, queries)
+    """`Retrieval.queries`, with `same`, the share of candidates of a query's class."""
+    similarities = cosine_similarity(embeddings, source, queries)
     own = similarities[np.arange(len(queries)), queries][:, None]
     similarities = similarities[:, candidates]
-    same = _of_one_class(truth, queries, candidates)
+    same = _same_class(truth, queries, candidates)
     nearer, tied = (similarities > own).sum(axis=1), (similarities == own).sum(axis=1)
     return pd.DataFrame(
         {
@@ -150,21 +153,19 @@ def _ranked(
     )
 
 
-def _of_one_class(
-    truth: Sequence[Truth], queries: NDArray[np.int64], candidates: NDArray[np.int64]
-) -> NDArray[np.bool_]:
+def _same_class(truth: Sequence[Truth], queries: NDArray[np.int64], candidates: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(q, c)."""
     agree = [
-        each[queries, None] == each[candidates]
-        if each.ndim == 1
-        else each[queries].astype(np.float32) @ each[candidates].astype(np.float32).T > 0
-        for each in truth
+        of_target[queries, None] == of_target[candidates]
+        if of_target.ndim == 1
+        else of_target[queries].astype(np.float32) @ of_target[candidates].astype(np.float32).T > 0
+        for of_target in truth
     ]
     return np.logical_and.reduce(agree)  # type: ignore[no-any-return]
 
 
 def _precision(similarities: NDArray[np.float64], same: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
-    """Of each query (q,)."""
+    """(q,)."""
     last = -np.partition(-similarities, k - 1, axis=1)[:, k - 1, None]
     inside, at_the_end = similarities > last, similarities == last
     room = k - inside.sum(axis=1)
@@ -175,7 +176,7 @@ def _precision(similarities: NDArray[np.float64], same: NDArray[np.bool_], k: in
 def _measures(
     queries: pd.DataFrame, candidates: int, groups: NDArray[np.object_], ks: Sequence[int]
 ) -> Iterator[dict[str, str | float]]:
-    """Of `Retrieval.measures`."""
+    """Lines of `Retrieval.measures`."""
     nearer, tied = queries["nearer"].to_numpy(), queries["tied"].to_numpy()
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, candidates + 1))])
     for k in ks:
@@ -196,7 +197,7 @@ def _span(shares: NDArray[np.float64], groups: NDArray[np.object_]) -> Interval:
 
 
 def _median(ranks: NDArray[np.float64], candidates: int, groups: NDArray[np.object_]) -> Interval:
-    """With the bounds at which the intervals of the shares of ranks up to them reach one half."""
+    """Its bounds are the ranks at which the interval of the share of ranks up to them reaches one half."""
     values = np.unique([*ranks, candidates])
 
     def share(value: float) -> Interval:
