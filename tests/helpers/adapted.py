@@ -6,7 +6,7 @@ import torch
 from avfuse.features import backbones
 from avfuse.features.backbones import Encoded, WeightsChoice
 from avfuse.features.backbones.loading import load
-from avfuse.features.inputs.resize import fit_frame
+from avfuse.features.inputs.resize import resize_and_crop
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (120, 171, 3), dtype=np.uint8)
 SAMPLES = np.random.default_rng(1).normal(scale=0.1, size=48_000 * 3).astype(np.float32)
@@ -17,8 +17,8 @@ def prepared(name: str, count: int | None = None) -> torch.Tensor:
     preprocess = backbones.get_backbone(name).preprocess
     assert preprocess is not None
     if count is None:
-        return torch.from_numpy(fit_frame(PIXELS, preprocess)[None].copy())
-    return torch.from_numpy(np.stack([fit_frame(frame, preprocess) for frame in frames(count)])[None])
+        return torch.from_numpy(resize_and_crop(PIXELS, preprocess)[None].copy())
+    return torch.from_numpy(np.stack([resize_and_crop(frame, preprocess) for frame in frames(count)])[None])
 
 
 def frames(count: int) -> list[np.ndarray]:
