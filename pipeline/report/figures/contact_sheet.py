@@ -1,4 +1,4 @@
-"""A clip at one glance: its frames with their times, over its sound on the same timeline; or its audio images."""
+"""Contact sheets of a clip: frames with their times over the sound, or its audio images."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ PAPER, INK, FAINT, ACCENT = "#ffffff", "#202428", "#aab0b6", "#2a6fbb"
 
 
 def draw(media: Media) -> Image.Image:
-    """The frames of a clip, each with its time, and its sound below; a mark in the sound is a frame. RGB.
+    """Frames of a clip with their times over its waveform, where each frame has a mark. RGB.
 
     Raises ClipError where the picture's size changes within the clip.
     """
@@ -47,7 +47,7 @@ def draw(media: Media) -> Image.Image:
 
 
 def draw_images(pictures: Mapping[str, NDArray[np.uint8]], media: Media) -> Image.Image:
-    """Audio images, three in a row and named, over the clip's frames side by side. RGB.
+    """Named audio images, three in a row, over a strip of the clip's frames. RGB.
 
     Over full-bleed pictures and the strip alike, time runs from left to right.
     """
@@ -74,7 +74,7 @@ def draw_images(pictures: Mapping[str, NDArray[np.uint8]], media: Media) -> Imag
 
 
 def _strip(frames: Frames, width: int) -> Image.Image:
-    """Frames side by side, as high as it takes to be so wide together."""
+    """Frames side by side, `width` pixels wide together."""
     count, height, frame_width, _ = frames.pixels.shape
     edges = np.linspace(0, width, count + 1).astype(int).tolist()
     strip = Image.new("RGB", (width, max(1, round(width / count * height / frame_width))))
@@ -91,7 +91,7 @@ def _tiles(frames: Frames) -> list[Image.Image]:
 
 
 def _draw_sound(pen: ImageDraw.ImageDraw, media: Media, box: tuple[int, int, int, int]) -> None:
-    """The envelope of the sound, from the clip's start to its end, and a tick where each frame starts."""
+    """Envelope of the sound from the clip's start to its end, with a tick at each frame's start."""
     assert media.waveform is not None
     waveform = media.waveform
     left, top, right, bottom = box

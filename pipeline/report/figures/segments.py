@@ -1,4 +1,4 @@
-"""The segments of a filter bank that masked learning hides, as a picture."""
+"""Plot of the filter bank segments that masked learning hides."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Figures of the page, by plotly. Their colours that depend on the theme are set by page.js."""
+"""Plotly figures of the page. Colours that depend on the theme are set by page.js."""
 
 import json
 import math
@@ -14,28 +14,27 @@ from avfuse.pipeline.report.page.colours import RowStyle
 
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 _LOSSES = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
-"""Where a logarithmic axis has ticks."""
+"""Ticks of a logarithmic axis."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure and the table of its numbers. title: of the file it is saved as; words: what it shows, for those who do
-    not see it; height: pixels."""
+    """A figure and the table of its numbers."""
 
-    title: str
-    words: str
+    title: str  # name of the saved file
+    words: str  # description for screen readers
     figure: go.Figure
-    headings: Sequence[str]
+    headings: Sequence[str]  # of the table
     numbers: Sequence[Sequence[str | float | None]]
-    height: int
+    height: int  # pixels
 
     def described(self) -> dict[str, Any]:
-        """As JSON values. What differs with the theme is not in it."""
-        own = json.loads(self.figure.to_json())
+        """The figure as JSON values, without what depends on the theme."""
+        content = json.loads(self.figure.to_json())
         return {
             "title": self.title,
-            "data": own["data"],
-            "layout": {name: value for name, value in own["layout"].items() if name != "template"},
+            "data": content["data"],
+            "layout": {name: value for name, value in content["layout"].items() if name != "template"},
             "headings": list(self.headings),
             "numbers": [list(row) for row in self.numbers],
             "height": self.height,
@@ -44,7 +43,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class ScoreBar:
-    """A score with its interval, shares of 1."""
+    """A score with its 95 % interval, as shares of 1."""
 
     name: str
     score: float
@@ -55,7 +54,7 @@ class ScoreBar:
 def score_bars(
     bars: Sequence[ScoreBar], styles: Mapping[str, RowStyle], measure: str, chance: float, title: str
 ) -> Chart:
-    """A bar a row with its 95 % interval; a dotted line is chance. measure: what the score is called."""
+    """One bar per row with its 95 % interval; a dotted line at chance. measure: name of the score."""
     height = 34 * len(bars) + 96
     values = [100 * bar.score for bar in bars]
     figure = go.Figure(
@@ -106,9 +105,9 @@ def score_bars(
 def learning_curves(
     curves: Mapping[str, Sequence[pd.DataFrame]], styles: Mapping[str, RowStyle], score: str
 ) -> dict[str, Chart]:
-    """`score` and `loss` per epoch. A line is the mean over seeds that still train, its band from the lowest seed to
-    the highest. curves: of each row, a frame a seed as `curve.csv` has it; rows without epochs are left out."""
-    trained = {name: every for name, every in curves.items() if all(len(each) > 1 for each in every)}
+    """`score` and `loss` per epoch: a line is the mean over seeds that still train, its band spans the seeds. Rows
+    without epochs have none. curves: one frame per seed of each row, as in `curve.csv`."""
+    trained = {name: seeds for name, seeds in curves.items() if all(len(curve) > 1 for curve in seeds)}
     if not trained:
         return {}
     kinds = {
@@ -116,15 +115,15 @@ def learning_curves(
         "loss": [("validation", "validation_loss", 1.0), ("train", "train_loss", 1.0)],
     }
     labels = {"score": f"validation {score} (%)", "loss": "cross-entropy (nats)"}
-    longest = max(len(each) for every in trained.values() for each in every)
+    longest = max(len(curve) for seeds in trained.values() for curve in seeds)
     charts = {}
     for kind, columns in kinds.items():
         figure = go.Figure()
         numbers: list[list[str | float | None]] = []
-        for name, every in trained.items():
+        for name, seeds in trained.items():
             for part, column, scale in columns:
-                table = _over_seeds(every, column, scale)
-                for trace in _lines(name, part, table, styles[name], band=len(every) > 1):
+                table = _over_seeds(seeds, column, scale)
+                for trace in _lines(name, part, table, styles[name], band=len(seeds) > 1):
                     figure.add_trace(trace)
                 numbers += [
                     [name, part, int(epoch), f"{mean:.4g}", f"{low:.4g}", f"{high:.4g}"]
@@ -144,26 +143,26 @@ def learning_curves(
     return charts
 
 
-def _over_seeds(every: Sequence[pd.DataFrame], column: str, scale: float) -> pd.DataFrame:
-    """Mean, lowest and highest of the seeds by epoch, as long as all train."""
-    shared = min(len(each) for each in every)
-    values = scale * np.stack([each[column].to_numpy()[:shared] for each in every])
+def _over_seeds(seeds: Sequence[pd.DataFrame], column: str, scale: float) -> pd.DataFrame:
+    """Mean, lowest and highest seed by epoch, as long as all seeds train."""
+    shared = min(len(curve) for curve in seeds)
+    values = scale * np.stack([curve[column].to_numpy()[:shared] for curve in seeds])
     return pd.DataFrame(
         {"mean": values.mean(axis=0), "low": values.min(axis=0), "high": values.max(axis=0)},
-        index=every[0]["epoch"].to_numpy()[:shared],
+        index=seeds[0]["epoch"].to_numpy()[:shared],
     )
 
 
 def _lines(name: str, part: str, table: pd.DataFrame, style: RowStyle, band: bool) -> list[go.Scatter]:
-    """`meta` says which row and which clips a trace belongs to, for the switches of the page."""
+    """Traces of a row; `meta` names the row and the part of the clips for the page's switches."""
     epochs = table.index.tolist()
     meta = {"row": name, "part": part}
     train = part == "train"
     dash = "dot" if train else style.dash
-    found = []
+    traces = []
     if band:
         red, green, blue = (int(style.colour[start : start + 2], 16) for start in (1, 3, 5))
-        found.append(
+        traces.append(
             go.Scatter(
                 x=[*epochs, *reversed(epochs)],
                 y=_rounded([*table["high"], *reversed(table["low"].tolist())]),
@@ -175,7 +174,7 @@ def _lines(name: str, part: str, table: pd.DataFrame, style: RowStyle, band: boo
                 mode="lines",
             )
         )
-    found.append(
+    traces.append(
         go.Scatter(
             x=epochs,
             y=_rounded(table["mean"]),
@@ -185,11 +184,11 @@ def _lines(name: str, part: str, table: pd.DataFrame, style: RowStyle, band: boo
             hovertemplate=f"{plain(name)}, {part}<br>epoch %{{x}}: %{{y:.3g}}<extra></extra>",
         )
     )
-    return found
+    return traces
 
 
 def plain(text: str) -> str:
-    """A name as plotly is to draw it: plotly reads some markup in labels, and names are no markup."""
+    """A name escaped for plotly, which reads markup in labels."""
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
@@ -204,8 +203,8 @@ def confusion_map(
     columns: Sequence[str],
     title: str,
 ) -> Chart:
-    """A heat map a row of results, of which the page shows one. matrices: shares of the true class; counts: clips,
-    means over seeds."""
+    """One heat map per row, of which the page shows one. matrices: shares of the true class; counts: clips, means over
+    seeds."""
     side = max(420, 17 * len(rows) + 150)
     figure = go.Figure()
     for number, (name, matrix) in enumerate(matrices.items()):
@@ -250,7 +249,7 @@ def confusion_map(
 
 
 def gains_bars(title: str) -> Chart:
-    """An empty figure that the page's script fills with the classes of two rows."""
+    """An empty figure, which the page's script fills with the classes of two rows."""
     figure = go.Figure()
     _lay_out(figure, 400)
     figure.update_layout(showlegend=False, bargap=0.25)

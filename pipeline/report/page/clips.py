@@ -1,4 +1,4 @@
-"""What the clip explorer reads: every test clip with what each row says of it, and pictures and sound of some."""
+"""Data of the clip explorer: every test clip with the predictions of each row, and pictures and sound of some."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from avfuse.manifests import Manifest
 from avfuse.pipeline.report.disagreement import likeliest_correct, most_disputed, true_label
 from avfuse.pipeline.report.page.heatmaps import HeatmapDrawer, RowExplanations, explain_row
-from avfuse.pipeline.report.page.media import cached_images, look
+from avfuse.pipeline.report.page.media import cached_images, clip_media
 from avfuse.pipeline.report.page.rows import PageRows
 from avfuse.stages.fuse.evaluation.metrics import mean_probabilities
 from avfuse.stages.fuse.runs.run_folder import Run
@@ -23,25 +23,24 @@ TOP = 5
 
 @dataclass(frozen=True)
 class PageOptions:
-    """What the page may hold. clips: of how many at most there are pictures and sound; sound: whether it is heard;
-    maps: whether rows are explained; bytes: how large the page may become."""
+    """Contents of a page."""
 
-    clips: int = 24
+    clips: int = 24  # maximum number of clips with pictures and sound
     sound: bool = True
-    maps: bool = True
-    bytes: int = 10_000_000
+    maps: bool = True  # whether the page has heatmaps of rows
+    bytes: int = 10_000_000  # maximum size of the page
 
 
 def listed(page: PageRows) -> list[dict[str, Any]]:
-    """A line a test clip, those on which rows disagree most first: `id`; `label`, its true classes in words; `truth`,
-    their numbers, a list a target; `right`, the share of seeds that get it right, a row; `top`, the likeliest classes
-    with their probabilities (means over seeds, in tenths of a per cent), a row and a target; `likely_right`, whether
-    the means are right, a row."""
+    """One record per test clip, most disagreement between rows first: `id`; `label`, its true classes in words;
+    `truth`, their numbers per target; `right`, the share of seeds that are right, per row; `top`, the likeliest classes
+    with probabilities (means over seeds, in thousandths), per row and target; `likely_right`, whether the means are
+    right, per row."""
     targets, first = page.targets, page.first
     means = [mean_probabilities(targets, [result.logits for result in row.heads]) for row in page.rows]
     seeds_right = np.stack([correct_matrix(targets, row.heads).mean(axis=0) for row in page.rows])
-    likely_right = np.stack([likeliest_correct(each, first.truth) for each in means])
-    tops = [[_top(part) for part in each] for each in means]
+    likely_right = np.stack([likeliest_correct(parts, first.truth) for parts in means])
+    tops = [[_top(part) for part in parts] for parts in means]
     disagreement = np.minimum(likely_right.sum(axis=0), (~likely_right).sum(axis=0))
     order = np.argsort(-disagreement, kind="stable")
     return [
@@ -49,53 +48,53 @@ def listed(page: PageRows) -> list[dict[str, Any]]:
             "id": first.clip_ids[at],
             "label": true_label(targets, first, at),
             "truth": [_true(truth[at]) for truth in first.truth],
-            "right": [round(float(each), 2) for each in seeds_right[:, at]],
+            "right": [round(float(share), 2) for share in seeds_right[:, at]],
             "likely_right": likely_right[:, at].astype(int).tolist(),
-            "top": [[part[at] for part in each] for each in tops],
+            "top": [[part[at] for part in parts] for parts in tops],
         }
         for at in order.tolist()
     ]
 
 
 def fitting(clips: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """The first clips whose lines take no more than so many bytes."""
-    total, found = 0, []
+    """The first clips whose records take no more than `limit` bytes."""
+    total, kept = 0, []
     for clip in clips:
         total += len(json.dumps(clip, separators=(",", ":")))
         if total > limit:
             break
-        found.append(clip)
-    return found
+        kept.append(clip)
+    return kept
 
 
 def with_media(
     page: PageRows, manifest: Manifest, cache: Path, options: PageOptions
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Ids of clips, the most disputed first, with pictures, sound and maps, one by one."""
+    """Yield ids of clips with pictures, sound and maps, most disagreement between rows first."""
     chosen = most_disputed(page.merged, options.clips)
     known = {clip.clip_id: clip for clip in manifest.clips()}
     ids = [page.first.clip_ids[number] for number in chosen]
     clips = [known[clip_id] for clip_id in ids if clip_id in known]
-    attended: dict[str, tuple[Run, RowExplanations]] = {}
+    explained: dict[str, tuple[Run, RowExplanations]] = {}
     if options.maps and clips:
-        attended = {row.name: (row.run, explain_row(row.run, row.heads[0].row, cache, clips)) for row in page.rows}
+        explained = {row.name: (row.run, explain_row(row.run, row.heads[0].row, cache, clips)) for row in page.rows}
     for at, clip in enumerate(clips):
-        media = look(clip, options.sound)
-        found: dict[str, Any] = {
-            "frames": [list(each) for each in media.frames],
+        media = clip_media(clip, options.sound)
+        record: dict[str, Any] = {
+            "frames": [list(frame) for frame in media.frames],
             "images": media.images or cached_images(clip, cache, manifest.collection),
             "sound": media.sound,
             "notes": media.notes,
         }
-        if attended:
-            drawer = HeatmapDrawer(clip, attended)
-            found["maps"] = drawer.draw(at)
-            found["pictures"] = drawer.pictures
-        yield clip.clip_id, found
+        if explained:
+            drawer = HeatmapDrawer(clip, explained)
+            record["maps"] = drawer.draw(at)
+            record["pictures"] = drawer.pictures
+        yield clip.clip_id, record
 
 
 def _top(probabilities: NDArray[np.float64]) -> list[list[list[int]]]:
-    """(n, C) -> of each clip the likeliest classes, with their probabilities in thousandths."""
+    """Per clip the likeliest classes with their probabilities in thousandths, from (n, C)."""
     count = min(TOP, probabilities.shape[1])
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     parts = np.rint(1000 * np.take_along_axis(probabilities, order, axis=1)).astype(int)

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-"""Okabe and Ito's, which colour-blind eyes tell apart (https://jfly.uni-koeln.de/color/), without the yellow and the
-black that a light or a dark page swallows, and a grey."""
+"""Okabe and Ito's palette for colour-blind readers (https://jfly.uni-koeln.de/color/), without yellow and black, which
+a light or dark page hides, and with a grey."""
 _DASHES = ("solid", "dash", "dashdot", "longdash")
 _PATTERNS = ("", "/", "x", ".")
 
 
 @dataclass(frozen=True)
 class RowStyle:
-    """colour, and for rows beyond the palette a dash of lines and a pattern of bars."""
+    """Colour of a row, and dash of lines and pattern of bars for rows beyond the palette."""
 
     colour: str
     dash: str
@@ -20,9 +20,9 @@ class RowStyle:
 
 
 def row_styles(names: Sequence[str]) -> dict[str, RowStyle]:
-    """By name, in order."""
-    found = {}
+    """Styles by name, in order."""
+    styles = {}
     for number, name in enumerate(names):
-        again = number // len(PALETTE) % len(_DASHES)
-        found[name] = RowStyle(PALETTE[number % len(PALETTE)], _DASHES[again], _PATTERNS[again])
-    return found
+        repeat = number // len(PALETTE) % len(_DASHES)
+        styles[name] = RowStyle(PALETTE[number % len(PALETTE)], _DASHES[repeat], _PATTERNS[repeat])
+    return styles

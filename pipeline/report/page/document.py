@@ -1,4 +1,4 @@
-"""The document: style, scripts and data in one file that a browser shows without a network."""
+"""The HTML document: style, scripts and data in one file that needs no network."""
 
 import base64
 import hashlib
@@ -13,15 +13,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-MEBIBYTE = 2**20
 _EXPORTS = re.compile(r"export\s*\{([^}]*)\}\s*;?")
 
 
 def render(template: str, context: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """The page. context: what the template names; data: what the page's script reads, in islands of JSON by name.
+    """Render a page. context: the template's variables; data: JSON islands by name, which the page's script reads.
 
-    No text of a data set becomes markup or script: jinja2 escapes the one, `json_island` the other, and a content
-    security policy lets a browser run the three scripts of known hash and load nothing.
+    Text of a data set never becomes markup or script: jinja2 escapes markup, `json_island` escapes scripts, and a
+    content security policy allows three scripts by their hashes and loads nothing.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("avfuse.pipeline.report.page", "."),
@@ -40,14 +39,14 @@ def render(template: str, context: Mapping[str, Any], data: Mapping[str, Any]) -
 
 
 def json_island(value: Any) -> Markup:
-    """JSON that may stand inside a script element: no `<`, `>` or `&` is left as it is. NaN is null."""
+    """JSON for a script element, with `<`, `>` and `&` escaped. NaN is null."""
     text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
     escaped = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     return Markup(escaped)
 
 
 def data_address(content: bytes, kind: str) -> str:
-    """A file as an address, kind: its media type."""
+    """A file as a data URL. kind: its media type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -55,14 +54,14 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, Mapping):
-        return {str(name): _finite(each) for name, each in value.items()}
+        return {str(name): _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     return value
 
 
 def _scripts() -> list[tuple[bool, str]]:
-    """Whether it is a module, and its text: plotly, DataTables, ours."""
+    """Plotly, DataTables and the page's script: whether each is a module, and its text."""
     from plotly.offline import get_plotlyjs
 
     return [(False, get_plotlyjs()), (True, _tables_script()), (True, _own("page.js"))]
@@ -81,13 +80,12 @@ def _policy() -> str:
 
 @cache
 def _tables_script() -> str:
-    """itables' bundle of DataTables. An inline module has no address to import from, so what it exports becomes a
-    global, under the names it has there."""
+    """itables' bundle of DataTables. An inline module cannot be imported, so its exports become a global object."""
     text = _tables_bundle(".js")
-    found = list(_EXPORTS.finditer(text))[-1]
-    pairs = [each.strip().partition(" as ") for each in found.group(1).split(",")]
+    exports = list(_EXPORTS.finditer(text))[-1]
+    pairs = [name.strip().partition(" as ") for name in exports.group(1).split(",")]
     exported = ",".join(f"{json.dumps(name or local)}:{local}" for local, _, name in pairs)
-    return f"{text[: found.start()]}window.avfuseTables={{{exported}}};{text[found.end() :]}"
+    return f"{text[: exports.start()]}window.avfuseTables={{{exported}}};{text[exports.end() :]}"
 
 
 def _tables_style() -> str:

@@ -1,4 +1,4 @@
-"""What rows of a run looked at in some clips, as the page draws it: bars, and maps over pictures."""
+"""Heatmaps of rows for the page: bars, and maps over pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,16 +22,16 @@ from avfuse.stages.fuse.runs.predict import FeatureSource
 from avfuse.stages.fuse.runs.run_folder import Run
 
 _HEAT = 56
-"""Pixels of a map's side; the browser draws it larger."""
+"""Side of a map in pixels; the browser enlarges it."""
 _TILE = 112
 
 
 @dataclass(frozen=True)
 class RowExplanations:
-    """Explanations of a row's likeliest class, by method; why there is none."""
+    """Explanations of a row's likeliest class."""
 
     explanations: Mapping[Method, Explanation]
-    without: Mapping[Method, str]
+    without: Mapping[Method, str]  # reasons why methods gave none
 
 
 def explain_row(run: Run, row: str, cache: Path, clips: Sequence[Clip]) -> RowExplanations:
@@ -39,47 +39,47 @@ def explain_row(run: Run, row: str, cache: Path, clips: Sequence[Clip]) -> RowEx
     features that are gone from the cache."""
     alone = replace(run, heads={row: run.heads[row]})
     source = ExplanationSource(FeatureSource(cache, run.described["collection"]))
-    found: dict[Method, Explanation] = {}
+    explanations: dict[Method, Explanation] = {}
     without: dict[Method, str] = {}
     for method in METHODS:
         try:
             (explained,) = explain_rows(alone, clips, source, method, "predicted")
-            found[method] = explained.explanation
+            explanations[method] = explained.explanation
         except UsageError as error:
             without[method] = str(error)
-    return RowExplanations(found, without)
+    return RowExplanations(explanations, without)
 
 
 class HeatmapDrawer:
-    """Draws explanations of one clip. Pictures that several rows share are kept once, in `pictures`."""
+    """Draws explanations of one clip. Pictures that rows share are encoded once, in `pictures`."""
 
-    def __init__(self, clip: Clip, attended: Mapping[str, tuple[Run, RowExplanations]]) -> None:
+    def __init__(self, clip: Clip, explained: Mapping[str, tuple[Run, RowExplanations]]) -> None:
         parts = [
             part
-            for _, each in attended.values()
-            for explanation in each.explanations.values()
+            for _, row in explained.values()
+            for explanation in row.explanations.values()
             for of_modality in explanation.parts.values()
             for part in of_modality
             if _needs_picture(part)
         ]
         self._pictures = ClipPictures.decode(clip, parts)
-        self._attended = attended
+        self._explained = explained
         self.pictures: list[str] = []
         self._kept: dict[tuple[str, int], int] = {}
 
     def draw(self, at: int) -> list[dict[str, Any]]:
-        """Of each row, what it looked at in clip number `at` of the explained ones, by method."""
+        """Panels per row and method for clip number `at` of the explained ones."""
         return [
             {
-                method: self._explained(run, each.explanations[method], at)
-                if method in each.explanations
-                else {"note": each.without[method]}
+                method: self._explanation_json(run, row.explanations[method], at)
+                if method in row.explanations
+                else {"note": row.without[method]}
                 for method in METHODS
             }
-            for run, each in self._attended.values()
+            for run, row in self._explained.values()
         ]
 
-    def _explained(self, run: Run, explanation: Explanation, at: int) -> dict[str, Any]:
+    def _explanation_json(self, run: Run, explanation: Explanation, at: int) -> dict[str, Any]:
         panels = []
         for modality in ("video", "audio"):
             if modality not in explanation.parts:
@@ -88,8 +88,8 @@ class HeatmapDrawer:
                 continue
             parts = explanation.parts[modality]
             maps = [explanation.heatmap(modality, number, at) for number in range(len(parts))]
-            if any(np.isnan(each).any() for each in maps):
-                words = "the clip lacks it, or nothing of it reaches the score"
+            if any(np.isnan(values).any() for values in maps):
+                words = "the clip lacks it, or none of it reaches the score"
                 panels.append({"kind": "note", "title": modality, "words": words})
                 continue
             zeros = zero_words(explanation, modality, at)
@@ -100,48 +100,48 @@ class HeatmapDrawer:
     def _panels(
         self, modality: str, parts: Sequence[FeatureTokens], maps: Sequence[NDArray[np.float64]]
     ) -> list[dict[str, Any]]:
-        single = {part.name: float(each) for part, each in zip(parts, maps, strict=True) if not each.ndim}
-        found: list[dict[str, Any]] = []
+        single = {part.name: float(values) for part, values in zip(parts, maps, strict=True) if not values.ndim}
+        panels: list[dict[str, Any]] = []
         if single:
-            values = [round(value, 2) for value in single.values()]
-            found.append({"kind": "shares", "title": modality, "labels": list(single), "values": values})
-        for part, each in zip(parts, maps, strict=True):
-            if each.ndim:
-                found.append(self._panel(modality, part, each))
-        return found
+            shares = [round(value, 2) for value in single.values()]
+            panels.append({"kind": "shares", "title": modality, "labels": list(single), "values": shares})
+        for part, values in zip(parts, maps, strict=True):
+            if values.ndim:
+                panels.append(self._panel(modality, part, values))
+        return panels
 
-    def _panel(self, modality: str, part: FeatureTokens, each: NDArray[np.float64]) -> dict[str, Any]:
+    def _panel(self, modality: str, part: FeatureTokens, heat_values: NDArray[np.float64]) -> dict[str, Any]:
         title = f"{modality}: {part.name}" if part.name else modality
-        if not each.max() > 0:
-            return {"kind": "note", "title": title, "words": "no cell speaks for this class"}
-        words = f"most: {each.max():.1f} times the mean"
-        if modality == "video" and each.ndim == 3:
+        if not heat_values.max() > 0:
+            return {"kind": "note", "title": title, "words": "no token supports this class"}
+        words = f"most: {heat_values.max():.1f} times the mean"
+        if modality == "video" and heat_values.ndim == 3:
             frames = self._pictures.frames(part)
             if not isinstance(frames, str):
-                return {**self._maps_of_frames(part, frames, each), "title": title, "words": words}
-        if modality == "audio" and each.ndim > 1:
+                return {**self._maps_of_frames(part, frames, heat_values), "title": title, "words": words}
+        if modality == "audio" and heat_values.ndim > 1:
             grey = self._pictures.sound(part)
             if not isinstance(grey, str):
                 length = self._pictures.length(part)
-                wide = enlarged(each, part.specs[0].input.kind, (_HEAT, round(_HEAT / length)))[:, :_HEAT]
-                shown = [[self._picture(part, 0, grey), heat(_tinted(wide, each.max()))]]
+                wide = enlarged(heat_values, part.specs[0].input.kind, (_HEAT, round(_HEAT / length)))[:, :_HEAT]
+                shown = [[self._picture(part, 0, grey), heat(_tinted(wide, heat_values.max()))]]
                 return {"kind": "maps", "title": title, "words": words, "pictures": shown, "side": SIDE}
-        values = [round(float(value), 2) for value in each.reshape(len(each), -1).mean(axis=1)]
+        values = [round(float(value), 2) for value in heat_values.reshape(len(heat_values), -1).mean(axis=1)]
         over = "frame" if modality == "video" else "token"
         return {"kind": "course", "title": title, "words": words, "values": values, "over": over}
 
     def _maps_of_frames(
-        self, part: FeatureTokens, frames: NDArray[np.uint8], each: NDArray[np.float64]
+        self, part: FeatureTokens, frames: NDArray[np.uint8], heat_values: NDArray[np.float64]
     ) -> dict[str, Any]:
         shown = []
         for number in shown_frames(len(frames)).tolist():
-            of_frame = enlarged(each[number * len(each) // len(frames)], "frames", (_HEAT, _HEAT))
+            of_frame = enlarged(heat_values[number * len(heat_values) // len(frames)], "frames", (_HEAT, _HEAT))
             address = self._picture(part, number, frames[number])
-            shown.append([address, heat(_tinted(of_frame, each.max()))])
+            shown.append([address, heat(_tinted(of_frame, heat_values.max()))])
         return {"kind": "maps", "pictures": shown, "side": _TILE}
 
     def _picture(self, part: FeatureTokens, number: int, pixels: NDArray[np.uint8]) -> int:
-        """Its number among `pictures`."""
+        """Index of a picture in `pictures`."""
         key = part.name, number
         if key not in self._kept:
             self._kept[key] = len(self.pictures)
@@ -154,7 +154,7 @@ def _needs_picture(part: FeatureTokens) -> bool:
 
 
 def _tinted(values: NDArray[np.float64], largest: float) -> NDArray[np.uint8]:
-    """A map as colours, the more opaque the more relevant, as `clip_pictures.overlay` mixes them. -> (H, W, 4)."""
+    """A map as RGBA uint8 (H, W, 4), opaque where relevant, blended as by `network_inputs.overlay`."""
     strength = np.clip(values / largest, 0, 1)
     colours = mpl.colormaps[COLOURS](strength)
     colours[..., 3] = 0.1 + 0.7 * strength

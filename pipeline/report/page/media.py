@@ -1,4 +1,4 @@
-"""A clip for the page: its frames, its sound and the six images of it, each as small as it stays good to look at."""
+"""Frames, sound and audio images of a clip for the page, compressed."""
 
 import io
 from dataclasses import dataclass, field
@@ -30,22 +30,21 @@ _RATE_HZ = 24_000
 _BIT_RATE = 48_000
 _LONGEST_SECONDS = 30.0
 _ENCODERS = (("libmp3lame", "mp3", "audio/mpeg"), ("aac", "mp4", "audio/mp4"))
-"""What every browser plays, the smaller first."""
+"""Encodings that every browser plays, the smaller first."""
 
 
 @dataclass(frozen=True)
 class ClipMedia:
-    """Addresses of pictures and sound. frames: with their times in seconds; images: by the name of the representation;
-    sound: None where there is none; notes: what is missing or cut, and why."""
+    """Pictures and sound of a clip as data URLs."""
 
-    frames: list[tuple[str, float]] = field(default_factory=list)
-    images: dict[str, str] = field(default_factory=dict)
+    frames: list[tuple[str, float]] = field(default_factory=list)  # with times in seconds
+    images: dict[str, str] = field(default_factory=dict)  # by representation
     sound: str | None = None
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what is missing or cut, and why
 
 
-def look(clip: Clip, with_sound: bool = True) -> ClipMedia:
-    """Decode a clip for the page. What is missing or damaged is said in `notes`."""
+def clip_media(clip: Clip, with_sound: bool = True) -> ClipMedia:
+    """Decode and compress a clip. `notes` of the result name what is missing or damaged."""
     try:
         media = decode(clip.path, f"uniform:{FRAMES}", start=clip.start, end=clip.end)
     except ClipError as error:
@@ -58,7 +57,9 @@ def look(clip: Clip, with_sound: bool = True) -> ClipMedia:
             notes.append(str(error))
         else:
             times = media.frames.times - media.start
-            frames = [(picture(each, _WIDTH), round(float(time), 2)) for each, time in zip(pixels, times, strict=True)]
+            frames = [
+                (picture(frame, _WIDTH), round(float(time), 2)) for frame, time in zip(pixels, times, strict=True)
+            ]
     elif media.frames_error is not None:
         notes.append(str(media.frames_error))
     if media.waveform is None:
@@ -67,7 +68,7 @@ def look(clip: Clip, with_sound: bool = True) -> ClipMedia:
     images: dict[str, str] = {}
     try:
         drawn = render(media.waveform.samples, media.waveform.rate_hz)
-        images = {name: picture(each) for name, each in drawn.items()}
+        images = {name: picture(pixels) for name, pixels in drawn.items()}
     except ClipError as error:
         notes.append(str(error))
     sound = None
@@ -75,24 +76,24 @@ def look(clip: Clip, with_sound: bool = True) -> ClipMedia:
         sound = encode_sound(media.waveform)
         if media.waveform.duration_seconds > _LONGEST_SECONDS:
             notes.append(
-                f"the first {_LONGEST_SECONDS:g} of {media.waveform.duration_seconds:.0f} seconds are heard here"
+                f"the first {_LONGEST_SECONDS:g} of {media.waveform.duration_seconds:.0f} seconds are played here"
             )
     return ClipMedia(frames, images, sound, notes)
 
 
 def cached_images(clip: Clip, cache: Path, collection: str) -> dict[str, str]:
-    """The audio images that were extracted as features (`image:...`), for clips whose file is gone."""
-    found = {}
+    """Audio images that were extracted as features (`image:...`), for clips whose file is missing."""
+    images = {}
     for name in list_audio_images():
         for spec in find_specs(cache, collection, f"image:{name}"):
             loaded = FeatureStore(cache, collection, spec).load([clip])
             if loaded.present[0]:
-                found[name] = picture(loaded.data[0])
-    return found
+                images[name] = picture(loaded.data[0])
+    return images
 
 
 def picture(pixels: NDArray[np.uint8], width: int | None = None) -> str:
-    """The address of a picture, (H, W, 3) or grey (H, W), as WebP; width: made as wide, its shape kept."""
+    """A picture uint8 (H, W, 3) or grey (H, W) as a WebP data URL, resized to `width` pixels with its aspect kept."""
     image = Image.fromarray(pixels)
     if width is not None and image.width != width:
         height = max(1, round(image.height * width / image.width))
@@ -101,7 +102,7 @@ def picture(pixels: NDArray[np.uint8], width: int | None = None) -> str:
 
 
 def heat(pixels: NDArray[np.uint8]) -> str:
-    """The address of a picture with opacity, (H, W, 4)."""
+    """An RGBA picture uint8 (H, W, 4) as a WebP data URL."""
     return _address(Image.fromarray(pixels, "RGBA"), quality=60)
 
 
@@ -112,8 +113,8 @@ def _address(image: Image.Image, quality: int) -> str:
 
 
 def encode_sound(waveform: Waveform) -> str:
-    """The address of a sound as MP3, or AAC where there is no encoder of that, else WAV: mono, 24 kHz, 48 kbit/s, of no
-    more than half a minute."""
+    """Up to half a minute of sound as a data URL: mono, 24 kHz, 48 kbit/s, as MP3, or AAC without an MP3 encoder, else
+    WAV."""
     samples = waveform.samples[: round(_LONGEST_SECONDS * waveform.rate_hz)]
     resampled = soxr.resample(samples, waveform.rate_hz, _RATE_HZ) if waveform.rate_hz != _RATE_HZ else samples
     pcm = (np.clip(resampled, -1, 1) * 32767).astype(np.int16)
@@ -124,7 +125,7 @@ def encode_sound(waveform: Waveform) -> str:
 
 
 def _encoded(pcm: NDArray[np.int16], codec: str, container: str) -> bytes:
-    """pcm: mono at _RATE_HZ. The same samples give the same bytes."""
+    """Encode mono samples at `_RATE_HZ`. Equal samples give equal bytes."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container, container_options={"fflags": "+bitexact"}) as output:
         stream = cast(AudioStream, output.add_stream(codec, rate=_RATE_HZ, layout="mono"))

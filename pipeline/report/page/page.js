@@ -200,7 +200,7 @@ function showGains() {
   byId("gains-words").textContent = before === after ? "Choose two different rows." :
     `From ${before.name} to ${after.name}: ${rows.filter((row) => row[7] > 0).length} of ${rows.length} classes gain, ` +
     `${rows.filter((row) => row[7] < 0).length} lose. ${clips}` +
-    `Bars to the right have the colour of ${after.name}, which is better there, bars to the left that of ${before.name}.` +
+    `Bars to the right, in the colour of ${after.name}, are classes that it predicts better; bars to the left are those of ${before.name}.` +
     (drawnRows.length < rows.length ? ` The ${MOST_BARS} largest gains and losses are drawn; the table has all.` : "");
   const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
   const area = areaOf("gains");
@@ -331,9 +331,9 @@ function detail(clip) {
       make("div", {}, make("h3", { id: "clip-title" }, clip.id), make("p", {}, make("span", { class: "quiet" }, "true: "), make("strong", {}, clip.label))),
       make("nav", { "aria-label": "Clip" }, button("←", "Previous clip", () => step(-1)), button("→", "Next clip", () => step(1)), button("Close", "Close the clip", close))),
   ];
-  if (!media) parts.push(make("p", { class: "quiet" }, "Pictures and sound of this clip are not on the page, to keep it small."));
+  if (!media) parts.push(make("p", { class: "quiet" }, "The page has no pictures and sound of this clip, to stay small."));
   else parts.push(...pictures(clip, media));
-  parts.push(make("section", {}, make("h4", {}, "What rows say"), make("div", { class: "cards" }, ...page.rows.map((row, at) => guesses(clip, row, at)))));
+  parts.push(make("section", {}, make("h4", {}, "Predictions"), make("div", { class: "cards" }, ...page.rows.map((row, at) => guesses(clip, row, at)))));
   if (media?.maps) parts.push(lookedAt(media));
   return parts;
 }
@@ -385,8 +385,8 @@ function lookedAt(media) {
   };
   select.addEventListener("change", show);
   show();
-  return make("section", {}, make("h4", {}, "What rows looked at"),
-    make("p", { class: "quiet" }, "Of the likeliest class, means over seeds; 1 is the mean over cells."),
+  return make("section", {}, make("h4", {}, "Heatmaps"),
+    make("p", { class: "quiet" }, "For the likeliest class, mean over seeds; 1 is the mean over cells."),
     make("div", { class: "controls" }, make("label", {}, "Method ", select)), cards);
 }
 

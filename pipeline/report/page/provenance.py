@@ -1,4 +1,4 @@
-"""Where the numbers of a page come from: features with their checkpoints, commands, versions, clips left out."""
+"""Provenance of a page's numbers: features with their checkpoints, commands, versions, settings."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,42 +11,40 @@ from avfuse.stages.fuse.runs.run_folder import Run
 
 _HEADINGS = ("feature", "key", "made of", "network", "checkpoint (SHA-256)", "licence", "shape", "type")
 _MEANINGS = {
-    "feature": "What users type to ask for it.",
+    "feature": "Its name on the command line.",
     "key": "The first digits of the SHA-256 of its spec: everything that decides its bytes.",
-    "made of": "What the network was given, by which reader.",
+    "made of": "The input of the network, and the reader that decoded it.",
     "network": "The frozen backbone and its revision.",
     "checkpoint (SHA-256)": "The hash of the weights.",
-    "licence": "Of the weights, where it is known here.",
-    "shape": "Of one clip.",
-    "type": "How it is stored.",
+    "licence": "Licence of the weights, where it is known.",
+    "shape": "Shape per clip.",
+    "type": "Stored type.",
 }
 
 
 def feature_table(specs: Iterable[Mapping[str, Any]], file: str) -> PageTable:
-    """specs: features as run.json describes them, each shown once."""
-    each = {spec["key"]: spec for spec in specs}
-    rows = [_feature_row(spec) for spec in each.values()]
-    return PageTable(
-        "features", "Features that heads were trained on", _HEADINGS, rows, file, _MEANINGS, frozenset(range(1, 8))
-    )
+    """Table of features without duplicates. specs: as run.json describes them."""
+    by_key = {spec["key"]: spec for spec in specs}
+    rows = [_feature_row(spec) for spec in by_key.values()]
+    return PageTable("features", "Features of the heads", _HEADINGS, rows, file, _MEANINGS, frozenset(range(1, 8)))
 
 
 def facts(described: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Of a run or table, in words, short ones."""
-    found = [("made", described["created"]), ("command", described["command"]), ("media", described["media_root"])]
+    """Facts of a run or table as pairs of name and text."""
+    pairs = [("made", described["created"]), ("command", described["command"]), ("media", described["media_root"])]
     manifest = described["manifest"]
-    found.append(
+    pairs.append(
         ("manifest", ", ".join(f"{name} {_short(value)}" for name, value in manifest.items() if name != "class_ids"))
     )
-    found = [(name, value) for name, value in found if value]
-    found.append(("versions", ", ".join(f"{name} {version}" for name, version in described["software"].items())))
-    return found
+    pairs = [(name, value) for name, value in pairs if value]
+    pairs.append(("versions", ", ".join(f"{name} {version}" for name, version in described["software"].items())))
+    return pairs
 
 
 def run_facts(run: Run) -> list[tuple[str, str]]:
-    """Those of a run, with what its heads took."""
+    """Facts of a run, with the time that training took."""
     described = run.described
-    seconds = sum(one.described["cost"]["seconds"] for heads in run.heads.values() for one in heads)
+    seconds = sum(result.described["cost"]["seconds"] for results in run.heads.values() for result in results)
     clips = described["clips"]
     return [
         ("folder", str(run.folder)),
@@ -59,11 +57,10 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
 
 
 def settings_table(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]], file: str) -> PageTable:
-    """Of each row, how it was trained: name, recipe, the head's own options. Settings that are the same everywhere
-    stand in the first columns as well as others: nothing is left out."""
+    """Table of every setting of every row. rows: name, recipe, and the head's own options."""
     names = list(dict.fromkeys(name for _, recipe, options in rows for name in (*recipe, *options)))
     table = [
-        [Cell(name), *(cell(_short((dict(recipe) | dict(options)).get(each, "-"))) for each in names)]
+        [Cell(name), *(cell(_short((dict(recipe) | dict(options)).get(setting, "-"))) for setting in names)]
         for name, recipe, options in rows
     ]
     return PageTable("settings", "Settings of every row", ("row", *names), table, file, {})
@@ -97,8 +94,7 @@ def _made_of(taken: Mapping[str, Any], view: str) -> str:
 
 
 def _licence(model: Mapping[str, Any]) -> str:
-    """Of the registered checkpoint with this hash. Networks of libraries are not asked for: that could need a
-    network."""
+    """Licence of the registered checkpoint with this hash. Libraries' networks are skipped, which could download."""
     if model["untrained"]:
         return "-"
     known = _checkpoint(model["backbone"], model["checkpoint"])
@@ -114,7 +110,9 @@ def _checkpoint(backbone: str, sha256: str) -> Checkpoint | None:
         published = backbones.get_backbone(backbone).checkpoints
     except UsageError:
         return None
-    return next((each for each in published if each.sha256 and sha256.startswith(each.sha256)), None)
+    return next(
+        (checkpoint for checkpoint in published if checkpoint.sha256 and sha256.startswith(checkpoint.sha256)), None
+    )
 
 
 def _duration(seconds: float) -> str:

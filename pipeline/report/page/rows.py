@@ -1,4 +1,4 @@
-"""What a page shows: rows of one run or of several, over the same test clips."""
+"""Rows of one run or of several over the same test clips, as a page shows them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from avfuse.stages.fuse.runs.summary import Row, summarise
 
 @dataclass(frozen=True)
 class PageRow:
-    """A row of a run by its name on the page. `heads`, one a seed, have the order of clips of the page's first run."""
+    """A row of a run. `heads`, result per seed, have the clips in the order of the page's first run."""
 
     name: str
     run: Run
@@ -25,7 +25,7 @@ class PageRow:
 
 @dataclass(frozen=True)
 class PageRows:
-    """Rows of runs of one data set. `rows` go with `summaries`, which are called as they are."""
+    """Rows of runs of one data set; `summaries` are theirs, under the same names."""
 
     runs: tuple[Run, ...]
     rows: tuple[PageRow, ...]
@@ -33,7 +33,7 @@ class PageRows:
 
     @property
     def first(self) -> SeedResult:
-        """For the clips that all have, and their truth."""
+        """The first seed of the first row, for the clips and their truth."""
         return self.rows[0].heads[0]
 
     @property
@@ -42,7 +42,7 @@ class PageRows:
 
     @property
     def merged(self) -> Run:
-        """All rows as those of one run, by their names."""
+        """All rows as rows of one run, by their names on the page."""
         return replace(self.runs[0], heads={row.name: row.heads for row in self.rows})
 
     @property
@@ -51,7 +51,7 @@ class PageRows:
 
     @property
     def shuffled(self) -> list[str]:
-        """The folders of control runs."""
+        """Folders of control runs with shuffled labels."""
         return [str(run.folder) for run in self.runs if run.described["training"]["shuffle_labels"]]
 
     def row(self, name: str) -> PageRow:
@@ -59,9 +59,9 @@ class PageRows:
 
 
 def merge(refs: Sequence[RunRef]) -> PageRows:
-    """Rows of all runs, in their order; of several runs a row that others have too is called after its run as well.
+    """Merge the rows of runs, in their order. A row that several runs have is named `RUN: ROW`.
 
-    Raises UsageError unless all are tested on the same clips of one data set.
+    Raises UsageError unless all were tested on the same clips of one data set.
     """
     runs = list(dict.fromkeys(ref.run.folder for ref in refs))
     rows: dict[tuple[str, str], PageRow] = {}
@@ -69,30 +69,32 @@ def merge(refs: Sequence[RunRef]) -> PageRows:
         order = match_test_clips(refs[0].run, ref.run)
         for row, heads in ref.run.heads.items():
             if ref.row in (None, row):
-                ordered = [_reordered(one, order) for one in heads]
+                ordered = [_reordered(result, order) for result in heads]
                 rows.setdefault((str(ref.run.folder), row), PageRow(row, ref.run, ordered))
     names = _names(list(rows), len(runs))
-    shown = tuple(replace(each, name=name) for each, name in zip(rows.values(), names, strict=True))
-    first_of = {each.run.folder: each.run for each in reversed(shown)}
-    merged = replace(refs[0].run, heads={each.name: each.heads for each in shown})
-    summaries = tuple(replace(row, label=each.name) for row, each in zip(summarise(merged), shown, strict=True))
-    return PageRows(tuple(first_of[folder] for folder in runs), shown, summaries)
+    page_rows = tuple(replace(row, name=name) for row, name in zip(rows.values(), names, strict=True))
+    run_by_folder = {row.run.folder: row.run for row in reversed(page_rows)}
+    merged = replace(refs[0].run, heads={row.name: row.heads for row in page_rows})
+    summaries = tuple(
+        replace(summary, label=row.name) for summary, row in zip(summarise(merged), page_rows, strict=True)
+    )
+    return PageRows(tuple(run_by_folder[folder] for folder in runs), page_rows, summaries)
 
 
 def _names(places: Sequence[tuple[str, str]], runs: int) -> list[str]:
-    often = Counter(row for _, row in places)
+    counts = Counter(row for _, row in places)
     short = {folder: folder.rstrip("/").rpartition("/")[2] or folder for folder, _ in places}
     if len(set(short.values())) < runs:
         short = {folder: folder for folder in short}
-    return [f"{short[folder]}: {row}" if often[row] > 1 else row for folder, row in places]
+    return [f"{short[folder]}: {row}" if counts[row] > 1 else row for folder, row in places]
 
 
-def _reordered(one: SeedResult, order: NDArray[np.int64]) -> SeedResult:
+def _reordered(result: SeedResult, order: NDArray[np.int64]) -> SeedResult:
     if np.array_equal(order, np.arange(len(order))):
-        return one
+        return result
     return replace(
-        one,
-        clip_ids=[one.clip_ids[number] for number in order.tolist()],
-        truth=tuple(truth[order] for truth in one.truth),
-        logits=one.logits[order],
+        result,
+        clip_ids=[result.clip_ids[number] for number in order.tolist()],
+        truth=tuple(truth[order] for truth in result.truth),
+        logits=result.logits[order],
     )

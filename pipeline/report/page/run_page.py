@@ -1,4 +1,4 @@
-"""The page of one run, or of several side by side."""
+"""The page of one run, or of several over the same test clips."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,21 +24,20 @@ from avfuse.stages.fuse.runs.run_folder import results_table
 from avfuse.stages.fuse.runs.summary import chance
 
 MOST_ROWS = 12
-"""Gains of classes are told between so many rows; of more, between the best."""
+"""Gains by class are given between this many of the best rows."""
 _SHARE_OF_LINES = 0.6
-"""Of the room that is left, lines of clips take no more."""
+"""Largest share of the remaining bytes for the list of clips."""
 
 
 @dataclass(frozen=True)
 class WrittenPage:
-    """A page: its file, its size in bytes, how many of the test clips it lists, and of how many it has pictures and
-    sound."""
+    """A page that was written."""
 
     path: Path
     bytes: int
-    clips: int
-    listed: int
-    with_media: int
+    clips: int  # number of test clips
+    listed: int  # of them, on the page
+    with_media: int  # of them, with pictures and sound
 
     @property
     def words(self) -> str:
@@ -48,10 +47,13 @@ class WrittenPage:
 
 
 def write_page(page: PageRows, manifest: Manifest, cache: Path, target: Path, options: PageOptions) -> WrittenPage:
-    """Results, figures, a clip explorer, and where everything came from. cache: of the features that rows are explained
-    by.
+    """Write results, figures, a clip explorer and provenance as one HTML file, with as many clips as fit.
 
-    The page holds as many clips as fit `options.bytes`; nothing else is left out for its size.
+    Args:
+        page: rows to show.
+        manifest: where the clips' media are.
+        cache: of the features that heatmaps explain.
+        target: the file.
     """
     context, islands = _context(page, options), _islands(page)
     lines = clips.listed(page)
@@ -59,12 +61,12 @@ def write_page(page: PageRows, manifest: Manifest, cache: Path, target: Path, op
     fitting = clips.fitting(lines, int(_SHARE_OF_LINES * room))
     room -= len(json_island(fitting))
     ids, media, cut = {line["id"] for line in fitting}, {}, False
-    for clip_id, found in clips.with_media(page, manifest, cache, options):
-        room -= len(json_island({clip_id: found}))
+    for clip_id, record in clips.with_media(page, manifest, cache, options):
+        room -= len(json_island({clip_id: record}))
         if cut := room < 0:
             break
         if clip_id in ids:
-            media[clip_id] = found
+            media[clip_id] = record
     html = _rendered(context, islands, page, fitting, media, cut)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(html, encoding="utf-8")
@@ -79,7 +81,7 @@ def _rendered(
     media: Mapping[str, Any],
     cut: bool,
 ) -> str:
-    """cut: whether clips are left out because the page would become too large."""
+    """The page's HTML. cut: whether clips are missing because the page would become too large."""
     counts = {"listed": len(lines), "clips": len(page.first.clip_ids), "with_media": len(media), "cut": cut}
     explorer = {"clips": lines, "media": media}
     return render("run.html.j2", {**context, "counts": counts}, {**islands, "explorer": explorer})
@@ -126,7 +128,7 @@ def _context(page: PageRows, options: PageOptions) -> dict[str, Any]:
 
 
 def results(page: PageRows, styles: Mapping[str, Any]) -> PageTable:
-    """The results of all rows."""
+    """Table of the results of all rows."""
     names = headings(page.targets)
     rows = [[Cell(summary.label), *map(cell, cells(page.targets, summary)[1:])] for summary in page.summaries]
     meanings = {name: words.MEANINGS.get(name, f"{name}: share of test clips.") for name in names}
@@ -136,7 +138,7 @@ def results(page: PageRows, styles: Mapping[str, Any]) -> PageTable:
 
 
 def _curves(page: PageRows) -> dict[str, Any]:
-    return {row.name: [one.curve for one in row.heads] for row in page.rows if len(row.heads[0].curve) > 1}
+    return {row.name: [result.curve for result in row.heads] for row in page.rows if len(row.heads[0].curve) > 1}
 
 
 def _islands(page: PageRows) -> dict[str, Any]:
@@ -162,7 +164,7 @@ def _islands(page: PageRows) -> dict[str, Any]:
                 {"name": row.name, "colour": styles[row.name].colour, "seeds": len(row.heads)} for row in page.rows
             ],
             "targets": [
-                {"name": each.name, "classes": list(each.classes), "several": each.several} for each in targets
+                {"name": target.name, "classes": list(target.classes), "several": target.several} for target in targets
             ],
             "confusions": [axes for _, axes in confusions],
             "gains": _gains(page) if len(page.rows) > 1 else None,
@@ -172,7 +174,7 @@ def _islands(page: PageRows) -> dict[str, Any]:
 
 
 def _confusion(page: PageRows, target: int) -> tuple[charts.Chart, dict[str, Any]]:
-    """The figure, and which classes it shows."""
+    """Confusion matrices of all rows for one target, and the classes that they show."""
     merged, names = page.merged, [row.name for row in page.rows]
     truth = page.first.truth[target]
     classes = list(page.targets[target].classes)
@@ -181,36 +183,36 @@ def _confusion(page: PageRows, target: int) -> tuple[charts.Chart, dict[str, Any
     rows = columns = list(range(len(classes)))
     if len(classes) > plots.ALL_SHOWN:
         rows = plots.most_errors(list(matrices.values()), truth)
-        matrices = {name: plots.part_of(matrix, rows) for name, matrix in matrices.items()}
+        matrices = {name: plots.select_classes(matrix, rows) for name, matrix in matrices.items()}
         columns = [*rows, -1]
     clips_of = {name: matrix * counts[rows][:, None] for name, matrix in matrices.items()}
-    labels = _short([classes[each] for each in rows])
+    labels = _short([classes[index] for index in rows])
     file = f"{page.runs[0].described['dataset']}-confusion-{page.targets[target].name}"
     chart = charts.confusion_map(matrices, clips_of, labels, labels if columns == rows else [*labels, "(others)"], file)
-    return chart, {"rows": [classes[each] for each in rows], "all": len(classes)}
+    return chart, {"rows": [classes[index] for index in rows], "all": len(classes)}
 
 
 def _short(names: list[str]) -> list[str]:
-    """Shortened, unless two would then be the same."""
+    """Shortened names, unless two would become equal."""
     short = [plots.shortened(name) for name in names]
     return short if len(set(short)) == len(short) else names
 
 
 def _gains(page: PageRows) -> dict[str, Any]:
-    """Of each pair of rows, the classes of all targets: [before, after, fixed, broken] each, in the order of `classes`.
-    Rows are named by their numbers; the reverse of a pair is not there."""
+    """Gains by class for pairs of rows, keyed `BEFORE>AFTER` by number: [before, after, fixed, broken] per class, in
+    the order of `classes`. The reverse of a pair is computed by the page."""
     ranked = sorted(range(len(page.rows)), key=lambda number: -page.summaries[number].score)[:MOST_ROWS]
     single, joint = words.best_single(page), words.best_fusion(page)
     names = [row.name for row in page.rows]
     chosen = sorted({*ranked, *(names.index(row.label) for row in (single, joint) if row is not None)})
-    order = {(each.name, one): None for each in page.targets for one in each.classes}
+    order = {(target.name, label): None for target in page.targets for label in target.classes}
     pairs, classes = {}, []
     for before, after in combinations(chosen, 2):
-        found = class_gains(page.targets, page.rows[before].heads, page.rows[after].heads).classes
-        table = found.set_index(["target", "class"])
-        table = table.loc[[each for each in order if each in table.index]]
+        table = class_gains(page.targets, page.rows[before].heads, page.rows[after].heads).classes
+        table = table.set_index(["target", "class"])
+        table = table.loc[[key for key in order if key in table.index]]
         pairs[f"{before}>{after}"] = table[["before", "after", "fixed", "broken"]].round(4).to_numpy().tolist()
         classes = table["clips"].reset_index().to_numpy().tolist()
     start = names.index(single.label) if single is not None else ranked[-1]
-    end = names.index(joint.label) if joint is not None else next(each for each in ranked if each != start)
+    end = names.index(joint.label) if joint is not None else next(number for number in ranked if number != start)
     return {"classes": classes, "pairs": pairs, "rows": chosen, "before": start, "after": end}

@@ -1,4 +1,4 @@
-"""What the page says in words."""
+"""Sentences of the page: its summary, notes, and meanings of columns."""
 
 from collections.abc import Sequence
 
@@ -10,54 +10,52 @@ from avfuse.stages.fuse.runs.summary import Row, correct_matrix, notes, selected
 SINGLE = ("audio", "video")
 
 MEANINGS = {
-    "head": "What is trained: a head, with the settings that were swept.",
+    "head": "The trained head, with its swept settings.",
     "row": "A row of the paper's table.",
-    "seeds": "How many times the head was trained, from different random numbers.",
-    "clips": "Test clips that it was scored on.",
-    "95 % interval": "Of the expected score, over new seeds and new groups of test clips.",
-    "seed sd": "Standard deviation of the score between seeds, in percentage points.",
-    "macro %": "Accuracy averaged over classes, so that rare ones count as much as frequent ones.",
-    "nll": "Mean negative log-likelihood of the true class, in nats. Less is better.",
-    "top-1 %": "Share of test clips of which the likeliest class is the true one.",
-    "hit@1 %": "Share of test clips of which the likeliest class is one of the true ones.",
-    "top-5 %": "Share of test clips of which the truth is among the five likeliest.",
+    "seeds": "Number of trainings, each from its own random numbers.",
+    "clips": "Number of test clips.",
+    "95 % interval": "Interval of the expected score, over new seeds and new groups of test clips.",
+    "seed sd": "Standard deviation of the score over seeds, in percentage points.",
+    "macro %": "Mean accuracy over classes: rare ones count as much as frequent ones.",
+    "nll": "Mean negative log-likelihood of the true class, in nats; lower is better.",
+    "top-1 %": "Share of test clips whose likeliest class is the true one.",
+    "hit@1 %": "Share of test clips whose likeliest class is one of the true ones.",
+    "top-5 %": "Share of test clips whose true class is among the five likeliest.",
     "mAP %": "Mean over classes of the average precision.",
     "F1 %": "Micro-averaged F1 over clips and classes.",
     "macro F1": "F1 averaged over classes, in per cent.",
-    "subset %": "Share of clips of which exactly the true classes are predicted.",
+    "subset %": "Share of clips for which exactly the true classes are predicted.",
     "lwlrap %": "Label-weighted label-ranking average precision.",
-    "ECE": "Expected calibration error, in per cent: how far probabilities are from the shares that come true.",
-    "parameters": "Trained numbers of the head, without backbones.",
+    "ECE": "Expected calibration error, in per cent: mean gap between predicted probability and observed frequency.",
+    "parameters": "Trained parameters of the head, without backbones.",
     "GMACs": "10⁹ multiply-adds for one clip.",
     "backbone GMACs": "10⁹ multiply-adds of the backbones, for every frame, audio image and window of one clip.",
     "s/epoch": "Seconds for one pass over the training clips.",
-    "s/seed": "Seconds to train one seed, with the choice of epochs and the refit.",
-    "tuned": "The score with the settings that validation chose from one small grid.",
-    "difference": "Of the tuned heads, from the row that they are compared with, in percentage points.",
-    "p (Holm)": "Of no difference, by a paired t test over seeds and groups, adjusted for all tests of the table.",
+    "s/seed": "Seconds to train one seed, including the choice of epochs and the refit.",
+    "tuned": "Score with the settings that validation chose from one small grid.",
+    "difference": "Difference of the tuned heads from those of the baseline row, in percentage points.",
+    "p (Holm)": "P value of a paired t test over seeds and groups, adjusted for all tests of the table.",
     "chosen": "The settings that validation chose.",
     "flags": "U: untrained weights. S: other networks than the paper's. P: another data set or protocol.",
-    "action %": "Share of test clips of which every target is right at once.",
-    "all targets %": "Share of test clips of which every target is right at once.",
+    "action %": "Share of test clips for which every target is right at once.",
+    "all targets %": "Share of test clips for which every target is right at once.",
 }
 
 
 def summary(page: PageRows) -> list[str]:
-    """The main result in words, without more certainty than the intervals allow."""
+    """The main result in sentences, with its uncertainty."""
     best = max(page.summaries, key=lambda row: row.score)
-    said = (
+    result = (
         f"On {best.n_test} test clips of {class_words(page.targets)}, {best.label} reaches {100 * best.score:.1f} %"
         f"{score_words(page.targets)} (95 % interval {100 * best.low:.1f} to {100 * best.high:.1f})"
     )
     several = len(page.summaries) > 1
     more = (
-        f", the most of {len(page.summaries)} rows; the highest of several is always a little flattered."
-        if several
-        else "."
+        f", the best of {len(page.summaries)} rows; the best of several scores is biased upwards." if several else "."
     )
     few = few_groups_warning(page.runs[0].groups)
     return [
-        said + more,
+        result + more,
         *([few] if few is not None else []),
         *_gain(page, best),
         *_rivals(page, best),
@@ -66,17 +64,17 @@ def summary(page: PageRows) -> list[str]:
 
 
 def table_notes(page: PageRows) -> list[str]:
-    """Of all runs, each once."""
+    """Notes of all runs, without duplicates."""
     return list(dict.fromkeys(note for run in page.runs for note in notes(run)))
 
 
 def best_single(page: PageRows) -> Row | None:
-    """The better of the rows of one modality."""
+    """The best row of a single modality, if any."""
     return max((row for row in page.summaries if _is_single(page, row)), key=lambda row: row.score, default=None)
 
 
 def best_fusion(page: PageRows) -> Row | None:
-    """The best row of several modalities."""
+    """The best row of several modalities, if any."""
     joint = [row for row in page.summaries if not _is_single(page, row)]
     return max(joint, key=lambda row: row.score, default=None)
 
@@ -86,41 +84,41 @@ def _is_single(page: PageRows, row: Row) -> bool:
 
 
 def _gain(page: PageRows, best: Row) -> list[str]:
-    alone = best_single(page)
-    if alone is None or best.label == alone.label:
+    single = best_single(page)
+    if single is None or best.label == single.label:
         return []
-    said = f"The best single modality, {alone.label}, reaches {100 * alone.score:.1f} %"
-    test = _compared(page, best.label, alone.label)
+    result = f"The best single modality, {single.label}, reaches {100 * single.score:.1f} %"
+    test = _paired_test(page, best.label, single.label)
     if test is None:
-        return [f"{said}; they have no seed in common, so the difference is not tested."]
+        return [f"{result}; they have no seed in common, so the difference is not tested."]
     span = f"{100 * test.low:+.1f} to {100 * test.high:+.1f}"
     open_end = "; these clips cannot tell the two apart" if test.low <= 0 <= test.high else ""
-    return [f"{said}: fusion differs by {100 * test.difference:+.1f} points (95 % interval {span}){open_end}."]
+    return [f"{result}: fusion differs by {100 * test.difference:+.1f} points (95 % interval {span}){open_end}."]
 
 
 def _rivals(page: PageRows, best: Row) -> list[str]:
-    """Rows that a paired test, unadjusted, cannot tell from the best one."""
+    """Rows that an unadjusted paired test cannot tell from the best one."""
     near = []
     for row in page.summaries:
         if row.label != best.label:
-            test = _compared(page, best.label, row.label)
+            test = _paired_test(page, best.label, row.label)
             if test is None or test.low <= 0 <= test.high:
                 near.append(row.label)
     if not near:
         return []
     return [
         f"These clips cannot tell {best.label} from {_and(near)}: the 95 % interval of "
-        f"{'each' if len(near) > 1 else 'the'} difference holds zero (paired, over seeds and groups of test clips)."
+        f"{'each' if len(near) > 1 else 'the'} difference contains zero (paired, over seeds and groups of test clips)."
     ]
 
 
-def _compared(page: PageRows, name: str, other: str) -> PairedTest | None:
-    """Of the seeds that both have; None without any."""
-    one, two = page.row(name), page.row(other)
-    common = sorted({head.seed for head in one.heads} & {head.seed for head in two.heads})
+def _paired_test(page: PageRows, name: str, other: str) -> PairedTest | None:
+    """Paired test of two rows over their common seeds; None without any."""
+    rows = page.row(name), page.row(other)
+    common = set.intersection(*({head.seed for head in row.heads} for row in rows))
     if not common:
         return None
-    sides = [correct_matrix(page.targets, [head for head in row.heads if head.seed in common]) for row in (one, two)]
+    sides = [correct_matrix(page.targets, [head for head in row.heads if head.seed in common]) for row in rows]
     return paired_test(sides[0], sides[1], page.runs[0].groups)
 
 
@@ -130,8 +128,8 @@ def _and(names: Sequence[str]) -> str:
 
 def _sweeps(page: PageRows) -> list[str]:
     return [
-        f"Of {each.rows} rows of {each.head}, validation prefers {each.values}: {100 * each.validation:.1f} % there, "
-        f"{100 * each.test:.1f} % on test."
+        f"Of {best.rows} rows of {best.head}, validation prefers {best.values}: {100 * best.validation:.1f} % there, "
+        f"{100 * best.test:.1f} % on test."
         for run in page.runs
-        for each in selected_rows(run)
+        for best in selected_rows(run)
     ]

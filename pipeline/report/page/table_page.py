@@ -15,19 +15,19 @@ from avfuse.pipeline.report.page.tables import Cell, PageTable, cell
 from avfuse.pipeline.report.run_reference import TABLE_CSV, TABLE_CURVES, read_table
 
 _TEXTS = ("published", "chosen", "flags")
-"""What headings of columns of text begin with."""
+"""Prefixes of the headings of text columns."""
 
 
 def write_table_page(folder: Path, target: Path) -> Path:
-    """The table with its published numbers and notes, its scores and curves, and where it came from. Raises UsageError
-    for a table that an earlier version wrote."""
-    told = read_table(folder)
-    if "page" not in told:
+    """Write a table's page: published numbers, scores, curves, notes and provenance. Raises UsageError for one of an
+    earlier version."""
+    content = read_table(folder)
+    if "page" not in content:
         raise UsageError(
-            f"{folder} holds a table of an earlier version of avfuse, which tells too little for a page: make it again "
+            f"{folder} holds a table of an earlier version of avfuse, without the data of a page: make it again "
             "(avfuse ablate; what is trained is read back)"
         )
-    page, frame = told["page"], pd.read_csv(folder / TABLE_CSV, keep_default_na=False, na_values=[""])
+    page, frame = content["page"], pd.read_csv(folder / TABLE_CSV, keep_default_na=False, na_values=[""])
     names = _names(frame)
     scored = frame[frame["tuned"].notna()]
     styles = row_styles([names[row] for row in scored["id"]])
@@ -40,7 +40,7 @@ def write_table_page(folder: Path, target: Path) -> Path:
         styles,
         page["measure"],
         page["chance"],
-        f"{told['table']}-scores",
+        f"{content['table']}-scores",
     )
     figures = {"scores": bars.described()}
     drawn = charts.learning_curves(curves, styles, page["measure"])
@@ -49,7 +49,7 @@ def write_table_page(folder: Path, target: Path) -> Path:
     html = render(
         "table.html.j2",
         {
-            **_context(told, styles),
+            **_context(content, styles),
             "has_curves": bool(drawn),
             "csv": frame.round(4).to_csv(index=False),
         },
@@ -60,40 +60,40 @@ def write_table_page(folder: Path, target: Path) -> Path:
     return target
 
 
-def _context(told: Mapping[str, Any], styles: Mapping[str, Any]) -> dict[str, Any]:
-    page, name = told["page"], told["table"]
+def _context(content: Mapping[str, Any], styles: Mapping[str, Any]) -> dict[str, Any]:
+    page, name = content["page"], content["table"]
     colours = {label: style.colour for label, style in styles.items()}
     return {
-        "title": f"{page['title']} on {told['dataset']}",
+        "title": f"{page['title']} on {content['dataset']}",
         "heading": page["title"],
-        "kind": f"Table {name}, backbones {told['backbones']}",
+        "kind": f"Table {name}, backbones {content['backbones']}",
         "paper": page["paper"],
-        "dataset": told["dataset"],
+        "dataset": content["dataset"],
         "clips": page["clips"],
         "classes": page["classes"],
         "seeds": page["seeds"],
-        "created": told["created"],
+        "created": content["created"],
         "untrained": page["untrained"],
         "shuffled": [],
-        "summary": [told["notes"][0]],
-        "notes": told["notes"][1:],
+        "summary": [content["notes"][0]],
+        "notes": content["notes"][1:],
         "measure": page["measure"],
         "results": _results(page, name, colours),
-        "more": [_more(each, name, number) for number, each in enumerate(page["more"])],
+        "more": [_class_table(table, name, number) for number, table in enumerate(page["more"])],
         "features": provenance.feature_table(page["features"], f"{name}-features"),
         "settings": provenance.settings_table(
             [
-                (row, each["settings"], {"head": each["head"], "folder": each["folder"]})
-                for row, each in told["rows"].items()
+                (row, facts["settings"], {"head": facts["head"], "folder": facts["folder"]})
+                for row, facts in content["rows"].items()
             ],
             f"{name}-settings",
         ),
-        "facts": provenance.facts(told),
+        "facts": provenance.facts(content),
     }
 
 
 def _results(page: Mapping[str, Any], name: str, colours: Mapping[str, str]) -> PageTable:
-    """With a column of sections where the table has some: a table that is sorted keeps no headings between its rows."""
+    """The results table; sections become part of the rows' names, as sorting would separate headings from rows."""
     headings, rows = list(page["headings"]), []
     sections = any(line["section"] for line in page["lines"])
     for line in page["lines"]:
@@ -104,22 +104,22 @@ def _results(page: Mapping[str, Any], name: str, colours: Mapping[str, str]) -> 
     meanings = {heading: words.MEANINGS[heading] for heading in headings if heading in words.MEANINGS}
     for heading in headings:
         if heading.startswith("published"):
-            meanings[heading] = "As the paper printed it, on its data set."
+            meanings[heading] = "The number that the paper printed, on its data set."
         if heading.endswith("'s settings"):
             meanings[heading] = (
-                "With the settings that the table names, its 95 % interval in brackets; of a paper's row without flags "
-                "whether the published number lies in that."
+                "Score with the table's settings, and its 95 % interval in brackets; for a paper's row without flags, "
+                "whether the published number lies in the interval."
             )
     return PageTable("results", page["title"], headings, rows, name, meanings, texts, colours)
 
 
-def _more(each: Mapping[str, Any], name: str, number: int) -> PageTable:
-    rows = [[Cell(row[0]), *map(cell, row[1:])] for row in each["rows"]]
-    return PageTable(f"more-{number}", each["caption"], each["headings"], rows, f"{name}-{number}", {})
+def _class_table(table: Mapping[str, Any], name: str, number: int) -> PageTable:
+    rows = [[Cell(row[0]), *map(cell, row[1:])] for row in table["rows"]]
+    return PageTable(f"more-{number}", table["caption"], table["headings"], rows, f"{name}-{number}", {})
 
 
 def _names(frame: pd.DataFrame) -> dict[str, str]:
-    """Of rows, by id: as the table calls them."""
+    """Names of rows by id, with their sections."""
     return {
         row.id: f"{row.section}: {row.label}" if isinstance(row.section, str) and row.section else row.label  # type: ignore[attr-defined,misc]
         for row in frame.itertuples()
@@ -127,11 +127,11 @@ def _names(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _curves(folder: Path, names: Mapping[str, str]) -> dict[str, list[pd.DataFrame]]:
-    """Of each row, a frame a seed; none where the table wants no curves."""
+    """Learning curves by row, one frame per seed; none where the table has no curves."""
     if not (folder / TABLE_CURVES).is_file():
         return {}
-    every = pd.read_csv(folder / TABLE_CURVES)
+    curves = pd.read_csv(folder / TABLE_CURVES)
     return {
-        names[str(row)]: [each for _, each in of_row.groupby("seed")]
-        for row, of_row in every.groupby("row", sort=False)
+        names[str(row)]: [curve for _, curve in of_row.groupby("seed")]
+        for row, of_row in curves.groupby("row", sort=False)
     }

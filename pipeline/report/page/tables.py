@@ -1,4 +1,4 @@
-"""Tables of the page: cells as they are read, and what they are sorted by."""
+"""Tables of the page: the text of cells, and the values that they are sorted by."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,42 +10,41 @@ _SPAN = re.compile(r"(?<=\d) - (?=[\d.])")
 
 @dataclass(frozen=True)
 class Cell:
-    """order: what a browser sorts it by; empty for the text itself."""
+    """A cell of a table."""
 
     text: str
-    order: str = ""
+    order: str = ""  # sort key; empty for the text itself
     group: str = ""
 
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table with its caption. meanings: of headings, in words. text_columns: those that begin at the left, by
-    number; the first always does. file: what a downloaded CSV is called, without its ending."""
+    """A table with its caption."""
 
     name: str
     caption: str
     headings: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    file: str
-    meanings: Mapping[str, str]
-    text_columns: frozenset[int] = frozenset()
-    colours: Mapping[str, str] | None = None
+    file: str  # name of a downloaded CSV, without suffix
+    meanings: Mapping[str, str]  # explanations of headings
+    text_columns: frozenset[int] = frozenset()  # left-aligned columns, beside the first
+    colours: Mapping[str, str] | None = None  # of rows, by the text of their first cell
 
     def is_text(self, column: int) -> bool:
         return column == 0 or column in self.text_columns
 
 
 def cell(text: str) -> Cell:
-    """A number, or an interval, is sorted by its first number; a dash comes last going down."""
-    found = _NUMBER.match(text)
+    """A cell of a number or interval, sorted by its first number; a dash is the smallest."""
+    number = _NUMBER.match(text)
     shown = _SPAN.sub(" \u2013 ", text) if text != "-" else "\u2013"
     if text == "-":
         return Cell(shown, "-1e99")
-    if found is None:
+    if number is None:
         return Cell(shown)
-    return Cell(_minus(shown), found.group().replace(",", "").replace("\u2212", "-"))
+    return Cell(_minus(shown), number.group().replace(",", "").replace("\u2212", "-"))
 
 
 def _minus(text: str) -> str:
-    """A hyphen before a digit, as a minus sign."""
+    """Hyphens before digits as minus signs."""
     return re.sub(r"(?<![\w.])-(?=\d)", "\u2212", text)

@@ -317,7 +317,7 @@ def test_rows_in_processes_of_their_own_come_out_the_same(place: Path, table: pd
 def test_a_process_that_is_ended_from_outside_is_told_of(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel, "_train_here", ended_processes.end)
+    monkeypatch.setattr(parallel, "_train_in_worker", ended_processes.end)
     with pytest.raises(UsageError, match=r"the process that trained video was killed.*\(--jobs\)"):
         ablate(place, "--jobs", 2, "--runs", tmp_path)
 

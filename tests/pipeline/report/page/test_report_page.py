@@ -120,17 +120,17 @@ def test_the_page_has_every_section_in_order(page: ReadPage) -> None:
         page.text.rindex(f"\n{title}\n")  # the first is in the list of sections
         for title in (
             "Summary", "Results", "Scores with their intervals", "Learning curves",
-            "Which classes are taken for which", "Which classes gain", "Test clips", "Where this comes from",
+            "Confusion matrix", "Gains by class", "Test clips", "Provenance",
         )
     ]  # fmt: skip
     assert places == sorted(places)
-    for told in ("12 test clips", "chance 33.3 %", "lite:frames", "Apache-2.0", "clips left out"):
+    for told in ("12 test clips", "chance 33.3 %", "lite:frames", "Apache-2.0", "excluded clips"):
         assert told.lower() in page.text.lower()
 
 
 def test_the_summary_claims_no_more_than_a_test_shows(page: ReadPage) -> None:
     assert "95 % interval" in page.text
-    assert "the highest of several is always a little flattered" in page.text
+    assert "the best of several scores is biased upwards" in page.text
 
 
 def test_figures_have_the_numbers_of_the_run(page: ReadPage, workplace: Path) -> None:
