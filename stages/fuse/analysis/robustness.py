@@ -131,7 +131,7 @@ def _correct_under(
                 stored[name] = by_name[name].stored(perturbation.apply(part))
             elif name:
                 without = name
-            inputs = HeadInputs(heads[0], job.options, stored, {}, views, present, indices, ())
+            inputs = HeadInputs(heads[0], job.options, stored, views, present, indices)
             for which, head in enumerate(heads):
                 logits = predict(head, inputs, indices, without).cpu().numpy()
                 correct[number, which, clips] = all_correct(

@@ -75,7 +75,7 @@ class HeadTrainer:
         """Indices int64 (B,) of an epoch's batches, in a new random order."""
         indices = self.inputs.indices
         if self.recipe.classes_and_clips is not None:
-            if self.inputs.streamed:
+            if self.inputs.streamed is not None:
                 raise UsageError("balanced batches need all features in memory: raise --memory, or leave balanced out")
             labels = balanced_labels(self.truth)[indices]
             batches = balanced_batches(labels, *self.recipe.classes_and_clips, self.shuffle_rng)

@@ -1,14 +1,11 @@
 """A data set as one kind of head takes it: standardised once in memory, or batch by batch as it is read."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from avfuse.features.cache.streaming import FeatureStream
-from avfuse.features.clips import Clip
 from avfuse.stages.fuse.config import Recipe, Settings
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality, StreamedModality
@@ -16,10 +13,10 @@ from avfuse.stages.fuse.data.targets import Targets
 from avfuse.stages.fuse.heads import Head, ModalityShape, build_head
 from avfuse.stages.fuse.heads.base import Masks
 from avfuse.stages.fuse.heads.modality_input import ModalityInput
-from avfuse.stages.fuse.streaming import stream_loader
-
-_EVALUATION_CLIPS, _EVALUATION_BYTES = 1024, 2**28
-"""A batch outside training has at most so many clips, and so many bytes of one modality."""
+from avfuse.stages.fuse.training.streamed_batches import (
+    StreamedBatches,
+    evaluation_batch_size,
+)
 
 
 @dataclass(frozen=True)
@@ -62,17 +59,14 @@ class HeadInputs:
     """The options of `template`."""
     stored: Mapping[str, Tensor]
     """The modalities in memory, float32 (n, ...) in the head's layout, or (n, V, T, D) where there are views."""
-    streamed: Mapping[str, StreamedModality]
-    """The modalities that are read from the cache, batch by batch."""
     views: Mapping[str, Views]
     """By modality."""
     present: Masks
     """Which clips have a modality, bool (n,) by modality; None: all."""
     indices: Tensor
     """int64, the clips that are fitted."""
-    clips: Sequence[Clip]
-    """All clips of the data set, where a modality is streamed."""
-    _streams: dict[tuple[bytes, int, bool, int], FeatureStream] = field(default_factory=dict)
+    streamed: StreamedBatches | None = None
+    """The modalities that are read from the cache batch by batch, where there are any."""
 
     @classmethod
     def of(cls, name: str, data: FusionData, indices: Tensor, options: Settings, recipe: Recipe) -> "HeadInputs":
@@ -99,16 +93,16 @@ class HeadInputs:
             if isinstance(modality, StreamedModality):
                 streamed[key] = modality
                 continue
-            batches = indices.split(_evaluation_batch_size(modality.shape))
-            modality_input.fit((modality.tokens[index], modality.present[index]) for index in batches)
+            in_batches = indices.split(evaluation_batch_size(modality.shape))
+            modality_input.fit((modality.tokens[index], modality.present[index]) for index in in_batches)
             stored[key] = _stored(modality_input, modality, views[key])
-        inputs = cls(head, options, stored, streamed, views, present, indices, data.clips)
         for key, modality in streamed.items():
-            alone = cls(head, options, {}, {key: modality}, views, present, indices, data.clips)
+            batches_of_modality = StreamedBatches({key: modality}, data.clips).read(indices)
             head.modality_inputs()[key].fit(
-                (tokens[key][:, 0], modality.present[index]) for index, tokens in alone._read(indices)
+                (tokens[key][:, 0], modality.present[index]) for index, tokens in batches_of_modality
             )
-        return inputs
+        batches = StreamedBatches(streamed, data.clips) if streamed else None
+        return cls(head, options, stored, views, present, indices, batches)
 
     @classmethod
     def of_trained(
@@ -129,7 +123,7 @@ class HeadInputs:
             key: _stored(modality_input, modalities[key], views[key])
             for key, modality_input in head.modality_inputs().items()
         }
-        return cls(head, options, stored, {}, views, present, indices, ())
+        return cls(head, options, stored, views, present, indices)
 
     @property
     def targets(self) -> Targets:
@@ -161,11 +155,11 @@ class HeadInputs:
             seed: of that order.
             rng: draws views and dropped modalities.
         """
-        if not self.streamed:
+        if self.streamed is None:
             for index in batches:
                 yield self.training_batch(index, recipe, rng)
             return
-        for index, tokens in self._read(self.indices, recipe.batch_size, True, seed, epoch):
+        for index, tokens in self.streamed.read(self.indices, recipe.batch_size, shuffle=True, seed=seed, epoch=epoch):
             yield self.training_batch(index, recipe, rng, self._standardised(index, tokens))
 
     def training_batch(
@@ -208,16 +202,16 @@ class HeadInputs:
     def evaluation_batches(self, indices: Tensor) -> Iterator[tuple[Tensor, list[HeadBatch]]]:
         """Clips for evaluation: positions in `indices`, and a batch of these clips for each test view."""
         size = min(
-            self.template.evaluation_batch_size, *(_evaluation_batch_size(shape) for shape in self.shapes.values())
+            self.template.evaluation_batch_size, *(evaluation_batch_size(shape) for shape in self.shapes.values())
         )
         passes = range(self.evaluation_passes)
-        if not self.streamed:
+        if self.streamed is None:
             for positions in torch.arange(len(indices), device=indices.device).split(size):
                 yield positions, [self.evaluation_batch(indices[positions], number) for number in passes]
             return
         position_of = torch.full((int(indices.max()) + 1 if len(indices) else 0,), -1, device=indices.device)
         position_of[indices] = torch.arange(len(indices), device=indices.device)
-        for index, tokens in self._read(indices, size):
+        for index, tokens in self.streamed.read(indices, size):
             streamed = self._standardised(index, tokens)
             yield position_of[index], [self.evaluation_batch(index, number, streamed) for number in passes]
 
@@ -254,61 +248,12 @@ class HeadInputs:
         return self.template.modality_inputs()[name].to_layout(standardised)
 
     def _standardised(self, index: Tensor, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        inputs = self.template.modality_inputs()
+        """Streamed tokens (B, V, T, D) of a batch, standardised."""
+        assert self.streamed is not None
+        inputs, modalities = self.template.modality_inputs(), self.streamed.modalities
         return {
-            name: inputs[name].standardise(values, self.streamed[name].present[index])
-            for name, values in tokens.items()
+            name: inputs[name].standardise(values, modalities[name].present[index]) for name, values in tokens.items()
         }
-
-    def _read(
-        self, indices: Tensor, size: int | None = None, shuffle: bool = False, seed: int = 0, epoch: int = 0
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Read the streamed modalities of clips, batch by batch: indices (B,), and tokens (B, V, T, D) by modality.
-
-        Clips without any cached row are dealt out among the batches, as NaN.
-        """
-        if size is None:
-            size = min(_evaluation_batch_size(modality.shape) for modality in self.streamed.values())
-        cached = torch.stack([modality.present[indices] for modality in self.streamed.values()]).any(dim=0)
-        if not cached.any():
-            for index in indices.split(size):
-                yield index, {name: self._absent(name, len(index)) for name in self.streamed}
-            return
-        stream = self._stream(indices, size, shuffle, seed)
-        loader = stream_loader(stream, pin_memory=indices.device.type == "cuda")
-        loader.set_epoch(epoch)
-        in_stream = torch.from_numpy(stream.positions)
-        others = torch.ones(len(indices), dtype=torch.bool)
-        others[in_stream] = False
-        count = math.ceil(len(in_stream) / size)
-        dealt = indices[others.to(indices.device)].tensor_split(count)
-        for number, batch in enumerate(loader):
-            batch = batch.to(indices.device, non_blocking=True)
-            index = torch.cat([indices[batch.index], dealt[number]])
-            tokens = {
-                name: torch.cat([modality.layout.stack_views(batch.tokens), self._absent(name, len(dealt[number]))])
-                for name, modality in self.streamed.items()
-            }
-            yield index, tokens
-
-    def _absent(self, name: str, clips: int) -> Tensor:
-        layout = self.streamed[name].layout
-        shape = (clips, len(layout.alternatives), layout.shape.length, layout.shape.dim)
-        return torch.full(shape, float("nan"), device=self.indices.device)
-
-    def _stream(self, indices: Tensor, size: int, shuffle: bool, seed: int) -> FeatureStream:
-        """A stream of these clips, made once: looking rows up in a large cache takes time."""
-        key = (indices.cpu().numpy().tobytes(), size, shuffle, seed)
-        if key not in self._streams:
-            stores = {key: store for modality in self.streamed.values() for key, store in modality.stores.items()}
-            clips = [self.clips[index] for index in indices.tolist()]
-            self._streams[key] = FeatureStream(stores, clips, size, seed=seed, shuffle=shuffle)
-        return self._streams[key]
-
-
-def _evaluation_batch_size(shape: ModalityShape) -> int:
-    """Clips per batch outside training."""
-    return max(1, min(_EVALUATION_CLIPS, _EVALUATION_BYTES // (4 * shape.length * shape.dim)))
 
 
 def _mask(modality: Modality | StreamedModality, left_out: bool) -> Tensor | None:
@@ -329,7 +274,7 @@ def _stored(modality_input: ModalityInput, modality: Modality, views: Views) -> 
 
 def _in_batches(tokens: Tensor, present: Tensor, prepare: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Prepare all clips batch by batch, so that intermediate tensors stay small."""
-    size = max(1, min(_EVALUATION_CLIPS, _EVALUATION_BYTES // (4 * tokens[0].numel())))
+    size = evaluation_batch_size(ModalityShape(*tokens.shape[1:]))
     return torch.cat([prepare(*batch) for batch in zip(tokens.split(size), present.split(size), strict=True)])
 
 

@@ -267,7 +267,7 @@ def _unstack(trainer: HeadTrainer) -> None:
 
 
 def _can_vmap(trainer: HeadTrainer) -> bool:
-    plain = trainer.auxiliary is None and not trainer.inputs.streamed
+    plain = trainer.auxiliary is None and trainer.inputs.streamed is None
     return plain and is_faster_vmapped(trainer.head, trainer.inputs.indices.device)
 
 
