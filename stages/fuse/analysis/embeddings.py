@@ -76,8 +76,8 @@ def embed_clips(heads: Sequence[SeedResult], data: FusionData, clips: Tensor) ->
 
 @torch.inference_mode()
 def embed_with_head(head: Head, losses: AuxiliaryLosses, inputs: HeadInputs, clips: Tensor) -> Embeddings:
-    """Embed clips (n,) in evaluation mode, as audio-video contrast compares them. Where temporal windows are averaged at
-    test, the direction of the mean of their vectors."""
+    """Embed clips (n,) in evaluation mode, as audio-video contrast compares them: where temporal windows are averaged
+    at test, in the direction of the mean of their vectors."""
     head.eval()
     vectors: dict[str, Tensor] = {}
     has: dict[str, Tensor] = {}

@@ -25,7 +25,7 @@ from avfuse.stages.fuse.training.head_trainer import predict
 from avfuse.stages.fuse.training.inputs import HeadInputs
 
 _CLIPS, _BYTES = 1024, 2**28
-"""Predicted at a time, at most."""
+"""Limits of clips predicted at once."""
 
 
 @dataclass(frozen=True)
@@ -152,56 +152,64 @@ def _modality(
 
 @dataclass(frozen=True)
 class Predictions:
-    """Clips of one split, in order. scores: a target each, float64 (n, C), logarithms of probabilities, or log-odds of
-    a target with sigmoid; truth: a target each, None for unlabelled clips."""
+    """Predictions of the clips of one split, in order."""
 
     run: Run
     clip_ids: list[str]
     scores: list[NDArray[np.float64]]
+    """Per target (n, C), logarithms of probabilities, or log-odds of a target with sigmoid."""
     truth: tuple[Truth, ...] | None
+    """Per target; None for unlabelled clips."""
     seeds: list[int]
 
 
 def load_predictions(folder: Path, head: str, split: str, seed: int | None = None) -> Predictions:
-    """The predictions of one seed, or the mean of the logarithms of all seeds' probabilities (log-odds with sigmoid),
-    normalised again: the geometric mean, which cares for no scale of logits.
+    """Load the predictions of one seed, or the normalised geometric mean of all seeds' probabilities (the mean of their
+    log-odds with sigmoid), which does not depend on the scale of logits.
 
-    split: test or unlabelled. Raises UsageError for a head, a seed or a split that the run does not have.
+    Args:
+        head: the row.
+        split: `test` or `unlabelled`.
+        seed: by default all.
+
+    Raises:
+        UsageError: a head, a seed or a split that the run does not have.
     """
     run_folder = RunFolder(folder)
     known = run_folder.count_seeds()
     if head not in known:
         raise UsageError(f"{folder} holds no head '{head}': it has {', '.join(known) or 'none yet'}")
     run = run_folder.load(head)
-    runs = [one for one in run.heads[head] if seed in (None, one.seed)]
-    if not runs:
-        seeds = ", ".join(str(one.seed) for one in run.heads[head])
+    results = [result for result in run.heads[head] if seed in (None, result.seed)]
+    if not results:
+        seeds = ", ".join(str(result.seed) for result in run.heads[head])
         raise UsageError(f"{folder} holds no seed {seed} of {head}: it has {seeds}")
     labelled = split == "test"
-    clip_ids, _ = _predicted(runs[0], labelled)
+    clip_ids, _ = _clips_and_logits(results[0], labelled)
     if not clip_ids:
         raise UsageError(f"{folder} holds no predictions of {split} clips: '{run.described['dataset']}' has none")
-    logits = [_predicted(one, labelled)[1] for one in runs]
+    logits = [_clips_and_logits(result, labelled)[1] for result in results]
     scores = mean_scores(run.targets, logits)
-    return Predictions(run, clip_ids, scores, runs[0].truth if labelled else None, [one.seed for one in runs])
+    truth = results[0].truth if labelled else None
+    return Predictions(run, clip_ids, scores, truth, [result.seed for result in results])
 
 
 def mean_scores(targets: Targets, logits: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
-    """Several seeds' logits (n, width) taken together: a target each, (n, C), as `Predictions` has them."""
+    """The mean over seeds of their logits (n, width), per target (n, C), as `Predictions.scores`."""
     by_target = zip(*map(targets.split, logits), strict=True)
     return [_mean_score(target, parts) for target, parts in zip(targets, by_target, strict=True)]
 
 
 def probabilities(target: LearnedTarget, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What scores of a target stand for: probabilities that sum to 1 over the classes, or with sigmoid one for each."""
+    """Probabilities from a target's `Predictions.scores`: they sum to 1 over the classes, or with sigmoid are one each."""
     return 1 / (1 + np.exp(-scores)) if target.sigmoid else np.exp(scores)  # type: ignore[no-any-return]
 
 
-def _predicted(one: SeedResult, labelled: bool) -> tuple[list[str], NDArray[np.float32]]:
-    return (one.clip_ids, one.logits) if labelled else one.unlabelled()
+def _clips_and_logits(result: SeedResult, labelled: bool) -> tuple[list[str], NDArray[np.float32]]:
+    return (result.clip_ids, result.logits) if labelled else result.unlabelled()
 
 
 def _mean_score(target: LearnedTarget, logits: tuple[Logits, ...]) -> NDArray[np.float64]:
     if target.sigmoid:
         return np.mean(logits, axis=0, dtype=np.float64)  # type: ignore[no-any-return]
-    return log_softmax(np.mean([log_softmax(each) for each in logits], axis=0))
+    return log_softmax(np.mean([log_softmax(of_seed) for of_seed in logits], axis=0))

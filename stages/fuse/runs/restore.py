@@ -1,4 +1,4 @@
-"""Trained heads read back from a run, to be used again."""
+"""Trained heads restored from a run, with the job, recipe and features that they were trained with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from avfuse.features.errors import UsageError
-from avfuse.features.feature_names import expand_names
 from avfuse.features.spec import FeatureSpec
 from avfuse.manifests import Manifest
 from avfuse.moved_modules import renamed
@@ -35,80 +34,84 @@ if not TYPE_CHECKING:
     __getattr__ = renamed(__name__, {"data_of": "load_run_data"})
 
 
-def job_from_result(one: SeedResult, data: FusionData) -> TrainingJob:
-    """What a saved head was trained by. data: what its run was trained on, of which a row of swept features sees a
-    part. Raises UsageError for other clips or features than those."""
-    if data.fingerprint != one.described["data"]:
+def job_from_result(result: SeedResult, data: FusionData) -> TrainingJob:
+    """The training job of a saved head. data: of its whole run; a row of swept features uses a part. Raises UsageError
+    for other clips or features than it was trained on."""
+    if data.fingerprint != result.described["data"]:
         raise UsageError(
-            f"{one.files.stem} was trained on other clips or features than these: load what its run.json "
+            f"{result.files.stem} was trained on other clips or features than these: load what its run.json "
             "names under features"
         )
-    swept = {name: text for name, text in one.described["swept"].items() if name in FEATURES}
+    swept = {name: text for name, text in result.described["swept"].items() if name in FEATURES}
     return TrainingJob(
-        one.head,
-        data.only({name: _names(data.modalities[name].specs, text) for name, text in swept.items()}) if swept else data,
-        one.seed,
-        saved_recipe(one),
-        saved_options(one),
-        one.described["training"]["shuffle_labels"],
+        result.head,
+        data.only({name: _full_names(data.modalities[name].specs, text) for name, text in swept.items()})
+        if swept
+        else data,
+        result.seed,
+        saved_recipe(result),
+        saved_options(result),
+        result.described["training"]["shuffle_labels"],
     )
 
 
-def saved_recipe(one: SeedResult) -> Recipe:
-    """How a saved head was trained."""
-    return Recipe.model_validate(one.described["recipe"])
+def saved_recipe(result: SeedResult) -> Recipe:
+    """The recipe of a saved head."""
+    return Recipe.model_validate(result.described["recipe"])
 
 
-def saved_options(one: SeedResult) -> Settings:
-    """A saved head's own options."""
-    return get_head(one.head).Options.model_validate(one.described["options"])
+def saved_options(result: SeedResult) -> Settings:
+    """The options of a saved head."""
+    return get_head(result.head).Options.model_validate(result.described["options"])
 
 
-def saved_layouts(run: Run, one: SeedResult) -> dict[str, FeatureLayout]:
-    """The features that a saved head sees, by modality, as run.json describes them. Raises UsageError where that is not
-    what it was, by its key."""
+def saved_layouts(run: Run, result: SeedResult) -> dict[str, FeatureLayout]:
+    """The features of a saved head, by modality, as run.json describes them. Raises UsageError where a description does
+    not match its key."""
     layouts = {}
-    for name in get_head(one.head).used_modalities(saved_options(one)):
-        specs = [_described(run, each) for each in run.described["features"][name]]
+    for name in get_head(result.head).used_modalities(saved_options(result)):
+        specs = [_read_spec(run, facts) for facts in run.described["features"][name]]
         layout = FeatureLayout.of(name, specs)
-        if (text := one.described["swept"].get(name)) is not None:
-            layout = layout.only(layout.feature_positions(_names(specs, text)))
+        if (text := result.described["swept"].get(name)) is not None:
+            layout = layout.only(layout.feature_positions(_full_names(specs, text)))
         layouts[name] = layout
     return layouts
 
 
-def load_head(one: SeedResult, data: FusionData) -> Head:
+def load_head(result: SeedResult, data: FusionData) -> Head:
     """A saved head on the data's device, ready to predict. Raises UsageError as `job_from_result`, and where its
     weights are missing, damaged, or of another version of the head."""
-    job = job_from_result(one, data)
-    return restore_head(one, job.data.shapes, job.data.targets, data.train.device)
+    job = job_from_result(result, data)
+    return restore_head(result, job.data.shapes, job.data.targets, data.train.device)
 
 
-def restore_head(one: SeedResult, shapes: Mapping[str, ModalityShape], targets: Targets, device: torch.device) -> Head:
-    """A saved head without its data. shapes: of the modalities that it sees. Raises UsageError as `load_head` does
-    over its weights."""
+def restore_head(
+    result: SeedResult, shapes: Mapping[str, ModalityShape], targets: Targets, device: torch.device
+) -> Head:
+    """A saved head without its data. shapes: of the modalities that it uses. Raises UsageError as `load_head` for its
+    weights."""
     if device.type == "cpu":
         limit_torch_threads()
     with torch.random.fork_rng(devices=rng_devices(device)):
-        head = build_head(one.head, shapes, targets, saved_options(one)).to(device)
-    file = one.files.weights
+        head = build_head(result.head, shapes, targets, saved_options(result)).to(device)
+    file = result.files.weights
     try:
         head.load_state_dict(dict(_weights(file)))
     except RuntimeError as error:
-        raise UsageError(f"{file} is of another version of head '{one.head}': train it again (--replace)") from error
+        raise UsageError(f"{file} is of another version of head '{result.head}': train it again (--replace)") from error
     return head.eval()
 
 
-def load_auxiliary_losses(one: SeedResult, head: Head) -> AuxiliaryLosses:
-    """Audio-video contrast of a saved head, on its device, with the common space that it was trained in. head: what
-    `load_head` gives of it. Raises UsageError where it was trained without, and where the space is gone or damaged."""
-    recipe = saved_recipe(one)
+def load_auxiliary_losses(result: SeedResult, head: Head) -> AuxiliaryLosses:
+    """Audio-video contrast of a saved head, on its device, with its joint embedding. head: restored by `load_head`.
+    Raises UsageError where it was trained without contrast, and for missing or damaged weights."""
+    recipe = saved_recipe(result)
     if not recipe.avc:
-        raise UsageError(f"{one.file.parent} was trained without audio-video contrast: train with --set avc=0.5")
-    file = one.files.joint_embedding
+        raise UsageError(f"{result.file.parent} was trained without audio-video contrast: train with --set avc=0.5")
+    file = result.files.joint_embedding
     if not file.exists():
         raise UsageError(
-            f"{file} is not there, as of heads trained by an earlier version: remove {one.file.parent}, and run the "
+            f"{file} is not there, as of heads trained by an earlier version: remove {result.file.parent}, and run the "
             "command in run.json again"
         )
     device = next(head.parameters()).device
@@ -118,11 +121,11 @@ def load_auxiliary_losses(one: SeedResult, head: Head) -> AuxiliaryLosses:
     try:
         objective.space.load_state_dict(dict(_weights(file)))
     except RuntimeError as error:
-        raise UsageError(f"{file} is not of this head: remove {one.file.parent}, and train it again") from error
+        raise UsageError(f"{file} is not of this head: remove {result.file.parent}, and train it again") from error
     return objective
 
 
-def _described(run: Run, described: Mapping[str, Any]) -> FeatureSpec:
+def _read_spec(run: Run, described: Mapping[str, Any]) -> FeatureSpec:
     own = {name: value for name, value in described.items() if name != "key"}
     try:
         spec = FeatureSpec.model_validate(own)
@@ -146,19 +149,16 @@ def _weights(file: Path) -> Mapping[str, Tensor]:
     return weights
 
 
-def _names(specs: Sequence[FeatureSpec], text: str) -> list[str]:
-    """Features as a row is called after them, where slashes are written as underscores."""
+def _full_names(specs: Sequence[FeatureSpec], text: str) -> list[str]:
+    """Full names of features that a row's name spells with underscores in place of slashes."""
     known = {spec.name.replace("/", "_"): spec.name for spec in specs}
-    found = []
-    for feature in expand_names(text.split("+")):
-        plain, at, key = feature.partition("@")
-        found.append(known.get(plain, plain) + at + key)
-    return found
+    parts = [feature.partition("@") for feature in expand_full_names(text.split("+"))]
+    return [known.get(plain, plain) + at + key for plain, at, key in parts]
 
 
 def load_rows(folder: Path, rows: Sequence[str] = ()) -> Run:
-    """A run with these rows alone, or all of them. Raises UsageError for one that it does not have, and where none is
-    trained yet."""
+    """Load a run with these rows alone, or all of them. Raises UsageError for an unknown row, and where none is trained
+    yet."""
     run_folder = RunFolder(folder)
     known = list(run_folder.count_seeds())
     if not known:
@@ -172,7 +172,7 @@ def load_rows(folder: Path, rows: Sequence[str] = ()) -> Run:
 
 
 def load_audio_video_rows(folder: Path) -> Run:
-    """A run with the rows whose heads take both modalities. Raises UsageError where there is none."""
+    """Load the rows of a run whose heads use both modalities. Raises UsageError where there is none."""
     run = load_rows(folder)
     heads = {}
     for row, seeds in run.heads.items():
@@ -188,7 +188,7 @@ def load_audio_video_rows(folder: Path) -> Run:
 def load_run_data(
     run: Run, manifest: Manifest, cache: Path, device: str = "cpu", memory_bytes: int | None = None
 ) -> FusionData:
-    """The features that a run names, by key. memory_bytes: as the run had it, see `load_data`.
+    """Load the features that a run names, by key. memory_bytes: as the run had it, see `load_data`.
 
     Raises UsageError where a feature is no longer cached, and where clips, splits or features have changed since.
     """
@@ -208,24 +208,24 @@ def load_run_data(
 
 
 def match_test_clips(a: Run, b: Run) -> NDArray[np.int64]:
-    """Where each test clip of A is among those of B. int64 (n_test,). Raises UsageError unless they are the same clips
-    with the same classes."""
-    (one, *_), (other, *_) = next(iter(a.heads.values())), next(iter(b.heads.values()))
+    """The position of each test clip of A among those of B, int64 (n_test,). Raises UsageError unless they are the same
+    clips with the same classes."""
+    (first, *_), (second, *_) = next(iter(a.heads.values())), next(iter(b.heads.values()))
     if a.described["collection"] != b.described["collection"]:
         raise UsageError(
             f"{a.folder} is of data set '{a.described['dataset']}', {b.folder} of '{b.described['dataset']}': compare "
             "runs of one data set"
         )
-    if set(one.clip_ids) != set(other.clip_ids):
-        shared = len(set(one.clip_ids) & set(other.clip_ids))
+    if set(first.clip_ids) != set(second.clip_ids):
+        shared = len(set(first.clip_ids) & set(second.clip_ids))
         raise UsageError(
-            f"{a.folder} and {b.folder} are not tested on the same clips: of {len(one.clip_ids)} and "
-            f"{len(other.clip_ids)} they share {shared}; train both on one split and on features of the same clips"
+            f"{a.folder} and {b.folder} are not tested on the same clips: of {len(first.clip_ids)} and "
+            f"{len(second.clip_ids)} they share {shared}; train both on one split and on features of the same clips"
         )
-    place = {clip_id: number for number, clip_id in enumerate(other.clip_ids)}
-    order = np.array([place[clip_id] for clip_id in one.clip_ids], dtype=np.int64)
-    known = [[(each.name, each.classes, each.several) for each in run.targets] for run in (a, b)]
-    if known[0] != known[1] or not all(map(np.array_equal, one.truth, (each[order] for each in other.truth))):
+    place = {clip_id: number for number, clip_id in enumerate(second.clip_ids)}
+    order = np.array([place[clip_id] for clip_id in first.clip_ids], dtype=np.int64)
+    known = [[(target.name, target.classes, target.several) for target in run.targets] for run in (a, b)]
+    if known[0] != known[1] or not all(map(np.array_equal, first.truth, (truth[order] for truth in second.truth))):
         raise UsageError(
             f"{a.folder} and {b.folder} do not tell the same classes of their test clips: train both on one manifest"
         )

@@ -1,4 +1,4 @@
-"""Rows of a results table, from saved predictions."""
+"""Rows of a results table from saved predictions, and the rows that validation selects in a sweep."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,18 +24,19 @@ _COST = (
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a run over its seeds: shares of 1. `score` is that of Targets.measure, with its 95 % interval over
-    seeds and groups of test clips; `measures` has the means of all that was measured. Costs are means, see Cost, and
-    None where one is not known of every seed."""
+    """One row of a run over its seeds, shares of 1. Costs are means, see `Cost`, and None where one is not known for
+    every seed."""
 
     label: str
     seeds: int
     n_test: int
     score: float
+    """Targets.measure, with its 95 % interval over seeds and groups of test clips."""
     low: float
     high: float
     seed_spread: float
     measures: dict[str, float]
+    """The mean of every measure."""
     parameters: int
     macs: float | None
     backbone_macs: float | None
@@ -46,58 +47,58 @@ class Row:
 
 
 def summarise(run: Run) -> list[Row]:
-    """One row per head, in the run's order: means over its seeds, with intervals and costs."""
-    return [_row(run, runs) for runs in run.heads.values()]
+    """One row per row of the run, in its order: means over seeds, with intervals and costs."""
+    return [_row(run, results) for results in run.heads.values()]
 
 
-def correct_matrix(targets: Targets, runs: list[SeedResult]) -> NDArray[np.bool_]:
-    """(S, n_test): whether each seed got each clip right, every target of it."""
-    return np.stack([all_correct(targets, one.logits, one.truth) for one in runs])
+def correct_matrix(targets: Targets, results: list[SeedResult]) -> NDArray[np.bool_]:
+    """Whether each seed got each clip right in every target, (S, n_test)."""
+    return np.stack([all_correct(targets, result.logits, result.truth) for result in results])
 
 
 def chance(run: Run) -> float:
-    """The share of test clips that guessing gets right, every target of them."""
-    one = next(iter(run.heads.values()))[0]
+    """The accuracy of guessing, in every target at once."""
+    first = next(iter(run.heads.values()))[0]
     shares = [
         float(truth.sum(axis=1).mean() if target.several else 1) / len(target.classes)
-        for target, truth in zip(run.targets, one.truth, strict=True)
+        for target, truth in zip(run.targets, first.truth, strict=True)
     ]
     return float(np.prod(shares))
 
 
 def notes(run: Run) -> list[str]:
-    """What a reader of the table has to know."""
-    found = [*_measures(run.targets), "Intervals: 95 %, over new seeds and new groups of test clips.", _COST]
-    if any(len(runs) == 1 for runs in run.heads.values()):
-        found.append("With one seed, how much seeds vary is unknown: the interval is over groups of test clips alone.")
+    """Notes below the table."""
+    lines = [*_measures(run.targets), "Intervals: 95 %, over new seeds and new groups of test clips.", _COST]
+    if any(len(results) == 1 for results in run.heads.values()):
+        lines.append("With one seed, how much seeds vary is unknown: the interval is over groups of test clips alone.")
     if (few := few_groups_warning(run.groups)) is not None:
-        found.append(few)
+        lines.append(few)
     if run.described["clips"]["unlabelled"]:
-        found.append(f"{run.described['clips']['unlabelled']} unlabelled clips were predicted (avfuse runs export).")
+        lines.append(f"{run.described['clips']['unlabelled']} unlabelled clips were predicted (avfuse runs export).")
     if run.described["training"]["shuffle_labels"]:
-        found.append("Control run: the training labels were shuffled, so chance is the right result.")
+        lines.append("Control run: the training labels were shuffled, so chance is the right result.")
     if run.described["untrained"]:
-        found.append(f"UNTRAINED weights in {', '.join(run.described['untrained'])}: these numbers mean nothing.")
-    return found
+        lines.append(f"UNTRAINED weights in {', '.join(run.described['untrained'])}: these numbers mean nothing.")
+    return lines
 
 
 def _measures(targets: Targets) -> list[str]:
-    """What is measured where clips have other than one target of one class."""
-    found = []
+    """Notes on the measures of several targets, or of several classes."""
+    lines = []
     if len(targets) > 1:
         names = " and ".join(target.name for target in targets)
-        found.append(
+        lines.append(
             f"{'Action' if targets.joint == 'action' else 'All targets'}: {names} of a clip are right at once."
         )
     if targets.has_joint_top5:
-        found.append("Top-5: what is true is among the five likeliest combinations, by the product of probabilities.")
+        lines.append("Top-5: what is true is among the five likeliest combinations, by the product of probabilities.")
     if any(target.several for target in targets):
-        found.append("hit@1: the likeliest class is one of the clip's. mAP: mean over classes of average precision.")
-    return [*found, *(_of_several(target, targets.selection) for target in targets if target.several)]
+        lines.append("hit@1: the likeliest class is one of the clip's. mAP: mean over classes of average precision.")
+    return [*lines, *(_several_classes_note(target, targets.selection) for target in targets if target.several)]
 
 
-def _of_several(target: LearnedTarget, selection: str) -> str:
-    """How a target of several classes was trained, and what counts as predicted."""
+def _several_classes_note(target: LearnedTarget, selection: str) -> str:
+    """How a target of several classes was trained, and which classes count as predicted."""
     counted = "F1 (micro) and subset (no class too many or too few) are of"
     if not target.sigmoid:
         return (
@@ -108,67 +109,69 @@ def _of_several(target: LearnedTarget, selection: str) -> str:
     return f"{target.name}: trained with a sigmoid for each class, {why}; {counted} classes of 50 % or more{chosen}."
 
 
-def _row(run: Run, runs: list[SeedResult]) -> Row:
-    scores = [one.described["metrics"][run.targets.measure] for one in runs]
-    span = interval(correct_matrix(run.targets, runs), run.groups)
+def _row(run: Run, results: list[SeedResult]) -> Row:
+    scores = [result.described["metrics"][run.targets.measure] for result in results]
+    span = interval(correct_matrix(run.targets, results), run.groups)
     return Row(
-        label=runs[0].row,
-        seeds=len(runs),
-        n_test=runs[0].described["metrics"]["n_test"],
+        label=results[0].row,
+        seeds=len(results),
+        n_test=results[0].described["metrics"]["n_test"],
         score=float(np.mean(scores)),
         low=span.low,
         high=span.high,
         seed_spread=float(np.std(scores, ddof=1)) if len(scores) > 1 else float("nan"),
-        measures={name: _mean(runs, "metrics", name) for name in runs[0].described["metrics"]},
-        parameters=runs[0].described["cost"]["parameters"],
-        macs=_mean_cost(runs, "macs"),
-        backbone_macs=_mean_cost(runs, "backbone_macs"),
-        training_macs=_mean_cost(runs, "training_macs"),
-        seconds=_mean(runs, "cost", "seconds"),
-        seconds_per_epoch=_mean_cost(runs, "seconds_per_epoch"),
-        peak_memory_mib=_mean_cost(runs, "peak_memory_mib"),
+        measures={name: _mean(results, "metrics", name) for name in results[0].described["metrics"]},
+        parameters=results[0].described["cost"]["parameters"],
+        macs=_mean_cost(results, "macs"),
+        backbone_macs=_mean_cost(results, "backbone_macs"),
+        training_macs=_mean_cost(results, "training_macs"),
+        seconds=_mean(results, "cost", "seconds"),
+        seconds_per_epoch=_mean_cost(results, "seconds_per_epoch"),
+        peak_memory_mib=_mean_cost(results, "peak_memory_mib"),
     )
 
 
-def _mean_cost(runs: list[SeedResult], name: str) -> float | None:
-    return None if any(one.described["cost"][name] is None for one in runs) else _mean(runs, "cost", name)
+def _mean_cost(results: list[SeedResult], name: str) -> float | None:
+    return None if any(result.described["cost"][name] is None for result in results) else _mean(results, "cost", name)
 
 
-def _mean(runs: list[SeedResult], part: str, name: str) -> float:
-    return float(np.mean([one.described[part][name] for one in runs]))
+def _mean(results: list[SeedResult], part: str, name: str) -> float:
+    return float(np.mean([result.described[part][name] for result in results]))
 
 
 @dataclass(frozen=True)
 class SelectedRow:
-    """The best of a head's rows by the mean over seeds of Targets.selection on validation, of so many; shares of 1. The
-    share on test is that of Targets.measure."""
+    """The best of a head's rows by its mean validation score over seeds."""
 
     head: str
     row: str
     rows: int
+    """How many rows the head has."""
     validation: float
+    """Targets.selection on validation clips, a share of 1."""
     test: float
+    """Targets.measure on test clips, a share of 1."""
 
     @property
     def values(self) -> str:
-        """What was chosen, as the user wrote it."""
+        """The selected values, as the user wrote them."""
         return self.row.partition(",")[2].replace(",", ", ")
 
 
-def validation_score(run: Run, runs: list[SeedResult]) -> float:
-    """Mean over seeds."""
-    return float(np.mean([one.described["cost"][f"validation_{run.targets.selection}"] for one in runs]))
+def validation_score(run: Run, results: list[SeedResult]) -> float:
+    """Targets.selection on validation clips, the mean over seeds."""
+    return float(np.mean([result.described["cost"][f"validation_{run.targets.selection}"] for result in results]))
 
 
 def selected_rows(run: Run) -> list[SelectedRow]:
-    """One for each head that has several rows, in the run's order. Of equals the first wins."""
+    """The selected row of each head with several, in the run's order; of equals the first."""
     rows: dict[str, list[str]] = {}
     for row in run.heads:
         rows.setdefault(head_of(row), []).append(row)
-    return [_winner(run, head, of_head) for head, of_head in rows.items() if len(of_head) > 1]
+    return [_selected_row(run, head, head_rows) for head, head_rows in rows.items() if len(head_rows) > 1]
 
 
-def _winner(run: Run, head: str, rows: list[str]) -> SelectedRow:
+def _selected_row(run: Run, head: str, rows: list[str]) -> SelectedRow:
     best = max(rows, key=lambda row: validation_score(run, run.heads[row]))
-    tests = [one.described["metrics"][run.targets.measure] for one in run.heads[best]]
+    tests = [result.described["metrics"][run.targets.measure] for result in run.heads[best]]
     return SelectedRow(head, best, len(rows), validation_score(run, run.heads[best]), float(np.mean(tests)))
