@@ -201,7 +201,7 @@ def mean_scores(targets: Targets, logits: Sequence[NDArray[np.float32]]) -> list
 
 
 def probabilities(target: LearnedTarget, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities from a target's `Predictions.scores`: they sum to 1 over the classes, or with sigmoid are one each."""
+    """Probabilities from a target's `Predictions.scores`: summing to 1 over the classes, or with sigmoid one each."""
     return 1 / (1 + np.exp(-scores)) if target.sigmoid else np.exp(scores)  # type: ignore[no-any-return]
 
 

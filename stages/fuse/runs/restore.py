@@ -152,7 +152,7 @@ def _weights(file: Path) -> Mapping[str, Tensor]:
 def _full_names(specs: Sequence[FeatureSpec], text: str) -> list[str]:
     """Full names of features that a row's name spells with underscores in place of slashes."""
     known = {spec.name.replace("/", "_"): spec.name for spec in specs}
-    parts = [feature.partition("@") for feature in expand_full_names(text.split("+"))]
+    parts = [feature.partition("@") for feature in expand_names(text.split("+"))]
     return [known.get(plain, plain) + at + key for plain, at, key in parts]
 
 
