@@ -187,12 +187,12 @@ class _DeviceProcesses:
             self._devices.append(self._start(device.name))
 
     def _start(self, name: str) -> _DeviceProcess:
-        ours, theirs = self._context.Pipe()
-        arguments = (theirs, self._extraction, name, self._workers, self._threads)
+        parent, child = self._context.Pipe()
+        arguments = (child, self._extraction, name, self._workers, self._threads)
         process = self._context.Process(target=_run_device, args=arguments)
         process.start()
-        theirs.close()
-        return _DeviceProcess(name, process, ours)
+        child.close()
+        return _DeviceProcess(name, process, parent)
 
 
 def _exit_description(exit_code: int | None) -> str:

@@ -155,8 +155,8 @@ class Extractor:
         keys = [spec.key for spec in self._extraction.specs]
         is_ours, claim = self._claims.acquire([claim_id(keys[position], job.clip) for position, job in pairs])
         busy = {(position, job.clip.clip_id) for (position, job), ours in zip(pairs, is_ours, strict=True) if not ours}
-        ours, postponed = (_select_features(chunk, busy, elsewhere) for elsewhere in (False, True))
-        jobs = remaining_jobs(self._stores, ours, self._extraction.known_shards)
+        claimed, postponed = (_select_features(chunk, busy, elsewhere) for elsewhere in (False, True))
+        jobs = remaining_jobs(self._stores, claimed, self._extraction.known_shards)
         open_ids = {job.clip.clip_id for job in (*jobs, *postponed)}
         return ClaimedChunk(jobs, claim, len(chunk) - len(open_ids), postponed)
 

@@ -49,7 +49,7 @@ def test_files_that_cannot_be_used_are_named(place: Path, own: str, message: str
     assert done.err.count("\n") == 1
 
 
-def test_code_with_the_names_of_before_still_runs_and_is_told_the_new_ones(place: Path) -> None:
+def test_code_with_the_old_names_runs_with_a_warning_that_names_the_new_ones(place: Path) -> None:
     code = (place / "ave.py").read_text()
     for old, new in (("Listing", "DatasetDescription"), ("rows", "clip_table")):
         code = code.replace(new, old)
@@ -58,6 +58,6 @@ def test_code_with_the_names_of_before_still_runs_and_is_told_the_new_ones(place
         done = manifest(place, "old.py", "ave", "--root", "AVE_Dataset", "--no-probe")
     assert done.code == 0
     assert "ave: 9 clips" in done.out
-    told = " ".join(str(warning.message) for warning in warnings)
-    assert "'avfuse.manifests.Listing' is 'avfuse.manifests.DatasetDescription' now" in told
-    assert "'avfuse.manifests.rows' is 'avfuse.manifests.clip_table' now" in told
+    messages = " ".join(str(warning.message) for warning in warnings)
+    assert "'avfuse.manifests.Listing' is 'avfuse.manifests.DatasetDescription' now" in messages
+    assert "'avfuse.manifests.rows' is 'avfuse.manifests.clip_table' now" in messages

@@ -109,9 +109,9 @@ def test_no_group_is_in_both_splits(groups: int) -> None:
 
 
 def test_special_files_are_few_and_almost_all_in_train() -> None:
-    found = sorted((clip.note, clip.split) for clip in _plan() if clip.note)
+    specials = sorted((clip.note, clip.split) for clip in _plan() if clip.note)
 
-    assert found == [
+    assert specials == [
         (NO_AUDIO, "test"),
         (NO_AUDIO, "train"),
         (NO_AUDIO, "train"),
@@ -210,11 +210,11 @@ def test_rendering_leaves_no_temporary_files(small_root: Path) -> None:
 
 
 def test_seen_classes_share_one_sound_and_heard_classes_one_picture() -> None:
-    """The makers of what a family shares are told the seeds and the length, and so cannot know the class."""
-    told = ["group_rng", "clip_rng"]
+    """The makers of what a family shares are given the seeds and the length, and so cannot know the class."""
+    parameters = ["group_rng", "clip_rng"]
 
-    assert list(inspect.signature(sounds.neutral_sound).parameters) == [*told, "sample_count"]
-    assert list(inspect.signature(scenes.performer_frames).parameters) == [*told, "frame_count"]
+    assert list(inspect.signature(sounds.neutral_sound).parameters) == [*parameters, "sample_count"]
+    assert list(inspect.signature(scenes.performer_frames).parameters) == [*parameters, "frame_count"]
     assert {render._player(label) for label in SEEN_CLASSES} == {sounds.neutral_sound}
     assert {render._painter(label) for label in HEARD_CLASSES} == {scenes.performer_frames}
 

@@ -220,13 +220,13 @@ def test_columns_that_may_hold_what_is_missing_are_named(tmp_path: Path, builder
         table = {"table": root / "labels.csv"} if builder == "csv" else {}
         return [note for note in build(builder, root, tmp_path, **table, **options).notes if "not read" in note]
 
-    (said,) = notes()
-    assert "action, source; is one of them for --label-column, --group-column, --split-column?" in said
-    (said,) = notes(label_column="action")
-    assert "source; is one of them for --group-column, --split-column?" in said
+    (note,) = notes()
+    assert "action, source; is one of them for --label-column, --group-column, --split-column?" in note
+    (note,) = notes(label_column="action")
+    assert "source; is one of them for --group-column, --split-column?" in note
     assert notes(label_column="action", group_column="source") == []
-    (said,) = notes(targets=("action",))
-    assert "source; is one of them for --group-column" in said
+    (note,) = notes(targets=("action",))
+    assert "source; is one of them for --group-column" in note
 
 
 def test_folders_that_are_splits_are_pointed_out(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def lists(real_data: Path) -> Path:
 
 
 def counts(table: pd.DataFrame) -> tuple[int, ...]:
-    found = table["split"].value_counts()
-    return tuple(int(found[split]) for split in ("train", "test") if split in found)
+    counts = table["split"].value_counts()
+    return tuple(int(counts[split]) for split in ("train", "test") if split in counts)
 
 
 @pytest.mark.parametrize(("split", "expected"), [(1, (9537, 3783)), (2, (9586, 3734)), (3, (9624, 3696))])

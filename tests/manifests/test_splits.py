@@ -100,13 +100,13 @@ def test_more_clips_than_there_are_is_refused(table: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("stratified", [True, False])
 def test_the_order_of_rows_and_a_missing_clip_hardly_change_a_part(table: pd.DataFrame, stratified: bool) -> None:
-    def taken(of: pd.DataFrame) -> set[str]:
+    def sampled_ids(of: pd.DataFrame) -> set[str]:
         return set(of["clip_id"][sample_clips(of, {"train": 40, "test": 20}, stratified, seed=2)])
 
-    assert taken(table.sample(frac=1, random_state=0)) == taken(table)
-    gone = sorted(taken(table))[0]
-    fewer = taken(table[table["clip_id"] != gone])
-    assert len(taken(table) - fewer) <= 2
+    assert sampled_ids(table.sample(frac=1, random_state=0)) == sampled_ids(table)
+    removed = sorted(sampled_ids(table))[0]
+    fewer = sampled_ids(table[table["clip_id"] != removed])
+    assert len(sampled_ids(table) - fewer) <= 2
     assert len(fewer) == 60
 
 

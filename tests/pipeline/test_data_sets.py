@@ -50,10 +50,10 @@ def fuse(avfuse: Avfuse, dataset: str, cwd: Path, fusion: str = "mlp") -> str:
 
 @pytest.mark.slow
 def test_ucf101_from_nothing_to_a_table(tmp_path: Path, avfuse: Avfuse) -> None:
-    said = avfuse("extract", "--dataset", "ucf101", cwd=tmp_path, fails=True)
-    assert "data set 'ucf101' needs its media: nothing in data/ucf101" in said
-    assert "https://www.crcv.ucf.edu/data/UCF101.php" in said
-    assert "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi" in said
+    output = avfuse("extract", "--dataset", "ucf101", cwd=tmp_path, fails=True)
+    assert "data set 'ucf101' needs its media: nothing in data/ucf101" in output
+    assert "https://www.crcv.ucf.edu/data/UCF101.php" in output
+    assert "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi" in output
     official_trees.ucf101(tmp_path / "data" / "ucf101")
     listed = avfuse("manifest", "ucf101", "--subset", "audio51", cwd=tmp_path)
     assert "ucf101-audio51: 26 clips (10 train, 8 val, 8 test), 2 classes" in listed
@@ -137,8 +137,8 @@ def listed(tmp_path: Path, avfuse: Avfuse) -> Path:
 
 
 def test_groups_on_both_sides_are_refused_unless_allowed(listed: Path, avfuse: Avfuse) -> None:
-    said = avfuse("manifest", "check", "clips", cwd=listed, fails=True)
-    assert "1 groups of 'clips' have clips in more than one split (g: train, test)" in said
+    output = avfuse("manifest", "check", "clips", cwd=listed, fails=True)
+    assert "1 groups of 'clips' have clips in more than one split (g: train, test)" in output
     allowed = avfuse("manifest", "check", "clips", "--allow-shared-groups", cwd=listed)
     assert "1 class in test without a clip in train, such as 'y'" in allowed
     avfuse(
@@ -159,14 +159,14 @@ def test_groups_on_both_sides_are_refused_unless_allowed(listed: Path, avfuse: A
     ],
 )
 def test_mistakes_are_one_line(listed: Path, avfuse: Avfuse, arguments: list[str], message: str) -> None:
-    said = avfuse(*arguments, cwd=listed, fails=True)
-    assert message in said
-    assert "\n" not in said
+    output = avfuse(*arguments, cwd=listed, fails=True)
+    assert message in output
+    assert "\n" not in output
 
 
 def test_the_help_of_a_data_set_has_its_own_options(listed: Path, avfuse: Avfuse) -> None:
-    said = avfuse("manifest", "ucf101", "--help", cwd=listed)
-    assert "--subset" in said
-    assert "--variant" not in said
-    assert "UCF101.rar" in said
+    output = avfuse("manifest", "ucf101", "--help", cwd=listed)
+    assert "--subset" in output
+    assert "--variant" not in output
+    assert "UCF101.rar" in output
     assert "epic_kitchens_100" in avfuse("manifest", "--help", cwd=listed)

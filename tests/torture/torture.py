@@ -106,11 +106,11 @@ def rows_in(folder: Path, cache: Path) -> set[Row]:
     rows: set[Row] = set()
     for spec in resolve(FEATURES, "uniform:1"):
         store = FeatureStore(cache, COLLECTION, spec)
-        asked = ClipQuery(clips)
-        loaded, found = store.load(asked), store.lookup(asked)
+        query = ClipQuery(clips)
+        loaded, result = store.load(query), store.lookup(query)
         for index, clip in enumerate(clips):
-            is_done = found.outcome[index] == DONE
-            attempts = f" x{found.attempts[index]}" if found.outcome[index] == FAILED else ""
+            is_done = result.outcome[index] == DONE
+            attempts = f" x{result.attempts[index]}" if result.outcome[index] == FAILED else ""
             value = loaded.data[index].tobytes() if is_done else loaded.missing[clip.clip_id] + attempts
             rows.add((spec.name, clip.clip_id, value))
     return rows
@@ -125,10 +125,10 @@ def start(folder: Path, cache: Path, *options: str) -> "subprocess.Popen[str]":
 
 def finish(process: "subprocess.Popen[str]") -> dict[str, int]:
     """Wait for a run to end well; what it says of itself."""
-    told, _ = process.communicate()
+    output, _ = process.communicate()
     if process.returncode != 0:
-        raise SystemExit(f"a run ended with {process.returncode}:\n{told[-3000:]}")
-    return json.loads(told.splitlines()[-1])  # type: ignore[no-any-return]
+        raise SystemExit(f"a run ended with {process.returncode}:\n{output[-3000:]}")
+    return json.loads(output.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def killed_again_and_again(folder: Path, truth: set[Row]) -> dict[str, Any]:
@@ -201,13 +201,13 @@ def rows_of_keys(rows: set[Row]) -> set[Row]:
 
 def runs_at_once(folder: Path, truth: set[Row], count: int) -> dict[str, Any]:
     cache = folder / "cache"
-    said = [finish(process) for process in [start(folder.parent, cache) for _ in range(count)]]
+    summaries = [finish(process) for process in [start(folder.parent, cache) for _ in range(count)]]
     finish(start(folder.parent, cache))  # what failed is tried again, as in the unbroken case
-    worked = sum(each["new"] for each in said)
+    worked = sum(summary["new"] for summary in summaries)
     return {
         "runs": count,
         "clips": CLIPS,
-        "clips_per_run": [each["new"] for each in said],
+        "clips_per_run": [summary["new"] for summary in summaries],
         "worked_on_twice": worked - CLIPS,
         "rows_twice": extra_rows(folder.parent, cache),
         "duplicated_share": round((worked - CLIPS) / CLIPS, 4),
@@ -228,15 +228,15 @@ def cluster_that_loses_a_worker(folder: Path, truth: set[Row]) -> dict[str, Any]
         time.sleep(0.2)
     time.sleep(1)
     workers[0].kill()
-    said = finish(process)
+    summary = finish(process)
     finish(start(folder.parent, cache, address))
-    for each in (*workers, scheduler):
-        each.terminate()
-        each.wait()
+    for child in (*workers, scheduler):
+        child.terminate()
+        child.wait()
     return {
         "workers": 3,
         "clips": CLIPS,
-        "clips_worked_on": said["new"],
+        "clips_worked_on": summary["new"],
         "rows_twice": extra_rows(folder.parent, cache),
         "same_rows_and_failures": rows_in(folder.parent, cache) == truth,
     }

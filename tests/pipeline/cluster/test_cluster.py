@@ -59,8 +59,8 @@ def extract(clips: Path, cache: Path, *options: str) -> "subprocess.CompletedPro
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # seven processes that import PyTorch, one after the other
 def test_a_cluster_does_the_same_and_a_deadly_clip_costs_itself(address: str, clips: Path, tmp_path: Path) -> None:
-    asked = ["--features", "fragile:frames", "--frames", "uniform:2", "--weights", "random"]
-    done = extract(clips, tmp_path / "cache", *asked, "--engine", "dask", "--scheduler", address)
+    options = ["--features", "fragile:frames", "--frames", "uniform:2", "--weights", "random"]
+    done = extract(clips, tmp_path / "cache", *options, "--engine", "dask", "--scheduler", address)
     assert done.returncode == 0, done.stderr
     assert "5 done" in done.stdout
     assert "clip2: worker: the cluster's workers died" in done.stdout
@@ -70,7 +70,7 @@ def test_a_cluster_does_the_same_and_a_deadly_clip_costs_itself(address: str, cl
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--engine", "dask"], "--engine dask needs --scheduler"),
         (["--scheduler", "tcp://here:1"], "add --engine dask"),
@@ -79,8 +79,8 @@ def test_a_cluster_does_the_same_and_a_deadly_clip_costs_itself(address: str, cl
         (["--chunk-range", "5/4"], "write I/N with I from 1 to N"),
     ],
 )
-def test_options_that_do_not_go_together_are_named(tmp_path: Path, options: list[str], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_options_that_do_not_go_together_are_named(tmp_path: Path, options: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         avfuse.main(["extract", "--dataset", "demo", "--cache", str(tmp_path), *options], standalone_mode=False)
 
 

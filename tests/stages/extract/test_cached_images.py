@@ -94,7 +94,7 @@ def test_a_backbone_needs_no_media_where_its_pictures_are_cached(folder: Path, t
     for clip in clips:
         clip.path.unlink()
     summary = extract(clips, resolve(names), tmp_path / "cache", "set", device="cpu", progress=False)
-    assert [(each.done, each.no_audio, each.failed) for each in summary.features] == [(3, 1, 0), (3, 1, 0)]
+    assert [(feature.done, feature.no_audio, feature.failed) for feature in summary.features] == [(3, 1, 0), (3, 1, 0)]
     for name in names:
         direct, drawn = rows(tmp_path / "direct", name), rows(tmp_path / "cache", name)
         for clip in CLIPS:

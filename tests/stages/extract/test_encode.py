@@ -52,16 +52,16 @@ def test_what_does_not_fit_is_tried_once() -> None:
     assert network.sizes == [8, 4, *[2] * 8]
 
 
-@pytest.mark.parametrize("said", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", "another bug"])
-def test_libraries_say_in_their_own_words_that_memory_ran_out(said: str) -> None:
+@pytest.mark.parametrize("message", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", "another bug"])
+def test_libraries_say_in_their_own_words_that_memory_ran_out(message: str) -> None:
     class Refusing(Network):
         def __call__(self, items: torch.Tensor, preprocess: Preprocess | None) -> Encoded:
             if len(items) > self.most:
-                raise RuntimeError(said)
+                raise RuntimeError(message)
             return super().__call__(items, preprocess)
 
-    if "bug" in said:
-        with pytest.raises(RuntimeError, match=said):
+    if "bug" in message:
+        with pytest.raises(RuntimeError, match=message):
             encoded(Refusing(2), count=8, size=8)
     else:
         assert encoded(Refusing(2), count=8, size=8)[0][:, 0].tolist() == list(range(8))

@@ -126,8 +126,8 @@ def test_failures_are_tried_again_once_and_then_only_when_asked(
     cache = tmp_path / "cache"
     shutil.copytree(done[0], cache)
     clips = [clip for clip in clips_of(media) if clip.clip_id == "text"]
-    tried = [run(clips, cache, workers=1, retry_failed=asked).new for asked in (False, False, True, False)]
-    assert tried == [1, 0, 1, 0]
+    processed = [run(clips, cache, workers=1, retry_failed=retry).new for retry in (False, False, True, False)]
+    assert processed == [1, 0, 1, 0]
     assert FeatureStore(cache, "set", SPECS[0]).lookup(clips).attempts.tolist() == [3]
 
 
@@ -210,11 +210,9 @@ def test_a_frame_wanted_at_one_size_by_several_features_is_resized_once(
     media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr(
-        preparing, "resize_and_crop", lambda pixels, wanted: calls.append(1) or real_fit(pixels, wanted)
-    )
-    asked = [resolve(["lite:frames"], sampling=scheme)[0].input for scheme in ("uniform:3", "uniform:9", "uniform:3")]
-    few, many, again = prepare(media / "good.avi", None, None, asked).outcomes
+    monkeypatch.setattr(preparing, "resize_and_crop", lambda frame, size: calls.append(1) or real_fit(frame, size))
+    inputs = [resolve(["lite:frames"], sampling=scheme)[0].input for scheme in ("uniform:3", "uniform:9", "uniform:3")]
+    few, many, again = prepare(media / "good.avi", None, None, inputs).outcomes
     assert len(calls) == 9  # the three are among the nine
     np.testing.assert_array_equal(few, again)
     np.testing.assert_array_equal(few, many[1::3])
