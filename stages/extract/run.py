@@ -39,13 +39,17 @@ POLL_SECONDS = 2.0
 
 @dataclass
 class FeatureSummary:
-    """One feature after a run: how many of the clips are done, without sound and failed."""
+    """How one feature of the clips stands in the cache after a run."""
 
     spec: FeatureSpec
     folder: Path
+    """Of its shards."""
     done: int = 0
+    """Clips with this feature."""
     no_audio: int = 0
+    """Clips without an audio stream, if the feature needs one."""
     failed: int = 0
+    """Clips that could not be used."""
     extra: int = 0
     """Duplicate rows, which are never read: two runs extracted the same clips."""
 
@@ -57,6 +61,7 @@ class ExtractSummary:
     new: int
     """Clips that this run processed."""
     features: list[FeatureSummary]
+    """In the order of the specs."""
     retried: int = 0
     """Clips among these that had failed before."""
     elsewhere: int = 0
