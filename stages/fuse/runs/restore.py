@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from avfuse.features.errors import UsageError
+from avfuse.features.feature_names import expand_names
 from avfuse.features.spec import FeatureSpec
 from avfuse.manifests import Manifest
 from avfuse.moved_modules import renamed
