@@ -55,7 +55,7 @@ MOVED = {
     "avfuse.features.remaking": "avfuse.features.reproducibility",
     "avfuse.features.requests": "avfuse.features.feature_names",
     "avfuse.features.revisions": "avfuse.features.compatibility",
-    "avfuse.features.waveforms": "avfuse.features.inputs.waveform_checks",
+    "avfuse.features.waveforms": "avfuse.features.audio_images.waveform_checks",
     "avfuse.manifests.builders": "avfuse.manifests.registry",
     "avfuse.manifests.files": "avfuse.manifests.media_tree",
     "avfuse.manifests.listing": "avfuse.manifests.description",

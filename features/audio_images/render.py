@@ -9,8 +9,8 @@ from avfuse.features.audio_images.raster import Image
 from avfuse.features.audio_images.registry import get_audio_image, list_audio_images
 from avfuse.features.audio_images.spectral import SpectralFeatures
 from avfuse.features.audio_images.styles import DEFAULT_SIZES, DRAWINGS, PADDINGS, STYLES, Size, Style
+from avfuse.features.audio_images.waveform_checks import check_waveform
 from avfuse.features.errors import UsageError
-from avfuse.features.inputs.waveform_checks import check_waveform
 
 MIN_SIDE, MAX_SIDE = 8, 8192
 

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from avfuse.features.audio_images.waveform_checks import check_waveform
 from avfuse.features.errors import UsageError
-from avfuse.features.inputs.waveform_checks import check_waveform
 
 RATE_HZ = 16_000
 MEL_BANDS, FRAMES = 128, 1024
