@@ -1,4 +1,4 @@
-"""Cached features, what is true of each clip, and masks of a data set, as tensors on one device."""
+"""A data set as tensors on one device: cached features, targets and splits."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -36,33 +36,44 @@ _VALIDATION_SEED = 0
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What the cache has of one feature, before it is read. present: bool, a clip of the manifest each."""
+class _CachedFeature:
+    """Where the cache has a feature of the manifest's clips; nothing is read yet."""
 
     spec: FeatureSpec
     store: FeatureStore
-    present: np.ndarray
+    present: NDArray[np.bool_]
+    """Per clip of the manifest."""
     missing: dict[str, str]
+    """Why a clip has no row, by clip id."""
 
 
 @dataclass(frozen=True)
 class FusionData:
-    """All that heads of one experiment train and are tested on. `table` is the manifest's rows that are used, in the
-    order of the tensors; `excluded` says, by clip id, why the others are not; those of them that were to be predicted
-    are `unpredicted`."""
+    """The clips that the heads of one experiment train and are tested on."""
 
     modalities: Mapping[str, Modality | StreamedModality]
+    """By name, `video` or `audio`."""
     targets: Targets
-    truth: tuple[Tensor, ...]  # one a target, as Targets has it
+    truth: tuple[Tensor, ...]
+    """One tensor per target, as in `Targets`."""
     table: pd.DataFrame
-    train: Tensor  # int64 indices, without validation
+    """Rows of the manifest that are used, in the order of the tensors."""
+    train: Tensor
+    """int64 indices of the training clips, without validation."""
     validation: Tensor
+    """int64 indices."""
     test: Tensor
+    """int64 indices."""
     unlabelled: Tensor
+    """int64 indices of clips to predict."""
     excluded: Mapping[str, str]
+    """Why the other rows of the manifest are not used, by clip id."""
     unpredicted: tuple[str, ...] = ()
-    clips: tuple[Clip, ...] = ()  # of the table, where a modality is streamed
-    banks: FilterBanks | None = None  # of the same clips, for masked learning
+    """Ids of excluded clips that were to be predicted."""
+    clips: tuple[Clip, ...] = ()
+    """Clips of the table, where a modality is streamed or there are filter banks."""
+    banks: FilterBanks | None = None
+    """Filter banks of the clips, for masked learning."""
 
     @classmethod
     def from_arrays(
@@ -88,9 +99,7 @@ class FusionData:
         labels = [classes[number] for number in truth.tolist()]
         own_groups = names if groups is None else list(map(str, groups))
         table = pd.DataFrame({"clip_id": names, "label": labels, "split": splits, "group": own_groups})
-        indices = (
-            torch.from_numpy(np.flatnonzero(splits == part)).to(device) for part in ("train", "val", "test", UNLABELLED)
-        )
+        train, validation, test, unlabelled = (torch.from_numpy(part).to(device) for part in _split_indices(splits))
         return cls(
             {
                 name: (values if isinstance(values, Modality) else Modality.from_tokens(values)).to(device)
@@ -99,40 +108,44 @@ class FusionData:
             Targets((LearnedTarget("label", tuple(classes)),)),
             (torch.from_numpy(truth.astype(np.int64)).to(device),),
             table,
-            *indices,
+            train,
+            validation,
+            test,
+            unlabelled,
             excluded={},
         )
 
     @property
     def streamed(self) -> dict[str, StreamedModality]:
         """The modalities that are not in memory."""
-        return {name: each for name, each in self.modalities.items() if isinstance(each, StreamedModality)}
+        return {name: own for name, own in self.modalities.items() if isinstance(own, StreamedModality)}
 
     @property
     def shapes(self) -> dict[str, ModalityShape]:
-        """What heads are built for."""
+        """Shapes of the modalities."""
         return {name: modality.shape for name, modality in self.modalities.items()}
 
     def only(self, features: Mapping[str, Sequence[str]]) -> "FusionData":
-        """The same clips with fewer features of the modalities named, under the names that they were loaded by: what
-        compares features is trained and tested on the same clips. Raises UsageError for a feature that is not here."""
-        chosen = {name: self.modalities[name].only(its) for name, its in features.items()}
-        return replace(self, modalities={**self.modalities, **chosen})
+        """The same clips with fewer features of the named modalities, so that features are compared on the same clips.
+
+        features: by modality, under the names that they were loaded by. Raises UsageError for one that is not loaded.
+        """
+        selected = {name: self.modalities[name].only(names) for name, names in features.items()}
+        return replace(self, modalities={**self.modalities, **selected})
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of what a trained head depends on: features by key and by value, clips with what is to be
-        told of them, splits, masks."""
+        """Hash of what a trained head depends on: feature keys and values, clips with their classes, splits, masks."""
         return self.fingerprint_of(tuple(self.modalities))
 
     def fingerprint_of(self, names: Collection[str]) -> str:
-        """The same for a head that sees only these modalities."""
-        seen = [f"{name}:{self._digests[name]};" for name in sorted(names)]
-        return xxhash.xxh3_128_hexdigest("".join([*seen, self._digest_of_clips]).encode())[:16]
+        """Fingerprint for a head that uses only these modalities."""
+        modalities = [f"{name}:{self._digests[name]};" for name in sorted(names)]
+        return xxhash.xxh3_128_hexdigest("".join([*modalities, self._digest_of_clips]).encode())[:16]
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        """Of each modality's features and masks."""
+        """Hash of each modality's features and masks."""
         digests = {}
         for name, modality in self.modalities.items():
             state = xxhash.xxh3_128(",".join(spec.key for spec in modality.specs).encode())
@@ -145,7 +158,7 @@ class FusionData:
 
     @cached_property
     def _digest_of_clips(self) -> str:
-        """Of what is true of them, and of what is hidden of their sound."""
+        """Hash of the clips' classes and splits, and of the filter banks."""
         state = xxhash.xxh3_128()
         if self.banks is not None:
             state.update(f"banks:{self.banks.key};".encode())
@@ -169,14 +182,17 @@ def load_data(
     """Load the named features of a data set.
 
     Args:
-        inputs: modality -> feature names, for example {"video": ["lite:frames"], "audio": ["lite:mfcc", ...]}. Pooled
+        manifest: clips with their classes and splits.
+        cache: folder of the feature cache.
+        inputs: feature names by modality, for example {"video": ["lite:frames"], "audio": ["lite:mfcc", ...]}. Pooled
             features of one modality become its tokens, in this order. Views and temporal windows of one feature, such
-            as lite:mfcc and lite:mfcc:h, are the same tokens, of which training draws.
+            as lite:mfcc and lite:mfcc:h, are alternatives of the same tokens, of which training draws.
+        device: of all tensors.
         memory_bytes: modalities that do not fit are streamed from their shards, the largest first; None for no limit.
-        banks: whether the clips' filter banks are loaded as well, which masked learning needs; always into memory.
+        banks: whether to load the clips' filter banks, which masked learning needs; always into memory.
 
     Raises:
-        UsageError: a feature is not in the cache, or the data set has no labels, classes or test clips to learn from.
+        UsageError: a feature is not cached, or the data set has no labels, classes or test clips.
     """
     if not manifest.targets:
         raise UsageError(
@@ -191,30 +207,31 @@ def load_data(
                     f"feature '{feature}' is a backbone's input: heads take its output, such as lite:chromagram"
                 )
     _require_cached(manifest, cache, inputs)
-    asked = ClipQuery(manifest.clips())
-    known = {
-        name: [_known(manifest, asked, cache, feature) for feature in features] for name, features in inputs.items()
-    }
-    hidden = [_known(manifest, asked, cache, FILTER_BANK)] if banks else []
-    _check_same_clips(manifest, [*(part for parts in known.values() for part in parts), *hidden])
-    kept, excluded = _usable(manifest, known)
+    # Look up the rows of every feature, and keep the clips that have enough of them.
+    query = ClipQuery(manifest.clips())
+    cached = _look_up(manifest, query, cache, inputs)
+    bank = [_look_up_feature(manifest, query, cache, FILTER_BANK)] if banks else []
+    _check_same_clips(manifest, [*(feature for features in cached.values() for feature in features), *bank])
+    kept, excluded = _usable(manifest, cached)
     table = manifest.table[kept].reset_index(drop=True)
-    layouts = {name: FeatureLayout.of(name, [part.spec for part in parts]) for name, parts in known.items()}
-    clips = tuple(clip for clip, is_kept in zip(asked.clips, kept, strict=True) if is_kept)
+    clips = tuple(clip for clip, is_kept in zip(query.clips, kept, strict=True) if is_kept)
+    # Read what fits into memory.
+    layouts = {name: FeatureLayout.of(name, [own.spec for own in features]) for name, features in cached.items()}
     if memory_bytes is not None:
-        memory_bytes -= len(hidden) * len(clips) * BYTES_PER_CLIP
+        memory_bytes -= len(bank) * len(clips) * BYTES_PER_CLIP
     in_memory = _kept_in_memory(layouts, len(table), memory_bytes)
-    modalities = {name: _modality(name, parts, asked, kept, device, name in in_memory) for name, parts in known.items()}
+    modalities = {
+        name: _modality(name, features, query, kept, device, name in in_memory) for name, features in cached.items()
+    }
+    # Splits and classes.
     train, validation, test, unlabelled = _splits(table, manifest)
     truth = [_truth(table, target) for target in manifest.targets]
     fitted = np.concatenate([train, validation])
-    targets = Targets(
-        tuple(_learned(target, each[fitted]) for target, each in zip(manifest.targets, truth, strict=True))
-    )
+    targets = Targets(tuple(_learned(target, own[fitted]) for target, own in zip(manifest.targets, truth, strict=True)))
     return FusionData(
         modalities,
         targets,
-        tuple(torch.from_numpy(each).to(device) for each in truth),
+        tuple(torch.from_numpy(own).to(device) for own in truth),
         table,
         torch.from_numpy(train).to(device),
         torch.from_numpy(validation).to(device),
@@ -223,29 +240,29 @@ def load_data(
         excluded,
         tuple(manifest.table["clip_id"][~kept & (manifest.table["split"] == UNLABELLED)]),
         clips,
-        FilterBanks.load(hidden[0].store, clips, device) if hidden else None,
+        FilterBanks.load(bank[0].store, clips, device) if bank else None,
     )
 
 
 def bytes_in_memory(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]]) -> int:
-    """How much load_data takes where it streams nothing. Raises UsageError for a feature that is not in the cache."""
-    specs = {name: [find_spec(cache, manifest.collection, each) for each in named] for name, named in inputs.items()}
-    return sum(2 * FeatureLayout.of(name, each).bytes_per_clip * len(manifest) for name, each in specs.items())
+    """Memory that `load_data` takes where it streams nothing. Raises UsageError for a feature that is not cached."""
+    specs = {
+        name: [find_spec(cache, manifest.collection, feature) for feature in features]
+        for name, features in inputs.items()
+    }
+    return sum(2 * FeatureLayout.of(name, own).bytes_per_clip * len(manifest) for name, own in specs.items())
 
 
 def usable_clips(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]]) -> set[str]:
-    """Ids of the clips that load_data would keep, without reading their features. Raises UsageError as it does."""
-    asked = ClipQuery(manifest.clips())
-    known = {
-        name: [_known(manifest, asked, cache, feature) for feature in features] for name, features in inputs.items()
-    }
-    _check_same_clips(manifest, [part for parts in known.values() for part in parts])
-    kept, _ = _usable(manifest, known)
+    """Ids of the clips that `load_data` would keep; reads no features. Raises UsageError as it does."""
+    cached = _look_up(manifest, ClipQuery(manifest.clips()), cache, inputs)
+    _check_same_clips(manifest, [feature for features in cached.values() for feature in features])
+    kept, _ = _usable(manifest, cached)
     return set(manifest.table["clip_id"][kept])
 
 
 def _require_cached(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequence[str]]) -> None:
-    """Several that are missing are named together, with one command for all. Raises UsageError."""
+    """Raises UsageError that names all missing features, with one command for them, where there are several."""
     there = {spec.name for spec in find_specs(cache, manifest.collection)}
     named = [feature.partition("@")[0] for features in inputs.values() for feature in features]
     missing = [name for name in dict.fromkeys(named) if name not in there and not name.startswith(f"{IMPORTED}:")]
@@ -257,57 +274,69 @@ def _require_cached(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequen
         )
 
 
-def _known(manifest: Manifest, asked: ClipQuery, cache: Path, feature: str) -> _Known:
+def _look_up(
+    manifest: Manifest, query: ClipQuery, cache: Path, inputs: Mapping[str, Sequence[str]]
+) -> dict[str, list[_CachedFeature]]:
+    return {
+        name: [_look_up_feature(manifest, query, cache, feature) for feature in features]
+        for name, features in inputs.items()
+    }
+
+
+def _look_up_feature(manifest: Manifest, query: ClipQuery, cache: Path, feature: str) -> _CachedFeature:
+    """Raises UsageError for a feature that none of the clips has."""
     store = FeatureStore(cache, manifest.collection, find_spec(cache, manifest.collection, feature))
-    found = store.lookup(asked)
-    present = found.outcome == DONE
-    missing = {asked.clips[index].clip_id: found.why_missing(index) for index in np.flatnonzero(~present).tolist()}
+    rows = store.lookup(query)
+    present = rows.outcome == DONE
+    missing = {query.clips[index].clip_id: rows.why_missing(index) for index in np.flatnonzero(~present).tolist()}
     if list(missing.values()).count(NOT_EXTRACTED) == len(manifest):
         raise UsageError(
             f"feature '{feature}' is cached for other clips than those of '{manifest.name}': "
             f"{extract_hint(manifest.name, feature)}"
         )
-    return _Known(store.spec, store, present, missing)
+    return _CachedFeature(store.spec, store, present, missing)
 
 
-def _check_same_clips(manifest: Manifest, parts: Sequence[_Known]) -> None:
-    """A clip that one feature was never extracted for is not a clip without sound. Raises UsageError."""
-    lacking = [{clip_id for clip_id, why in part.missing.items() if why == NOT_EXTRACTED} for part in parts]
-    fewest = min(lacking, key=len)
-    for part, clips in zip(parts, lacking, strict=True):
+def _check_same_clips(manifest: Manifest, features: Sequence[_CachedFeature]) -> None:
+    """Raises UsageError for clips that some features were never extracted for: they are not clips without sound."""
+    unextracted = [
+        {clip_id for clip_id, why in feature.missing.items() if why == NOT_EXTRACTED} for feature in features
+    ]
+    fewest = min(unextracted, key=len)
+    for feature, clips in zip(features, unextracted, strict=True):
         if clips - fewest:
             raise UsageError(
-                f"feature '{part.spec.name}' is not extracted for {len(clips - fewest)} clips that others are there "
-                f"for: {extract_hint(manifest.name, part.spec.name)}"
+                f"feature '{feature.spec.name}' is not extracted for {len(clips - fewest)} clips that others are there "
+                f"for: {extract_hint(manifest.name, feature.spec.name)}"
             )
 
 
-def _usable(manifest: Manifest, known: Mapping[str, list[_Known]]) -> tuple[np.ndarray, dict[str, str]]:
-    """Clips with a class of every target, or to be predicted, and at least one modality. A modality counts where all
-    its features are there."""
+def _usable(manifest: Manifest, cached: Mapping[str, list[_CachedFeature]]) -> tuple[NDArray[np.bool_], dict[str, str]]:
+    """Clips with at least one modality, all its features cached, and a class of every target unless they are to be
+    predicted: bool (n,), and why the others are excluded, by clip id."""
     any_present = np.zeros(len(manifest), dtype=bool)
-    for parts in known.values():
-        any_present |= np.logical_and.reduce([part.present for part in parts])
-    wanted = _has_all(manifest.table, manifest.targets) | (manifest.table["split"] == UNLABELLED).to_numpy()
+    for features in cached.values():
+        any_present |= np.logical_and.reduce([feature.present for feature in features])
+    eligible = _has_all(manifest.table, manifest.targets) | (manifest.table["split"] == UNLABELLED).to_numpy()
     excluded = {}
-    for index in np.flatnonzero(~(any_present & wanted)):
+    for index in np.flatnonzero(~(any_present & eligible)):
         clip_id = manifest.table["clip_id"].iloc[index]
-        reasons = {part.missing.get(clip_id, "") for parts in known.values() for part in parts} - {""}
-        excluded[clip_id] = "; ".join(sorted(reasons)) if wanted[index] else "no label"
-    return any_present & wanted, excluded
+        reasons = {feature.missing.get(clip_id, "") for features in cached.values() for feature in features} - {""}
+        excluded[clip_id] = "; ".join(sorted(reasons)) if eligible[index] else "no label"
+    return any_present & eligible, excluded
 
 
-def _has_all(table: pd.DataFrame, targets: Sequence[Target]) -> np.ndarray:
-    """Whether each clip has a class of every target. bool (n,)."""
+def _has_all(table: pd.DataFrame, targets: Sequence[Target]) -> NDArray[Any]:
+    """Whether each clip has a class of every target: bool (n,)."""
     has = [
         table[target.name].map(lambda cell: bool(parse_classes(cell))) if target.several else table[target.name].notna()
         for target in targets
     ]
-    return np.logical_and.reduce([each.to_numpy(dtype=bool) for each in has])
+    return np.logical_and.reduce([of_target.to_numpy(dtype=bool) for of_target in has])
 
 
-def _truth(table: pd.DataFrame, target: Target) -> np.ndarray:
-    """int64 (n,), or bool (n, classes) for a target of several; nothing is known of unlabelled clips."""
+def _truth(table: pd.DataFrame, target: Target) -> NDArray[Any]:
+    """Class numbers int64 (n,), or bool (n, classes) for a target of several; -1 or none for unlabelled clips."""
     cells = table[target.name].where(table["split"] != UNLABELLED, None)
     numbers = {name: number for number, name in enumerate(target.classes)}
     if not target.several:
@@ -318,31 +347,36 @@ def _truth(table: pd.DataFrame, target: Target) -> np.ndarray:
     return truth
 
 
-def _learned(target: Target, fitted: np.ndarray) -> LearnedTarget:
-    """With a class of its own for every fitted clip, softmax, also where test clips have several."""
+def _learned(target: Target, fitted: NDArray[Any]) -> LearnedTarget:
+    """Softmax where every fitted clip has exactly one class, even if test clips have several; else sigmoid."""
     sigmoid = target.several and bool((fitted.sum(axis=1) != 1).any())
     return LearnedTarget(target.name, target.classes, target.several, sigmoid)
 
 
 def _modality(
-    name: str, known: Sequence[_Known], asked: ClipQuery, kept: np.ndarray, device: str, in_memory: bool
+    name: str,
+    features: Sequence[_CachedFeature],
+    query: ClipQuery,
+    kept: NDArray[np.bool_],
+    device: str,
+    in_memory: bool,
 ) -> Modality | StreamedModality:
-    layout = FeatureLayout.of(name, [each.spec for each in known])
-    present = np.logical_and.reduce([each.present for each in known])[kept]
+    """One modality of the kept clips, present where all its features are."""
+    layout = FeatureLayout.of(name, [feature.spec for feature in features])
+    present = np.logical_and.reduce([feature.present for feature in features])[kept]
     if not in_memory:
-        return StreamedModality(
-            torch.from_numpy(present).to(device), layout, {each.spec.key: each.store for each in known}
-        )
+        stores = {feature.spec.key: feature.store for feature in features}
+        return StreamedModality(torch.from_numpy(present).to(device), layout, stores)
     rows = {}
-    for each in known:
-        loaded = each.store.load(asked)
-        present &= loaded.present[kept]  # a row may have gone since it was looked for
-        rows[each.spec.key] = loaded.data[kept]
+    for feature in features:
+        loaded = feature.store.load(query)
+        present &= loaded.present[kept]  # a row may have been removed since the look-up
+        rows[feature.spec.key] = loaded.data[kept]
     return Modality.of(layout, rows, present, device)
 
 
 def _kept_in_memory(layouts: Mapping[str, FeatureLayout], clips: int, memory_bytes: int | None) -> set[str]:
-    """The modalities that fit, smallest first. Each is there twice: as it is cached, and as a head takes it."""
+    """The modalities that fit, smallest first. Each takes memory twice: as cached, and standardised for a head."""
     left, kept = math.inf if memory_bytes is None else memory_bytes, set()
     for name, layout in sorted(layouts.items(), key=lambda item: item[1].bytes_per_clip):
         left -= 2 * layout.bytes_per_clip * clips
@@ -351,13 +385,13 @@ def _kept_in_memory(layouts: Mapping[str, FeatureLayout], clips: int, memory_byt
     return kept
 
 
-def _splits(table: pd.DataFrame, manifest: Manifest) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of train without validation, validation, test and unlabelled clips. Raises UsageError where the first or
-    the third would be empty."""
+def _splits(
+    table: pd.DataFrame, manifest: Manifest
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of train, validation, test and unlabelled clips; without a validation split a part of train becomes it.
+    Raises UsageError where train, validation or test would be empty."""
     name, split = manifest.name, table["split"].to_numpy()
-    train, validation, test, unlabelled = (
-        np.flatnonzero(split == part) for part in ("train", "val", "test", UNLABELLED)
-    )
+    train, validation, test, unlabelled = _split_indices(split)
     if len(test) == 0 or len(train) == 0:
         raise UsageError(f"data set '{name}' has {len(train)} usable train and {len(test)} test clips: both are needed")
     if len(validation) == 0:
@@ -369,9 +403,13 @@ def _splits(table: pd.DataFrame, manifest: Manifest) -> tuple[np.ndarray, np.nda
     return train, validation, test, unlabelled
 
 
+def _split_indices(splits: NDArray[Any]) -> list[NDArray[np.intp]]:
+    """Indices of train, validation, test and unlabelled clips as the table has them."""
+    return [np.flatnonzero(splits == part) for part in ("train", "val", "test", UNLABELLED)]
+
+
 def _strata(rows: pd.DataFrame, targets: Sequence[Target]) -> pd.Series:
-    """What validation is to have in proportion: the labels, or where not every clip has one its classes of all
-    targets."""
+    """Strata of the validation holdout: the labels, or the classes of all targets where a clip has no label."""
     if rows["label"].notna().all():
         return rows["label"]
     return rows[[target.name for target in targets]].agg("\n".join, axis=1)
