@@ -59,7 +59,7 @@ def test_loading_is_strict_and_says_what_is_wrong(tmp_path: Path) -> None:
     state = make(resnet).state_dict()
     wrong = {
         "missing": {name: tensor for name, tensor in state.items() if name != "conv1.weight"},
-        "no place": {**state, "extra.weight": torch.zeros(3)},
+        "unexpected": {**state, "extra.weight": torch.zeros(3)},
         "shape": {**state, "conv1.weight": torch.zeros(64, 1, 7, 7)},
     }
     for said, broken in wrong.items():
