@@ -27,7 +27,7 @@ class Builder:
     summary: str
     """One line for the list of data sets."""
     describe: Callable[..., DatasetDescription]
-    """Called with (root, annotations, **options)."""
+    """Called as `describe(root, annotations, **options)`."""
     guide: str
     """Where the data come from, under which terms, and what goes where."""
     options: tuple[str, ...] = ()
