@@ -1,4 +1,4 @@
-"""`avfuse ablate`: a paper's table by one command."""
+"""`avfuse ablate`: a paper's table in one command."""
 
 import shlex
 import sys
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from avfuse.pipeline.experiments.roles import RequestedFeature
 
 
-@click.command(short_help="A paper's table: every row trained, tested, and beside what was published.")
+@click.command(short_help="A paper's table: train and test every row, beside the published numbers.")
 @click.argument("table", required=False)
 @click.option("--dataset", default="demo", show_default=True, help="A data set that was listed before, or demo.")
 @click.option(
     "--backbones",
     default="lite",
     show_default=True,
-    help="What the table's roles stand for: paper, lite, or a .yaml file of your own.",
+    help="Networks for the table's roles: paper, lite, or a .yaml file of your own.",
 )
 @seeds_option
 @epochs_option
@@ -44,16 +44,16 @@ if TYPE_CHECKING:
     type=click.Choice(["small", "none"]),
     default="small",
     show_default=True,
-    help="Learning rates and weight decays for validation to choose from, the same for all rows, or none.",
+    help="Grid of learning rates and weight decays for validation to choose from, the same for all rows, or none.",
 )
-@click.option("--extract", is_flag=True, help="Extract what is not in the cache first.")
+@click.option("--extract", is_flag=True, help="Extract missing features first.")
 @click.option("--partial", "skip_missing", is_flag=True, help="Skip rows whose features are not cached.")
-@click.option("--name", help="What to call the folder of results (default: the table and the backbones).")
+@click.option("--name", help="Name of the folder of results (default: the table and the backbones).")
 @memory_option
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    help="How many rows train at a time (default: what cores and memory allow; one on a GPU).",
+    help="Number of rows that train at a time (default: as cores and memory allow; one on a GPU).",
 )
 @device_option
 @cache_option
@@ -75,11 +75,11 @@ def ablate(
     cache: Path,
     runs: Path,
 ) -> None:
-    """Train every row of a paper's table on cached features, with seeds, and print it beside what was published.
+    """Train every row of a paper's table on cached features, with seeds, and print it beside the published numbers.
 
     TABLE is one of those listed without it, or a .yaml file of your own. Every row is trained with the paper's settings
-    and with those that validation chooses from one small grid. Rows that are trained already are read back; a run that
-    was broken off goes on. The table is written as CSV, Markdown and JSON, and as a page.
+    and with those that validation chooses from one small grid. Trained rows are read back, and an interrupted run
+    resumes. The table is written as CSV, Markdown and JSON, and as a page.
 
     \b
     Examples:

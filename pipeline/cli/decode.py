@@ -1,4 +1,4 @@
-"""`avfuse decode`: the frames and the sound of one clip, as arrays."""
+"""`avfuse decode`: frames and sound of a clip as arrays."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.argument("clip", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The .npz file to write.")
 @click.option(
-    "--contact-sheet", type=click.Path(path_type=Path), help="A PNG file with the frames and the sound drawn."
+    "--contact-sheet", type=click.Path(path_type=Path), help="A PNG file that shows the frames and the sound."
 )
 @click.option(
     "--frames",
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="uniform:N, strided:NxS, rate:R, or windows such as strided:16x4@1/4 (docs/media.md).",
 )
-@click.option("--start", help="Where the clip starts, in seconds of the file's timeline (default: its start).")
-@click.option("--end", help="Where the clip ends, in seconds (default: the file's end).")
+@click.option("--start", help="Start of the clip in seconds of the file's timeline (default: the file's start).")
+@click.option("--end", help="End of the clip in seconds (default: the file's end).")
 @click.option("--rate", "rate_hz", type=click.IntRange(min=1), help="Samples per second (default: the file's own).")
-@click.option("--no-audio", is_flag=True, help="Leave the sound out.")
-@click.option("--whole-audio", is_flag=True, help="Keep sound that goes on after the last frame.")
+@click.option("--no-audio", is_flag=True, help="Without sound.")
+@click.option("--whole-audio", is_flag=True, help="Keep sound after the last frame.")
 @reader_option
 def decode(
     clip: Path,
@@ -45,8 +45,7 @@ def decode(
     """Decode CLIP, any media file, the way extraction does.
 
     The .npz file holds `frames` (T, H, W, 3) uint8, `times` (T,) in seconds, `audio` float32 mono, its `rate`, and the
-    `reader`. What the clip does not have is left out: `audio` and `rate` without sound, `frames` and `times` of a sound
-    file.
+    `reader`. A clip without sound has no `audio` and `rate`; a sound file has no `frames` and `times`.
 
     \b
     Examples:
@@ -88,7 +87,7 @@ def decode(
 
 
 def _require_something(clip: Path, media: "Media") -> None:
-    """A picture that fails leaves the sound, and the other way round; with neither, the command fails."""
+    """Print errors of the picture or the sound. Raises UsageError if neither was decoded."""
     from avfuse.features.errors import UsageError
 
     if media.frames is None and media.waveform is None:

@@ -1,4 +1,4 @@
-"""`avfuse features`: what is in the cache, whether it is whole, and ways in and out of it."""
+"""`avfuse features`: list, verify, remove, export and import cached features."""
 
 import json
 from pathlib import Path
@@ -35,23 +35,22 @@ def features() -> None:
     """
 
 
-@features.command(name="list", short_help="What is cached, of how many clips, and what is missing.")
-@click.option("--dataset", metavar="D", help="Count over this data set's clips alone.")
-@click.option("--missing", is_flag=True, help="Name the clips that are missing, and why others failed.")
-@click.option("--json", "as_json", is_flag=True, help="The same for programs to read.")
+@features.command(name="list", short_help="Cached features with their clips, and clips that are missing.")
+@click.option("--dataset", metavar="D", help="Count this data set's clips only.")
+@click.option("--missing", is_flag=True, help="Name the missing clips, and the reasons of failures.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @cache_option
 def list_them(dataset: str | None, missing: bool, as_json: bool, cache: Path) -> None:
-    """Every cached feature: clips by outcome, clips that are missing, size, shape, and where it comes from.
+    """List every cached feature: clips by outcome, missing clips, size, shape and source.
 
-    Without --dataset every clip with a row is counted, and for each data set of the collection how many of its clips
-    have none.
+    Without --dataset every clip with a row is counted, and the missing clips of each data set of the collection.
     """
     from avfuse.features.errors import UsageError
     from avfuse.pipeline.cached_features import list_features
     from avfuse.pipeline.report.feature_list import feature_json, feature_lines
 
     if missing and dataset is None:
-        raise UsageError("--missing needs to know of which data set: add --dataset")
+        raise UsageError("--missing needs a data set: add --dataset")
     entries = []
     for collection, data_sets, features in list_features(cache, dataset):
         entries += [feature_json(feature, dataset) for feature in features]
@@ -64,16 +63,16 @@ def list_them(dataset: str | None, missing: bool, as_json: bool, cache: Path) ->
         click.echo(f"no features in {cache}" + (f" for '{dataset}'" if dataset else "") + ": avfuse extract makes some")
 
 
-@features.command(short_help="Prove every shard, and put right what is wrong.")
+@features.command(short_help="Verify every shard, and repair damage.")
 @click.argument("names", nargs=-1, metavar="[FEATURE]...")
 @click.option("--dataset", metavar="D", help="Only the features of this data set's collection.")
-@click.option("--repair", is_flag=True, help="Set damaged shards aside, drop duplicate rows, clear what runs left.")
+@click.option("--repair", is_flag=True, help="Set damaged shards aside, drop duplicate rows, delete leftovers of runs.")
 @cache_option
 def verify(names: tuple[str, ...], dataset: str | None, repair: bool, cache: Path) -> None:
-    """Read every shard whole: its hash, its header against what HDF5 says, its key, its numbers; then what is there
-    twice, and what does not belong. One line for each finding; exit code 1 where something was found and not repaired.
+    """Read every shard and check its hash, its header against HDF5, its key and its numbers; then look for duplicate
+    rows and foreign files. Prints a line per problem; the exit code is 1 if one remains.
 
-    Damaged shards are moved to a folder set-aside/ beside them, with the reason, and the next extract computes their
+    Damaged shards are moved to a folder set-aside/ beside them, with the reason, and the next extraction computes their
     clips again. Repairing is safe while extractions run.
     """
     from tqdm import tqdm
@@ -104,20 +103,21 @@ def verify(names: tuple[str, ...], dataset: str | None, repair: bool, cache: Pat
     click.echo(f"{count}, {count_text(len(shards), 'shard')}, {size_text(sum(sizes))} read: {result}")
     if problems > repaired:
         if not repair:
-            click.echo("avfuse features verify --repair puts right what can be", err=True)
+            click.echo("avfuse features verify --repair repairs what it can", err=True)
         raise click.exceptions.Exit(1)
 
 
-@features.command(short_help="Remove features, or what no data set can ask for.")
+@features.command(short_help="Remove features, or rows that no data set can use.")
 @click.argument("names", nargs=-1, metavar="[FEATURE]...")
-@click.option("--unreachable", is_flag=True, help="What this version cannot make any more, and rows no data set lists.")
+@click.option(
+    "--unreachable", is_flag=True, help="Features that this version cannot compute, and rows that no data set lists."
+)
 @dataset_option
-@click.option("--yes", is_flag=True, help="Do it; without, what would go is only shown.")
+@click.option("--yes", is_flag=True, help="Remove; without it the removal is only shown.")
 @cache_option
 def remove(names: tuple[str, ...], unreachable: bool, dataset: str, yes: bool, cache: Path) -> None:
-    """Remove features of a data set's collection for good, or with --unreachable what nobody can ask for: features of a
-    reader, representation, filter bank or backbone that has another revision now, and rows of clips that no data set of
-    the collection lists.
+    """Remove features of a data set's collection, or with --unreachable features whose reader, representation, filter
+    bank or backbone has another revision now, and rows of clips that no data set of the collection lists.
 
     \b
     Examples:
@@ -158,13 +158,13 @@ def remove(names: tuple[str, ...], unreachable: bool, dataset: str, yes: bool, c
         click.echo(f"removed from collection '{collection}': {removal_total(removals)}")
 
 
-@features.command(short_help="A feature of a data set as one .npz or .safetensors file.")
+@features.command(short_help="Write a feature of a data set to one .npz or .safetensors file.")
 @click.argument("name", metavar="FEATURE")
 @dataset_option
 @click.option("-o", "target", type=click.Path(path_type=Path), required=True, help="FILE.npz or FILE.safetensors.")
 @cache_option
 def export(name: str, dataset: str, target: Path, cache: Path) -> None:
-    """Write a feature of a data set's clips, verified, with their ids, who is missing and why, and the full spec.
+    """Write the verified feature of a data set's clips, with their ids, missing clips with reasons, and the full spec.
 
     \b
     Examples:
@@ -189,15 +189,15 @@ def export(name: str, dataset: str, target: Path, cache: Path) -> None:
     click.echo(f"{target}: {feature.name} of {written.clips} clips, {shape_text(spec)}{missing}{caveat_text(spec)}")
 
 
-@features.command(name="import", short_help="Bring features that were computed elsewhere, one .npy file per clip.")
+@features.command(name="import", short_help="Import features that were computed elsewhere, one .npy file per clip.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @dataset_option
-@click.option("--name", required=True, help="The feature will be called imported:NAME.")
-@click.option("--modality", type=click.Choice(["video", "audio"]), required=True, help="What it stands for.")
-@click.option("--description", required=True, metavar="TEXT", help="Which network gave it, from what: kept with it.")
-@click.option("--pattern", help="How files are called: {clip_id} and {stem} (default: {clip_id}.npy, else {stem}.npy).")
-@click.option("--reduce", metavar="mean|uniform:N", help="What becomes of each clip's rows (T, D) where T varies.")
-@click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp16", show_default=True, help="How they are kept.")
+@click.option("--name", required=True, help="The feature is named imported:NAME.")
+@click.option("--modality", type=click.Choice(["video", "audio"]), required=True, help="The modality of the feature.")
+@click.option("--description", required=True, metavar="TEXT", help="Network and input, kept with the feature.")
+@click.option("--pattern", help="Names of files, with {clip_id} and {stem} (default: {clip_id}.npy, else {stem}.npy).")
+@click.option("--reduce", metavar="mean|uniform:N", help="Reduction of each clip's rows (T, D) where T varies.")
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp16", show_default=True, help="Stored type.")
 @cache_option
 def import_them(
     folder: Path,
@@ -210,8 +210,8 @@ def import_them(
     dtype: str,
     cache: Path,
 ) -> None:
-    """Bring features into the cache that were computed elsewhere: FOLDER holds one .npy file per clip, (T, D) or (D,),
-    such as v-iashin's video_features writes. All must have one shape; what varies is reduced with --reduce.
+    """Import features that were computed elsewhere. FOLDER holds one .npy file per clip, (T, D) or (D,), such as
+    v-iashin's video_features writes. All must have one shape; --reduce reduces a T that varies.
 
     \b
     Examples:

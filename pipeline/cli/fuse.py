@@ -38,7 +38,7 @@ from avfuse.pipeline.output_paths import require_folder
 @video_option
 @audio_option
 @seeds_option
-@click.option("--name", help="What to call the run (default: the fusion).")
+@click.option("--name", help="Name of the run (default: the fusion).")
 @epochs_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Clips per step (default: the head's own).")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.")
@@ -48,7 +48,7 @@ from avfuse.pipeline.output_paths import require_folder
     "--sweep",
     metavar="NAME=V1,V2,...",
     multiple=True,
-    help="Train with each value of a setting, or of video or audio features (joined by +); several are combined.",
+    help="Train with each value of a setting, or each choice of features (joined by +); several sweeps are combined.",
 )
 @click.option(
     "--shuffle-labels", is_flag=True, help="Control: permute the training labels; accuracy must fall to chance."
@@ -80,9 +80,9 @@ def fuse(
 ) -> None:
     """Train fusion heads on a data set's cached features, with several seeds, and write a table, plots and a page.
 
-    Heads trained before with the same data and settings are read back, not trained again. The number of epochs is
-    chosen on validation groups taken from the train split; the test split is read once, at the end. A data set's
-    targets, such as verb and noun, are learned by one head together; unlabelled clips are predicted as well.
+    Heads that were trained with the same data and settings are read back. The number of epochs is chosen on validation
+    groups of the train split; the test split is read once, at the end. One head learns all targets of a data set, such
+    as verb and noun; unlabelled clips are predicted too.
 
     \b
     Examples:
@@ -119,7 +119,7 @@ def fuse(
     memory = memory_bytes(chosen, memory_gib)
     data = load_data(manifest, cache, inputs, chosen, memory, banks=needs_filter_banks(heads, training, swept))
     for modality, streamed in data.streamed.items():
-        click.echo(f"{modality}: {streamed.bytes_on_disk / 2**30:.1f} GiB do not fit in memory, so they are streamed")
+        click.echo(f"{modality}: {streamed.bytes_on_disk / 2**30:.1f} GiB do not fit in memory and are streamed")
     folder = require_folder(runs / dataset / check_name(name or fusion.replace(",", "+"), "run"), "--runs")
     described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
     run = run_experiment(data, folder, heads, seeds, training, described, sweep=swept, replace=replace)

@@ -1,4 +1,4 @@
-"""The command group, and the one place where errors become one line."""
+"""The command group. Errors of users become one line here."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from avfuse.pipeline.cli.weights import weights
 
 USAGE_EXIT_CODE = 2
 SECONDS_BETWEEN_LOG_LINES = "30"
-"""Between two lines of a progress bar that goes to a file: a batch system's log keeps every one of them."""
+"""Interval of progress lines in a file, as a batch system's log keeps each of them."""
 _FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
@@ -65,18 +65,18 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line. A user's mistake is one line on standard error and exit code 2. A command that ends with an
-    exit code of its own raises click.exceptions.Exit, which comes back from click as a number."""
-    os.environ["PYTHONSAFEPATH"] = "1"  # child processes would import what lies in the current folder, numpy.py for one
+    """Run the command line. A user's mistake is one line on standard error and exit code 2. A command sets another exit
+    code by raising click.exceptions.Exit, which click returns as a number."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # else child processes import files of the current folder, such as numpy.py
     if not sys.stderr.isatty():
         interval = os.environ.setdefault("TQDM_MININTERVAL", SECONDS_BETWEEN_LOG_LINES)
-        os.environ.setdefault("TQDM_MAXINTERVAL", interval)  # after which tqdm would write all the same
+        os.environ.setdefault("TQDM_MAXINTERVAL", interval)  # tqdm writes after this interval in any case
     try:
         code = avfuse.main(standalone_mode=False)
     except (UsageError, ClipError) as error:
         _stop(str(error))
     except click.exceptions.Abort:
-        click.echo("\navfuse: interrupted; what was committed is kept, run the same command to go on", err=True)
+        click.echo("\navfuse: interrupted; committed work is kept, run the same command to resume", err=True)
         sys.exit(130)
     except click.ClickException as error:
         hint = f" (try {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""

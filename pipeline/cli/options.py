@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by commands, and parsing of their values."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -27,13 +27,13 @@ runs_option = click.option(
     help="Folder of trained heads and their results.",
 )
 device_option = click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps; auto takes a GPU where there is one."
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or mps; auto takes a GPU if there is one."
 )
 memory_option = click.option(
     "--memory",
     "memory_gib",
     type=click.FloatRange(min=0),
-    help="GiB that features may take; what does not fit is streamed from the cache (default: half of the machine's).",
+    help="GiB of memory for features; what does not fit is streamed from the cache (default: half of the machine's).",
 )
 video_option = click.option(
     "--video", default="lite:frames", show_default=True, help="The feature that heads take as video."
@@ -59,14 +59,14 @@ reader_option = click.option(
     "--reader",
     default="pyav",
     show_default=True,
-    help="Who decodes frames: pyav, or decord, which refuses files in which it would give wrong ones.",
+    help="Decoder of frames: pyav, or decord, which rejects files whose frames it would get wrong.",
 )
 style_option = click.option(
     "--style",
     type=click.Choice(["aligned", "paper"]),
     default="aligned",
     show_default=True,
-    help="How audio images are drawn: ours, or the published experiments' (docs/audio-images.md).",
+    help="Style of audio images: ours, or that of the published experiments (docs/audio-images.md).",
 )
 
 
@@ -83,19 +83,19 @@ size_option = click.option(
     "--size",
     metavar="WxH",
     callback=_height_and_width,
-    help="Pixels of audio images (default: 224x224 aligned, 360x360 paper).",
+    help="Size of audio images in pixels (default: 224x224 aligned, 360x360 paper).",
 )
 
 
 def memory_bytes(device: str, gib: float | None) -> int:
-    """What --memory says in bytes, by default half of what the device has."""
+    """Memory for features in bytes: --memory, by default half of the device's."""
     from avfuse.stages.device import device_memory_bytes
 
     return device_memory_bytes(device) // 2 if gib is None else int(gib * 2**30)
 
 
 def parse_seconds(flag: str, text: str | None) -> Fraction | None:
-    """Exact: 0.4 seconds are 2/5, not the binary number nearest to it. Raises UsageError for what is no number."""
+    """Exact seconds: 0.4 is 2/5, not the nearest binary number. Raises UsageError for text that is not a number."""
     if text is None:
         return None
     try:
@@ -106,7 +106,7 @@ def parse_seconds(flag: str, text: str | None) -> Fraction | None:
 
 @contextmanager
 def clip_errors_as_usage(clip: Path) -> Iterator[None]:
-    """What goes wrong with a clip inside names its file. Raises UsageError in place of ClipError."""
+    """A ClipError raised inside becomes a UsageError that names the clip's file."""
     try:
         yield
     except ClipError as error:
@@ -114,18 +114,18 @@ def clip_errors_as_usage(clip: Path) -> Iterator[None]:
 
 
 def comma_list(text: str) -> list[str]:
-    """A comma-separated option as a list."""
+    """Items of a comma-separated option."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def unique_list(given: str, text: str) -> list[str]:
-    """The same of an option that has to name something, each once. Raises UsageError, which shows what was `given`."""
-    found = comma_list(text)
-    if not found:
+    """Items of a comma-separated option, typed as `given`. Raises UsageError for none and for duplicates."""
+    items = comma_list(text)
+    if not items:
         raise UsageError(f"{given}: nothing is named, name at least one")
-    if twice := [name for name, count in Counter(found).items() if count > 1]:
-        raise UsageError(f"{given}: {twice[0]} is named twice, once is enough")
-    return found
+    if duplicates := [name for name, count in Counter(items).items() if count > 1]:
+        raise UsageError(f"{given}: {duplicates[0]} is named twice, once is enough")
+    return items
 
 
 def training_settings(settings: Iterable[str]) -> dict[str, str]:
@@ -137,13 +137,13 @@ def training_settings(settings: Iterable[str]) -> dict[str, str]:
 
 
 def assignments(flag: str, given: Iterable[str]) -> dict[str, str]:
-    """Options of the form NAME=VALUE, by name. Raises UsageError for another form, and for a name given twice."""
-    found: dict[str, str] = {}
+    """Values of NAME=VALUE options by name. Raises UsageError for another form, and for a name given twice."""
+    values: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise UsageError(f"{flag} {text}: write NAME=VALUE, for example {flag} lr=1e-4")
-        if name in found:
+        if name in values:
             raise UsageError(f"{flag} {name} is given twice: once is enough")
-        found[name] = value
-    return found
+        values[name] = value
+    return values

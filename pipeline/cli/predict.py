@@ -1,4 +1,4 @@
-"""`avfuse predict`: what trained heads say of any media file."""
+"""`avfuse predict`: classes of media files by trained heads."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 NOTHING_EXIT_CODE = 1
 
 
-@click.command(short_help="What trained heads say of any media file.")
+@click.command(short_help="Predict the classes of media files with trained heads.")
 @click.argument("clips", nargs=-1, required=True, metavar="CLIP...", type=click.Path(path_type=Path))
 @click.option("--run", required=True, metavar="RUN[:ROW]", help="A run's folder, or a table's with one of its rows.")
-@click.option("--head", help="The row, where RUN has several (default: the one of the best mean validation score).")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="So many classes.")
-@click.option("--window", metavar="SECONDS", help="Predict windows of this length, sliding over each file.")
-@click.option("--hop", metavar="SECONDS", help="How far the beginnings of windows are apart (default: --window).")
-@click.option("--json", "as_json", is_flag=True, help="JSON in place of a line per clip.")
+@click.option("--head", help="The row, where RUN has several (default: the one with the best mean validation score).")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes.")
+@click.option("--window", metavar="SECONDS", help="Predict sliding windows of this length.")
+@click.option("--hop", metavar="SECONDS", help="Distance between the starts of windows (default: --window).")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a line per clip.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Write to this file: .json, .csv with every class, .png of windows over time, else lines of text.",
+    help="The file to write: .json, .csv with every class, .png of windows over time, else lines of text.",
 )
 @click.option(
     "--weights",
     default="auto",
     show_default=True,
-    help="Of backbones, where heads were trained on others than the published: a file, a folder, or NAME=FILE,...",
+    help="Weights of backbones, where heads were not trained on the published ones: a file, a folder, or NAME=FILE,...",
 )
 @click.option(
     "--explain",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Write a picture of where heads look for each clip, of windows for each file's surest.",
+    help="Write a heatmap picture per clip; of windows, for the most confident one of each file.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Decode processes (default: one per core).")
 @device_option
@@ -57,10 +57,10 @@ def predict(
     workers: int | None,
     device: str,
 ) -> None:
-    """The likeliest classes of every CLIP, a media file with picture, sound or both, by the trained heads of RUN.
+    """Predict the likeliest classes of every CLIP, a media file with picture, sound or both, with the heads of RUN.
 
-    Features are extracted as the heads saw them in training, and nothing is kept of them. A clip that cannot be used is
-    named with its reason and the others go on; the exit code is 1 where none could be predicted.
+    Features are extracted as for training, and are not kept. A clip that cannot be read is named with its reason and
+    skipped; the exit code is 1 if no clip could be predicted.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`avfuse render`: look at a clip's sound."""
+"""`avfuse render`: audio images of a clip."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +22,8 @@ _STRIP_FRAMES = "uniform:8"
     type=click.Path(path_type=Path),
     help="One PNG file with all, named, over the clip's frames.",
 )
-@click.option("--start", help="Where the clip starts, in seconds of the file's timeline (default: its start).")
-@click.option("--end", help="Where the clip ends, in seconds (default: the file's end).")
+@click.option("--start", help="Start of the clip in seconds of the file's timeline (default: the file's start).")
+@click.option("--end", help="End of the clip in seconds (default: the file's end).")
 @style_option
 @size_option
 def render(

@@ -1,4 +1,4 @@
-"""`avfuse report`: the page of a run, of several side by side, or of a table."""
+"""`avfuse report`: the page of a run, of several runs, or of a table."""
 
 from pathlib import Path
 
@@ -17,10 +17,14 @@ from avfuse.pipeline.cli.options import cache_option
     "single row, report.html in the folder around the first).",
 )
 @click.option(
-    "--clips", type=click.IntRange(min=0), default=24, show_default=True, help="Test clips with pictures and sound."
+    "--clips",
+    type=click.IntRange(min=0),
+    default=24,
+    show_default=True,
+    help="Number of test clips with pictures and sound.",
 )
-@click.option("--no-sound", is_flag=True, help="Leave the sound out: smaller, and room for more clips.")
-@click.option("--no-maps", is_flag=True, help="Leave out what heads look at: quicker, and features are not loaded.")
+@click.option("--no-sound", is_flag=True, help="Without sound: smaller, with room for more clips.")
+@click.option("--no-maps", is_flag=True, help="Without heatmaps: faster, features are not read.")
 @click.option(
     "--limit",
     "megabytes",
@@ -28,7 +32,7 @@ from avfuse.pipeline.cli.options import cache_option
     type=click.FloatRange(min=6),
     default=10,
     show_default=True,
-    help="How large the page may become; fewer clips are shown where they would take it over that.",
+    help="Maximum size of the page; fewer clips are shown where they exceed it.",
 )
 @cache_option
 def report(
@@ -42,8 +46,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML page of RUN, a folder under runs/, or FOLDER:ROW, or of several of one data set.
 
-    It shows results, figures, test clips with sound and picture, and where everything came from; nothing is trained
-    again, and the page needs no network. Of a folder that avfuse ablate wrote it is the page of that table.
+    It shows results, figures, test clips with picture and sound, and provenance. Nothing is trained, and the page needs
+    no network. For a folder that avfuse ablate wrote it is the page of the table.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`avfuse retrieve`: pictures by sound, and sounds by picture."""
+"""`avfuse retrieve`: retrieval between sound and picture."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ from avfuse.pipeline.output_paths import require_file
 DEFAULT_TOP = 5
 
 
-@click.command(short_help="Find pictures by sound and sounds by picture, and measure how well.")
+@click.command(short_help="Retrieve pictures by sound and sounds by picture.")
 @click.argument("run")
-@click.option("--head", "row", metavar="ROW", help="Which row of the run (default: all trained with contrast).")
+@click.option("--head", "row", metavar="ROW", help="A row of the run (default: all trained with contrast).")
 @click.option("--query", metavar="CLIP_ID", help="List the clips nearest to this one.")
 @click.option(
     "--from",
     "source",
     type=click.Choice(["audio", "video"]),
-    help="The modality of queries (default: both ways, and with --query audio).",
+    help="The modality of queries (default: both; with --query, audio).",
 )
 @click.option(
     "--top", type=click.IntRange(min=1), help=f"With --query, number of clips listed (default: {DEFAULT_TOP})."
@@ -28,9 +28,9 @@ DEFAULT_TOP = 5
     type=click.Choice(["test", "train", "all"]),
     default="test",
     show_default=True,
-    help="The clips searched; train is all that heads were trained on.",
+    help="The clips to search; train is all that heads were trained on.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A CSV file for what is printed.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A CSV file for the printed table.")
 @memory_option
 @device_option
 @cache_option
@@ -46,11 +46,11 @@ def retrieve(
     device: str,
     cache: Path,
 ) -> None:
-    """Search in the space that audio-video contrast learned, of RUN, a folder under runs/, or RUN:ROW, also a table and
-    its row. Heads are to be trained with --set avc=0.5. Nothing is trained (docs/retrieval.md).
+    """Retrieve clips in the joint space of audio-video contrast. RUN is a folder under runs/ or RUN:ROW, of a run or a
+    table; its heads were trained with --set avc=0.5 (docs/retrieval.md). Nothing is trained.
 
-    Without --query: how often a clip's sound finds its own picture, and the reverse, beside chance. With --query: the
-    clips nearest to one.
+    Without --query: recall, ranks and precision of all clips in both directions, beside chance. With --query: the clips
+    nearest to one.
 
     \b
     Examples:

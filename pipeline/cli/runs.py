@@ -1,4 +1,4 @@
-"""`avfuse runs`: what has been trained, whether two runs differ, and predictions as files."""
+"""`avfuse runs`: list and compare runs, and export their predictions."""
 
 from pathlib import Path
 
@@ -21,28 +21,28 @@ def runs() -> None:
     """
 
 
-@runs.command(name="list", short_help="Every run and table: data set, heads, seeds, the best of them.")
+@runs.command(name="list", short_help="Every run and table with its data set, heads, seeds and best row.")
 @runs_option
 def list_them(runs: Path) -> None:
-    """Every run and table under the folder of runs, with heads or rows, seeds and the best of them."""
+    """List every run and table with its heads or rows, seeds and the best row."""
     from avfuse.pipeline.report.results import list_runs
 
-    found = list_runs(runs)
-    if not found:
+    lines = list_runs(runs)
+    if not lines:
         click.echo(f"no runs in {runs}: avfuse fuse trains them")
-    for line in found:
+    for line in lines:
         click.echo(line)
 
 
-@runs.command(short_help="Two runs side by side: what they were made with, and whether their heads differ.")
+@runs.command(short_help="Compare two runs: settings, features, and paired tests of their rows.")
 @click.argument("a")
 @click.argument("b")
 def compare(a: str, b: str) -> None:
     """Compare A and B, each RUN, a folder under runs/, or RUN:ROW, on the test clips that both have.
 
-    Of two whole runs, rows that are called the same are compared; of a table's row, its tuned heads. Printed are the
-    settings, features and versions that differ, both accuracies, their difference with its 95 % interval and p value
-    over seeds and groups of test clips, and the difference in every other measure.
+    Of two whole runs, rows with the same name are compared; of a table's row, its tuned heads. Printed are settings,
+    features and versions that differ, both accuracies, their difference with its 95 % interval and p value over seeds
+    and groups of test clips, and the differences in all other measures.
 
     \b
     Examples:
@@ -59,16 +59,18 @@ def compare(a: str, b: str) -> None:
 
 @runs.command(short_help="Write a head's predictions to a file.")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--head", required=True, help="Whose predictions.")
-@click.option("--seed", type=int, help="Of this seed (default: all seeds, log-probabilities averaged).")
-@click.option("--split", type=click.Choice(["test", "unlabelled"]), default="test", show_default=True, help="Of which.")
+@click.option("--head", required=True, help="The row.")
+@click.option("--seed", type=int, help="One seed (default: all, log-probabilities averaged).")
+@click.option(
+    "--split", type=click.Choice(["test", "unlabelled"]), default="test", show_default=True, help="The clips."
+)
 @click.option(
     "--format",
     "form",
     type=click.Choice(["csv", "epic"]),
     default="csv",
     show_default=True,
-    help="A table of any data set, or the JSON of EPIC-KITCHENS-100's action recognition challenge.",
+    help="A table for any data set, or the JSON of the EPIC-KITCHENS-100 action recognition challenge.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file.")
 @click.option(
@@ -76,7 +78,7 @@ def compare(a: str, b: str) -> None:
     type=click.IntRange(0, 5),
     default=2,
     show_default=True,
-    help="epic: what backbones learned from. 0 nothing, 1 public images (lite), 2 public images and video, 3 public "
+    help="epic: training data of backbones. 0 nothing, 1 public images (lite), 2 public images and video, 3 public "
     "data without labels, 4 the same and EPIC-KITCHENS, 5 private data.",
 )
 @click.option(
@@ -84,7 +86,7 @@ def compare(a: str, b: str) -> None:
     type=click.IntRange(0, 5),
     default=3,
     show_default=True,
-    help="epic: which labels heads learned from. 3 segments with start and end, as manifests have them; 0 to 2 is "
+    help="epic: training labels of heads. 3 segments with start and end, as manifests have them; 0 to 2 is "
     "less, 4 and 5 more.",
 )
 @click.option(
@@ -92,18 +94,17 @@ def compare(a: str, b: str) -> None:
     type=click.IntRange(0, 5),
     default=3,
     show_default=True,
-    help="epic: which clips heads learned from. 3 the official training split, 4 that and the official validation "
+    help="epic: training clips of heads. 3 the official training split, 4 that and the official validation "
     "split, 5 other data too; 0 to 2 is less.",
 )
 def export(
     run: Path, head: str, seed: int | None, split: str, form: str, output: Path, sls_pt: int, sls_tl: int, sls_td: int
 ) -> None:
-    """Write what a head of RUN, a folder under runs/, says of its test or unlabelled clips. Nothing is trained again.
+    """Write the predictions of a head of RUN, a folder under runs/, for its test or unlabelled clips.
 
-    csv has a line per clip: its id and, for each target, the likeliest class, its probability, and what is true where
-    that is known. epic has the scores of every verb and noun and of the 100 likeliest actions; the challenge's server
-    takes it zipped, as test.json. The numbers of --sls-... are its supervision levels
-    (https://github.com/epic-kitchens/sls).
+    csv has a line per clip: its id and, per target, the likeliest class, its probability, and the true class where it
+    is known. epic has the scores of every verb and noun and of the 100 likeliest actions; the challenge's server takes
+    it zipped, as test.json. The numbers of --sls-... are its supervision levels (https://github.com/epic-kitchens/sls).
 
     \b
     Examples:
@@ -123,6 +124,8 @@ def export(
         f"seed {predictions.seeds[0]}" if len(predictions.seeds) == 1 else f"{len(predictions.seeds)} seeds averaged"
     )
     click.echo(f"{output}: {len(predictions.clip_ids)} {split} clips, {head}, {seeds}")
-    lost = predictions.run.described["clips"]["unpredicted"]
-    if split == "unlabelled" and lost:
-        click.echo(f"without features, so not among them: {len(lost)} clips, such as {lost[0]} (run.json)", err=True)
+    missing = predictions.run.described["clips"]["unpredicted"]
+    if split == "unlabelled" and missing:
+        click.echo(
+            f"without features, so not among them: {len(missing)} clips, such as {missing[0]} (run.json)", err=True
+        )

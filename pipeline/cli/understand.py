@@ -1,4 +1,4 @@
-"""`avfuse understand`: what modalities are worth, what heads withstand, which classes gain, where heads look."""
+"""`avfuse understand`: contribution of modalities, robustness, gains by class, and explanations of heads."""
 
 import shlex
 import sys
@@ -30,9 +30,9 @@ output_option = click.option(
 )
 
 
-@click.group(short_help="What modalities are worth, what heads withstand, which classes gain, where heads look.")
+@click.group(short_help="Contribution of modalities, robustness, gains by class, and explanations.")
 def understand() -> None:
-    """Look into what heads have learned (docs/understanding.md).
+    """Analyse trained heads (docs/understanding.md).
 
     \b
     Examples:
@@ -43,19 +43,17 @@ def understand() -> None:
     """
 
 
-@understand.command(short_help="What each modality, or each feature, is worth to a head.")
+@understand.command(short_help="Shapley values of modalities or features.")
 @click.option("--dataset", required=True, help="A data set whose features are in the cache.")
 @click.option("--fusion", default="mlp", show_default=True, help="One head.")
 @video_option
 @audio_option
-@click.option("--split", help="Comma-separated modalities of which each feature has a value of its own.")
+@click.option("--split", help="Comma-separated modalities whose features each get a value.")
 @seeds_option
-@click.option("--name", help="What to call it under runs/ (default: contribution-FUSION).")
+@click.option("--name", help="Name under runs/ (default: contribution-FUSION).")
 @epochs_option
 @settings_option
-@click.option(
-    "--shuffle-labels", is_flag=True, help="Control: permute the training labels; values must fall to nothing."
-)
+@click.option("--shuffle-labels", is_flag=True, help="Control: permute the training labels; values must fall to zero.")
 @memory_option
 @replace_option
 @device_option
@@ -78,10 +76,10 @@ def contribution(
     cache: Path,
     runs: Path,
 ) -> None:
-    """Shapley values of test accuracy: train a head on every subset of what it sees, and print what each part adds.
+    """Shapley values of test accuracy: train a head on every subset of its inputs, and print what each input adds.
 
-    Players are modalities, or with --split the features of one; n of them are 2^n - 1 heads for each seed. What is
-    there of the same data and settings is read back, not trained again, and a call that is broken off goes on.
+    Players are modalities, or with --split the features of one; n players take 2^n - 1 heads per seed. Heads that were
+    trained with the same data and settings are read back, and an interrupted call resumes.
 
     \b
     Examples:
@@ -117,10 +115,10 @@ def contribution(
     click.echo(f"tables in {folder}: contribution.csv, coalitions.csv, clips.csv")
 
 
-@understand.command(short_help="How much accuracy is left when a modality is changed at test.")
+@understand.command(short_help="Accuracy when a modality is perturbed at test.")
 @run_argument
-@click.option("--head", "rows", multiple=True, help="Of which row (default: all whose head takes both modalities).")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of noise and partners.")
+@click.option("--head", "rows", multiple=True, help="A row of the run (default: all whose head takes both modalities).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of noise and swap partners.")
 @output_option
 @memory_option
 @device_option
@@ -134,8 +132,8 @@ def robustness(
     device: str,
     cache: Path,
 ) -> None:
-    """Test the heads of RUN, a folder under runs/, again, with one modality dropped, noisy, shifted in time, or another
-    clip's. Nothing is trained.
+    """Test the heads of RUN, a folder under runs/, with one modality dropped, noisy, shifted in time, or swapped with
+    another clip's. Nothing is trained.
 
     \b
     Examples:
@@ -172,15 +170,15 @@ def robustness(
     click.echo(f"table in {folder}: robustness.csv")
 
 
-@understand.command(short_help="Which classes one row tells apart better than another.")
+@understand.command(short_help="Classes that one row predicts better than another.")
 @run_argument
 @click.option("--before", required=True, help="A row of the run.")
-@click.option("--after", required=True, help="The row that it is compared with.")
-@click.option("--run-before", type=click.Path(path_type=Path), help="The run of --before, where it is another one.")
+@click.option("--after", required=True, help="The row to compare it with.")
+@click.option("--run-before", type=click.Path(path_type=Path), help="The run of --before, if it is another one.")
 @output_option
 def gains(run: Path, before: str, after: str, run_before: Path | None, output: Path | None) -> None:
-    """Which classes, and which confusions of two classes, row --after of RUN, a folder under runs/, gets right and row
-    --before does not, and the reverse. Nothing is trained.
+    """Compare two rows of RUN, a folder under runs/, class by class: accuracy gained and lost from row --before to row
+    --after, and confusions of two classes. Nothing is trained.
 
     \b
     Examples:
@@ -209,14 +207,19 @@ def gains(run: Path, before: str, after: str, run_before: Path | None, output: P
     click.echo(f"tables in {folder}: gains.csv, confusions.csv")
 
 
-@understand.command(short_help="Where heads look in some clips, as pictures.")
+@understand.command(short_help="Heatmaps of heads over clips, as pictures.")
 @run_argument
 @click.option(
     "--head", "rows", multiple=True, required=True, help="A row of the run; several are drawn below each other."
 )
 @click.option("--clip", "clip_ids", multiple=True, help="A test clip (default: those on which the rows disagree most).")
 @click.option(
-    "--clips", "count", type=click.IntRange(min=1), default=4, show_default=True, help="How many, without --clip."
+    "--clips",
+    "count",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Number of clips, without --clip.",
 )
 @click.option(
     "--method",
@@ -230,10 +233,10 @@ def gains(run: Path, before: str, after: str, run_before: Path | None, output: P
     type=click.Choice(["predicted", "true"]),
     default="predicted",
     show_default=True,
-    help="The class that Grad-CAM explains: a row's likeliest, or the true one.",
+    help="The class that Grad-CAM explains: the row's likeliest, or the true one.",
 )
-@click.option("--segments", is_flag=True, help="Also draw each clip's filter bank and what masked segments hide of it.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of masked segments.")
+@click.option("--segments", is_flag=True, help="Also draw each clip's filter bank with masked segments.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the masked segments.")
 @click.option(
     "-o",
     "--output",
@@ -255,8 +258,8 @@ def explain(
     device: str,
     cache: Path,
 ) -> None:
-    """Draw what heads of RUN, a folder under runs/, look at: for each clip a picture with a map over its frames and its
-    sound, row below row. Nothing is trained; the media are decoded again.
+    """Draw heatmaps of RUN, a folder under runs/: one picture per clip, with maps over its frames and its sound for each row.
+    Nothing is trained; the media are decoded again.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`avfuse weights`: which checkpoints there are, which are here, and getting them."""
+"""`avfuse weights`: list, fetch and verify checkpoints of backbones."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def weights() -> None:
     """The published weights of every backbone.
 
-    They are looked for in the folder AVFUSE_WEIGHTS, by default a folder of your user's cache.
+    They are kept in the folder AVFUSE_WEIGHTS, by default a folder in your user's cache.
 
     \b
     Examples:
@@ -22,9 +22,9 @@ def weights() -> None:
     """
 
 
-@weights.command(name="list", short_help="Every checkpoint: licence, where from, whether it is here.")
+@weights.command(name="list", short_help="Every checkpoint with its licence and source, and whether it is here.")
 def list_them() -> None:
-    """Every backbone's published checkpoints, the default first."""
+    """List every backbone's published checkpoints, the default first."""
     from avfuse.features import backbones
     from avfuse.features.backbones.weights import weights_folder
 
@@ -36,11 +36,11 @@ def list_them() -> None:
             click.echo(f"  {name:<20} {checkpoint.name:<28} {state:<9} {licence:<32} {checkpoint.source}")
 
 
-@weights.command(short_help="Download checkpoints to their place, verified.")
+@weights.command(short_help="Download and verify checkpoints.")
 @click.argument("names", nargs=-1, required=True)
 def fetch(names: tuple[str, ...]) -> None:
-    """Download the checkpoints NAMES, as `avfuse weights list` calls them; a backbone's name means its default, and so
-    do `timm:NAME`, `torchvision:NAME` and `hf:OWNER/NAME`."""
+    """Download the checkpoints NAMES of `avfuse weights list`; a backbone's name means its default one, and so do
+    `timm:NAME`, `torchvision:NAME` and `hf:OWNER/NAME`."""
     from avfuse.features.backbones.weights import fetch as fetch_one
 
     for checkpoint in map(_checkpoint, names):
@@ -49,10 +49,10 @@ def fetch(names: tuple[str, ...]) -> None:
         click.echo(fetch_one(checkpoint))
 
 
-@weights.command(short_help="Check the files that are here against their hashes.")
+@weights.command(short_help="Check downloaded files against their hashes.")
 @click.argument("names", nargs=-1)
 def verify(names: tuple[str, ...]) -> None:
-    """Hash the checkpoints NAMES, or all that are here, and hold each against what is known of it."""
+    """Hash the checkpoints NAMES, or all that are here, and compare with their published hashes."""
     from avfuse.features import backbones
     from avfuse.features.backbones.weights import find_weights
 
@@ -78,4 +78,4 @@ def _checkpoint(name: str) -> "Checkpoint":
         for checkpoint in backbone.checkpoints:
             if name == checkpoint.name:
                 return checkpoint
-    raise UsageError(f"no weights are called '{name}': avfuse weights list names them")
+    raise UsageError(f"no weights are named '{name}': see avfuse weights list")
