@@ -55,8 +55,8 @@ def test_the_key_changes_with_everything_that_decides_bytes() -> None:
     assert len({spec.key, *(other.key for other in changed)}) == 1 + len(changed)
 
 
-def names(*wanted: str, **how: Any) -> list[str]:
-    return [spec.name for spec in resolve(wanted, **how)]
+def names(*requested: str, **how: Any) -> list[str]:
+    return [spec.name for spec in resolve(requested, **how)]
 
 
 def test_audio_images_have_styles_and_views() -> None:
@@ -85,7 +85,7 @@ def test_windows_are_features_of_their_own() -> None:
 
 
 def test_precision_is_in_the_key() -> None:
-    full, half = (resolve(["lite:mfcc"], precision=each)[0] for each in ("float32", "bfloat16"))
+    full, half = (resolve(["lite:mfcc"], precision=precision)[0] for precision in ("float32", "bfloat16"))
     assert (full.name, full.compute, half.compute) == (half.name, "float32", "bfloat16")
     assert full.key != half.key
 

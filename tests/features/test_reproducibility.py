@@ -17,12 +17,12 @@ RANDOM = WeightsChoice("random")
 @pytest.mark.parametrize(
     "options",
     [
-        {"wanted": ["lite:frames", "lite:images", "lite:fbank"]},
-        {"wanted": ["lite:frames:windows2", "lite:mfcc:flips"], "sampling": "uniform:3"},
-        {"wanted": ["lite:frames"], "sampling": "strided:8x2", "dtype": "float32"},
-        {"wanted": ["lite:mfcc"], "style": "paper"},
-        {"wanted": ["lite:chromagram", "lite:waveplot-paper"], "size": (300, 400)},
-        {"wanted": ["lite:fbank:tokens", "audio:fbank", "image:mfcc"]},
+        {"names": ["lite:frames", "lite:images", "lite:fbank"]},
+        {"names": ["lite:frames:windows2", "lite:mfcc:flips"], "sampling": "uniform:3"},
+        {"names": ["lite:frames"], "sampling": "strided:8x2", "dtype": "float32"},
+        {"names": ["lite:mfcc"], "style": "paper"},
+        {"names": ["lite:chromagram", "lite:waveplot-paper"], "size": (300, 400)},
+        {"names": ["lite:fbank:tokens", "audio:fbank", "image:mfcc"]},
     ],
 )
 def test_every_option_of_a_feature_is_found_again(options: dict[str, object]) -> None:

@@ -19,9 +19,9 @@ CLIPS = ("timesformer", "swin3d", "mvit_v2_s")
 def large_ones_are_slow(*cases: Any) -> list[Any]:
     """Cases whose name of a backbone, alone or first, tells whether they take long."""
     names = [case if isinstance(case, str) else case[0] for case in cases]
-    given = [(case,) if isinstance(case, str) else case for case in cases]
+    rows = [(case,) if isinstance(case, str) else case for case in cases]
     slow = {True: pytest.mark.slow, False: ()}
-    return [pytest.param(*case, marks=slow[name in LARGE]) for name, case in zip(names, given, strict=True)]
+    return [pytest.param(*case, marks=slow[name in LARGE]) for name, case in zip(names, rows, strict=True)]
 
 
 def batch(backbone: Backbone, count: int = 2, seed: int = 0) -> torch.Tensor:
@@ -30,7 +30,7 @@ def batch(backbone: Backbone, count: int = 2, seed: int = 0) -> torch.Tensor:
     values = noise(backbone, count)
     if backbone.preprocess is None:
         return values
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (backbone.preprocess.mean, backbone.preprocess.std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.preprocess.mean, backbone.preprocess.std))
     return (values * std + mean).round().to(torch.uint8).movedim(-3, -1)
 
 
@@ -43,7 +43,7 @@ def seen(backbone: Backbone) -> tuple[int, ...]:
 
 def normalised(backbone: Backbone, pixels: torch.Tensor) -> torch.Tensor:
     assert backbone.preprocess is not None
-    mean, std = (torch.tensor(each) for each in (backbone.preprocess.mean, backbone.preprocess.std))
+    mean, std = (torch.tensor(values) for values in (backbone.preprocess.mean, backbone.preprocess.std))
     return ((pixels - mean) / std).movedim(-1, -3)
 
 

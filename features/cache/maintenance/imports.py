@@ -122,7 +122,7 @@ def import_files(
     collection: str,
     files: Files,
     description: ImportDescription,
-    passed: Callable[[int], object] = lambda steps: None,
+    on_progress: Callable[[int], object] = lambda steps: None,
 ) -> ImportSummary:
     """Import the arrays of some clips, (D,) or (T, D), of one shape after reduction. Clips that are cached with equal
     values are skipped.
@@ -132,7 +132,7 @@ def import_files(
         collection: to import into.
         files: from `find_files`.
         description: of the feature.
-        passed: called with the number of finished steps; every file has two.
+        on_progress: called with the number of finished steps; every file has two.
 
     Raises UsageError, naming the first invalid file: not an array, not finite, outside the dtype's range, of another
     shape than the first file, or other values than the cache; if the feature is cached with another description; and
@@ -146,8 +146,8 @@ def import_files(
         if not free.all():
             raise UsageError(f"another import of '{spec.name}' is under way: wait for it")
         store = FeatureStore(cache, collection, spec)
-        new = _check_files(store, files, description, passed)
-        without_media = _commit(store, new, description, passed)
+        new = _check_files(store, files, description, on_progress)
+        without_media = _commit(store, new, description, on_progress)
     finally:
         if claim is not None:
             claim.release()
@@ -187,7 +187,7 @@ def _reduce(array: NDArray[np.generic], reduce: str | None, path: Path) -> NDArr
 
 
 def _check_files(
-    store: FeatureStore, files: Files, description: ImportDescription, passed: Callable[[int], object]
+    store: FeatureStore, files: Files, description: ImportDescription, on_progress: Callable[[int], object]
 ) -> list[tuple[Clip, Path]]:
     """Read every file. Returns the files of clips that are not cached."""
     result = store.lookup(ClipQuery([clip for clip, _ in files]))
@@ -200,15 +200,17 @@ def _check_files(
                     f"{path} holds other values than '{store.spec.name}' has for '{clip.clip_id}' already: remove the "
                     "feature first (avfuse features remove), or take another --name"
                 )
-            passed(2)
+            on_progress(2)
     new = [files[index] for index in np.flatnonzero(result.outcome != DONE).tolist()]
     for _, path in new:
         _read_row(path, store.spec, description)
-        passed(1)
+        on_progress(1)
     return new
 
 
-def _commit(store: FeatureStore, new: Files, description: ImportDescription, passed: Callable[[int], object]) -> int:
+def _commit(
+    store: FeatureStore, new: Files, description: ImportDescription, on_progress: Callable[[int], object]
+) -> int:
     """Write the shards. Returns the number of clips whose media file is missing."""
     size = max(1, min(CHUNK_CLIPS, CHUNK_BYTES // store.spec.bytes_per_clip))
     software = {name: version for name, version in software_versions().items() if name in ("avfuse", "numpy")}
@@ -221,7 +223,7 @@ def _commit(store: FeatureStore, new: Files, description: ImportDescription, pas
             result.done.append((clip, media))
             result.data.append(_read_row(path, store.spec, description))
         store.commit(result)
-        passed(len(result.done))
+        on_progress(len(result.done))
     return without_media
 
 

@@ -75,7 +75,7 @@ def verify(
     collection: str,
     features: Sequence[CachedFeature] | None = None,
     repair: bool = False,
-    passed: Callable[[int], object] = lambda size: None,
+    on_progress: Callable[[int], object] = lambda size: None,
 ) -> Iterator[Finding]:
     """Find all problems in a collection, or with some of its features.
 
@@ -84,7 +84,7 @@ def verify(
         collection: its name; without such a folder there are no problems.
         features: verify only these; None: all of them, and everything beside them.
         repair: repair what can be repaired. Safe beside running extractions and readers.
-        passed: called with the size in bytes of each verified shard.
+        on_progress: called with the size in bytes of each verified shard.
 
     Raises UsageError if another process repairs the collection.
     """
@@ -92,10 +92,10 @@ def verify(
         return
     claims = Claims(cache, collection)
     if not repair:
-        yield from _verify(cache, collection, features, claims, repair, passed)
+        yield from _verify(cache, collection, features, claims, repair, on_progress)
         return
     with claims.exclusive_maintenance():
-        yield from _verify(cache, collection, features, claims, repair, passed)
+        yield from _verify(cache, collection, features, claims, repair, on_progress)
 
 
 def verify_shard(path: Path) -> VerifiedShard:
@@ -120,16 +120,16 @@ def _verify(
     features: Sequence[CachedFeature] | None,
     claims: Claims,
     repair: bool,
-    passed: Callable[[int], object],
+    on_progress: Callable[[int], object],
 ) -> Iterator[Finding]:
     for feature in cached_features(cache, collection) if features is None else features:
-        yield from _verify_shards(feature, repair, passed)
+        yield from _verify_shards(feature, repair, on_progress)
         yield from _verify_folder(feature, claims, repair)
     if features is None:
         yield from _verify_collection(cache / collection, claims, repair)
 
 
-def _verify_shards(feature: CachedFeature, repair: bool, passed: Callable[[int], object]) -> Iterator[Finding]:
+def _verify_shards(feature: CachedFeature, repair: bool, on_progress: Callable[[int], object]) -> Iterator[Finding]:
     verified_shards = []
     for path in feature.paths():
         try:
@@ -142,7 +142,7 @@ def _verify_shards(feature: CachedFeature, repair: bool, passed: Callable[[int],
             yield Finding(path, error.reason, repaired)
         except (UsageError, OSError) as error:
             yield Finding(path, error_reason(path, error))
-        passed(size)
+        on_progress(size)
     yield from _verify_rows(verified_shards, repair)
     if verified_shards:
         yield from _verify_spec_file(feature.folder / "spec.json", verified_shards[0].spec, repair)

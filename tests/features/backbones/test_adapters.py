@@ -31,16 +31,16 @@ from avfuse.features.feature_names import expand_names, resolve
 @torch.inference_mode()
 def test_timms_networks_are_timms(name: str, grid: tuple[int, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    theirs = timm.create_model(name, pretrained=False)
-    calibrate_batch_norms(theirs, lambda: theirs(torch.randn(2, 3, 224, 224)))
-    theirs.eval()
+    reference = timm.create_model(name, pretrained=False)
+    calibrate_batch_norms(reference, lambda: reference(torch.randn(2, 3, 224, 224)))
+    reference.eval()
     path = tmp_path / "model.safetensors"
-    save_file(theirs.state_dict(), path)
+    save_file(reference.state_dict(), path)
     data = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
-    given = create_transform(**data)(Image.fromarray(PIXELS))[None]
-    features = theirs.forward_features(given)
+    inputs = create_transform(**data)(Image.fromarray(PIXELS))[None]
+    features = reference.forward_features(inputs)
     encoded = encode(f"timm:{name}", prepared(f"timm:{name}"), str(path))
-    torch.testing.assert_close(encoded.pooled, theirs.forward_head(features, pre_logits=True), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoded.pooled, reference.forward_head(features, pre_logits=True), rtol=1e-4, atol=1e-4)
     (spec,) = resolve([f"timm:{name}:frames:tokens"], weights=WeightsChoice.parse(str(path)))
     assert spec.grid == grid
     assert encoded.tokens is not None
@@ -59,22 +59,22 @@ def test_timms_networks_are_timms(name: str, grid: tuple[int, ...], tmp_path: Pa
 def test_torchvisions_networks_are_torchvisions(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     more = {"transform_input": True, "init_weights": False} if name == "googlenet" else {}
-    theirs = torchvision.models.get_model(name, weights=None, **more)
+    reference = torchvision.models.get_model(name, weights=None, **more)
     calibrate_batch_norms(
-        theirs, lambda: theirs(torch.randn(2, *((3, 16, 112, 112) if name == "r3d_18" else (3, 224, 224))))
+        reference, lambda: reference(torch.randn(2, *((3, 16, 112, 112) if name == "r3d_18" else (3, 224, 224))))
     )
-    theirs.eval()
+    reference.eval()
     path = tmp_path / "model.pth"
-    torch.save(theirs.state_dict(), path)
+    torch.save(reference.state_dict(), path)
     transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     if name == "r3d_18":
-        given = transform(torch.from_numpy(np.stack(frames(16))).permute(0, 3, 1, 2))[None]
+        inputs = transform(torch.from_numpy(np.stack(frames(16))).permute(0, 3, 1, 2))[None]
         encoded = encode(f"torchvision:{name}", prepared(f"torchvision:{name}", 16), str(path))
     else:
-        given = transform(Image.fromarray(PIXELS))[None]
+        inputs = transform(Image.fromarray(PIXELS))[None]
         encoded = encode(f"torchvision:{name}", prepared(f"torchvision:{name}"), str(path))
-    classifier = [part for part in theirs.modules() if isinstance(part, torch.nn.Linear)][-1]
-    torch.testing.assert_close(classifier(encoded.pooled), theirs(given), rtol=1e-3, atol=1e-4)
+    classifier = [part for part in reference.modules() if isinstance(part, torch.nn.Linear)][-1]
+    torch.testing.assert_close(classifier(encoded.pooled), reference(inputs), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

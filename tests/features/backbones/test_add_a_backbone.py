@@ -67,6 +67,6 @@ def test_cached_features_outlive_their_network(folder: Path) -> None:
 
 @pytest.mark.parametrize(("own", "said"), [("nowhere.py", "is no Python file"), ("own.py:own.py", "name is taken")])
 def test_a_file_that_cannot_be_used_is_named(own: str, said: str) -> None:
-    with own_files({"AVFUSE_BACKBONES": own}), pytest.raises(UsageError, match=said) as told:
+    with own_files({"AVFUSE_BACKBONES": own}), pytest.raises(UsageError, match=said) as caught:
         list_backbones()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)

@@ -29,8 +29,8 @@ class AuthorsAst(nn.Module):
 
     def forward(self, banks: Tensor) -> Tensor:
         patches = self.v.patch_embed.proj(banks[:, None].transpose(2, 3)).flatten(2).transpose(1, 2)
-        alone = [each.expand(len(banks), -1, -1) for each in (self.v.cls_token, self.v.dist_token)]
-        tokens = torch.cat([*alone, patches], dim=1) + self.v.pos_embed
+        extra = [token.expand(len(banks), -1, -1) for token in (self.v.cls_token, self.v.dist_token)]
+        tokens = torch.cat([*extra, patches], dim=1) + self.v.pos_embed
         return self.v.norm(self.v.blocks(tokens))
 
 
@@ -86,18 +86,18 @@ class AuthorsTimeSformer(nn.Module):
 @torch.inference_mode()
 def test_asts_authors_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    theirs = AuthorsAst().eval()
-    for module in theirs.modules():
+    reference = AuthorsAst().eval()
+    for module in reference.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = (
                 1e-12  # as in the configuration on the hub; the authors' 1e-6 moves random tokens by up to 2e-3
             )
     path = tmp_path / "audioset_10_10_0.4593.pth"
-    torch.save({f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}, path)
+    torch.save({f"module.{name}": tensor for name, tensor in reference.state_dict().items()}, path)
     assert "module.v.head_dist.weight" in torch.load(path, weights_only=True)
     banks = torch.randn(1, 1024, 128)
     encoded = load(backbones.get_backbone("ast"), Weights(path, file_sha256(path)), "cpu")(banks, None)
-    expected = theirs(banks)
+    expected = reference(banks)
     torch.testing.assert_close(encoded.tokens, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(encoded.pooled, expected[:, :2].mean(dim=1), rtol=1e-4, atol=1e-4)
 
@@ -106,22 +106,22 @@ def test_asts_authors_file(tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_timesformers_authors_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    theirs = AuthorsTimeSformer().eval()
+    reference = AuthorsTimeSformer().eval()
     path = tmp_path / "TimeSformer_divST_8x32_224_K400.pyth"
-    state = {f"model.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    state = {f"model.{name}": tensor for name, tensor in reference.state_dict().items()}
     torch.save({"epoch": 14, "model_state": state, "optimizer_state": {"state": {}}, "cfg": "TRAIN: true"}, path)
     backbone = backbones.get_backbone("timesformer")
     pixels = torch.randint(0, 256, (1, 8, 224, 224, 3), dtype=torch.uint8)
     encoded = load(backbone, Weights(path, file_sha256(path)), "cpu")(pixels, backbone.preprocess)
-    given = ((pixels / 255 - 0.45) / 0.225).movedim(-1, 2)
-    torch.testing.assert_close(encoded.tokens, theirs(given), rtol=1e-4, atol=1e-4)
+    inputs = ((pixels / 255 - 0.45) / 0.225).movedim(-1, 2)
+    torch.testing.assert_close(encoded.tokens, reference(inputs), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ast", "timesformer"])
 def test_an_authors_file_that_is_not_whole_is_refused(name: str, tmp_path: Path) -> None:
-    theirs, prefix = (AuthorsAst(), "module.v.") if name == "ast" else (AuthorsTimeSformer(), "model.")
-    state = {f"{prefix.removesuffix('v.')}{key}": value for key, value in theirs.state_dict().items()}
+    reference, prefix = (AuthorsAst(), "module.v.") if name == "ast" else (AuthorsTimeSformer(), "model.")
+    state = {f"{prefix.removesuffix('v.')}{key}": value for key, value in reference.state_dict().items()}
     del state[f"{prefix}norm.bias"]
     state[f"{prefix}pos_embed"] = torch.zeros(5)
     state[f"{prefix}of_something_else"] = torch.zeros(5)

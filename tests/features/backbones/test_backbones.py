@@ -59,8 +59,8 @@ def test_tsn_loads_the_layout_of_its_authors(their_bninception: torch.nn.Module,
     plain = tmp_path / "plain.pth"
     torch.save(their_bninception.state_dict(), plain)
     pixels = batch(backbones.get_backbone("tsn"), 1)
-    theirs, ours = (encode("tsn", pixels, Weights(each, file_sha256(each))).pooled for each in (path, plain))
-    torch.testing.assert_close(theirs, ours)
+    reference, ours = (encode("tsn", pixels, Weights(each, file_sha256(each))).pooled for each in (path, plain))
+    torch.testing.assert_close(reference, ours)
 
 
 @pytest.mark.parametrize("name", large_ones_are_slow("inception_resnet_v2", "vit"))
@@ -69,15 +69,15 @@ def test_timms_networks_are_timms(name: str, tmp_path: Path) -> None:
     import timm
 
     architecture = {"vit": "vit_base_patch16_224"}.get(name, name)
-    theirs = timm.create_model(architecture, pretrained=False)  # with its classifier, as published
-    calibrate_batch_norms(theirs, lambda: theirs(noise(backbones.get_backbone(name))))
-    theirs.eval()
+    reference = timm.create_model(architecture, pretrained=False)  # with its classifier, as published
+    calibrate_batch_norms(reference, lambda: reference(noise(backbones.get_backbone(name))))
+    reference.eval()
     path = tmp_path / "model.safetensors"
-    save_file(theirs.state_dict(), path)
+    save_file(reference.state_dict(), path)
     pixels = batch(backbones.get_backbone(name), 1)
     encoded = encode(name, pixels, Weights(path, file_sha256(path)))
-    features = theirs.forward_features(normalised(backbones.get_backbone(name), pixels))
-    expected = theirs.forward_head(features, pre_logits=True)
+    features = reference.forward_features(normalised(backbones.get_backbone(name), pixels))
+    expected = reference.forward_head(features, pre_logits=True)
     assert expected.std() > 0.05
     assert (encoded.pooled - expected).abs().max() <= 1e-4 * expected.abs().max()
 
@@ -97,16 +97,16 @@ def test_torchvisions_networks_are_torchvisions(name: str, architecture: str, cl
     import torchvision
 
     torch.manual_seed(1)
-    theirs = torchvision.models.get_model(architecture, weights=None)
-    calibrate_batch_norms(theirs, lambda: theirs(noise(backbones.get_backbone(name))))
-    theirs.eval()
+    reference = torchvision.models.get_model(architecture, weights=None)
+    calibrate_batch_norms(reference, lambda: reference(noise(backbones.get_backbone(name))))
+    reference.eval()
     path = tmp_path / "model.pth"
-    torch.save(theirs.state_dict(), path)
+    torch.save(reference.state_dict(), path)
     pixels = batch(backbones.get_backbone(name), 1)
     encoded = encode(name, pixels, Weights(path, file_sha256(path)))
-    setattr(theirs, classifier, torch.nn.Identity())
-    given = normalised(backbones.get_backbone(name), pixels)
-    expected = theirs(given.transpose(1, 2) if given.ndim == 5 else given)
+    setattr(reference, classifier, torch.nn.Identity())
+    inputs = normalised(backbones.get_backbone(name), pixels)
+    expected = reference(inputs.transpose(1, 2) if inputs.ndim == 5 else inputs)
     assert expected.std() > 0.05
     assert (encoded.pooled - expected).abs().max() <= 1e-4 * expected.abs().max()
 
@@ -119,20 +119,20 @@ def test_transformers_networks_are_transformers(name: str, tmp_path: Path) -> No
 
     torch.manual_seed(1)
     if name == "ast":
-        theirs = transformers.ASTForAudioClassification(transformers.ASTConfig()).eval()
-        inner = theirs.audio_spectrogram_transformer
+        reference = transformers.ASTForAudioClassification(transformers.ASTConfig()).eval()
+        inner = reference.audio_spectrogram_transformer
     else:
-        theirs = transformers.TimesformerForVideoClassification(transformers.TimesformerConfig()).eval()
-        inner = theirs.timesformer
-    theirs.save_pretrained(tmp_path)
+        reference = transformers.TimesformerForVideoClassification(transformers.TimesformerConfig()).eval()
+        inner = reference.timesformer
+    reference.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     items = batch(backbones.get_backbone(name), 1)
     encoded = encode(name, items, Weights(path, file_sha256(path)))
-    given = inner(items if name == "ast" else normalised(backbones.get_backbone(name), items))
-    torch.testing.assert_close(encoded.tokens, given.last_hidden_state, rtol=1e-4, atol=1e-5)
-    expected = (given.last_hidden_state[:, 0] + given.last_hidden_state[:, 1]) / 2 if name == "ast" else None
+    output = inner(items if name == "ast" else normalised(backbones.get_backbone(name), items))
+    torch.testing.assert_close(encoded.tokens, output.last_hidden_state, rtol=1e-4, atol=1e-5)
+    expected = (output.last_hidden_state[:, 0] + output.last_hidden_state[:, 1]) / 2 if name == "ast" else None
     if expected is None:
-        expected = given.last_hidden_state[:, 0]
+        expected = output.last_hidden_state[:, 0]
     torch.testing.assert_close(encoded.pooled, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -142,9 +142,9 @@ def test_ast_is_transformers_from_the_samples_on() -> None:
     import transformers
 
     samples = np.random.default_rng(0).normal(scale=0.1, size=70_000).astype(np.float32)
-    theirs = transformers.ASTFeatureExtractor()(samples, sampling_rate=16_000, return_tensors="np")["input_values"]
+    reference = transformers.ASTFeatureExtractor()(samples, sampling_rate=16_000, return_tensors="np")["input_values"]
     network = load(backbones.get_backbone("ast"), RANDOM, "cpu")
-    expected = network(torch.from_numpy(np.asarray(theirs, dtype=np.float32)), None)
+    expected = network(torch.from_numpy(np.asarray(reference, dtype=np.float32)), None)
     ours = network(torch.from_numpy(filter_banks([samples])), None)
     torch.testing.assert_close(ours.pooled, expected.pooled, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.tokens, expected.tokens, rtol=1e-4, atol=1e-4)
@@ -159,12 +159,12 @@ def test_timesformer_is_transformers_from_the_frames_on() -> None:
     rng = np.random.default_rng(0)
     frames = [np.kron(rng.integers(0, 256, (24, 32, 3)), np.ones((10, 10, 1))).astype(np.uint8) for _ in range(8)]
     processor = transformers.VideoMAEImageProcessor(image_mean=[0.45] * 3, image_std=[0.225] * 3)
-    given = torch.as_tensor(np.asarray(processor(frames, return_tensors="np")["pixel_values"])).reshape(
+    inputs = torch.as_tensor(np.asarray(processor(frames, return_tensors="np")["pixel_values"])).reshape(
         1, 8, 3, 224, 224
     )
     network = make(backbone).eval()
     with torch.inference_mode():
-        expected = network(given).last_hidden_state
+        expected = network(inputs).last_hidden_state
     pixels = torch.from_numpy(np.stack([resize_and_crop(frame, backbone.preprocess) for frame in frames])[None])
     ours = load(backbone, RANDOM, "cpu")(pixels, backbone.preprocess)
     # Their processor resizes tensors, ours Pillow pictures: here and there a pixel is a level off.

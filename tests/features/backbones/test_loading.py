@@ -47,7 +47,7 @@ def test_half_precision_is_near_and_comes_as_asked(precision: Precision) -> None
     backbone = backbones.get_backbone("lite")
     items = batch(backbone)
     weights = find_weights(backbone.checkpoint)
-    full, half = (load(backbone, weights, "cpu", each)(items, backbone.preprocess) for each in ("float32", precision))
+    full, half = (load(backbone, weights, "cpu", dtype)(items, backbone.preprocess) for dtype in ("float32", precision))
     assert half.pooled.dtype == getattr(torch, precision)
     similarity = torch.nn.functional.cosine_similarity(half.pooled.float(), full.pooled)
     assert (similarity > 0.99).all()
@@ -92,4 +92,4 @@ def test_weights_files_run_no_code(tmp_path: Path) -> None:
 
 
 def test_tsns_network_has_the_published_number_of_parameters() -> None:
-    assert sum(each.numel() for each in BNInception().parameters()) == 10_270_240
+    assert sum(parameter.numel() for parameter in BNInception().parameters()) == 10_270_240

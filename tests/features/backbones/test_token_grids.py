@@ -17,13 +17,13 @@ def moved_most(name: str, items: torch.Tensor, changed: torch.Tensor) -> tuple[i
     """The cell of the grid whose token differs most between two inputs."""
     backbone = backbones.get_backbone(name)
     network = load(backbone, RANDOM, "cpu")
-    before, after = (network(each, backbone.preprocess).tokens for each in (items, changed))
+    before, after = (network(batch, backbone.preprocess).tokens for batch in (items, changed))
     assert before is not None
     assert after is not None
     assert backbone.grid is not None
     grid = backbone.grid(seen(backbone))
     change = (after - before).norm(dim=-1)[0, grid.prefix :].reshape(grid.cells)
-    return tuple(int(each) for each in np.unravel_index(int(change.argmax()), grid.cells))
+    return tuple(int(cell) for cell in np.unravel_index(int(change.argmax()), grid.cells))
 
 
 # A convolution sees its neighbours.
@@ -83,7 +83,7 @@ def test_an_impulse_in_time_and_frequency_moves_lites_token() -> None:
     changed = banks.clone()
     changed[:, 20 * 32 : 21 * 32, 2 * 32 : 3 * 32] = 2.0
     network = load(backbones.get_backbone("lite"), find_weights(backbones.get_backbone("lite").checkpoint), "cpu")
-    tokens = [network(each, None).tokens for each in (banks, changed)]
+    tokens = [network(bank, None).tokens for bank in (banks, changed)]
     assert tokens[0] is not None
     assert tokens[0].shape == (1, 128, 1280)
     change = (tokens[1] - tokens[0]).norm(dim=-1).reshape(4, 32)

@@ -112,13 +112,13 @@ def saved(make: Made, folder: Path) -> tuple[Any, Any, str]:
 @torch.inference_mode()
 def test_transformers_pictures(make: Made, grid: tuple[int, int], prefix: int, tmp_path: Path) -> None:
     model, processor, name = saved(make, tmp_path)
-    given = torch.as_tensor(np.asarray(processor(PIXELS, return_tensors="np")["pixel_values"]))
+    inputs = torch.as_tensor(np.asarray(processor(PIXELS, return_tensors="np")["pixel_values"]))
     inner = getattr(model, "vision_model", None) or getattr(model, "vit", model)
-    theirs = inner(given)
+    reference = inner(inputs)
     encoded = encode(name, prepared(name))
     tolerance = 2e-2 if make is of_dinov3 else 5e-3  # its processor leaves resized noise unrounded
-    close(encoded.tokens, theirs.last_hidden_state, tolerance)
-    pooled = theirs.last_hidden_state[:, 0] if theirs.pooler_output is None else theirs.pooler_output
+    close(encoded.tokens, reference.last_hidden_state, tolerance)
+    pooled = reference.last_hidden_state[:, 0] if reference.pooler_output is None else reference.pooler_output
     close(encoded.pooled, pooled, tolerance)
     (spec,) = resolve([f"{name}:frames:tokens"], sampling="uniform:2")
     assert spec.grid == grid
@@ -130,14 +130,14 @@ def test_transformers_pictures(make: Made, grid: tuple[int, int], prefix: int, t
 def test_transformers_videos(make: Made, tmp_path: Path) -> None:
     model, processor, name = saved(make, tmp_path)
     if make is of_vjepa2:
-        given = torch.as_tensor(np.asarray(processor(videos=frames(4), return_tensors="np")["pixel_values_videos"]))
-        theirs = model.get_vision_features(given)
+        inputs = torch.as_tensor(np.asarray(processor(videos=frames(4), return_tensors="np")["pixel_values_videos"]))
+        reference = model.get_vision_features(inputs)
     else:
-        given = torch.as_tensor(np.asarray(processor(frames(4), return_tensors="np")["pixel_values"]))
-        theirs = model.videomae(given).last_hidden_state
+        inputs = torch.as_tensor(np.asarray(processor(frames(4), return_tensors="np")["pixel_values"]))
+        reference = model.videomae(inputs).last_hidden_state
     encoded = encode(name, prepared(name, 4))
-    close(encoded.tokens, theirs)
-    close(encoded.pooled, theirs.mean(dim=1))
+    close(encoded.tokens, reference)
+    close(encoded.pooled, reference.mean(dim=1))
     (spec,) = resolve([f"{name}:clip:tokens"])
     assert (spec.grid, spec.shape, spec.input.sampling) == ((2, 2, 2), (8, 32), "uniform:4")
 
@@ -150,14 +150,14 @@ def test_transformers_sounds(make: Made, tmp_path: Path) -> None:
     (spec,) = resolve([f"{name}:sound"])
     assert spec.input.rate_hz == rate
     short = SAMPLES[:rate]
-    given = extractor(short, sampling_rate=rate, return_tensors="pt")
+    inputs = extractor(short, sampling_rate=rate, return_tensors="pt")
     if make is of_clap:
-        theirs = model.audio_model(given["input_features"], is_longer=torch.zeros(1, 1, dtype=torch.bool))
-        pooled = theirs.pooler_output
+        reference = model.audio_model(inputs["input_features"], is_longer=torch.zeros(1, 1, dtype=torch.bool))
+        pooled = reference.pooler_output
     elif make is of_whisper:
-        pooled = model.get_encoder()(given["input_features"]).last_hidden_state.mean(dim=1)
+        pooled = model.get_encoder()(inputs["input_features"]).last_hidden_state.mean(dim=1)
     else:
-        pooled = model.audio_spectrogram_transformer(given["input_values"]).pooler_output
+        pooled = model.audio_spectrogram_transformer(inputs["input_values"]).pooler_output
     ours = hf_audio_features(spec.input.extractor, short, rate)
     assert ours.shape == spec.input.shape
     encoded = encode(name, torch.from_numpy(ours)[None])
@@ -219,16 +219,16 @@ def test_code_in_a_repository_never_runs(
     folder = tmp_path / "theirs"
     saved(of_dinov2, folder)
     (folder / "theirs.py").write_text(OWN_CODE)
-    described = json.loads((folder / part).read_text())
+    config = json.loads((folder / part).read_text())
     for key, value in (
         ("model_type", "theirs"),
         ("image_processor_type", "Theirs"),
         ("feature_extractor_type", "Theirs"),
     ):
-        described.update({key: value} if key in described else {})
+        config.update({key: value} if key in config else {})
     classes = ("AutoConfig", "AutoModel", "AutoImageProcessor", "AutoVideoProcessor", "AutoFeatureExtractor")
-    described["auto_map"] = dict.fromkeys(classes, "theirs.Theirs")
-    (folder / part).write_text(json.dumps(described))
+    config["auto_map"] = dict.fromkeys(classes, "theirs.Theirs")
+    (folder / part).write_text(json.dumps(config))
     with pytest.raises(UsageError, match=r"never runs code that comes with weights: .*AVFUSE_BACKBONES") as caught:
         resolve([f"hf:{folder}:frames"])
     assert "\n" not in str(caught.value)
@@ -241,10 +241,10 @@ def test_code_beside_weights_that_need_none_does_not_run_either(tmp_path: Path) 
     _, _, name = saved(of_dinov2, tmp_path)
     (tmp_path / "theirs.py").write_text(OWN_CODE)
     for part in ("config.json", "preprocessor_config.json"):
-        described = json.loads((tmp_path / part).read_text())
+        config = json.loads((tmp_path / part).read_text())
         classes = ("AutoConfig", "AutoModel", "AutoImageProcessor", "AutoVideoProcessor")
-        described["auto_map"] = dict.fromkeys(classes, "theirs.Theirs")
-        (tmp_path / part).write_text(json.dumps(described))
+        config["auto_map"] = dict.fromkeys(classes, "theirs.Theirs")
+        (tmp_path / part).write_text(json.dumps(config))
     encode(name, prepared(name))
     assert not [*tmp_path.rglob("EXECUTED")]
 

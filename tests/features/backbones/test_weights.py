@@ -59,8 +59,8 @@ def test_a_fetched_file_is_whole_and_the_one_named(server: str, folder: Path) ->
     path = fetch(checkpoint(Url(f"{server}/net.pth")), progress=False)
     assert path == folder / "net.pth"
     assert path.read_bytes() == CONTENT
-    found = find_weights(checkpoint())
-    assert (found.path, found.sha256) == (path, SHA256)
+    weights = find_weights(checkpoint())
+    assert (weights.path, weights.sha256) == (path, SHA256)
     record = path.with_name("net.pth.fetched.json")
     assert sorted(folder.iterdir()) == [path, record]
     assert json.loads(record.read_text())["sha256"] == SHA256
@@ -155,11 +155,11 @@ def test_a_folder_in_the_hubs_layout_is_weights(tmp_path: Path) -> None:
 class _FlakyHandler(SimpleHTTPRequestHandler):
     """Busy twice, then as it should be."""
 
-    asked = 0
+    requests = 0
 
     def do_GET(self) -> None:
-        type(self).asked += 1
-        if self.asked <= 2:
+        type(self).requests += 1
+        if self.requests <= 2:
             self.send_error(503)
         else:
             super().do_GET()
@@ -194,7 +194,7 @@ class _HubHandler(SimpleHTTPRequestHandler):
     def _answer(self, whole: bool) -> None:
         name = self.path.rpartition("/")[2]
         if self.path.startswith("/api/models/"):
-            files = [{"rfilename": each} for each in HUB_HELD]
+            files = [{"rfilename": name} for name in HUB_HELD]
             content, etag = json.dumps({"id": "us/net", "sha": COMMIT, "siblings": files}).encode(), "-"
         elif name in HUB_HELD and (COMMIT in self.path or "main" in self.path):
             content = HUB_HELD[name]
@@ -234,8 +234,8 @@ def fetched_from_hub(hub: str, source: str, folder: Path, sha256: str = "") -> s
 
 
 def test_a_file_of_the_hub_is_fetched_at_its_commit(hub: str, folder: Path) -> None:
-    told = fetched_from_hub(hub, f"Hub('us/net', '{COMMIT}')", folder).stdout
-    assert told.strip() == SHA256
+    output = fetched_from_hub(hub, f"Hub('us/net', '{COMMIT}')", folder).stdout
+    assert output.strip() == SHA256
     record = json.loads((folder / "net.safetensors.fetched.json").read_text())
     assert (record["revision"], record["sha256"]) == (COMMIT, SHA256)
     assert (folder / "net.safetensors").read_bytes() == CONTENT
@@ -248,19 +248,19 @@ def test_what_the_hub_does_not_hold_or_holds_otherwise_is_refused_in_a_line(hub:
         (f"Hub('us/net', '{'f' * 40}')", "cannot fetch"),
         (f"Hub('us/damaged', '{COMMIT}')", "not what the hub says"),
     ):
-        told = fetched_from_hub(hub, source, folder).stdout
-        assert said in told
-        assert len(told.strip().splitlines()) == 1
+        output = fetched_from_hub(hub, source, folder).stdout
+        assert said in output
+        assert len(output.strip().splitlines()) == 1
     assert not list(folder.iterdir())
 
 
 @pytest.mark.slow
 def test_a_whole_repository_is_fetched_with_one_kind_of_weights(hub: str, folder: Path) -> None:
-    told = fetched_from_hub(hub, "HubFolder('us/net')", folder).stdout
-    assert sorted(each.name for each in (folder / "net.safetensors").iterdir()) == ["config.json", "model.safetensors"]
+    output = fetched_from_hub(hub, "HubFolder('us/net')", folder).stdout
+    assert sorted(file.name for file in (folder / "net.safetensors").iterdir()) == ["config.json", "model.safetensors"]
     record = json.loads((folder / "net.safetensors.fetched.json").read_text())
     assert record["revision"] == COMMIT
-    assert told.strip() == record["sha256"]
+    assert output.strip() == record["sha256"]
 
 
 @pytest.mark.parametrize("text", ["", "a,b", "net=", "=file", "net=x,"])

@@ -24,9 +24,9 @@ def test_a_member_has_the_fingerprint_of_the_file(tmp_path: Path, archive: str) 
     packed = pack(tmp_path / archive, files)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-        found, expected = fingerprint(packed / name), fingerprint(tmp_path / name)
-        assert (found.size, found.digest) == (expected.size, expected.digest)
-        assert found.mtime_ns == packed.stat().st_mtime_ns
+        actual, expected = fingerprint(packed / name), fingerprint(tmp_path / name)
+        assert (actual.size, actual.digest) == (expected.size, expected.digest)
+        assert actual.mtime_ns == packed.stat().st_mtime_ns
         assert ClipQuery([Clip("a", packed / name)]).digest(0) == expected.digest
 
 
@@ -46,8 +46,8 @@ def test_a_member_that_cannot_be_read_has_size_and_time(tmp_path: Path, monkeypa
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(archives.ArchiveIndex, "read", refuse)
-    found = fingerprint(packed / "a.mp4")
-    assert (found.size, found.mtime_ns, found.digest) == (7, packed.stat().st_mtime_ns, UNREADABLE)
+    actual = fingerprint(packed / "a.mp4")
+    assert (actual.size, actual.mtime_ns, actual.digest) == (7, packed.stat().st_mtime_ns, UNREADABLE)
 
 
 def test_clips_in_archives_stand_beside_others(tmp_path: Path) -> None:

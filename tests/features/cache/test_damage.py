@@ -49,14 +49,14 @@ def shard(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> Path:
 
 
 def what_is_read(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> tuple[bytes, ...] | None:
-    """All that a reader learns of these clips; None where it is told of damage."""
+    """All that a reader learns of these clips; None if it reports damage."""
     try:
         store = FeatureStore(tmp_path, "set", spec)
-        found, loaded = store.lookup(clips), store.load(clips)
+        result, loaded = store.lookup(clips), store.load(clips)
         table = features.load("set", spec.name, tmp_path)
     except DamagedShard:
         return None
-    columns = (found.outcome, found.attempts, loaded.data, loaded.present, table.data, table.encoded_ids)
+    columns = (result.outcome, result.attempts, loaded.data, loaded.present, table.data, table.encoded_ids)
     return (*(column.tobytes() for column in columns), repr(loaded.missing).encode())
 
 
@@ -118,9 +118,9 @@ def test_damage_names_the_file_and_the_way_out(
 
 
 def test_damage_can_be_told_from_one_process_to_another() -> None:
-    told = pickle.loads(pickle.dumps(DamagedShard(Path("shard-1-2.h5"), "it is cut short")))
-    assert (told.path, told.reason) == (Path("shard-1-2.h5"), "it is cut short")
-    assert "shard-1-2.h5 is damaged (it is cut short)" in str(told)
+    restored = pickle.loads(pickle.dumps(DamagedShard(Path("shard-1-2.h5"), "it is cut short")))
+    assert (restored.path, restored.reason) == (Path("shard-1-2.h5"), "it is cut short")
+    assert "shard-1-2.h5 is damaged (it is cut short)" in str(restored)
 
 
 def test_two_hundred_cuts_are_all_named(tmp_path: Path, spec: FeatureSpec, clips: list[Clip], shard: Path) -> None:
@@ -142,8 +142,8 @@ def test_a_moved_root_with_the_same_files_is_the_same(
         moved = tmp_path / f"moved-{keep_times}"
         shutil.copytree(tmp_path / "media", moved, copy_function=shutil.copy2 if keep_times else shutil.copyfile)
         there = [Clip(clip.clip_id, moved / clip.path.name) for clip in clips]
-        found = FeatureStore(tmp_path, "set", spec).lookup(there)
-        assert found.outcome.tolist() == [DONE] * 10 + [NO_SOUND] * 2 + [FAILED] * 2
+        result = FeatureStore(tmp_path, "set", spec).lookup(there)
+        assert result.outcome.tolist() == [DONE] * 10 + [NO_SOUND] * 2 + [FAILED] * 2
 
 
 def test_a_moved_root_with_other_files_under_the_same_names_is_not(
@@ -163,8 +163,8 @@ def test_the_same_size_with_other_content_is_another_file(
     content = bytearray(clips[3].path.read_bytes())
     content[500] ^= 1
     clips[3].path.write_bytes(content)
-    found = FeatureStore(tmp_path, "set", spec).lookup(ClipQuery(clips))
-    assert np.flatnonzero(found.outcome == ABSENT).tolist() == [3]
+    result = FeatureStore(tmp_path, "set", spec).lookup(ClipQuery(clips))
+    assert np.flatnonzero(result.outcome == ABSENT).tolist() == [3]
 
 
 def test_the_plain_door_refuses_two_intervals_under_one_id(
@@ -184,15 +184,15 @@ def test_shards_of_every_format_are_read(tmp_path: Path) -> None:
     table = features.load("old", "lite:mfcc", tmp_path)
     assert dict(zip(table.clip_ids, table.data.tolist(), strict=True)) == {"clip-0": [0, 1, 2, 3], "clip-1": [7] * 4}
     nowhere = tmp_path / "gone"
-    asked = [
+    queried = [
         Clip("clip-0", nowhere),
         Clip("clip-1", nowhere, 1.5, 3.0),
         Clip("clip-2", nowhere),
         Clip("clip-3", nowhere),
     ]
-    found = FeatureStore(tmp_path, "old", table.spec).lookup(asked)
-    assert found.outcome.tolist() == [DONE, DONE, NO_SOUND, FAILED]
-    assert found.failure(3) == Failure("decode", "broken: ü", 2)
+    result = FeatureStore(tmp_path, "old", table.spec).lookup(queried)
+    assert result.outcome.tolist() == [DONE, DONE, NO_SOUND, FAILED]
+    assert result.failure(3) == Failure("decode", "broken: ü", 2)
 
 
 def test_a_newer_format_says_so(tmp_path: Path, spec: FeatureSpec, clips: list[Clip], shard: Path) -> None:

@@ -27,10 +27,10 @@ def test_ten_lines_of_h5py_read_a_shard(tmp_path: Path) -> None:
     result.failed = [(clips[3], prints[3], Failure("decode", "broken"))]
     shard = FeatureStore(tmp_path, "set", spec).commit(result)
     assert len([line for line in PROGRAM.splitlines() if line.strip()]) <= 10
-    told = subprocess.run([sys.executable, "-c", PROGRAM, shard], capture_output=True, text=True, check=True).stdout
-    assert told.splitlines()[0] == "lite:mfcc float16 (2, 3)"
+    output = subprocess.run([sys.executable, "-c", PROGRAM, shard], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[0] == "lite:mfcc float16 (2, 3)"
     for part in ("'clip-0': array([1., 2., 3.]", "'clip-1': array([4., 5., 6.]", "{'clip-3': 'broken'} ['clip-2']"):
-        assert part in told
+        assert part in output
 
 
 def test_the_header_is_a_line_that_anybody_can_read(tmp_path: Path) -> None:

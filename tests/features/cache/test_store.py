@@ -157,12 +157,12 @@ def test_a_later_success_outweighs_an_earlier_failure(tmp_path: Path, spec: Feat
 
 
 def test_variants_of_a_feature_never_mix(tmp_path: Path, clips: list[Clip]) -> None:
-    one, other = (resolve(["lite:frames"], sampling=sampling)[0] for sampling in ("uniform:4", "uniform:8"))
-    for spec in (one, other):
+    first, second = (resolve(["lite:frames"], sampling=sampling)[0] for sampling in ("uniform:4", "uniform:8"))
+    for spec in (first, second):
         FeatureStore(tmp_path, "set", spec).commit(rows_for(spec, clips))
-    with pytest.raises(UsageError, match=f"lite:frames@{one.key}"):
+    with pytest.raises(UsageError, match=f"lite:frames@{first.key}"):
         find_spec(tmp_path, "set", "lite:frames")
-    assert find_spec(tmp_path, "set", f"lite:frames@{other.key}") == other
+    assert find_spec(tmp_path, "set", f"lite:frames@{second.key}") == second
 
 
 def test_load_gives_every_row(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:

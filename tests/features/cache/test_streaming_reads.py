@@ -217,10 +217,10 @@ def test_a_fork_after_reading_has_begun_gives_right_rows(half_read: FeatureStrea
     results = context.Queue()
     child = context.Process(target=rows_in_child, args=(half_read, results))
     child.start()
-    found = results.get()
+    child_rows = results.get()
     child.join()
     assert child.exitcode == 0
-    assert_same(found, half_read)
+    assert_same(child_rows, half_read)
 
 
 def test_a_fresh_process_gives_right_rows(half_read: FeatureStream, tmp_path: Path) -> None:
@@ -228,15 +228,15 @@ def test_a_fresh_process_gives_right_rows(half_read: FeatureStream, tmp_path: Pa
     script = """
 import pickle, sys
 stream = pickle.load(open(sys.argv[1], "rb"))
-found = [(batch.index, batch.data["video"]) for batch in stream.batches(1)]
-pickle.dump(found, open(sys.argv[2], "wb"))
+child_rows = [(batch.index, batch.data["video"]) for batch in stream.batches(1)]
+pickle.dump(child_rows, open(sys.argv[2], "wb"))
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script, tmp_path / "stream", tmp_path / "found"], check=True)
     assert_same(pickle.loads((tmp_path / "found").read_bytes()), half_read)
 
 
-def assert_same(found: list[tuple[np.ndarray, np.ndarray]], stream: FeatureStream) -> None:
-    for (index, rows), batch in zip(found, stream.batches(1), strict=True):
+def assert_same(child_rows: list[tuple[np.ndarray, np.ndarray]], stream: FeatureStream) -> None:
+    for (index, rows), batch in zip(child_rows, stream.batches(1), strict=True):
         np.testing.assert_array_equal(index, batch.index)
         np.testing.assert_array_equal(rows, batch.data["video"])

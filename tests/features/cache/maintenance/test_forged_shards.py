@@ -62,11 +62,11 @@ def test_a_header_that_hdf5_contradicts_is_found(tmp_path: Path, spec: FeatureSp
 
 def test_rows_elsewhere_than_the_header_says_are_found(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
     header, image = shard_content(result_of(spec, clips))
-    title, described = header.split(b"\n")[:2]
-    said = json.loads(described)
-    said["parts"]["data"]["offset"] -= 2
-    changed = json.dumps(said, separators=(",", ":")).encode()
-    title = title.replace(xxhash.xxh3_128_hexdigest(described).encode(), xxhash.xxh3_128_hexdigest(changed).encode())
+    title, header_json = header.split(b"\n")[:2]
+    contents = json.loads(header_json)
+    contents["parts"]["data"]["offset"] -= 2
+    changed = json.dumps(contents, separators=(",", ":")).encode()
+    title = title.replace(xxhash.xxh3_128_hexdigest(header_json).encode(), xxhash.xxh3_128_hexdigest(changed).encode())
     header = (title + b"\n" + changed + b"\n").ljust(len(header), b"\n")
     path = named_by_hash(tmp_path / "set" / spec.folder, header + image)
     with pytest.raises(DamagedShard, match="not where its header says"):

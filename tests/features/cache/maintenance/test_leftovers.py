@@ -9,15 +9,15 @@ from avfuse.features.spec import FeatureSpec
 
 
 def test_a_missing_or_wrong_description_is_written_again(tmp_path: Path, spec: FeatureSpec, shard: Path) -> None:
-    described = shard.parent / "spec.json"
-    right = described.read_text()
+    spec_file = shard.parent / "spec.json"
+    right = spec_file.read_text()
     for wrong in (None, "{}", "no json", spec.model_copy(update={"dtype": "float32"}).model_dump_json()):
-        described.unlink()
+        spec_file.unlink()
         if wrong is not None:
-            described.write_text(wrong)
-        assert [finding.path for finding in findings(tmp_path)] == [described]
+            spec_file.write_text(wrong)
+        assert [finding.path for finding in findings(tmp_path)] == [spec_file]
         assert [finding.repaired for finding in findings(tmp_path, repair=True)] == ["written again"]
-        assert described.read_text() == right
+        assert spec_file.read_text() == right
 
 
 def test_a_temporary_file_goes_unless_a_living_run_may_write_it(tmp_path: Path, shard: Path) -> None:

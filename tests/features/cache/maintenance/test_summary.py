@@ -1,4 +1,4 @@
-"""What is listed is what is there, whatever state shards are in; what may go is what nobody can ask for."""
+"""The summary counts what is cached, whatever state shards are in; only rows that no data set lists are removed."""
 
 from pathlib import Path
 
@@ -33,11 +33,11 @@ def test_clips_are_counted_once_by_the_row_that_counts(tmp_path: Path, spec: Fea
     store.commit(result_of(spec, clips[:2], clips[2:3], clips[3:5]))
     store.commit(result_of(spec, [*clips[1:2], clips[3]]))
     data_sets = {"all": ClipQuery(clips), "few": ClipQuery(clips[:1])}
-    listed = feature_status(only(tmp_path), data_sets)
-    assert (listed.done, listed.no_audio, listed.failed) == (3, 1, 1)
-    assert listed.missing == {"all": 1, "few": 0}
-    assert listed.shards == 2
-    assert listed.bytes == sum(path.stat().st_size for path in store.paths())
+    status = feature_status(only(tmp_path), data_sets)
+    assert (status.done, status.no_audio, status.failed) == (3, 1, 1)
+    assert status.missing == {"all": 1, "few": 0}
+    assert status.shards == 2
+    assert status.bytes == sum(path.stat().st_size for path in store.paths())
 
 
 def test_over_a_data_set_its_clips_alone_count_and_are_named(
@@ -45,12 +45,12 @@ def test_over_a_data_set_its_clips_alone_count_and_are_named(
 ) -> None:
     FeatureStore(tmp_path, "set", spec).commit(result_of(spec, clips[:2], clips[2:3], clips[3:5], attempts=2))
     clips[1].path.write_bytes(b"replaced")
-    asked = ClipQuery([clips[5], clips[4], clips[1], Clip("clip-0", clips[0].path, 0.0, 1.0), clips[2]])
-    listed = feature_status(only(tmp_path), {"some": asked}, over="some")
-    assert (listed.done, listed.no_audio, listed.failed, listed.missing) == (0, 1, 1, {"some": 3})
-    assert listed.missing_clips == ["clip-5", "clip-1", "clip-0"]
-    assert list(listed.failures) == ["clip-4"]
-    assert listed.failures["clip-4"].attempts == 2
+    query = ClipQuery([clips[5], clips[4], clips[1], Clip("clip-0", clips[0].path, 0.0, 1.0), clips[2]])
+    status = feature_status(only(tmp_path), {"some": query}, over="some")
+    assert (status.done, status.no_audio, status.failed, status.missing) == (0, 1, 1, {"some": 3})
+    assert status.missing_clips == ["clip-5", "clip-1", "clip-0"]
+    assert list(status.failures) == ["clip-4"]
+    assert status.failures["clip-4"].attempts == 2
 
 
 def test_a_damaged_shard_is_named_and_the_others_counted(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
@@ -60,12 +60,12 @@ def test_a_damaged_shard_is_named_and_the_others_counted(tmp_path: Path, spec: F
         content = bytearray(damaged.read_bytes())
         content[60] ^= 1
         damaged.write_bytes(content)
-    listed = feature_status(only(tmp_path), {"all": ClipQuery(clips)})
-    assert listed.done == 2
-    assert listed.missing == {"all": 4}
-    assert listed.shards == 3
-    assert all("hash" in reason for reason in listed.unreadable.values())
-    assert len(listed.unreadable) == 2
+    status = feature_status(only(tmp_path), {"all": ClipQuery(clips)})
+    assert status.done == 2
+    assert status.missing == {"all": 4}
+    assert status.shards == 3
+    assert all("hash" in reason for reason in status.unreadable.values())
+    assert len(status.unreadable) == 2
 
 
 def test_a_feature_of_damaged_shards_alone_is_still_listed(
@@ -74,10 +74,10 @@ def test_a_feature_of_damaged_shards_alone_is_still_listed(
     path = FeatureStore(tmp_path, "set", spec).commit(result_of(spec, clips))
     path.write_bytes(b"")
     feature = only(tmp_path)
-    listed = feature_status(feature, {})
+    status = feature_status(feature, {})
     assert feature.spec is None
     assert feature.name == spec.folder
-    assert list(listed.unreadable) == [path]
+    assert list(status.unreadable) == [path]
     assert select_feature([feature], spec.folder, "set") == feature
 
 
@@ -91,13 +91,13 @@ def test_what_lies_beside_collections_is_none(tmp_path: Path, spec: FeatureSpec,
 
 
 def test_features_are_found_by_name_or_key(tmp_path: Path, clips: list[Clip]) -> None:
-    one, other = (resolve(["lite:frames"], sampling=sampling)[0] for sampling in ("uniform:1", "uniform:2"))
-    for spec in (one, other):
+    first, second = (resolve(["lite:frames"], sampling=sampling)[0] for sampling in ("uniform:1", "uniform:2"))
+    for spec in (first, second):
         FeatureStore(tmp_path, "set", spec).commit(result_of(spec, clips[:1]))
     here = cached_features(tmp_path, "set")
     assert len(select_features(here, ["lite:frames"], "set")) == 2
-    assert select_feature(here, f"lite:frames@{one.key}", "set").spec == one
-    with pytest.raises(UsageError, match=f"pick one of .*lite:frames@{one.key}"):
+    assert select_feature(here, f"lite:frames@{first.key}", "set").spec == first
+    with pytest.raises(UsageError, match=f"pick one of .*lite:frames@{first.key}"):
         select_feature(here, "lite:frames", "set")
     with pytest.raises(UsageError, match="features list"):
         select_features(here, ["lite:mfcc"], "set")

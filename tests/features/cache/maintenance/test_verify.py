@@ -123,12 +123,12 @@ def test_features_can_be_picked(tmp_path: Path, spec: FeatureSpec, clips: list[C
     other = spec.model_copy(update={"name": "lite:waveplot"})
     path = FeatureStore(tmp_path, "set", other).commit(result_of(other, clips))
     path.write_bytes(b"")
-    (mine,) = [each for each in cached_features(tmp_path, "set") if each.matches("lite:mfcc")]
+    (mine,) = [feature for feature in cached_features(tmp_path, "set") if feature.matches("lite:mfcc")]
     assert list(verify(tmp_path, "set", [mine])) == []
     assert [finding.path for finding in findings(tmp_path)] == [path]
 
 
-def test_memory_of_what_was_passed_adds_up(tmp_path: Path, shard: Path) -> None:
+def test_progress_is_reported_in_bytes(tmp_path: Path, shard: Path) -> None:
     sizes: list[int] = []
-    list(verify(tmp_path, "set", passed=sizes.append))
+    list(verify(tmp_path, "set", on_progress=sizes.append))
     assert sizes == [shard.stat().st_size]
