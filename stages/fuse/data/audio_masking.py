@@ -29,20 +29,23 @@ _PADDING_TOLERANCE = 1e-3  # half precision
 
 @dataclass(frozen=True)
 class AudioGrid:
-    """How the tokens of a backbone lie on the filter bank, row by row: `rows` along 128 mel bins by `columns` along
-    1024 frames. A token is of `patch` x `patch` bins and frames; the next begins `stride` further."""
+    """The grid of a backbone's tokens over the filter bank, row by row."""
 
     rows: int
+    """Along 128 mel bins."""
     columns: int
+    """Along 1024 frames."""
     patch: int
+    """Side of a token, in bins and frames."""
     stride: int
+    """Distance between tokens, in bins and frames."""
 
     @property
     def cells(self) -> tuple[int, int]:
         return self.rows, self.columns
 
     def centres(self, device: torch.device) -> Tensor:
-        """Where the middle of each column is, in frames: float (columns,)."""
+        """The middle of each column in frames: float (columns,)."""
         return torch.arange(self.columns, device=device) * self.stride + self.patch / 2
 
 
@@ -54,7 +57,7 @@ AUDIO_GRIDS = (
 
 
 def audio_grid(cells: tuple[int, int]) -> AudioGrid:
-    """The grid of so many rows and columns. Raises UsageError that names the known ones."""
+    """The grid with these rows and columns. Raises UsageError that lists the known grids."""
     for grid in AUDIO_GRIDS:
         if grid.cells == cells:
             return grid
@@ -63,36 +66,36 @@ def audio_grid(cells: tuple[int, int]) -> AudioGrid:
 
 
 def count_valid_frames(banks: Tensor) -> Tensor:
-    """How many frames are a clip's own: all up to the last that is not padding. Normalised filter banks
-    (B, 1024, 128), of single or half precision -> int64 (B,)."""
+    """Frames up to the last that is not padding. Normalised filter banks (B, 1024, 128), single or half precision ->
+    int64 (B,)."""
     is_sound = ((banks.float() - _PADDING).abs() > _PADDING_TOLERANCE).any(dim=2)
     return (is_sound * torch.arange(1, banks.shape[1] + 1, device=banks.device)).amax(dim=1)
 
 
 def segment_boundaries(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np.int64]:
-    """Where the audio activities of a clip begin and end.
+    """Boundaries of a clip's audio segments.
 
     Savitzky-Golay smoothing of second order over time, absolute gradient, mean over mel bins, moving average; its
     largest peaks, none within a radius of a larger one or of the ends, cut the clip. n = min(50, valid_frames // 8)
-    segments (one where that is 0), radius min(4, valid_frames // (4 n)). Where the sound changes less often than that,
-    the longest segment is halved until there are n.
+    segments (one where that is 0), radius min(4, valid_frames // (4 n)). Where there are fewer peaks, the longest
+    segment is halved until there are n.
 
     Args:
         bank: normalised filter bank (frames, 128), time first.
-        valid_frames: how many of its frames are the clip's own.
+        valid_frames: frames before the padding.
 
     Returns:
-        int64 (n + 1,), strictly increasing from 0 to valid_frames; segment i is the frames from boundary i up to, and
-        without, boundary i + 1. Only [0] for a clip of no frames.
+        int64 (n + 1,), strictly increasing from 0 to valid_frames; segment i is the frames from boundary i up to, but
+        not including, boundary i + 1. Only [0] for a clip without frames.
     """
     if valid_frames < 1:
         return np.zeros(1, dtype=np.int64)
-    wanted = max(1, min(SEGMENTS, valid_frames // _FRAMES_PER_SEGMENT))
-    radius = min(_LARGEST_RADIUS, valid_frames // (4 * wanted))
+    count = max(1, min(SEGMENTS, valid_frames // _FRAMES_PER_SEGMENT))
+    radius = min(_LARGEST_RADIUS, valid_frames // (4 * count))
     boundaries = [0, valid_frames]
-    if wanted > 1:
-        boundaries[1:1] = sorted(_change_points(bank[:valid_frames], wanted - 1, radius))
-    while len(boundaries) <= wanted:
+    if count > 1:
+        boundaries[1:1] = sorted(_change_points(bank[:valid_frames], count - 1, radius))
+    while len(boundaries) <= count:
         longest = int(np.argmax(np.diff(boundaries)))
         boundaries.insert(longest + 1, (boundaries[longest] + boundaries[longest + 1]) // 2)
     return np.array(boundaries, dtype=np.int64)
@@ -112,31 +115,31 @@ def spectral_change(bank: NDArray[np.floating], valid_frames: int) -> NDArray[np
 def _change_points(bank: NDArray[np.floating], count: int, radius: int) -> list[int]:
     """The frames of the largest changes, at most `count`."""
     change = spectral_change(bank, len(bank))
-    peaks, found = find_peaks(change[radius:-radius], height=_SMALLEST_CHANGE, distance=radius + 1)
-    largest = np.argsort(-found["peak_heights"], kind="stable")[:count]
+    peaks, properties = find_peaks(change[radius:-radius], height=_SMALLEST_CHANGE, distance=radius + 1)
+    largest = np.argsort(-properties["peak_heights"], kind="stable")[:count]
     return (peaks[largest] + radius).tolist()
 
 
 def stack_boundaries(boundaries: Sequence[NDArray[np.int64]]) -> Tensor:
-    """Of several clips, int64 (B, 51): a clip of fewer segments repeats its last boundary."""
-    return torch.from_numpy(np.stack([np.pad(each, (0, SEGMENTS + 1 - len(each)), mode="edge") for each in boundaries]))
+    """Boundaries of several clips, int64 (B, 51): a clip with fewer segments repeats its last one."""
+    return torch.from_numpy(np.stack([np.pad(own, (0, SEGMENTS + 1 - len(own)), mode="edge") for own in boundaries]))
 
 
 def draw_segment_mask(boundaries: Tensor, generator: torch.Generator) -> Tensor:
-    """Which segments are hidden: round(.04 n) of a clip's n, and at least one. boundaries int64 (B, 51) ->
-    bool (B, 50), with none for a clip of no frames."""
+    """Hide round(.04 n) of a clip's n segments, at least one. boundaries int64 (B, 51) -> bool (B, 50), all False for a
+    clip without frames."""
     return draw_mask(boundaries.diff(dim=1) > 0, generator)
 
 
 def draw_mask(valid: Tensor, generator: torch.Generator) -> Tensor:
-    """Which tokens are hidden at random, AVT's L_MAV: round(.04 n) of the n valid ones of a clip, at least one, and
-    none where none is valid. bool (B, T) -> bool (B, T)."""
+    """Hide random tokens, AVT's L_MAV: round(.04 n) of a clip's n valid ones, at least one of any. bool (B, T) ->
+    bool (B, T)."""
     count = valid.sum(dim=1)
     hidden = (MASKED_SHARE * count).round().clamp(min=1).minimum(count)
     chance = torch.rand(valid.shape, generator=generator, device=generator.device).to(valid.device)
-    most = max(1, round(MASKED_SHARE * valid.shape[1]))
-    chosen = chance.masked_fill(~valid, -1).topk(most, dim=1).indices
-    ranks = torch.arange(most, device=valid.device)
+    largest = max(1, round(MASKED_SHARE * valid.shape[1]))
+    chosen = chance.masked_fill(~valid, -1).topk(largest, dim=1).indices
+    ranks = torch.arange(largest, device=valid.device)
     return torch.zeros_like(valid).scatter(1, chosen, ranks < hidden[:, None])
 
 
@@ -146,11 +149,11 @@ def valid_columns(valid_frames: Tensor, grid: AudioGrid) -> Tensor:
 
 
 def masked_columns(boundaries: Tensor, masked: Tensor, grid: AudioGrid) -> Tensor:
-    """The token columns that masked segments hide: those whose middle lies in one, or for a segment without any the
-    nearest whose middle lies in the clip, of two the earlier.
+    """Token columns that masked segments hide: those whose middle lies in one, or for a segment without any the nearest
+    whose middle lies in the clip, the earlier of two.
 
-    boundaries int64 (B, 51), masked bool (B, 50) -> bool (B, columns). A clip without a valid column hides none:
-    `count_unmasked` counts such clips.
+    boundaries int64 (B, 51), masked bool (B, 50) -> bool (B, columns). Clips without a valid column are not masked:
+    `count_unmasked` counts them.
     """
     centres = grid.centres(boundaries.device).expand(len(boundaries), -1).contiguous()
     segment = torch.searchsorted(boundaries[:, 1:].float(), centres, right=True)  # 50 behind the clip's end
@@ -167,10 +170,10 @@ def masked_columns(boundaries: Tensor, masked: Tensor, grid: AudioGrid) -> Tenso
 
 
 def columns_to_tokens(columns: Tensor, grid: AudioGrid) -> Tensor:
-    """Columns as tokens, over all mel bins: bool (B, columns) -> bool (B, rows * columns)."""
+    """All tokens of these columns: bool (B, columns) -> bool (B, rows * columns)."""
     return columns[:, None].expand(-1, grid.rows, -1).flatten(1)
 
 
 def count_unmasked(mask: Tensor, present: Tensor) -> Tensor:
-    """How many clips have the modality, bool (B,), and nothing hidden, bool (B, T): they teach nothing. A scalar."""
+    """Number of clips with the modality, bool (B,), of which no token is hidden, bool (B, T). A scalar."""
     return (present & ~mask.any(dim=1)).sum()

@@ -385,9 +385,7 @@ def _kept_in_memory(layouts: Mapping[str, FeatureLayout], clips: int, memory_byt
     return kept
 
 
-def _splits(
-    table: pd.DataFrame, manifest: Manifest
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _splits(table: pd.DataFrame, manifest: Manifest) -> tuple[NDArray[np.intp], ...]:
     """Indices of train, validation, test and unlabelled clips; without a validation split a part of train becomes it.
     Raises UsageError where train, validation or test would be empty."""
     name, split = manifest.name, table["split"].to_numpy()

@@ -21,21 +21,24 @@ from avfuse.stages.fuse.data.audio_masking import (
 from avfuse.threads import available_cores
 
 BYTES_PER_CLIP = 2 * FRAMES * MEL_BANDS
-_PART = 64  # clips at a time
+_PART = 64
+"""Clips per batch."""
 
 
 @dataclass(frozen=True)
 class FilterBanks:
-    """The normalised filter bank of every clip: rows (n, 1024, 128), time first, in half precision, which is 4 decimals
-    of numbers around 1; anything where `present` (n,) is False. key: of the feature."""
+    """The normalised filter bank of every clip."""
 
     key: str
+    """Of the feature."""
     rows: Tensor
+    """float16 (n, 1024, 128), time first; meaningless where `present` is False."""
     present: Tensor
+    """Whether a clip has sound, bool (n,)."""
 
     @classmethod
     def load(cls, store: FeatureStore, clips: Sequence[Clip], device: str) -> "FilterBanks":
-        """Those of clips, in order. Raises UsageError for damaged shards, and where no clip has one."""
+        """Read those of clips, in order. Raises UsageError for damaged shards, and where no clip has one."""
         rows = np.zeros((len(clips), FRAMES, MEL_BANDS), np.float16)
         present = np.zeros(len(clips), bool)
         for batch in FeatureStream({"banks": store}, clips, _PART, shuffle=False).batches():
@@ -44,15 +47,15 @@ class FilterBanks:
 
     @cached_property
     def valid_frames(self) -> Tensor:
-        """How many frames are a clip's own: int64 (n,), 0 for clips without sound."""
+        """Frames before the padding: int64 (n,), 0 for clips without sound."""
         return torch.cat([count_valid_frames(part) for part in self.rows.split(_PART)]) * self.present
 
     @cached_property
     def boundaries(self) -> Tensor:
         """Segment boundaries, int64 (n, 51), see `segment_boundaries`: some milliseconds per clip."""
         parts = zip(self.rows.cpu().split(_PART), self.valid_frames.cpu().split(_PART), strict=True)
-        found = Parallel(n_jobs=available_cores(), prefer="threads")(delayed(_boundaries)(*part) for part in parts)
-        return torch.cat(found).to(self.rows.device)
+        jobs = (delayed(_boundaries)(*part) for part in parts)
+        return torch.cat(Parallel(n_jobs=available_cores(), prefer="threads")(jobs)).to(self.rows.device)
 
 
 def _boundaries(banks: Tensor, valid_frames: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
-"""One modality of a data set's clips: features side by side, with their cached views, in memory or left on disk."""
+"""One modality of a data set: its features side by side, with cached views, in memory or left on disk."""
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Self
 
 import numpy as np
@@ -20,48 +19,52 @@ from avfuse.stages.fuse.data.shapes import ModalityShape
 _WINDOW = re.compile(r":(\d+)of(\d+)")
 
 Alternative = tuple[int, View]
-"""A temporal window, 0 where there are none, and how the picture is turned."""
+"""The number of a temporal window, 0 where there are none, and a view, such as a flip."""
 
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """How the features of a modality lie: for each alternative (window and view) one spec a feature, in the order of
-    their tokens; the first is what a clip is where nothing is drawn. `test_views` are averaged at test: all windows, as
-    they are."""
+    """The features of a modality in the order of their tokens, and their alternatives, windows times views."""
 
     alternatives: tuple[tuple[FeatureSpec, ...], ...]
+    """For each alternative one spec per feature. Index 0 is the unaugmented clip."""
     test_views: tuple[int, ...] = (0,)
+    """The alternatives that are averaged at test: all windows, without flips."""
 
     @classmethod
     def of(cls, name: str, specs: Sequence[FeatureSpec]) -> Self:
-        """name: the modality's. Raises UsageError unless all features have the same dimension and the same views, and
-        among these the picture as it is."""
+        """Group the specs of a modality's features by window and view.
+
+        name: the modality's. Raises UsageError unless all features have the same dimension and the same views, the
+        unaugmented one among them.
+        """
         dims = {spec.shape[-1] for spec in specs}
         if len(dims) > 1:
-            each = ", ".join(f"{spec.name} {spec.shape[-1]}" for spec in specs)
-            raise UsageError(f"{name} features have different dimensions ({each}): name features of one backbone")
+            listed = ", ".join(f"{spec.name} {spec.shape[-1]}" for spec in specs)
+            raise UsageError(f"{name} features have different dimensions ({listed}): name features of one backbone")
         grouped: dict[str, dict[Alternative, FeatureSpec]] = {}
         for spec in specs:
             base, alternative = split_view(spec)
             grouped.setdefault(base, {})[alternative] = spec
         alternatives = _shared(name, {base: set(views) for base, views in grouped.items()})
         return cls(
-            tuple(tuple(views[each] for views in grouped.values()) for each in alternatives),
+            tuple(tuple(views[alternative] for views in grouped.values()) for alternative in alternatives),
             tuple(number for number, (_, view) in enumerate(alternatives) if view == "id"),
         )
 
     @property
     def specs(self) -> tuple[FeatureSpec, ...]:
-        return tuple(spec for each in self.alternatives for spec in each)
+        """All of them."""
+        return tuple(spec for features in self.alternatives for spec in features)
 
     @property
     def tokens_per_feature(self) -> tuple[int, ...]:
-        """How many tokens each feature gives."""
+        """The number of tokens of each feature."""
         return tuple(math.prod(spec.shape[:-1]) for spec in self.alternatives[0])
 
     @property
     def shape(self) -> ModalityShape:
-        """Of a clip, with its grid where all tokens are one grid's."""
+        """Shape of a clip, with a grid where there is one feature with one."""
         length, dim = sum(self.tokens_per_feature), self.alternatives[0][0].shape[-1]
         if len(self.tokens_per_feature) > 1:
             return ModalityShape(length, dim)
@@ -74,55 +77,64 @@ class FeatureLayout:
 
     @property
     def bytes_per_clip(self) -> int:
-        """In memory."""
+        """float32, in memory, all alternatives."""
         return 4 * len(self.alternatives) * math.prod(self.shape[:2])
 
     def feature_positions(self, features: Sequence[str]) -> list[int]:
-        """Which features of the first alternative are named. Raises UsageError for one that is not here."""
+        """Positions of the named features. Raises UsageError for a name that is not loaded."""
         bases = [split_view(spec)[0] for spec in self.alternatives[0]]
-        found = []
+        positions = []
         for feature in features:
             plain, _, key = feature.partition("@")
-            meant = [split_view(spec)[0] for spec in self.specs if spec.name == plain and spec.key.startswith(key)]
-            if not meant:
+            matching = [split_view(spec)[0] for spec in self.specs if spec.name == plain and spec.key.startswith(key)]
+            if not matching:
                 raise UsageError(f"feature '{feature}' is not among those loaded: {', '.join(bases)}")
-            found.append(bases.index(meant[0]))
-        return list(dict.fromkeys(found))
+            positions.append(bases.index(matching[0]))
+        return list(dict.fromkeys(positions))
 
-    def only(self, chosen: Sequence[int]) -> Self:
-        return replace(self, alternatives=tuple(tuple(each[one] for one in chosen) for each in self.alternatives))
+    def only(self, positions: Sequence[int]) -> Self:
+        """Fewer features."""
+        chosen = (tuple(features[position] for position in positions) for features in self.alternatives)
+        return replace(self, alternatives=tuple(chosen))
 
     def stack_views(self, rows: Mapping[str, Tensor]) -> Tensor:
-        """Rows (B, *shape) by key -> float32 (B, V, T, D)."""
+        """Tokens of all alternatives. rows: (B, *shape) by feature key -> float32 (B, V, T, D)."""
         dim = self.alternatives[0][0].shape[-1]
         views = [
-            torch.cat([rows[spec.key].flatten(1).unflatten(1, (-1, dim)) for spec in each], dim=1)
-            for each in self.alternatives
+            torch.cat([rows[spec.key].flatten(1).unflatten(1, (-1, dim)) for spec in features], dim=1)
+            for features in self.alternatives
         ]
         return torch.stack(views, dim=1).float()
 
 
 @dataclass(frozen=True)
 class Modality:
-    """One modality of every clip: tokens (n, T, D), NaN where `present` (n,) is False. T is time for video, and one
-    token per audio image for audio.
-
-    Of cached views (flips, temporal windows) training may draw: `views` (n, V, T, D), of which tokens are the first.
-    `layout` says what lies where; numbers that no feature stands behind have none.
-    """
+    """One modality of every clip, in memory."""
 
     tokens: Tensor
+    """(n, T, D), NaN where `present` is False; T frames for video, one token per audio image for audio."""
     present: Tensor
+    """Whether a clip has the modality, bool (n,)."""
     specs: tuple[FeatureSpec, ...] = ()
+    """Of the features."""
     views: Tensor | None = None
+    """Cached views (n, V, T, D), of which training draws; `tokens` are the first."""
     layout: FeatureLayout | None = None
+    """Which feature a token is of; None for numbers without features."""
 
     @classmethod
     def of(
         cls, layout: FeatureLayout, rows: Mapping[str, NDArray[np.generic]], present: NDArray[np.bool_], device: str
     ) -> Self:
-        """rows (n, *shape) by key; present (n,)."""
-        views = layout.stack_views({key: torch.from_numpy(each.astype(np.float32)) for key, each in rows.items()})
+        """Build from rows of the cache.
+
+        Args:
+            layout: the features.
+            rows: (n, *shape) by feature key.
+            present: bool (n,).
+            device: of the tensors.
+        """
+        views = layout.stack_views({key: torch.from_numpy(values.astype(np.float32)) for key, values in rows.items()})
         views[torch.from_numpy(~present)] = float("nan")
         views = views.to(device)
         several = views if len(layout.alternatives) > 1 else None
@@ -146,28 +158,31 @@ class Modality:
 
     @property
     def tokens_per_feature(self) -> tuple[int, ...]:
-        """How many of the tokens each feature gives."""
+        """The number of tokens of each feature."""
         return (self.tokens.shape[1],) if self.layout is None else self.layout.tokens_per_feature
 
     def only(self, features: Sequence[str]) -> Self:
-        """Fewer features, under the names that they were loaded by. Raises UsageError for one that is not here."""
+        """Fewer features, under the names that they were loaded by. Raises UsageError for one that is not loaded."""
         if self.layout is None:
             raise UsageError("these numbers have no features' names to choose by")
-        chosen = self.layout.feature_positions(features)
-        starts = [0, *accumulate(self.tokens_per_feature)]
-        tokens = torch.cat([torch.arange(starts[one], starts[one + 1]) for one in chosen]).to(self.tokens.device)
-        layout = self.layout.only(chosen)
+        positions = self.layout.feature_positions(features)
+        spans = torch.arange(self.tokens.shape[1]).split(self.tokens_per_feature)
+        tokens = torch.cat([spans[position] for position in positions]).to(self.tokens.device)
+        layout = self.layout.only(positions)
         views = None if self.views is None else self.views[:, :, tokens]
         return replace(self, tokens=self.tokens[:, tokens], specs=layout.specs, views=views, layout=layout)
 
 
 @dataclass(frozen=True)
 class StreamedModality:
-    """One modality of every clip that is too large for memory: read batch by batch from `stores`, by key."""
+    """One modality of every clip that is too large for memory, read from the cache batch by batch."""
 
     present: Tensor
+    """Whether a clip has the modality, bool (n,)."""
     layout: FeatureLayout
+    """The features."""
     stores: Mapping[str, FeatureStore]
+    """By feature key."""
 
     @property
     def specs(self) -> tuple[FeatureSpec, ...]:
@@ -188,7 +203,7 @@ class StreamedModality:
 
 
 def split_view(spec: FeatureSpec) -> tuple[str, Alternative]:
-    """A feature's name without window and view, and these."""
+    """A feature's name without window and view, and these two."""
     window = _WINDOW.search(spec.name)
     plain = _WINDOW.sub("", spec.name)
     if spec.view != "id":
@@ -197,7 +212,8 @@ def split_view(spec: FeatureSpec) -> tuple[str, Alternative]:
 
 
 def _shared(name: str, grouped: Mapping[str, set[Alternative]]) -> list[Alternative]:
-    """Windows and views in order, those that are not turned first."""
+    """Alternatives that all features have, in order, of each window the unaugmented one first. Raises UsageError where
+    features differ, and for a window without its unaugmented view."""
     (first, expected), *others = grouped.items()
     for base, views in others:
         if views != expected:
@@ -211,7 +227,7 @@ def _shared(name: str, grouped: Mapping[str, set[Alternative]]) -> list[Alternat
                 f"{name} feature {first} is named in views ({_listed(expected)}) without the picture as it is, which "
                 "tests need: name that too"
             )
-    return sorted(expected, key=lambda each: (each[0], VIEWS.index(each[1])))
+    return sorted(expected, key=lambda alternative: (alternative[0], VIEWS.index(alternative[1])))
 
 
 def _listed(alternatives: Iterable[Alternative]) -> str:

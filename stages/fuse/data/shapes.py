@@ -1,4 +1,4 @@
-"""The shape of a modality: tokens per clip, their dimension and grid, and the layouts in which heads take them."""
+"""Shape of a modality: tokens per clip, their dimension and grid; and the layouts in which heads take them."""
 
 from typing import Literal, NamedTuple
 
@@ -9,16 +9,20 @@ InputLayout = Literal["tokens", "pooled", "flatten"]
 
 
 class ModalityShape(NamedTuple):
-    """Tokens per clip and their dimension. Of a grid of tokens: how many stand before it (CLS and its like), and its
-    cells. raw: not a backbone's output but its input, the filter bank (frames, bands)."""
+    """Shape of the tokens of a clip."""
 
     length: int
+    """Tokens per clip."""
     dim: int
+    """Dimension of a token."""
     prefix: int = 0
+    """Tokens before the grid: CLS, distillation."""
     grid: tuple[int, ...] | None = None
+    """Cells along each axis, where tokens form a grid."""
     raw: bool = False
+    """Whether it is a backbone's input, the filter bank (frames, bands), not an output."""
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """A clip in one vector, E_CLS in AVT: the mean of the tokens before the grid, (CLS + distillation) / 2 for AST,
-        or of all where there are none. (..., T, D) -> (..., D)."""
+        """One vector per clip, E_CLS in AVT: the mean of the tokens before the grid, (CLS + distillation) / 2 for AST,
+        or of all tokens without any. (..., T, D) -> (..., D)."""
         return (tokens[..., : self.prefix, :] if self.prefix else tokens).mean(dim=-2)

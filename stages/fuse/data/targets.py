@@ -1,4 +1,4 @@
-"""What heads learn of a clip: one target or several, whose logits stand side by side."""
+"""Targets that heads learn, one or several per clip, with their logits side by side."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,24 +18,24 @@ Logits = TypeVar("Logits", Tensor, NDArray[np.floating])
 
 @dataclass(frozen=True)
 class LearnedTarget(Target):
-    """A target and what its logits mean: the softmax over its classes, or with `sigmoid` a probability of its own for
-    each class, which only a target of several classes has."""
+    """A target of a data set, and how its logits are read."""
 
     sigmoid: bool = False
+    """Probabilities are the sigmoid of each logit, which needs a target of several classes; else their softmax."""
 
     @property
     def measure(self) -> str:
-        """The share of clips that count as right: the one class has the largest logit, or the class of the largest
-        logit is one of the clip's."""
+        """The measure of accuracy: `top1`, or `hit1` for a target of several classes, where the class of the largest
+        logit has to be one of the clip's."""
         return "hit1" if self.several else "top1"
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The targets of a data set in the order of their logits (B, width). The truth of n clips is one tensor a target:
-    int64 (n,), -1 where unknown, or bool (n, classes) for a target of several classes.
+    """The targets of a data set in the order of their logits (B, width).
 
-    Raises UsageError when a target has the name under which all of them together are reported.
+    The truth of n clips is one tensor per target: class numbers int64 (n,), -1 where unknown, or bool (n, classes) for
+    a target of several classes. Raises UsageError where a target has the name of the joint measure.
     """
 
     items: tuple[LearnedTarget, ...]
@@ -55,38 +55,38 @@ class Targets:
 
     @property
     def width(self) -> int:
-        """Logits of a clip: the classes of all targets together."""
+        """Logits per clip: the classes of all targets together."""
         return sum(len(target.classes) for target in self.items)
 
     def split(self, logits: Logits) -> list[Logits]:
-        """(B, width) -> (B, classes) for each target."""
+        """Logits of each target. (B, width) -> (B, classes) each."""
         sizes = [len(target.classes) for target in self.items]
         return [logits[:, end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
     @property
     def joint(self) -> str:
-        """What all targets together are called: a verb with its noun is an action, in EPIC-KITCHENS' words."""
+        """Name of all targets together: `action` for verb and noun, as in EPIC-KITCHENS, else `all`."""
         return "action" if {target.name for target in self.items} == {"verb", "noun"} else "all"
 
     @property
     def measure(self) -> str:
-        """The measure that heads are compared by: the share of clips of which every target is right."""
+        """The measure that heads are compared by: the share of clips with every target right."""
         return f"{self.joint}_top1" if len(self.items) > 1 else self.items[0].measure
 
     @property
     def has_joint_top5(self) -> bool:
-        """Whether the five likeliest combinations say something: one class a target, and more than five to combine."""
+        """Whether top-5 of class combinations is defined: one class per target, and more than five combinations."""
         combinations = math.prod(len(target.classes) for target in self.items)
         return len(self.items) > 1 and not any(target.several for target in self.items) and combinations > 5
 
     @property
     def selection(self) -> str:
-        """The measure on validation that picks the epoch: the same, but for a single target with sigmoid, of which the
-        largest logit says little, the mean average precision."""
+        """The validation measure that chooses the epoch: `measure`, or mean average precision for a single target with
+        sigmoid, whose largest logit says little."""
         return "map" if len(self.items) == 1 and self.items[0].sigmoid else self.measure
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """As plain values."""
+        """Plain values for JSON."""
         return [asdict(target) for target in self.items]
 
     @classmethod

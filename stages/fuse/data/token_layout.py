@@ -1,4 +1,4 @@
-"""Which place in a picture, or which moment, each token of a modality stands for."""
+"""Place and time of each token of a modality."""
 
 import math
 from collections.abc import Sequence
@@ -14,18 +14,16 @@ from avfuse.stages.fuse.data.modality import Modality, StreamedModality
 
 @dataclass(frozen=True)
 class FeatureTokens:
-    """One feature's cells: its tokens without CLS and its like, which stand for no place.
-
-    tokens: int64, where each cell is among the modality's tokens, those of all windows one after the other. Its shape
-        is that of the cells: () for a pooled vector, (T,) for frames, (T, rows, columns) for frames of cells, (rows,
-        columns) for an audio image or a filter bank, whose first row is the lowest frequency; (N,) where the layout is
-        not known.
-    specs: of its temporal windows, in order; none where no feature stands behind the numbers.
-    """
+    """One feature's cells: its tokens without CLS and distillation, which have no place."""
 
     name: str
+    """Of the feature, empty for numbers without features."""
     tokens: NDArray[np.int64]
+    """Positions of the cells among the modality's tokens, those of all windows concatenated, in the shape of the
+    cells: () for a pooled vector, (T,) for frames, (T, rows, columns) for frames of cells, (rows, columns) for an audio
+    image or a filter bank, lowest frequency first; (N,) where the layout is unknown."""
     specs: tuple[FeatureSpec, ...] = ()
+    """One per temporal window, in order."""
 
 
 def feature_tokens(modality: Modality | StreamedModality, windows: Sequence[int]) -> list[FeatureTokens]:
@@ -34,17 +32,17 @@ def feature_tokens(modality: Modality | StreamedModality, windows: Sequence[int]
     if modality.layout is None:
         return [FeatureTokens("", np.arange(length))]
     starts = [0, *accumulate(modality.layout.tokens_per_feature)]
-    found = []
+    features = []
     for number, start in enumerate(starts[:-1]):
         specs = tuple(modality.layout.alternatives[window][number] for window in windows)
         pieces = [start + at * length + _cells(spec) for at, spec in enumerate(specs)]
         tokens = pieces[0] if len(pieces) == 1 else np.concatenate([np.atleast_1d(piece) for piece in pieces])
-        found.append(FeatureTokens(specs[0].name, tokens, specs))
-    return found
+        features.append(FeatureTokens(specs[0].name, tokens, specs))
+    return features
 
 
 def _cells(spec: FeatureSpec) -> NDArray[np.int64]:
-    """Where the cells of a feature are among its own tokens."""
+    """Positions of a feature's cells among its own tokens."""
     lead = spec.shape[:-1]
     tokens = np.arange(math.prod(lead)).reshape(lead)
     if spec.output != "tokens" or spec.grid is None:
@@ -57,8 +55,9 @@ def _cells(spec: FeatureSpec) -> NDArray[np.int64]:
 
 
 def time_axis(spec: FeatureSpec) -> tuple[tuple[int, ...], int] | None:
-    """How the last of a feature's tokens are laid out and which axis of that is time; None where none is known to be.
-    Pictures are square, so that of a video network's three axes, whose order differs, time is the one that stands out.
+    """Shape of a feature's cells and which of its axes is time; None where that is unknown.
+
+    The order of a video network's three axes differs. Frames are square, so time is the axis of another length.
     """
     if spec.output in ("frames", "filter_bank"):
         return spec.shape[:1], 0
