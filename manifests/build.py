@@ -109,7 +109,7 @@ def split_warnings(manifest: Manifest) -> list[str]:
         group, splits = next(iter(crossing.items()))
         lines.append(
             f"{len(crossing)} groups have clips in more than one split, such as {group} ({', '.join(splits)}): "
-            "heads may know them again instead of having learnt"
+            "heads may recognise the group instead of the class"
         )
     table = manifest.table
     for target in manifest.targets:
@@ -127,7 +127,7 @@ def split_warnings(manifest: Manifest) -> list[str]:
             if lacking and train_classes and test_classes:
                 lines.append(
                     f"{_classes(len(lacking))}{of} in {split} without a clip in {other}, such as '{min(lacking)}' "
-                    "(--folds divides otherwise)"
+                    "(--folds makes other splits)"
                 )
     return lines
 

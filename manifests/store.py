@@ -43,8 +43,8 @@ def save_manifest(cache: Path, manifest: Manifest, replace: bool = False, format
         if not replace:
             raise UsageError(
                 f"'{manifest.collection}' already stands for the media in {other['root']} (data set '{path.stem}'): "
-                f"say --replace if the media moved to {manifest.root}, or call these others "
-                + ("otherwise (NAME=...)" if manifest.name == manifest.collection else "otherwise (--collection NAME)")
+                f"add --replace if the media moved to {manifest.root}, or give these another name "
+                + ("(NAME=...)" if manifest.name == manifest.collection else "(--collection NAME)")
             )
         if path.stem != manifest.name:
             moved = dataclasses.replace(load_manifest(cache, path.stem), root=manifest.root)

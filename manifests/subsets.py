@@ -33,9 +33,9 @@ class Subset:
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise UsageError(f"a fraction of {self.fraction:g}: give a share of the clips, above 0 and up to 1")
         if self.fraction is not None and self.clips is not None:
-            raise UsageError("a fraction and numbers of clips say the same thing twice: give one of them")
+            raise UsageError("a fraction and numbers of clips exclude each other: give one of them")
         if (self.folds is None) != (self.fold is None):
-            raise UsageError("folds need both: how many there are (--folds) and which is test (--fold)")
+            raise UsageError("folds need two options: their number (--folds) and the one that is test (--fold)")
         if self.folds is not None and not (self.folds >= 2 and 1 <= (self.fold or 0) <= self.folds):
             raise UsageError(f"fold {self.fold} of {self.folds}: there are at least 2 folds, numbered from 1")
         if not 0 <= self.seed < 2**32:
@@ -82,7 +82,7 @@ def assign_splits(description: DatasetDescription, subset: Subset) -> tuple[Data
         splits = table["split"].to_numpy().copy()
         splits[labelled] = np.where(fold == subset.fold - 1, "test", "train")
         table = table.assign(split=splits)
-        notes.append(f"fold {subset.fold} of {subset.folds} by group is test; the lists' own split is set aside")
+        notes.append(f"fold {subset.fold} of {subset.folds} by group is test; the official split is not used")
         validation = validation if isinstance(validation, float) else None
     if subset.validation is not None:
         table = table.assign(split=table["split"].replace("val", "train"))

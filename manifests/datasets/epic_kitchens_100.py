@@ -87,7 +87,7 @@ def _classes(path: Path) -> dict[int, str]:
     """Class names by number, sorted by it."""
     source = read_csv(path, ("id", "key"))
     if not source["id"].str.isdecimal().all():
-        raise UsageError(f"{path}: column 'id' holds something that is no number")
+        raise UsageError(f"{path}: column 'id' has a value that is no number")
     return dict(sorted(zip(source["id"].astype(int), source["key"], strict=True)))
 
 

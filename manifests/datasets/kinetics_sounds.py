@@ -74,7 +74,7 @@ def describe_kinetics_sounds(
     media = MediaTree(root)
     if classes is not None:
         if variant is not None:
-            raise UsageError("--classes makes a variant of its own: leave --variant out")
+            raise UsageError("--classes and --variant exclude each other: leave one out")
         variant, named = classes.stem, [name.replace("_", " ") for name in read_lines(annotations.use(classes))]
         table, notes = _from_kinetics(media, annotations, named)
         ids: dict[str, int] = {}
@@ -137,7 +137,7 @@ def _numbers(table: pd.DataFrame) -> dict[int, str]:
     pairs = table.drop_duplicates(["number", "label"]).sort_values("number")
     if pairs["number"].duplicated().any() or pairs["label"].duplicated().any():
         row = pairs[pairs["number"].duplicated(keep=False) | pairs["label"].duplicated(keep=False)].iloc[0]
-        raise UsageError(f"the lists of Kinetics-Sounds do not agree on the number of '{row['label']}'")
+        raise UsageError(f"the lists of Kinetics-Sounds disagree on the number of '{row['label']}'")
     return {int(number): label for number, label in zip(pairs["number"], pairs["label"], strict=True)}
 
 
@@ -195,7 +195,7 @@ def _from_kinetics(media: MediaTree, annotations: Annotations, named: list[str])
         notes.append("train.csv of Kinetics-400 is missing: nothing to train on")
     unknown = [name for name in named if name not in set(table["label"])]
     if unknown:
-        raise UsageError(f"no clip of Kinetics-400 is of class '{unknown[0]}': is it spelled as there?")
+        raise UsageError(f"no clip of Kinetics-400 is of class '{unknown[0]}': check its spelling")
     return table[table["label"].isin(named)].reset_index(drop=True), notes
 
 

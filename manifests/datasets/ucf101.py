@@ -114,8 +114,8 @@ def _notes(table: pd.DataFrame, split: int, subset: str) -> tuple[str, ...]:
     respelled = present[stems != present["clip_id"]]
     if len(respelled):
         notes.append(
-            f"{len(respelled)} files are spelled otherwise than in the lists, such as {respelled['path'].iloc[0]}; "
-            "upper and lower case is not told apart (HandStandPushups is HandstandPushups)"
+            f"{len(respelled)} files have another spelling than in the lists, such as {respelled['path'].iloc[0]}; "
+            "case is ignored (HandStandPushups is HandstandPushups)"
         )
     if subset == "audio51" and split == 1:
         notes.append(

@@ -145,12 +145,14 @@ class DaskEngine:
         if future.status == "finished":
             return None
         if future.status in ("cancelled", "lost"):
-            raise UsageError(f"the scheduler at {self._address} is gone: what was committed is kept, start again")
+            raise UsageError(
+                f"the scheduler at {self._address} is gone: committed features are kept, start the run again"
+            )
         error = future.exception()
         if isinstance(error, KilledWorker):
             return "the cluster's workers died"
         if isinstance(error, FutureCancelledError):
-            raise UsageError(f"the scheduler at {self._address} let go of a chunk: start again") from error
+            raise UsageError(f"the scheduler at {self._address} cancelled a chunk: start the run again") from error
         raise error
 
     def _declared_resources(self) -> list[dict[str, float]]:

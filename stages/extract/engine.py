@@ -91,8 +91,8 @@ class CrashBisector:
         self._consecutive_failures += 1
         if self._consecutive_failures > MAX_CONSECUTIVE_FAILURES:
             raise UsageError(
-                f"{reason}, whatever the clip: what was committed is kept; look for what ends it (memory, driver), "
-                "then start again"
+                f"{reason}, whatever the clip: committed features are kept; find the cause (memory, driver), then start "
+                "the run again"
             )
         record_failure(self._extraction, chunk[0], reason)
         return [], Progress((ProcessedClip(chunk[0].clip.clip_id, (), True),), finished=True)
@@ -177,7 +177,7 @@ class _DeviceProcesses:
             return
         reason = f"the process of {device.name} {_exit_description(device.process.exitcode)}"
         if not device.ready:
-            raise UsageError(f"{reason} before it could begin: what was committed is kept")
+            raise UsageError(f"{reason} before it could begin: committed features are kept")
         for attempt in reversed(device.attempts):
             attempts, failure = bisector.next_attempts(attempt, reason)
             queue.extendleft(reversed(attempts))

@@ -190,7 +190,7 @@ def _load_encoders(specs: Sequence[FeatureSpec], choice: WeightsChoice, device: 
         backbone = backbones.get_backbone(network.backbone)
         weights = choice.weights_for(backbone.name, backbone.checkpoints)
         if weights.sha256 != spec.model.checkpoint:
-            raise UsageError(f"the weights of {backbone.name} were replaced meanwhile: start again")
+            raise UsageError(f"the weights of {backbone.name} were replaced during the run: start it again")
         encoders[network] = load(backbone, weights, device, network.precision)
     return encoders
 

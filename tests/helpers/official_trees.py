@@ -51,7 +51,7 @@ UCF101_EMPTY = "v_Basketball_g24_c02"
 
 def ucf101(root: Path) -> Path:
     """Two clips of seven groups of three classes: one clip is missing, one empty, one of a class with sound has none,
-    and one class's files are spelled otherwise than in the lists."""
+    and the files of one class have another spelling than in the lists."""
     lists = root / "ucfTrainTestlist"
     lists.mkdir(parents=True)
     (lists / "classInd.txt").write_text("".join(f"{number} {name}\r\n" for number, name in UCF101_CLASSES.items()))

@@ -82,8 +82,8 @@ def test_a_clip_stays_in_its_split_when_others_arrive_or_move(trees: Path, cache
     [
         ({"seed": -1}, "a seed of -1"),
         ({"fraction": 0.0}, "a fraction of 0"),
-        ({"fraction": 0.1, "clips": {"train": 1}}, "say the same thing twice"),
-        ({"folds": 3}, "folds need both"),
+        ({"fraction": 0.1, "clips": {"train": 1}}, "exclude each other"),
+        ({"folds": 3}, "folds need two options"),
         ({"folds": 3, "fold": 4}, "fold 4 of 3"),
         ({"validation": 0.9}, "a validation share of 0.9"),
     ],
