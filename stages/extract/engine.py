@@ -91,8 +91,8 @@ class CrashBisector:
         self._consecutive_failures += 1
         if self._consecutive_failures > MAX_CONSECUTIVE_FAILURES:
             raise UsageError(
-                f"{reason}, whatever the clip: committed features are kept; find the cause (memory, driver), then start "
-                "the run again"
+                f"{reason}, whatever the clip: committed features are kept; find the cause (memory, driver), then "
+                "start the run again"
             )
         record_failure(self._extraction, chunk[0], reason)
         return [], Progress((ProcessedClip(chunk[0].clip.clip_id, (), True),), finished=True)
