@@ -54,5 +54,5 @@ def halves() -> FusionData:
 def trained(
     data: FusionData, head: str = "mlp", seeds: int = 2, **settings: object
 ) -> tuple[TrainingJob, list[TrainedHead]]:
-    plans = [TrainingJob.of(head, data, seed, QUICK.updated(settings)) for seed in range(seeds)]
-    return plans[0], train_jobs(plans)
+    jobs = [TrainingJob.of(head, data, seed, QUICK.updated(settings)) for seed in range(seeds)]
+    return jobs[0], train_jobs(jobs)

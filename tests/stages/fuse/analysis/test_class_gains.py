@@ -31,7 +31,7 @@ class TestClassGains:
         truth = [0, 0, 0, 0, 1, 1]
         before = predictions("audio", [[0, 1, 1, 2, 1, 1], [0, 1, 0, 2, 1, 0]], truth)
         after = predictions("mlp", [[0, 0, 0, 2, 0, 1]], truth)
-        found = class_gains(self.targets, before, after)
+        gains = class_gains(self.targets, before, after)
         # a: right before in shares 1, 0, .5, 0, and now 1, 1, 1, 0; b: 1, .5, and now 0, 1
         expected = pd.DataFrame(
             {
@@ -45,7 +45,7 @@ class TestClassGains:
                 "broken": [0.0, 1.0],
             }
         )
-        pd.testing.assert_frame_equal(found.classes, expected)
+        pd.testing.assert_frame_equal(gains.classes, expected)
         expected = pd.DataFrame(
             {
                 "target": "label",
@@ -57,7 +57,7 @@ class TestClassGains:
                 "difference": [-0.375, 0.25],
             }
         )
-        pd.testing.assert_frame_equal(found.confusions, expected, check_dtype=False)
+        pd.testing.assert_frame_equal(gains.confusions, expected, check_dtype=False)
 
     def test_every_target_is_looked_at_for_itself(self) -> None:
         two = Targets((LearnedTarget("verb", ("a", "b", "c")), LearnedTarget("noun", ("x", "y"))))
@@ -67,26 +67,26 @@ class TestClassGains:
             logits = np.concatenate([np.eye(3)[verbs], np.eye(2)[nouns]], axis=1)
             return [SeedResult("mlp", 0, Path(), {}, ["one", "other"], truth, logits, pd.DataFrame())]
 
-        found = class_gains(two, run([0, 0], [0, 0]), run([0, 1], [0, 1]))
-        lines = found.classes.set_index(["target", "class"])["difference"]
+        gains = class_gains(two, run([0, 0], [0, 0]), run([0, 1], [0, 1]))
+        lines = gains.classes.set_index(["target", "class"])["difference"]
         assert lines.to_dict() == {("verb", "b"): 1, ("verb", "a"): 0, ("noun", "y"): 0.5}
-        pairs = found.confusions.set_index(["target", "true", "predicted"])["difference"]
+        pairs = gains.confusions.set_index(["target", "true", "predicted"])["difference"]
         assert pairs.to_dict() == {("verb", "b", "a"): -1, ("noun", "y", "x"): -0.5}
 
     def test_a_clip_of_several_classes_counts_under_each(self) -> None:
         several = Targets((LearnedTarget("label", ("a", "b", "c"), several=True, sigmoid=True),))
         truth = np.array([[1, 1, 0], [0, 1, 0]], dtype=bool)
-        found = class_gains(several, predictions("one", [[2, 1]], truth), predictions("other", [[0, 1]], truth))
-        assert found.classes.set_index("class")["difference"].to_dict() == {"a": 1, "b": 0.5}
-        assert found.classes.set_index("class")["clips"].to_dict() == {"a": 1, "b": 2}
-        pairs = found.confusions.set_index(["true", "predicted"])["difference"]
+        gains = class_gains(several, predictions("one", [[2, 1]], truth), predictions("other", [[0, 1]], truth))
+        assert gains.classes.set_index("class")["difference"].to_dict() == {"a": 1, "b": 0.5}
+        assert gains.classes.set_index("class")["clips"].to_dict() == {"a": 1, "b": 2}
+        pairs = gains.confusions.set_index(["true", "predicted"])["difference"]
         assert pairs.to_dict() == {("a", "c"): -1, ("b", "c"): -0.5}
 
     def test_equal_rows_change_nothing(self) -> None:
         runs = predictions("mlp", [[0, 1, 2]], [0, 1, 1])
-        found = class_gains(self.targets, runs, runs)
-        assert (found.classes[["difference", "fixed", "broken"]] == 0).all(axis=None)
-        assert len(found.confusions) == 0
+        gains = class_gains(self.targets, runs, runs)
+        assert (gains.classes[["difference", "fixed", "broken"]] == 0).all(axis=None)
+        assert len(gains.confusions) == 0
 
     def test_other_clips_are_refused(self) -> None:
         with pytest.raises(UsageError, match="'audio' and 'mlp' are not of the same test clips"):

@@ -23,9 +23,9 @@ class TestPerturbations:
     def seen(
         self, specs: Sequence[str], clips: int = 6, sampling: str | None = None, **changed: object
     ) -> ModalityTokens:
-        wanted = resolve(specs, sampling, weights=WeightsChoice("random"))
-        found = [spec.model_copy(update={"shape": (*spec.shape[:-1], 1), **changed}) for spec in wanted]
-        layout = FeatureLayout.of("audio", found)
+        named_specs = resolve(specs, sampling, weights=WeightsChoice("random"))
+        resolved = [spec.model_copy(update={"shape": (*spec.shape[:-1], 1), **changed}) for spec in named_specs]
+        layout = FeatureLayout.of("audio", resolved)
         length = layout.shape.length
         rows = torch.arange(clips)[:, None, None, None] + torch.arange(length)[:, None] / 2**12
         rows = rows + 100.0 * torch.arange(len(layout.alternatives))[:, None, None]
@@ -38,7 +38,7 @@ class TestPerturbations:
         )
 
     def named(self, seen: ModalityTokens, name: str, labels: Sequence[int] = (0, 0, 0, 1, 1, 1)) -> list[Perturbation]:
-        return [each for each in perturbations(seen, np.array(labels), 0) if each.name == name]
+        return [perturbation for perturbation in perturbations(seen, np.array(labels), 0) if perturbation.name == name]
 
     def partners(self, seen: ModalityTokens, name: str, labels: Sequence[int]) -> tuple[Perturbation, np.ndarray]:
         (change,) = self.named(seen, name, labels)
@@ -111,8 +111,8 @@ class TestPerturbations:
         windows = [f"lite:frames:{number}of4{view}" for number in range(1, 5) for view in ("", ":h")]
         seen = self.seen(windows, sampling="uniform:2")
         quarter, half = (
-            (each.apply(torch.tensor([0]))[0, :, 0, 0] / 100).tolist()  # type: ignore[misc]
-            for each in self.named(seen, "shift")
+            (perturbation.apply(torch.tensor([0]))[0, :, 0, 0] / 100).tolist()  # type: ignore[misc]
+            for perturbation in self.named(seen, "shift")
         )
         assert quarter == [6, 1, 0, 3, 2, 5, 4, 7]  # mirrored ones are not seen at test
         assert half == [4, 1, 6, 3, 0, 5, 2, 7]
@@ -130,10 +130,10 @@ class TestPerturbations:
             seen = ModalityTokens.of(TrainingJob("audio", data, 0, Recipe(), Recipe()), "audio", door)
             clips = torch.arange(len(data.test))
             variance = door.standardise(tokens, torch.ones(len(tokens), dtype=torch.bool)).var(dim=0)[0].numpy()
-            every = self.named(seen, "noise", [0] * len(clips))
-            for change in every:
+            noises = self.named(seen, "noise", [0] * len(clips))
+            for change in noises:
                 added = (change.apply(clips) - seen.standardised(clips)).flatten(0, 2).double()  # type: ignore[misc]
                 ratio = 10 * np.log10(variance / added.var(dim=0).numpy())
                 np.testing.assert_allclose(ratio, change.strength, atol=1.2)
                 np.testing.assert_allclose(added.mean(dim=0) / added.std(dim=0), 0, atol=0.2)
-            assert [each.strength for each in every] == [10, 0, -10]
+            assert [perturbation.strength for perturbation in noises] == [10, 0, -10]

@@ -25,10 +25,10 @@ from avfuse.stages.fuse.training.trainer import TrainedHead, train_jobs
 
 class TestContribution:
     def test_two_modalities_that_know_as_much_are_worth_as_much(self) -> None:
-        found = contribution(halves(), "logreg", TrainingOverrides(), 1, progress=False)
-        accuracy = found.coalitions.set_index("players")["accuracy"]
+        study = contribution(halves(), "logreg", TrainingOverrides(), 1, progress=False)
+        accuracy = study.coalitions.set_index("players")["accuracy"]
         assert accuracy.to_dict() == pytest.approx({"": 0.25, "video": 0.75, "audio": 0.75, "video+audio": 1}, abs=0.1)
-        players = found.players.set_index("player")
+        players = study.players.set_index("player")
         assert players["value"].to_dict() == pytest.approx({"video": 0.375, "audio": 0.375}, abs=0.06)
         assert players["value"].sum() == pytest.approx(accuracy["video+audio"] - accuracy[""])
         assert players.loc["video", "alone"] == pytest.approx(accuracy["video"] - accuracy[""])
@@ -36,37 +36,37 @@ class TestContribution:
 
     def test_clips_say_where_a_value_comes_from(self) -> None:
         data = halves()
-        found = contribution(data, "logreg", TrainingOverrides(), 2, progress=False)
+        study = contribution(data, "logreg", TrainingOverrides(), 2, progress=False)
         test = data.table.iloc[data.test.numpy()]
-        assert found.clips.index.tolist() == test["clip_id"].tolist()
-        players = found.players.set_index("player")
+        assert study.clips.index.tolist() == test["clip_id"].tolist()
+        players = study.players.set_index("player")
         for name, row in players.iterrows():
-            assert found.clips[name].shape == (len(data.test), 2)
-            span = difference_interval(found.clips[name].to_numpy().T, test["group"].to_numpy())
+            assert study.clips[name].shape == (len(data.test), 2)
+            span = difference_interval(study.clips[name].to_numpy().T, test["group"].to_numpy())
             assert row[["value", "low", "high"]].tolist() == pytest.approx([span.mean, span.low, span.high])
-        by_class = found.clips["audio"].mean(axis=1).groupby(test["label"].to_numpy()).mean()
+        by_class = study.clips["audio"].mean(axis=1).groupby(test["label"].to_numpy()).mean()
         assert by_class[["class0", "class1"]].min() > by_class[["class2", "class3"]].max()
 
     def test_a_feature_that_holds_nothing_is_worth_nothing(self) -> None:
-        found = contribution(halves(), "logreg", TrainingOverrides(), 1, split=("audio",), progress=False)
-        values = found.players.set_index("player")["value"]
+        study = contribution(halves(), "logreg", TrainingOverrides(), 1, split=("audio",), progress=False)
+        values = study.players.set_index("player")["value"]
         expected = {"video": 0.375, "lite:mfcc": 0.375, "lite:chromagram": 0, "lite:waveplot": 0}
         assert values.to_dict() == pytest.approx(expected, abs=0.08)
-        assert found.players["modality"].tolist() == ["video", "audio", "audio", "audio"]
-        assert found.coalitions["size"].value_counts().to_dict() == {0: 1, 1: 4, 2: 6, 3: 4, 4: 1}
-        everything = found.coalitions["accuracy"].iloc[-1]
-        assert values.sum() == pytest.approx(everything - found.coalitions["accuracy"].iloc[0])
+        assert study.players["modality"].tolist() == ["video", "audio", "audio", "audio"]
+        assert study.coalitions["size"].value_counts().to_dict() == {0: 1, 1: 4, 2: 6, 3: 4, 4: 1}
+        everything = study.coalitions["accuracy"].iloc[-1]
+        assert values.sum() == pytest.approx(everything - study.coalitions["accuracy"].iloc[0])
 
     def test_of_an_exclusive_or_each_has_half(self) -> None:
         number = np.arange(400)
         seen, heard = number % 2, number // 2 % 2
         data = fusion_data(seen ^ heard, pointing(seen, 3, 1), pointing(heard, 1, 2))
-        found = contribution(data, "mlp", QUICK, 2, progress=False)
-        players = found.players.set_index("player")
+        study = contribution(data, "mlp", QUICK, 2, progress=False)
+        players = study.players.set_index("player")
         assert players["value"].to_dict() == pytest.approx({"video": 0.25, "audio": 0.25}, abs=0.08)
         assert players["alone"].abs().max() < 0.12
         assert players["last"].min() > 0.38
-        alone = found.coalitions.set_index("players")["seed_sd"]
+        alone = study.coalitions.set_index("players")["seed_sd"]
         assert alone[""] == 0
         assert alone["video"] > 0
 
@@ -74,42 +74,42 @@ class TestContribution:
     def test_heads_of_equal_shape_train_side_by_side(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data, together = halves(), []
 
-        def counting(plans: Sequence[TrainingJob], **rest: object) -> list[TrainedHead]:
-            together.append(len(plans))
-            return train_jobs(plans, **rest)
+        def counting(jobs: Sequence[TrainingJob], **rest: object) -> list[TrainedHead]:
+            together.append(len(jobs))
+            return train_jobs(jobs, **rest)
 
         monkeypatch.setattr("avfuse.stages.fuse.analysis.shapley.train_jobs", counting)
-        found = contribution(data, "mlp", QUICK.updated({"epochs": 4}), 2, split=("audio",), progress=False)
+        study = contribution(data, "mlp", QUICK.updated({"epochs": 4}), 2, split=("audio",), progress=False)
         # picture alone; one, two and three audio images, alone and with the picture
         assert sorted(together) == [2, 2, 2, 6, 6, 6, 6]
         monkeypatch.setattr("avfuse.stages.fuse.analysis.shapley._COPIED_BYTES", 0)
         together.clear()
         apart = contribution(data, "mlp", QUICK.updated({"epochs": 4}), 2, split=("audio",), progress=False)
         assert together == [2] * 15
-        pd.testing.assert_frame_equal(found.coalitions, apart.coalitions, atol=0.03)
+        pd.testing.assert_frame_equal(study.coalitions, apart.coalitions, atol=0.03)
 
     def test_what_was_trained_before_it_was_broken_off_is_kept(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         data, trained = halves(), []
 
-        def breaking_off(plans: Sequence[TrainingJob], **rest: object) -> list[TrainedHead]:
+        def breaking_off(jobs: Sequence[TrainingJob], **rest: object) -> list[TrainedHead]:
             if len(trained) == 2:
                 raise KeyboardInterrupt
-            trained.append(plans)
-            return train_jobs(plans, **rest)
+            trained.append(jobs)
+            return train_jobs(jobs, **rest)
 
         monkeypatch.setattr("avfuse.stages.fuse.analysis.shapley.train_jobs", breaking_off)
         training = QUICK.updated({"epochs": 4})
         with pytest.raises(KeyboardInterrupt):
             contribution(data, "mlp", training, 2, keep=tmp_path, progress=False)
         trained.clear()
-        found = contribution(data, "mlp", training, 2, keep=tmp_path, progress=False)
+        study = contribution(data, "mlp", training, 2, keep=tmp_path, progress=False)
         assert len(trained) == 1
         monkeypatch.undo()
         unbroken = contribution(data, "mlp", training, 2, progress=False)
-        pd.testing.assert_frame_equal(found.players, unbroken.players)
-        pd.testing.assert_frame_equal(found.clips, unbroken.clips)
+        pd.testing.assert_frame_equal(study.players, unbroken.players)
+        pd.testing.assert_frame_equal(study.clips, unbroken.clips)
 
     def test_what_is_kept_belongs_to_its_settings(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         data = halves()
@@ -151,16 +151,16 @@ class TestContribution:
     def test_nothing_is_worth_the_most_frequent_class(self) -> None:
         classes = np.array([0, 0, 0, 1] * 4 + [0, 1, 1, 1] * 4 + [0, 1, 2, 2] * 4)
         data = fusion_data(classes, noise(48, 2, 0), noise(48, 1, 1))
-        found = contribution(data, "logreg", TrainingOverrides(), 1, progress=False)
+        study = contribution(data, "logreg", TrainingOverrides(), 1, progress=False)
         fitted = torch.cat([data.train, data.validation])
         counts = np.bincount(classes[fitted.numpy()])
         assert counts[0] == counts[1] > counts[2]  # of two a guess picks either
-        assert found.coalitions["accuracy"].iloc[0] == np.isin(classes[data.test.numpy()], (0, 1)).mean() / 2
+        assert study.coalitions["accuracy"].iloc[0] == np.isin(classes[data.test.numpy()], (0, 1)).mean() / 2
 
     def test_targets_are_guessed_one_by_one_and_have_to_be_right_at_once(self, tmp_path: Path) -> None:
         for manifest in (kitchen(tmp_path, clips=100), sounds(tmp_path, clips=100)):
             data = load_data(manifest, tmp_path, INPUTS)
-            found = contribution(data, "logreg", TrainingOverrides(), 1, progress=False)
+            study = contribution(data, "logreg", TrainingOverrides(), 1, progress=False)
             fitted = torch.cat([data.train, data.validation])
             right = np.ones(len(data.test))
             for target, truth in zip(data.targets, data.truth, strict=True):
@@ -168,8 +168,8 @@ class TestContribution:
                 counts = has[fitted].sum(dim=0)
                 assert (counts == counts.max()).sum() == 1
                 right *= has[data.test][:, counts.argmax()].numpy()
-            assert found.coalitions["accuracy"].iloc[0] == pytest.approx(right.mean())
-            assert found.players["value"].sum() == pytest.approx(found.coalitions["accuracy"].iloc[-1] - right.mean())
+            assert study.coalitions["accuracy"].iloc[0] == pytest.approx(right.mean())
+            assert study.players["value"].sum() == pytest.approx(study.coalitions["accuracy"].iloc[-1] - right.mean())
 
     def test_what_cannot_be_told_apart_is_refused(self, make_data: Callable[..., FusionData]) -> None:
         data = halves()

@@ -45,24 +45,26 @@ class TestRestoredHeads:
     def test_reloaded_heads_say_what_was_saved(self, data: FusionData, run: Run) -> None:
         assert len(run.heads) == 4
         before = torch.random.get_rng_state()
-        for runs in load_run(run.folder).heads.values():
-            for one in runs:
-                plan, head = job_from_result(one, data), load_head(one, data)
+        for results in load_run(run.folder).heads.values():
+            for result in results:
+                job, head = job_from_result(result, data), load_head(result, data)
                 fitted = torch.cat([data.train, data.validation])
-                inputs = HeadInputs.of(plan.head, plan.data, fitted, plan.options, plan.recipe)
-                torch.testing.assert_close(predict(head, inputs, data.test).numpy(), one.logits, rtol=1e-5, atol=1e-5)
-                assert plan.seed == one.seed
-                assert plan.data.shapes["audio"].length == len(one.described["swept"]["audio"].split("+"))
-            plan, heads = job_from_result(runs[0], data), [load_head(one, data) for one in runs]
-            right = np.stack([all_correct(run.targets, one.logits, one.truth) for one in runs], axis=1)
-            np.testing.assert_array_equal(robustness(plan, heads).clips[0], right)
+                inputs = HeadInputs.of(job.head, job.data, fitted, job.options, job.recipe)
+                torch.testing.assert_close(
+                    predict(head, inputs, data.test).numpy(), result.logits, rtol=1e-5, atol=1e-5
+                )
+                assert job.seed == result.seed
+                assert job.data.shapes["audio"].length == len(result.described["swept"]["audio"].split("+"))
+            job, heads = job_from_result(results[0], data), [load_head(result, data) for result in results]
+            right = np.stack([all_correct(run.targets, result.logits, result.truth) for result in results], axis=1)
+            np.testing.assert_array_equal(robustness(job, heads).clips[0], right)
         assert torch.equal(torch.random.get_rng_state(), before)
 
     def test_what_does_not_belong_to_it_is_refused(self, data: FusionData, run: Run, tmp_path: Path) -> None:
-        one = run.heads["mlp,audio=lite:mfcc,hidden=16"][0]
+        result = run.heads["mlp,audio=lite:mfcc,hidden=16"][0]
         with pytest.raises(UsageError, match="seed-0 was trained on other clips or features"):
-            load_head(one, data.only({"audio": ["lite:mfcc"]}))
-        elsewhere = replace(one, file=tmp_path / "seed-0.npz")
+            load_head(result, data.only({"audio": ["lite:mfcc"]}))
+        elsewhere = replace(result, file=tmp_path / "seed-0.npz")
         with pytest.raises(UsageError, match=r"seed-0.safetensors is not there"):
             load_head(elsewhere, data)
         (tmp_path / "seed-0.safetensors").write_bytes(b"no weights")
@@ -70,4 +72,4 @@ class TestRestoredHeads:
             load_head(elsewhere, data)
         other = run.heads["mlp,audio=lite:mfcc+hf:owner_net:waveplot,hidden=16"][0]
         with pytest.raises(UsageError, match="another version of head 'mlp'"):
-            load_head(replace(one, file=other.file), data)
+            load_head(replace(result, file=other.file), data)
