@@ -1,4 +1,4 @@
-"""What is measured on the test split; statistics.py says how sure one can be of it."""
+"""Measures on the test split; statistics.py has their confidence intervals."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +18,8 @@ CALIBRATION_BINS = 15
 
 
 def correct(logits: Logits, truth: Truth, k: int = 1) -> NDArray[np.bool_]:
-    """Whether the target is among the k largest logits; of several classes, whether one of them is. (n, C), truth ->
-    bool (n,). Ties go against the target."""
+    """Whether the true class, or one of several, is among the k largest logits. (n, C), truth -> bool (n,). Ties count
+    as wrong."""
     if truth.ndim == 1:
         own = np.take_along_axis(logits, truth[:, None], axis=1)
         return (logits >= own).sum(axis=1) <= k  # counts the target itself
@@ -29,17 +29,24 @@ def correct(logits: Logits, truth: Truth, k: int = 1) -> NDArray[np.bool_]:
 
 
 def all_correct(targets: Targets, logits: Logits, truth: Sequence[Truth]) -> NDArray[np.bool_]:
-    """Whether every target of a clip is right at once: (n, width), a truth a target -> bool (n,). EPIC-KITCHENS'
-    top-1 action accuracy is the mean of this for verb and noun."""
-    return np.logical_and.reduce([correct(*each) for each in zip(targets.split(logits), truth, strict=True)])
+    """Whether every target of a clip is right: (n, width), one truth per target -> bool (n,). Its mean for verb and
+    noun is EPIC-KITCHENS' top-1 action accuracy."""
+    return np.logical_and.reduce([correct(*target) for target in zip(targets.split(logits), truth, strict=True)])
 
 
 def jointly_correct(parts: Sequence[Logits], truth: Sequence[NDArray[np.int64]], k: int) -> NDArray[np.bool_]:
-    """Whether the true combination of classes is among the k likeliest, by the product of their probabilities, as
-    EPIC-KITCHENS scores actions. A part (n, C_t) and a truth (n,) a target -> bool (n,). Ties go against the truth.
+    """Whether the true combination of classes is among the k likeliest by the product of probabilities, as
+    EPIC-KITCHENS scores actions. Ties count as wrong.
 
-    Only combinations of each target's k likeliest classes are looked at: with a class beyond them there are k better
-    ones.
+    Only combinations of each target's k likeliest classes are compared: any other has k better ones.
+
+    Args:
+        parts: logits (n, C) per target.
+        truth: class numbers (n,) per target.
+        k: how many combinations count.
+
+    Returns:
+        bool (n,).
     """
     own = np.zeros(len(truth[0]))
     best = np.zeros((len(own), 1))
@@ -53,32 +60,32 @@ def jointly_correct(parts: Sequence[Logits], truth: Sequence[NDArray[np.int64]],
 
 
 def evaluate(targets: Targets, logits: Logits, truth: Sequence[Truth]) -> dict[str, float]:
-    """Every measure of every target, as a share of 1 but for `nll` (nats). logits (n, width), truth a target each.
+    """Every measure of every target, as a share of 1, `nll` in nats. logits (n, width), one truth per target.
 
-    Of one class a clip: `top1`; `macro`, its mean over the classes that occur; `nll`, the mean negative
+    With one class per clip: `top1`; `macro`, its mean over the classes that occur; `nll`, the mean negative
     log-likelihood; `macro_f1`, the mean over the classes that occur of F1; `ece` (see `calibration_error`); `top5`
-    above five classes. Of several: `hit1`, the class of the largest logit is one of the clip's;
+    above five classes. With several: `hit1`, the class of the largest logit is one of the clip's;
     `map`, `f1`, `subset`, `lwlrap` (see `multi_label_metrics`). Of several targets, named `<target>_top1` and so on,
     and `<joint>_top1`, all of them right; `<joint>_top5` (see `jointly_correct`).
     """
     parts = targets.split(logits)
-    by_target = [_of_target(*each) for each in zip(targets, parts, truth, strict=True)]
+    by_target = [_target_metrics(*target) for target in zip(targets, parts, truth, strict=True)]
     if len(targets) == 1:
         return by_target[0]
     measured = {targets.measure: float(all_correct(targets, logits, truth).mean())}
     if targets.has_joint_top5:
         measured[f"{targets.joint}_top5"] = float(jointly_correct(parts, truth, k=5).mean())
-    for target, each in zip(targets, by_target, strict=True):
-        measured |= {f"{target.name}_{name}": value for name, value in each.items()}
+    for target, values in zip(targets, by_target, strict=True):
+        measured |= {f"{target.name}_{name}": value for name, value in values.items()}
     return measured
 
 
-def _of_target(target: LearnedTarget, logits: Logits, truth: Truth) -> dict[str, float]:
+def _target_metrics(target: LearnedTarget, logits: Logits, truth: Truth) -> dict[str, float]:
     return multi_label_metrics(logits, truth, target.sigmoid) if target.several else single_label_metrics(logits, truth)
 
 
 def single_label_metrics(logits: Logits, truth: NDArray[np.int64]) -> dict[str, float]:
-    """Measures of a target with one class a clip: (n, C), (n,)."""
+    """Measures of a target with one class per clip: (n, C), (n,)."""
     hits = correct(logits, truth)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_likelihood = np.take_along_axis(
@@ -97,7 +104,7 @@ def single_label_metrics(logits: Logits, truth: NDArray[np.int64]) -> dict[str, 
 
 
 def multi_label_metrics(logits: Logits, truth: NDArray[np.bool_], sigmoid: bool) -> dict[str, float]:
-    """Measures of a target with any number of classes a clip: (n, C), bool (n, C).
+    """Measures of a target with any number of classes per clip: (n, C), bool (n, C).
 
     `f1` is micro-averaged over clips and classes, `subset` the share of clips of which exactly the true classes are
     predicted; predicted are the classes of probability 0.5 or more, with softmax the one of the largest logit. `map` is
@@ -115,9 +122,9 @@ def multi_label_metrics(logits: Logits, truth: NDArray[np.bool_], sigmoid: bool)
 
 
 def mean_average_precision(scores: Logits, truth: NDArray[np.bool_]) -> float:
-    """Mean over the classes that occur of scikit-learn's average precision. (n, C), bool (n, C)."""
-    found = np.flatnonzero(truth.any(axis=0))
-    return float(np.mean([average_precision_score(truth[:, each], scores[:, each]) for each in found]))
+    """scikit-learn's average precision, the mean over the classes that occur. (n, C), bool (n, C)."""
+    classes = np.flatnonzero(truth.any(axis=0))
+    return float(np.mean([average_precision_score(truth[:, number], scores[:, number]) for number in classes]))
 
 
 def mean_probabilities(targets: Targets, logits: Sequence[Logits]) -> list[NDArray[np.float64]]:
@@ -138,14 +145,14 @@ def _probabilities(logits: Logits, sigmoid: bool) -> NDArray[np.float64]:
 
 
 def log_softmax(logits: Logits) -> NDArray[np.float64]:
-    """Logarithms of probabilities. (n, C) -> float64 (n, C)."""
+    """Log-probabilities. (n, C) -> float64 (n, C)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # type: ignore[no-any-return]
 
 
 def calibration_error(logits: Logits, truth: NDArray[np.int64]) -> float:
-    """Expected calibration error of the likeliest class (Guo et al. 2017): by how much its softmax probability differs
-    from the share of clips that it is right of, in bins of equal width, weighted by their clips. (n, C), (n,)."""
+    """Expected calibration error of the likeliest class (Guo et al. 2017): the difference of its softmax probability
+    and its accuracy, in bins of equal width, weighted by their clips. (n, C), (n,)."""
     confidence = np.exp(log_softmax(logits).max(axis=1))
     member = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     gap = np.bincount(member, weights=confidence - (logits.argmax(axis=1) == truth))
@@ -153,8 +160,8 @@ def calibration_error(logits: Logits, truth: NDArray[np.int64]) -> float:
 
 
 def per_class(logits: Logits, truth: Truth, classes: Sequence[str]) -> pd.DataFrame:
-    """By class, in the order of `classes`: `clips` that have it, and `accuracy`, the share of them that are right (as
-    `correct` has it), NaN where there are none. (n, C), truth."""
+    """One row per class, in the order of `classes`: the number of its `clips`, and their `accuracy` as of `correct`,
+    NaN without clips. (n, C), truth."""
     members = truth[:, None] == np.arange(len(classes)) if truth.ndim == 1 else truth
     clips = members.sum(axis=0)
     right = correct(logits, truth) @ members.astype(np.float64)
@@ -163,8 +170,8 @@ def per_class(logits: Logits, truth: Truth, classes: Sequence[str]) -> pd.DataFr
 
 
 def confusion(logits: Logits, truth: Truth) -> NDArray[np.float64]:
-    """(C, C): row = true class, column = share of its clips predicted as; rows of classes without clips are 0. A clip
-    of several classes is in the row of each of them, on the diagonal where the predicted class is any of them."""
+    """Confusion matrix (C, C): the share of the clips of a row's class that are predicted as a column's; 0 for classes
+    without clips. A clip of several classes is in the row of each, on the diagonal where any of them is predicted."""
     guess = logits.argmax(axis=1)
     counts = np.zeros((logits.shape[1], logits.shape[1]))
     if truth.ndim == 1:

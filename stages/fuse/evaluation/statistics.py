@@ -1,9 +1,9 @@
-"""How sure one can be of a row of a results table, and of the difference between two rows.
+"""Confidence intervals of a results table's rows, and tests of the difference between two.
 
 Seeds and test clips both vary, and clips of one group (a source video, a scene) are not independent. What is estimated
 is the expectation over new seeds and new groups of clips. In simulations with 40 groups and 5 seeds, whose accuracies
-spread by up to 3 points, intervals of 95 % hold it 93 to 97 times of 100, and tests at 5 % reject a true null 3.5 to
-6.5 times of 100.
+spread by up to 3 points, intervals of 95 % cover it in 93 to 97 % of trials, and tests at 5 % reject a true null in 3.5
+to 6.5 %.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from scipy.special import expit, logit
 from avfuse.features.errors import UsageError
 
 FEW_GROUPS = 30
-"""With fewer groups of test clips than this intervals and tests are rough, and tables say so."""
+"""With fewer groups of test clips intervals and tests are rough, and tables say so."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,29 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """How much better one row is than another, as a share of 1, with its confidence interval and the p value of no
-    difference."""
+    """The difference of two rows' accuracies, as a share of 1."""
 
     difference: float
+    """The first row's accuracy less the second's."""
     low: float
+    """Lower bound of the confidence interval."""
     high: float
+    """Upper bound."""
     p: float
+    """p value of no difference."""
 
 
 @dataclass(frozen=True)
 class _Estimate:
-    """A mean with its standard error, the degrees of freedom of that, and how many groups of equal sizes would tell as
-    much."""
+    """A mean over seeds and clips."""
 
     mean: float
     error: float
+    """Standard error; infinite where all clips are of one group."""
     degrees: float
+    """Degrees of freedom of the error."""
     groups: float
+    """Effective number of groups."""
 
     def half_width(self, level: float) -> float:
         return float(stats.t.isf((1 - level) / 2, self.degrees) * self.error)
@@ -63,74 +68,71 @@ class _Estimate:
 def interval(hits: NDArray[Any], groups: NDArray[Any], level: float = 0.95) -> Interval:
     """The accuracy of a head with its confidence interval, over new seeds and new groups of clips.
 
-    A t interval on the scale of log-odds, as near 0 and 1 an accuracy errs more to one side. Its variance is that of
-    two crossed random factors, seed and group. The part of groups is a jackknife over groups, which allows for groups
-    of unequal sizes, with one degree of freedom less than Kish's effective number of groups. The part of seeds is the
-    variance of their accuracies less what finitely many clips add to it, never below 0. Satterthwaite's formula joins
-    their degrees of freedom.
+    A t interval on the log-odds scale, as errors are skewed near 0 and 1. The variance has two crossed random factors,
+    seed and group. The group component is a jackknife over groups, which allows for unequal sizes, with Kish's
+    effective number of groups less one as degrees of freedom. The seed component is the variance of their accuracies
+    less the contribution of finitely many clips, at least 0. Satterthwaite's formula joins their degrees of freedom.
 
-    Where no variance is to be seen, as where every clip or none is right, the bounds are the exact binomial ones
-    (Clopper and Pearson 1934) of as many trials as there are effective groups. One group says nothing: its interval is
-    0 to 1.
+    Without any variance, as where every clip or none is right, the bounds are the exact binomial ones (Clopper and
+    Pearson 1934) of as many trials as there are effective groups. The interval of a single group is 0 to 1.
 
     Args:
-        hits: (S, n), whether each seed got each clip right: 0 or 1, or a share. How much seeds vary is unknown of a
-            single one: its interval is that of this trained head on new groups of clips.
-        groups: (n,), the group of each clip. Every clip counts alike, so that larger groups weigh more.
-        level: how often such an interval holds the expected accuracy.
+        hits: (S, n), whether each seed got each clip right: 0 or 1, or a share. The variance of seeds is unknown with
+            one seed: the interval is then of this trained head on new groups of clips.
+        groups: (n,), the group of each clip. Every clip has the same weight.
+        level: confidence level.
 
     Raises UsageError for arrays that do not fit each other.
 
     Sources: Satterthwaite 1946; MacKinnon, Nielsen and Webb 2023 (jackknife over clusters); Carter, Schnepel and
     Steigerwald 2017 (effective number of clusters).
     """
-    found = _estimate(hits, groups)
-    if np.isinf(found.error):
-        return Interval(found.mean, 0.0, 1.0)
-    if np.isclose(found.error, 0):
-        right, tail = found.mean * found.groups, (1 - level) / 2
-        wrong = found.groups - right
+    estimate = _estimate(hits, groups)
+    if np.isinf(estimate.error):
+        return Interval(estimate.mean, 0.0, 1.0)
+    if np.isclose(estimate.error, 0):
+        right, tail = estimate.mean * estimate.groups, (1 - level) / 2
+        wrong = estimate.groups - right
         low = float(stats.beta.ppf(tail, right, wrong + 1)) if right > 0 else 0.0
         high = float(stats.beta.ppf(1 - tail, right + 1, wrong)) if wrong > 0 else 1.0
-        return Interval(found.mean, low, high)
-    half = found.half_width(level) / (found.mean * (1 - found.mean))
-    low, high = expit(logit(found.mean) + np.array([-half, half]))
-    return Interval(found.mean, float(low), float(high))
+        return Interval(estimate.mean, low, high)
+    half = estimate.half_width(level) / (estimate.mean * (1 - estimate.mean))
+    low, high = expit(logit(estimate.mean) + np.array([-half, half]))
+    return Interval(estimate.mean, float(low), float(high))
 
 
 def difference_interval(values: NDArray[Any], groups: NDArray[Any], level: float = 0.95) -> Interval:
-    """The same for values between -1 and 1, such as differences of hits, on their own scale. (S, n), (n,)."""
+    """`interval` of values between -1 and 1, such as differences of hits, on their own scale. (S, n), (n,)."""
     return _estimate(values, groups).span(level)
 
 
 def paired_test(one: NDArray[Any], other: NDArray[Any], groups: NDArray[Any], level: float = 0.95) -> PairedTest:
-    """Whether two heads differ in expected accuracy, from their hits (S, n) on the same clips with the same seeds.
+    """Test whether two heads differ in expected accuracy, from their hits (S, n) on the same clips with the same seeds.
 
-    The t test of their differences that belongs to `difference_interval`: both seeds and groups of clips vary.
-    `difference` is the accuracy of one less that of the other. Where all groups differ by exactly the same there is no
-    variance to see, and p is that of flipped signs, 2^(1 - G) for G effective groups.
+    The paired t test that belongs to `difference_interval`: seeds and groups of clips both vary. Without any variance,
+    where all groups differ by exactly the same, p is that of flipped signs, 2^(1 - G) for G effective groups.
 
     Raises UsageError for arrays that do not fit each other.
     """
-    found = _estimate(_differences(one, other), groups)
-    span = found.span(level)
-    if found.error == 0:
-        p = 2 ** (1 - found.groups) if found.mean else 1.0
+    estimate = _estimate(_differences(one, other), groups)
+    span = estimate.span(level)
+    if estimate.error == 0:
+        p = 2 ** (1 - estimate.groups) if estimate.mean else 1.0
     else:
-        p = float(2 * stats.t.sf(abs(found.mean) / found.error, found.degrees))
+        p = float(2 * stats.t.sf(abs(estimate.mean) / estimate.error, estimate.degrees))
     return PairedTest(span.mean, span.low, span.high, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values of one table's tests, adjusted so that the chance of any false finding among them is bounded (Holm)."""
+    """Holm's adjustment of the p values of one table's tests."""
     from statsmodels.stats.multitest import multipletests  # takes over a second to import
 
     return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []  # type: ignore[no-any-return]
 
 
 def few_groups_warning(groups: NDArray[Any], clips: str = "test clips") -> str | None:
-    """What a table says of intervals over fewer than FEW_GROUPS groups, (n,) one a clip; None where they are enough.
-    clips: which they are."""
+    """Warning about intervals over fewer than FEW_GROUPS groups; None with enough. groups: (n,), one per clip. clips:
+    their name in the warning."""
     count = len(pd.unique(groups))
     if count >= FEW_GROUPS:
         return None
@@ -138,7 +140,7 @@ def few_groups_warning(groups: NDArray[Any], clips: str = "test clips") -> str |
 
 
 def _estimate(values: NDArray[Any], groups: NDArray[Any]) -> _Estimate:
-    """The mean of values (S, n) over seeds and clips; its error is infinite where all clips are of one group."""
+    """Mean of values (S, n) over seeds and clips, with its error."""
     sums, sizes = _group_sums(values, groups)
     seeds, count = sums.shape
     clips = sizes.sum()
@@ -162,18 +164,18 @@ def _estimate(values: NDArray[Any], groups: NDArray[Any]) -> _Estimate:
 def _differences(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
     one, other = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     if one.shape != other.shape:
-        shapes = " and ".join(f"{' seeds x '.join(map(str, each.shape))} clips" for each in (one, other))
+        shapes = " and ".join(f"{' seeds x '.join(map(str, hits.shape))} clips" for hits in (one, other))
         raise UsageError(f"rows of {shapes} cannot be compared: they need the same seeds and the same test clips")
     return one - other  # type: ignore[no-any-return]
 
 
 def _group_sums(values: NDArray[Any], groups: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(S, n), (n,) -> sums (S, G) and sizes (G,) of groups."""
+    """Sums (S, G) and sizes (G,) of groups. values (S, n), groups (n,)."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or not values.size:
         raise UsageError(f"hits of shape {values.shape} are not (seeds, clips): give a row of hits for each seed")
     if len(groups) != values.shape[1]:
         raise UsageError(f"{len(groups)} groups for {values.shape[1]} clips: give the group of every clip")
     member, names = pd.factorize(np.asarray(groups))
-    sums = np.array([np.bincount(member, weights=each, minlength=len(names)) for each in values], dtype=np.float64)
+    sums = np.array([np.bincount(member, weights=seed, minlength=len(names)) for seed in values], dtype=np.float64)
     return sums, np.bincount(member).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Parts of a test split that benchmarks report apart: participants not seen in training, and the tail of rare classes.
+"""Subsets of the test split that benchmarks report: participants not seen in training, and rare (tail) classes.
 
 EPIC-KITCHENS-100's action recognition challenge has both (Damen et al., "Rescaling Egocentric Vision", 2022).
 """
@@ -19,19 +19,19 @@ _KITCHEN_VIDEO = r"(P\d{2,})_\d+"
 
 
 def participants(table: pd.DataFrame) -> pd.Series | None:
-    """Who recorded each clip: column `participant_id`, or else what groups that are all ids of EPIC-KITCHENS' videos
-    begin with (P01 of P01_11). None where neither is there."""
+    """Participant of each clip: column `participant_id`, or the prefix of groups that are all ids of EPIC-KITCHENS'
+    videos (P01 of P01_11). None without either."""
     if "participant_id" in table:
         return table["participant_id"]
-    found = table["group"].str.extract(f"^{_KITCHEN_VIDEO}$", expand=False)
-    return None if found.isna().any() else found
+    prefixes = table["group"].str.extract(f"^{_KITCHEN_VIDEO}$", expand=False)
+    return None if prefixes.isna().any() else prefixes
 
 
 def tail_classes(labels: pd.Series, share: float = TAIL_SHARE) -> set[str]:
-    """The smallest classes that together have no more than `share` of the labels.
+    """The smallest classes that together have at most `share` of the labels.
 
-    A class without a training clip is not among them, nor is one in EPIC-KITCHENS-100's lists. Of classes of one size
-    at the border those first in the alphabet are.
+    Classes without a training clip are not among them, as in EPIC-KITCHENS-100's lists. Ties at the border go by the
+    alphabet.
     """
     counts = labels.value_counts().sort_index().sort_values(kind="stable")
     return set(counts.index[counts.cumsum() <= share * counts.sum()])
@@ -40,30 +40,33 @@ def tail_classes(labels: pd.Series, share: float = TAIL_SHARE) -> set[str]:
 def subsets(
     targets: Targets, train: pd.DataFrame, test: pd.DataFrame, tail: Mapping[str, Collection[str]] | None = None
 ) -> dict[str, NDArray[np.bool_]]:
-    """Which test clips are in which subset, (n_test,), by name; a subset that the tables do not tell of is left out.
+    """Membership of test clips, bool (n_test,), by subset; without subsets that the tables do not define.
 
-    * `unseen`: of participants who have no training clip.
-    * `tail_<target>`, or `tail` of a single target: of its tail classes (see `tail_classes`). A target of several
-      classes a clip has none.
+    * `unseen`: participants without a training clip.
+    * `tail_<target>`, or `tail` of a single target: its tail classes (see `tail_classes`). Targets of several classes
+      per clip have none.
     * `tail_<joint>`, such as `tail_action`: in the tail of any target, where each has one.
 
     Args:
-        train, test: rows of a manifest's table. train: every labelled clip but those of test, those set aside for
-            validation among them.
+        targets: of the data set.
+        train: rows of a manifest's table, all labelled clips but those of test, validation included.
+        test: rows of the test clips.
         tail: names of tail classes by target, where a benchmark lists them (EPIC_100_tail_verbs.csv).
 
-    Raises UsageError for a class in `tail` that is none of its target's.
+    Raises UsageError for an unknown class in `tail`.
     """
     tail = tail or {}
-    found = {}
-    who, whose = participants(train), participants(test)
-    if who is not None and whose is not None:
-        found["unseen"] = ~whose.isin(who.unique()).to_numpy(dtype=bool)
-    tails = {each.name: _in_tail(each, train, test, tail.get(each.name)) for each in targets if not each.several}
-    found |= {f"tail_{name}" if len(targets) > 1 else "tail": each for name, each in tails.items()}
+    members = {}
+    train_participants, test_participants = participants(train), participants(test)
+    if train_participants is not None and test_participants is not None:
+        members["unseen"] = ~test_participants.isin(train_participants.unique()).to_numpy(dtype=bool)
+    tails = {
+        target.name: _in_tail(target, train, test, tail.get(target.name)) for target in targets if not target.several
+    }
+    members |= {f"tail_{name}" if len(targets) > 1 else "tail": in_tail for name, in_tail in tails.items()}
     if len(tails) == len(targets) > 1:
-        found[f"tail_{targets.joint}"] = np.logical_or.reduce(list(tails.values()))
-    return found
+        members[f"tail_{targets.joint}"] = np.logical_or.reduce(list(tails.values()))
+    return members
 
 
 def subset_accuracies(
@@ -72,7 +75,11 @@ def subset_accuracies(
     """Accuracy within each subset that has clips: `unseen_action_top1`, `unseen_verb_top1`, `tail_verb_top1` and so on,
     or `unseen_top1` and `tail_top1` of a single target. A target's tail is measured by that target alone.
 
-    logits (n, width), truth a target each, parts as of `subsets`.
+    Args:
+        targets: of the data set.
+        logits: (n, width).
+        truth: one per target.
+        parts: membership of the clips, as of `subsets`.
     """
     several = len(targets) > 1
     right = {targets.joint: (targets.measure, all_correct(targets, logits, truth))} if several else {}

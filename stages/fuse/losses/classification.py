@@ -1,4 +1,4 @@
-"""The loss of all targets of a clip."""
+"""Classification losses: cross-entropy per target, and their mean."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,15 @@ from avfuse.stages.fuse.data.targets import LearnedTarget, Targets
 
 
 def multi_target_loss(targets: Targets, logits: Tensor, truth: Sequence[Tensor], smoothing: float = 0.0) -> Tensor:
-    """Mean over targets, as AVT has it for verb and noun. logits (B, width), truth one tensor a target; smoothing of
-    labels. A scalar."""
-    losses = [_loss(*each, smoothing) for each in zip(targets, targets.split(logits), truth, strict=True)]
+    """Mean loss over targets, as in AVT for verb and noun; a scalar.
+
+    Args:
+        targets: of the data set.
+        logits: (B, width).
+        truth: one tensor per target, as in `Targets`.
+        smoothing: label smoothing.
+    """
+    losses = [_loss(*target, smoothing) for target in zip(targets, targets.split(logits), truth, strict=True)]
     return sum(losses[1:], start=losses[0]) / len(losses)
 
 

@@ -12,17 +12,20 @@ TEMPERATURE = 0.07
 
 
 class EmbeddedClips(NamedTuple):
-    """Clips of a batch in the common space: `video` and `audio` (B, 256) of unit length, and whether the clip has each,
-    bool (B,). What stands in the rows of clips without the modality means nothing and is never used."""
+    """Clips of a batch in the joint embedding. Rows of clips without the modality are meaningless and never used."""
 
     video: Tensor
+    """(B, 256), unit length."""
     audio: Tensor
+    """(B, 256), unit length."""
     has_video: Tensor
+    """bool (B,)."""
     has_audio: Tensor
+    """bool (B,)."""
 
     @property
     def both(self) -> Tensor:
-        """bool (B,): the clips that can be paired."""
+        """Clips with both modalities, bool (B,)."""
         return self.has_video & self.has_audio
 
 
@@ -30,7 +33,7 @@ class JointEmbedding(nn.Module):
     """g_V and g_A of AVT's equation 2: a linear layer per modality to 256 dimensions, then unit length.
 
     video (B, D_video), audio (B, D_audio), has_video and has_audio bool (B,), each modality before fusion ->
-    EmbeddedClips. Where a clip lacks a modality its row may be NaN.
+    EmbeddedClips. The row of a clip without the modality may be NaN.
     """
 
     def __init__(self, video_dim: int, audio_dim: int) -> None:
@@ -48,16 +51,16 @@ class JointEmbedding(nn.Module):
 
 
 def similarity(embedded: EmbeddedClips) -> Tensor:
-    """Cosines over the temperature (B, B): a row per clip's sound, a column per clip's picture."""
+    """Cosine similarities over the temperature, (B, B): rows are sounds, columns pictures."""
     return embedded.audio @ embedded.video.T / TEMPERATURE
 
 
 def audio_video_contrast(embedded: EmbeddedClips, labels: Tensor | None = None) -> Tensor:
-    """AVC: cross-entropy of finding a clip's picture by its sound and its sound by its picture, the mean of the two.
+    """AVC: mean cross-entropy of retrieving a clip's picture by its sound and its sound by its picture.
 
-    AVT's equation 2 as ALBEF (arXiv 2107.07651), which it follows, has it: inside the exponential, where the printed
-    formula has a temperature that cancels. Only clips with both modalities take part. With labels int64 (B,), as in
-    MMT, every pair of one class is right and each of them equally.
+    AVT's equation 2, with the temperature inside the exponential as in ALBEF (arXiv 2107.07651), which it follows; in
+    the printed formula it cancels. Only clips with both modalities take part. With labels int64 (B,), as in MMT, every
+    pair of one class is positive with equal weight.
 
     Returns a scalar; 0, with a gradient of 0, for fewer than two clips.
     """
@@ -70,10 +73,10 @@ def audio_video_contrast(embedded: EmbeddedClips, labels: Tensor | None = None) 
 
 
 def intra_modality_contrast(embedded: EmbeddedClips, labels: Tensor) -> Tensor:
-    """IMC: the supervised contrastive loss inside each modality, the mean of the two. labels int64 (B,).
+    """IMC: mean of the supervised contrastive losses inside each modality. labels int64 (B,).
 
-    L_out of Khosla et al., "Supervised Contrastive Learning" (arXiv 2004.11362, equation 2). A clip that is alone with
-    its class has nothing to be near to: it is only what others are to be far from.
+    L_out of Khosla et al., "Supervised Contrastive Learning" (arXiv 2004.11362, equation 2). The only clip of its class
+    is a negative of others and no anchor.
 
     Returns a scalar; a modality in which no two clips share a class adds 0.
     """
@@ -83,7 +86,7 @@ def intra_modality_contrast(embedded: EmbeddedClips, labels: Tensor) -> Tensor:
 
 
 def recall_at_1(embedded: EmbeddedClips) -> float:
-    """The share of sounds whose own picture is the nearest, among clips with both; NaN where there is none."""
+    """Share of sounds whose own picture is the nearest, among clips with both modalities; NaN without any."""
     both = embedded.both
     logits = similarity(embedded)[both][:, both]
     if not len(logits):
@@ -103,8 +106,8 @@ def _same(labels: Tensor) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
-    """Against targets that are uniform over a row's positives, bool like logits (R, C). Rows without are left out, and
-    with no row left the loss is 0 and still has a gradient."""
+    """Cross-entropy against targets that are uniform over a row's positives. logits (R, C), positive bool (R, C). Rows
+    without positives are skipped; with none left the loss is 0 and still has a gradient."""
     anchors = positive.any(dim=1)
     positive, log_likelihood = positive[anchors], logits[anchors].log_softmax(dim=1)
     of_positives = torch.where(positive, log_likelihood, 0).sum(dim=1) / positive.sum(dim=1)

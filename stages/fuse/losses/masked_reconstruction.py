@@ -1,4 +1,4 @@
-"""What masked learning hides of a clip, and how well a head makes it out again: AVT's MASegm and MAV (equation 6)."""
+"""Masked learning: hide input, reconstruct it from fused tokens. AVT's MASegm and MAV (equation 6)."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -29,10 +29,10 @@ from avfuse.stages.fuse.losses.reconstruction import (
 
 
 class MaskedReconstruction(nn.Module):
-    """Decoders of fused tokens, and what they are to give where the input was hidden.
+    """Decoders of fused tokens, and their errors where the input was hidden.
 
-    Of the sound whole segments are hidden or single tokens, of the picture always single tokens; never those that stand
-    before a grid (CLS and its like), and none of padding. Clips that lack a modality have nothing of it hidden.
+    Sound is hidden in whole segments or single tokens, pictures in single tokens. Tokens before a grid (CLS,
+    distillation), padding and missing modalities are never hidden.
     """
 
     def __init__(
@@ -42,7 +42,16 @@ class MaskedReconstruction(nn.Module):
         mask: Literal["segments", "random"],
         banks: FilterBanks | None,
     ) -> None:
-        """dims: of fused tokens, by modality. Raises UsageError without banks, or where sound has no known grid."""
+        """Build the decoders.
+
+        Args:
+            shapes: of the modalities.
+            dims: of fused tokens, by modality.
+            mask: how sound is hidden.
+            banks: of all clips.
+
+        Raises UsageError without banks, or for sound without a known grid.
+        """
         super().__init__()
         cells = shapes["audio"].grid
         if cells is None:
@@ -55,20 +64,20 @@ class MaskedReconstruction(nn.Module):
         self.video = VideoDecoder(dims["video"], shapes["video"].dim)
 
     def draw(self, index: Tensor, has: Mapping[str, Tensor], draws: torch.Generator) -> dict[str, Tensor]:
-        """Which tokens of the clips at index (B,) are hidden, bool (B, T) by modality, without those before the grid.
-        has: which clips have it, bool (B,) by modality."""
+        """Draw masks of the clips at index (B,): bool (B, T) by modality, without tokens before the grid. has: bool
+        (B,) by modality, which clips have it."""
         if self.mask == "segments":
             boundaries = self.banks.boundaries[index]
             columns = masked_columns(boundaries, draw_segment_mask(boundaries, draws), self.grid)
             audio = columns_to_tokens(columns, self.grid)
         else:
             audio = draw_mask(self._maskable(index), draws)
-        cells = self.shapes["video"].length - self.shapes["video"].prefix
-        video = draw_mask(has["video"][:, None].expand(-1, cells), draws)
+        count = self.shapes["video"].length - self.shapes["video"].prefix
+        video = draw_mask(has["video"][:, None].expand(-1, count), draws)
         return {"audio": audio & has["audio"][:, None], "video": video}
 
     def hide(self, prepared: Mapping[str, Tensor], hidden: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Standardised tokens (B, T, D) with 0 where they are hidden: what the mean token is."""
+        """Standardised tokens (B, T, D) with 0, the mean, where they are hidden."""
         return {
             name: tokens.masked_fill(F.pad(hidden[name], (self.shapes[name].prefix, 0))[:, :, None], 0)
             for name, tokens in prepared.items()
@@ -77,20 +86,27 @@ class MaskedReconstruction(nn.Module):
     def errors(
         self, fused: Mapping[str, Tensor], cached_video: Tensor, index: Tensor, hidden: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Mean squared errors where input was hidden, scalars: of sound to the filter bank, of the picture to the
-        cached tokens after layer normalisation. fused (B, T, d) by modality; cached_video (B, T, D)."""
-        behind = {name: tokens[:, self.shapes[name].prefix :] for name, tokens in fused.items()}
-        banks = self.banks.rows[index].to(behind["audio"].dtype).transpose(1, 2)
+        """Mean squared errors where input was hidden, a scalar by modality: sound against the filter bank, pictures
+        against the layer-normalised cached tokens.
+
+        Args:
+            fused: (B, T, d) by modality.
+            cached_video: (B, T, D).
+            index: (B,), the clips.
+            hidden: masks of `draw`.
+        """
+        cells = {name: tokens[:, self.shapes[name].prefix :] for name, tokens in fused.items()}
+        banks = self.banks.rows[index].to(cells["audio"].dtype).transpose(1, 2)
         pixels = masked_pixels(hidden["audio"], self.grid, self.banks.valid_frames[index])
         target = layer_normalised(cached_video[:, self.shapes["video"].prefix :])
         return {
-            "audio": masked_mse(self.audio(behind["audio"]), banks, pixels),
-            "video": masked_mse(self.video(behind["video"]), target, hidden["video"]),
+            "audio": masked_mse(self.audio(cells["audio"]), banks, pixels),
+            "video": masked_mse(self.video(cells["video"]), target, hidden["video"]),
         }
 
     def count_too_short(self, clips: Tensor) -> int:
-        """How many of the clips at these indices have sound, but less than the middle of a token's column, so that
-        nothing of it is ever hidden."""
+        """Number of the clips at these indices whose sound ends before the middle of a token's column: it is never
+        hidden."""
         return int(count_unmasked(self._maskable(clips), self.banks.present[clips]))
 
     def _maskable(self, index: Tensor) -> Tensor:

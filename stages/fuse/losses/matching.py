@@ -1,4 +1,4 @@
-"""AVT's audio-video matching, AVM (equation 5): do this picture and this sound belong together?"""
+"""AVT's audio-video matching, AVM (equation 5): whether a picture and a sound are of one clip."""
 
 from typing import Literal, NamedTuple
 
@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 
 class Pairs(NamedTuple):
-    """Pairs to fuse: which clip of the batch gives the picture, which the sound, int64 (P,), and whether the two are
-    one clip, bool (P,)."""
+    """Pairs to fuse."""
 
     video: Tensor
+    """Index of the clip that gives the picture, int64 (P,)."""
     audio: Tensor
+    """Index of the clip that gives the sound, int64 (P,)."""
     is_match: Tensor
+    """Whether the two are one clip, bool (P,)."""
 
 
 @torch.no_grad()
@@ -24,20 +26,22 @@ def draw_pairs(
     negatives: Literal[1, 2] = 2,
     labels: Tensor | None = None,
 ) -> Pairs | None:
-    """Every clip with itself, and hard negatives drawn from the batch.
+    """Positive pairs, each clip with itself, and hard negatives drawn from the batch.
 
     A clip's sound gets another clip's picture, and its picture another clip's sound, each drawn with probabilities
-    softmax(similarity) over the other clips; with one negative a clip, a coin decides which of the two it gets. What is
-    drawn depends on the generator and its device, not on the device of the similarities.
+    softmax(similarity) over the other clips; with one negative per clip, a coin decides which of the two it gets. Draws
+    depend on the generator and its device, not on the device of the similarities.
 
     Args:
-        similarity: logits (B, B), a row per clip's sound, a column per clip's picture.
-        both: bool (B,), the clips that have both modalities. Others take no part.
-        labels: int64 (B,). Given, a clip of the same class is no negative.
+        similarity: logits (B, B), rows are sounds, columns pictures.
+        both: bool (B,), clips with both modalities; others take no part.
+        generator: draws the negatives.
+        negatives: per clip.
+        labels: int64 (B,); with them clips of the same class are no negatives.
 
     Returns:
-        Matches first, then negatives. A clip of which no other is a negative has none. None where no clip has any, as
-        in a batch of fewer than two.
+        Matches first, then negatives. Clips without a possible negative have none. None where no clip has any, as in a
+        batch of fewer than two.
     """
     clips = both.nonzero().squeeze(1)
     logits = similarity[clips][:, clips]
@@ -50,8 +54,8 @@ def draw_pairs(
     picture, sound = _draw(logits, allowed, generator), _draw(logits.T, allowed, generator)
     gets_picture = gets_sound = drawable
     if negatives == 1:
-        heads = _uniform((len(clips),), generator, clips.device) < 0.5
-        gets_picture, gets_sound = drawable & heads, drawable & ~heads
+        coin = _uniform((len(clips),), generator, clips.device) < 0.5
+        gets_picture, gets_sound = drawable & coin, drawable & ~coin
     video = torch.cat([clips, clips[picture[gets_picture]], clips[gets_sound]])
     audio = torch.cat([clips, clips[gets_picture], clips[sound[gets_sound]]])
     return Pairs(video, audio, torch.arange(len(video), device=clips.device) < len(clips))
@@ -75,8 +79,8 @@ def matching_loss(logits: Tensor, is_match: Tensor) -> Tensor:
 
 
 def _draw(logits: Tensor, allowed: Tensor, generator: torch.Generator) -> Tensor:
-    """A column for each row, with probabilities softmax(logits) over those allowed: the largest of the logits after
-    noise from Gumbel's distribution. (n, n) -> int64 (n,), meaningless where a row allows none."""
+    """Draw a column per row with probabilities softmax(logits) over those allowed, as the largest logit after Gumbel
+    noise. (n, n) -> int64 (n,), meaningless where a row allows none."""
     uniform = _uniform(logits.shape, generator, logits.device).clamp_min(torch.finfo(torch.float32).tiny)
     noisy = logits.float() - (-uniform.log()).log()
     return noisy.masked_fill(~allowed, -torch.inf).argmax(dim=1)

@@ -1,4 +1,4 @@
-"""AVT's masked learning (equation 6): from fused tokens back to what was hidden, and the error there."""
+"""Decoders of AVT's masked learning (equation 6), from fused tokens to the hidden input, and the error there."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from avfuse.features.inputs.filter_bank import FRAMES, MEL_BANDS
 from avfuse.stages.fuse.data.audio_masking import AudioGrid, audio_grid
 
 _CONVOLUTIONS = {(12, 101): ((16, 16), (2, 8)), (6, 50): ((28, 32), (0, 12)), (4, 32): ((32, 32), (0, 0))}
-"""Kernel, and the bins and frames at the end that no kernel reaches."""
+"""By grid: the kernel, and the bins and frames at the end that it does not reach."""
 
 
 class AudioDecoder(nn.Module):
@@ -34,20 +34,21 @@ class VideoDecoder(nn.Linear):
 
 
 def layer_normalised(tokens: Tensor) -> Tensor:
-    """Each token with mean 0 and variance 1 over its dimensions. (B, T, D) -> (B, T, D)."""
+    """Tokens with mean 0 and variance 1 over their dimensions. (B, T, D) -> (B, T, D)."""
     return F.layer_norm(tokens, tokens.shape[-1:])
 
 
 def masked_pixels(mask: Tensor, grid: AudioGrid, valid_frames: Tensor) -> Tensor:
-    """The pixels of the filter bank that hidden tokens are of: token (r, c) of the `patch` bins from r * stride on and
-    the `patch` frames from c * stride on, as far as they are the clip's own.
+    """Pixels of the filter bank that hidden tokens cover: token (r, c) covers `patch` bins from r * stride on and
+    `patch` frames from c * stride on, padding excluded.
 
-    AST's patches overlap: the pixels that a hidden token shares with a seen one count. Those that no token is of (the
+    AST's patches overlap: pixels that a hidden token shares with a visible one count. Those that no token covers (the
     last 2 bins and 8 frames of 12 x 101; the last 2 and 18 of 6 x 50) never do.
 
     Args:
-        mask: bool (B, rows * columns).
-        valid_frames: int64 (B,).
+        mask: bool (B, rows * columns), the hidden tokens.
+        grid: of the tokens.
+        valid_frames: int64 (B,), frames before the padding.
 
     Returns:
         bool (B, 128, 1024).
@@ -61,12 +62,11 @@ def masked_pixels(mask: Tensor, grid: AudioGrid, valid_frames: Tensor) -> Tensor
 
 
 def masked_mse(given: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error where the mask is set: over a clip's masked positions, then over the clips that have any, as
-    in equation 6.
+    """Mean squared error over a clip's masked positions, then over the clips that have any (equation 6).
 
     Args:
-        given: (B, ...), what was reconstructed.
-        target: like it. Unmasked parts, and so all of a clip without the modality, may be NaN.
+        given: (B, ...), the reconstruction.
+        target: in its shape. Unmasked positions may be NaN.
         mask: bool, with the leading dimensions of given: pixels (B, 128, 1024) or tokens (B, T).
 
     Returns:
@@ -79,6 +79,6 @@ def masked_mse(given: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def _covered(tokens: int, pixels: int, grid: AudioGrid, device: torch.device) -> Tensor:
-    """Which pixels along an axis each token is of: float (tokens, pixels) of 0 and 1."""
+    """Pixels along an axis that each token covers: float (tokens, pixels), 0 or 1."""
     offset = torch.arange(pixels, device=device) - torch.arange(tokens, device=device)[:, None] * grid.stride
     return ((offset >= 0) & (offset < grid.patch)).float()
