@@ -1,4 +1,4 @@
-"""The only room that opens media files: reading (`decode`, `probe`) and writing (`write_video`)."""
+"""Reading (`decode`, `probe`) and writing (`write_video`) of media files; nothing else opens them."""
 
 from avfuse.features.media.clip import Frames, Media, Waveform
 from avfuse.features.media.probe import MEDIA_SUFFIXES, MediaInfo, probe

@@ -1,4 +1,4 @@
-"""From the packets of an audio stream to one mono signal on the clip's timeline."""
+"""From the packets of an audio stream to a mono signal on the clip's timeline."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,26 +14,34 @@ from avfuse.features.media.clip import MIN_DECODED_FRACTION, Waveform
 from avfuse.features.media.packets import AnyPacket, ffmpeg_message, to_fraction
 
 MAX_GAP_SECONDS = 3600
-"""A longer hole in the timestamps is damage or a trap: filling it with silence would take any amount of memory."""
+"""A longer gap in the timestamps is damage or a trap: filling it with silence could take any amount of memory."""
 
 _JITTER_SECONDS = Fraction(1, 20)
-"""Timestamps may be off by this much before a jump counts as a gap in the sound: recorders stamp packets as they come,
-so that those of whole, unbroken sound are seen to stray by an AAC packet (23 ms)."""
+"""Smallest jump of the timestamps that counts as a gap: recorders stamp packets on arrival, and those of unbroken sound
+were seen to stray by an AAC packet (23 ms)."""
 
 
 @dataclass(frozen=True)
 class DecodedAudio:
-    """A stretch of sound: float32 (samples,), mono; `start` is where it begins on the container's clock, in seconds.
-
-    expected_start, expected_end: where the packets say that it lies. damage: what the decoder said where it broke off.
-    """
+    """Decoded sound; all times are seconds on the container's clock."""
 
     samples: NDArray[np.float32]
+    """(samples,), mono."""
+
     rate_hz: int
+    """Sampling rate."""
+
     start: Fraction
+    """Time of the first sample."""
+
     expected_start: Fraction
+    """Start by the packets' timestamps."""
+
     expected_end: Fraction
+    """End by the packets' timestamps."""
+
     damage: str | None
+    """The decoder's message where decoding broke off; None when all of it decoded."""
 
     @property
     def end(self) -> Fraction:
@@ -41,17 +49,22 @@ class DecodedAudio:
 
 
 def to_waveform(signal: DecodedAudio, start: Fraction, end: Fraction | None, rate_hz: int | None) -> Waveform:
-    """The sound between two moments of the container's clock, silence where it begins later than `start`.
+    """Cut and resample the sound of a clip; silence fills the time before the first sample.
 
-    Raises ClipError where there is none, or where too little of it decoded before damage.
+    Args:
+        signal: the decoded sound.
+        start, end: of the clip, seconds on the container's clock; an `end` of None is the sound's own.
+        rate_hz: of the waveform; None keeps the file's own.
+
+    Raises ClipError when there is no sound, or too little decoded before damage.
     """
     if signal.damage is not None:
         first = max(start, signal.expected_start)
         last = signal.expected_end if end is None else min(end, signal.expected_end)
-        found = max(min(signal.end, last) - max(signal.start, first), Fraction(0))
-        if found < MIN_DECODED_FRACTION * (last - first):
+        decoded = max(min(signal.end, last) - max(signal.start, first), Fraction(0))
+        if decoded < MIN_DECODED_FRACTION * (last - first):
             whole = f"{float(last - first):.1f} s of sound"
-            raise ClipError("decode", f"only {float(found):.1f} of {whole} can be decoded ({signal.damage})")
+            raise ClipError("decode", f"only {float(decoded):.1f} of {whole} can be decoded ({signal.damage})")
     samples = _cut(signal, start, end)
     if not len(samples):
         raise ClipError("decode", "the audio stream has no samples within the clip")
@@ -64,10 +77,10 @@ def _cut(signal: DecodedAudio, start: Fraction, end: Fraction | None) -> NDArray
     lead = max(0, min(-first, last - first))
     if lead > MAX_GAP_SECONDS * signal.rate_hz:
         raise ClipError("decode", f"the audio stream claims to begin {lead // signal.rate_hz} s late")
-    found = signal.samples[max(first, 0) : max(last, 0)]
-    if not len(found):
-        return found
-    return np.concatenate([np.zeros(lead, dtype=np.float32), found]) if lead else found.copy()
+    samples = signal.samples[max(first, 0) : max(last, 0)]
+    if not len(samples):
+        return samples
+    return np.concatenate([np.zeros(lead, dtype=np.float32), samples]) if lead else samples.copy()
 
 
 def decode_audio(stream: av.audio.stream.AudioStream, packets: Iterable[AnyPacket]) -> DecodedAudio:
@@ -111,7 +124,7 @@ def decode_audio(stream: av.audio.stream.AudioStream, packets: Iterable[AnyPacke
 
 
 class _AudioJoiner:
-    """Audio frames in decoding order, one after the other."""
+    """Concatenates audio frames in decoding order."""
 
     def __init__(self, base: Fraction) -> None:
         self.rate_hz: int | None = None

@@ -1,4 +1,4 @@
-"""What decoding gives: pixels and samples that never lose their time."""
+"""Decoded clips: frames and waveform with their times."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,31 +13,34 @@ from avfuse.features.errors import ClipError, UsageError
 from avfuse.features.media.timeline import TimeSource
 
 MIN_DECODED_FRACTION = 0.8
-"""A damaged clip is used when at least this share of its frames, or of its sound, decodes before the damage."""
+"""Share of a damaged clip's frames, or of its sound, that must decode before the damage for it to be used."""
 
 Sound = Literal["waveform", "silent", "no audio stream", "undecodable", "not asked for"]
-"""What became of a clip's sound."""
+"""Outcome of decoding a clip's sound."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """Video frames that one scheme takes of one clip.
-
-    distinct: rank -> uint8 (H, W, 3), RGB, upright, at native size; frames that several schemes take are shared.
-    indices: int64 (T,), each frame's rank among the displayed frames of the clip. times: float64 (T,), each frame's own
-    start in seconds of the file's timeline. available: how many frames the clip has. time_source: where `times` come
-    from.
-    """
+    """The video frames of one clip that a sampling scheme selects."""
 
     distinct: Mapping[int, NDArray[np.uint8]]
+    """Rank -> uint8 (H, W, 3), RGB, upright, at native size; shared by the schemes of one decode."""
+
     indices: NDArray[np.int64]
+    """(T,), rank of each frame among the displayed frames of the clip."""
+
     times: NDArray[np.float64]
+    """(T,), start of each frame in seconds of the file's timeline."""
+
     available: int
+    """Number of frames in the clip."""
+
     time_source: TimeSource
+    """Where `times` come from."""
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
-        """uint8 (T, H, W, 3). Raises ClipError where the picture's size changes within the clip."""
+        """uint8 (T, H, W, 3). Raises ClipError when the frame size changes within the clip."""
         sizes = {"x".join(map(str, self.distinct[rank].shape[1::-1])) for rank in self.indices.tolist()}
         if len(sizes) > 1:
             raise ClipError("decode", f"the picture's size changes within the clip ({', '.join(sorted(sizes))})")
@@ -45,26 +48,26 @@ class Frames:
 
     @property
     def repeated(self) -> int:
-        """How many of the T frames are repeats, because the clip has too few."""
+        """Number of the T frames that repeat another, because the clip has too few."""
         return len(self.indices) - len(np.unique(self.indices))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Waveform:
-    """Sound of one clip: float32 (samples,), mono (mean of channels), from the clip's start on."""
+    """Sound of one clip, from the clip's start on."""
 
     samples: NDArray[np.float32]
+    """(samples,), mono: the mean of the channels."""
+
     rate_hz: int
+    """Sampling rate."""
 
     @property
     def duration_seconds(self) -> float:
         return len(self.samples) / self.rate_hz
 
     def at_rate(self, rate_hz: int) -> "Waveform":
-        """The same sound with another sampling rate (soxr, high quality), of one sample at least.
-
-        Raises UsageError for a rate below 1.
-        """
+        """Resample (soxr, high quality) to at least one sample. Raises UsageError for a rate below 1."""
         if rate_hz < 1:
             raise UsageError(f"rate_hz={rate_hz}: a rate is at least 1 sample per second")
         if rate_hz == self.rate_hz:
@@ -79,27 +82,35 @@ class Waveform:
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
-    """One decoded clip.
-
-    reader: who decoded the frames, with its revision (`pyav-2`). start: where the clip starts, in seconds of the file's
-    timeline. by_scheme: the frames of each scheme asked for; empty when none was, or when `frames_error` says what is
-    wrong with the picture. waveform: None when it was not asked for, when the file has no audio stream, or when
-    `waveform_error` says what is wrong with it; `sound` tells these apart. notes: what a user should know of a clip
-    that is used all the same, a line each.
-    """
+    """One decoded clip."""
 
     reader: str
+    """The reader that decoded the frames, with its revision (`pyav-2`)."""
+
     start: float
+    """Start of the clip in seconds of the file's timeline."""
+
     by_scheme: Mapping[str, Frames]
+    """Frames by sampling scheme; empty without schemes, or when `frames_error` is set."""
+
     waveform: Waveform | None
+    """None when not requested, without an audio stream, or when `waveform_error` is set; `sound` says which."""
+
     has_audio: bool
+    """Whether the file has an audio stream."""
+
     frames_error: ClipError | None = None
+    """Why the frames could not be decoded."""
+
     waveform_error: ClipError | None = None
+    """Why the sound could not be decoded."""
+
     notes: tuple[str, ...] = ()
+    """Warnings about a clip that is used nevertheless, a line each."""
 
     @property
     def frames(self) -> Frames | None:
-        """The frames, where one scheme was asked for (of several, the first)."""
+        """Frames of the first scheme; None without any."""
         return next(iter(self.by_scheme.values()), None)
 
     @property

@@ -1,4 +1,4 @@
-"""An open media file and its packets, held in memory where that is cheap."""
+"""An open media file and its packets, which are buffered for small files."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -17,16 +17,16 @@ from avfuse.features.media.timeline import ExpectedFrames
 from avfuse.features.media.video_decoding import first_frame
 
 MAX_BUFFERED_BYTES = 256 * 2**20
-"""The packets of a file up to this size are kept in memory while it is read; a larger file is read anew each time."""
+"""Packets of files up to this size are buffered; a larger file is read again each time."""
 
 MAX_PICTURE_PIXELS = 2**27
-"""A picture that claims to be larger than this (16K is that large) is damage or a trap."""
+"""Frames that claim more pixels (16K has as many) are damage or a trap."""
 
 
 class MediaSource:
-    """One open media file: its first picture stream and its first audio stream, None where there is none.
+    """One open media file: its first video stream and its first audio stream, None without one.
 
-    ref: what `path` leads to, where that is known already; what it holds in memory is not read again.
+    ref: the file that `path` leads to, if known already; what it holds in memory is not read again.
 
     Raises ClipError when the file cannot be opened, or claims a picture beyond all measure.
     """
@@ -58,11 +58,11 @@ class MediaSource:
         self.container.close()
 
     def packets(self, stream: av.stream.Stream) -> Iterable[AnyPacket]:
-        """A stream's packets from the first on, up to where the container is damaged."""
+        """Packets of a stream from its first on, up to damage of the container."""
         return self._buffered_packets[stream.index] if self._is_small else self.reread(stream)
 
     def packets_from(self, stream: av.stream.Stream, time: Fraction) -> Iterator[AnyPacket]:
-        """A stream's packets from the last key frame before a moment of the container's clock, where it can tell."""
+        """Packets of a stream from the last key frame before a time on the container's clock, in seconds."""
         self._at_start = False
         base = to_fraction(stream.time_base) or Fraction(1)
         try:
@@ -82,10 +82,10 @@ class MediaSource:
 
     @cached_property
     def origin(self) -> Fraction:
-        """Where time 0, the first displayed frame, lies on the container's clock, in seconds.
+        """Time 0, the first displayed frame, on the container's clock, in seconds.
 
-        It is what the decoder shows first, not what the packets promise: a stream cut before its first key frame begins
-        with frames that nothing can decode. AVI knows no display times: there the stream's start is time 0.
+        The first frame that decodes counts, not the first packet: a stream cut before its first key frame begins with
+        frames that cannot be decoded. AVI has no display times: there the stream's start is time 0.
         """
         assert self.video is not None
         base = to_fraction(self.video.time_base) or Fraction(1)
@@ -96,12 +96,12 @@ class MediaSource:
 
     @property
     def is_rotated(self) -> bool:
-        """Whether the file says that its pictures are to be turned upright."""
+        """Whether the file's frames are stored rotated."""
         return self._first_frame is not None and self._first_frame.rotation != 0
 
     @cached_property
     def signal(self) -> DecodedAudio:
-        """The whole file's sound, decoded once. Raises ClipError when there is none."""
+        """Sound of the whole file, decoded once. Raises ClipError when there is none."""
         assert self.audio is not None
         return decode_audio(self.audio, self.packets(self.audio))
 
@@ -131,13 +131,13 @@ class MediaSource:
         return held
 
     def reread(self, stream: av.stream.Stream) -> Iterator[AnyPacket]:
-        """A stream's packets from the first on, by opening the file again: nothing is held."""
+        """Packets of a stream from its first on, by opening the file again: nothing is buffered."""
         with open_container(self.ref) as container:
             yield from _until_damage(container.demux(container.streams[stream.index]))
 
 
 def _until_damage(packets: Iterator[AnyPacket]) -> Iterator[AnyPacket]:
-    """Packets that carry something, up to where the container itself is damaged."""
+    """Packets that are not empty, up to damage of the container itself."""
     try:
         for packet in packets:
             if packet.size:

@@ -1,7 +1,7 @@
-"""decord as the reader, on files in which it can be trusted.
+"""decord as the reader, for files whose frames it numbers correctly.
 
-decord numbers a file's packets, those included that an edit list hides, and shows frames of other moments than the
-numbers mean. So the packets are looked at first, and a file whose numbering is open to doubt is refused.
+decord numbers a file's packets, including those that an edit list hides, and then shows frames of other times. So the
+packets are examined first, and a file whose numbering is doubtful is rejected.
 """
 
 import io
@@ -23,7 +23,7 @@ _INDEXED = ("mp4", "matroska", "avi")
 
 
 def untrusted_reason(source: MediaSource, expected: ExpectedFrames) -> str | None:
-    """Why decord cannot be trusted to give the frames of a file that are asked for; None where it can."""
+    """Reason not to trust decord's frame numbers in a file; None for a trusted file."""
     assert source.video is not None
     if expected.hidden:
         return f"an edit list hides {expected.hidden} of its frames"
@@ -46,7 +46,7 @@ def untrusted_reason(source: MediaSource, expected: ExpectedFrames) -> str | Non
 
 
 def import_decord() -> Any:
-    """decord itself. Raises UsageError when it is not installed."""
+    """Import decord. Raises UsageError when it is not installed."""
     try:
         import decord
     except ImportError as error:
@@ -55,14 +55,14 @@ def import_decord() -> Any:
 
 
 def read(ref: MediaRef, expected: ExpectedFrames, wanted: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
-    """rank -> uint8 (H, W, 3) of the wanted ranks of a trusted file.
+    """Decode frames of a trusted file: rank -> uint8 (H, W, 3).
 
-    Raises ClipError when decord fails or counts other frames than promised.
+    Raises ClipError when decord fails or counts another number of frames than expected.
     """
     decord = import_decord()
     ranks = sorted(wanted)
     try:
-        # Of what has no path decord takes a file object, and reads all of it into memory.
+        # Without a path decord takes a file object, which it reads into memory.
         file = io.BytesIO(ref.read()) if isinstance(ref, Member) else str(ref)
         reader = decord.VideoReader(file, num_threads=1)
         if len(reader) != len(expected.timeline):

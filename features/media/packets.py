@@ -1,4 +1,4 @@
-"""Packets, the pieces of a stream as the container stores them before decoding, and what FFmpeg says of broken ones."""
+"""Packets, time bases and error messages of FFmpeg, alike in all versions of PyAV."""
 
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -20,18 +20,18 @@ class _Rational(Protocol):
 
 
 def to_fraction(value: _Rational | None) -> Fraction | None:
-    """A time base or rate of a stream in exact arithmetic; None where the file does not say.
+    """Convert a stream's time base or rate; None when the file does not state it.
 
-    PyAV 18 has fractions, and None for what is not known; PyAV 19 has rationals of its own, which are rounded among
-    themselves, and 0/1 or x/0 for what is not known.
+    PyAV 18 has fractions, and None for unknown; PyAV 19 has rationals of its own with rounding arithmetic, and 0/1 or
+    x/0 for unknown.
     """
     return Fraction(value.numerator, value.denominator) if value else None
 
 
 def ffmpeg_message(error: Exception) -> str:
-    """What is wrong with the file, in FFmpeg's words.
+    """FFmpeg's description of what is wrong with a file.
 
-    Raises the error again when memory has run out: that is the machine, or this process's limit, and no damage.
+    Re-raises MemoryError: that is the machine or this process's limit, not damage.
     """
     if isinstance(error, MemoryError):
         raise error

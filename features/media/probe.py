@@ -1,4 +1,4 @@
-"""What a file says of itself, without decoding it."""
+"""Media files by path, and their headers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,32 +36,32 @@ MEDIA_SUFFIXES = frozenset(
         ".aac",
     ]
 )
-"""Suffixes by which a folder is searched for clips; what a file really is, opening it tells."""
+"""Suffixes by which a folder is searched for clips; the content is only known once a file is opened."""
 
 _ANY_METADATA: dict[str, Any] = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
-"""What opens a file whose titles and tags are not in UTF-8: PyAV 19 opens every one, and reads them so."""
+"""Lets PyAV 18 open files whose tags are not in UTF-8; PyAV 19 always does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaInfo:
-    """Streams and duration as the container claims them; None where it does not say."""
+    """Streams and duration as the container claims them; None when it does not state them."""
 
     duration_seconds: float | None
     has_video: bool
-    width: int | None
+    width: int | None  # of the video, in pixels, as stored
     height: int | None
-    frames_per_second: float | None
+    frames_per_second: float | None  # the average rate
     has_audio: bool
     sample_rate_hz: int | None
-    channels: int | None
+    channels: int | None  # of the audio
 
 
 MediaRef = Path | Member
-"""A media file: one of its own, or one in an archive."""
+"""A media file on disk or in an archive."""
 
 
 def find_media(path: Path) -> MediaRef:
-    """What a clip's path names. Raises ClipError (stage `open`) where it is not there, or holds nothing."""
+    """Find the file of a clip's path. Raises ClipError (stage `open`) when it is missing or empty."""
     ref = path if path.exists() else archives.find(path)
     if ref is None:
         raise ClipError("open", "file not found")
@@ -73,12 +73,12 @@ def find_media(path: Path) -> MediaRef:
 
 
 def file_size(ref: MediaRef) -> int:
-    """In bytes."""
+    """Size in bytes."""
     return ref.size if isinstance(ref, Member) else ref.stat().st_size
 
 
 def open_container(ref: MediaRef) -> av.container.InputContainer:
-    """Open a media file for reading. Raises ClipError (stage `open`) that says what is wrong with it."""
+    """Open a media file for reading. Raises ClipError (stage `open`) with FFmpeg's reason."""
     try:
         if isinstance(ref, Member):
             # Through a file object FFmpeg would go wherever a playlist sends it, the network included.
@@ -91,7 +91,7 @@ def open_container(ref: MediaRef) -> av.container.InputContainer:
 
 
 def probe(path: Path) -> MediaInfo:
-    """Read the container's header. Raises ClipError when it is no media file."""
+    """Read the container's header. Raises ClipError when it is not a media file."""
     with open_container(find_media(path)) as container:
         video = video_stream(container)
         audio = container.streams.audio[0] if container.streams.audio else None
@@ -109,7 +109,7 @@ def probe(path: Path) -> MediaInfo:
 
 
 def video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream | None:
-    """The first real video stream: cover art inside a sound file is not one."""
+    """The first video stream that is not cover art of a sound file."""
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream

@@ -1,8 +1,8 @@
-"""Reading clips: one sequential decode, in which only the wanted frames become pixels.
+"""Reading clips: one sequential decode, in which only wanted frames are converted to RGB.
 
-A file's packets are looked at before any is decoded: their timestamps tell which frames to expect, so that the
-wanted ones are known in time and what none of them needs is not decoded. Where the decoder shows other frames than
-promised, its word counts and everything is decoded. In a long file, a clip is reached by seeking.
+A file's packets are examined before any is decoded: their timestamps tell which frames to expect, so that the wanted
+ones are known and others can be skipped. When the decoder shows other frames than expected, it is believed and
+everything is decoded. In a long file, a clip is reached by seeking.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from avfuse.features.media.timeline import ExpectedFrames, Seconds, TimeInterval
 from avfuse.features.media.video_decoding import decode_all, decode_expected
 
 READERS = {"pyav": 2, "decord": decord_reader.REVISION}
-"""Who turns packets into frames, each with the revision of what it gives. Sound is always PyAV's."""
+"""Readers of video frames, each with the revision of its output. Sound is always decoded by PyAV."""
 
 DEFAULT_READER = "pyav"
 
@@ -46,21 +46,21 @@ def decode(
     """Decode one clip: its frames by a sampling scheme, and its sound.
 
     Args:
-        path: any media file FFmpeg reads; a sound file is a clip too.
+        path: any media file that FFmpeg reads, sound files included.
         frames: a scheme such as `uniform:25`, `strided:8x32` or `rate:2` (docs/media.md), or None for no frames.
         audio: whether to decode the sound.
         start, end: interval in seconds since the first displayed frame (the first sample where there is no video).
         rate_hz: samples per second of the waveform; None: the file's own.
-        whole_audio: keep sound that goes on after the last frame.
-        reader: `pyav`, or `decord`, which gives no frames of a file in which it is not to be trusted.
+        whole_audio: keep sound after the last frame.
+        reader: `pyav`, or `decord`, which rejects files whose frames it numbers wrongly.
 
     Returns:
-        Media with `frames` (T, H, W, 3) uint8 at native size and `waveform` (samples,) float32. A stream that is absent
-        or fails leaves the other usable; see Media.
+        Media with `frames` (T, H, W, 3) uint8 at native size and `waveform` (samples,) float32. When one stream is
+        missing or fails, the other is still returned; see Media.
 
     Raises:
-        ClipError: the file cannot be opened at all, is cut short of most of the clip, or ends before it starts.
-        UsageError: the sampling scheme, the interval, the rate or the reader makes no sense.
+        ClipError: the file cannot be opened, lacks most of the clip, or ends before the clip starts.
+        UsageError: an invalid sampling scheme, interval, rate or reader.
     """
     with MediaFile(path, reader) as file:
         schemes = [frames] if frames is not None else []
@@ -69,16 +69,18 @@ def decode(
 
 @dataclass
 class _DecodedClip:
-    """The frames of one clip. clip_end: when the picture ends, in seconds; None where there is no picture."""
+    """The frames of one clip."""
 
     clip_end: Fraction | None = None
+    """End of the video in seconds; None without video."""
+
     by_scheme: dict[str, Frames] = field(default_factory=dict)
     error: ClipError | None = None
     notes: list[str] = field(default_factory=list)
 
 
 class MediaFile:
-    """One open file, from which any number of clips are read, one after the other. A context manager.
+    """One open file, from which any number of clips are read in turn. A context manager.
 
     Raises ClipError when the file cannot be opened, UsageError for an unknown reader.
     """
@@ -98,15 +100,15 @@ class MediaFile:
         self.close()
 
     def close(self) -> None:
-        """Give the file back; leaving a `with` block does it too."""
+        """Close the file; leaving a `with` block does it too."""
         self._source.close()
 
     @property
     def duration(self) -> Fraction:
-        """When the last frame ends, in seconds since the first; of a file without a picture, how long its sound is; of
-        a file too large to be held in memory, what its container claims.
+        """End of the last frame in seconds since the first; without video, duration of the sound; for a file too large
+        to buffer, the container's claim.
 
-        Raises ClipError where there is neither picture nor sound.
+        Raises ClipError when there is neither video nor sound.
         """
         source = self._source
         if source.container.duration is not None and file_size(source.ref) > MAX_BUFFERED_BYTES:
@@ -127,7 +129,7 @@ class MediaFile:
         rate_hz: int | None = None,
         whole_audio: bool = False,
     ) -> Media:
-        """Decode one clip once for all sampling schemes and its sound; arguments and errors as in `decode`."""
+        """Decode one clip, once for all sampling schemes; arguments and errors as in `decode`."""
         samplings = [parse_sampling(scheme) for scheme in schemes]
         interval = TimeInterval.of(start, end)
         if rate_hz is not None and rate_hz < 1:
@@ -157,7 +159,7 @@ class MediaFile:
     def _decode_span(
         self, span: PacketSpan, samplings: Sequence[Sampling], interval: TimeInterval
     ) -> _DecodedClip | None:
-        """The frames of a clip reached by seeking; None where the decoder does not give what its packets promise."""
+        """Decode a clip reached by seeking; None when the decoder gives other frames than expected."""
         assert self._source.video is not None
         clip = _DecodedClip(span.timeline.end if span.reaches_end else interval.end)
         if samplings:
@@ -169,7 +171,7 @@ class MediaFile:
         return clip
 
     def _decode_from_start(self, samplings: Sequence[Sampling], interval: TimeInterval) -> _DecodedClip:
-        """The frames of a clip of a file that is read from its start."""
+        """Decode a clip by reading the file from its start."""
         expected = self._source.expected_frames
         if expected is None:
             what = "no video stream" if self._source.video is None else "the video stream is empty"
@@ -223,13 +225,13 @@ class MediaFile:
         shown: Timeline,
         damage: str | None,
     ) -> FrameSelection:
-        """The frames to take of those that the decoder showed, where these are enough of the clip."""
+        """Select from the frames that the decoder showed. Raises ClipError when they are too few of the clip."""
         claimed = expected.count_claimed(interval)
-        found = len(shown.inside(interval.start, interval.end or shown.end)) if interval.start < shown.end else 0
-        if found < MIN_DECODED_FRACTION * claimed or not found:
-            raise ClipError("decode", f"only {found} of {claimed} video frames can be decoded{_because(damage)}")
-        if damage is not None and found < claimed:
-            clip.notes.append(f"damaged: {found} of {claimed} frames decode before it{_because(damage)}")
+        present = len(shown.inside(interval.start, interval.end or shown.end)) if interval.start < shown.end else 0
+        if present < MIN_DECODED_FRACTION * claimed or not present:
+            raise ClipError("decode", f"only {present} of {claimed} video frames can be decoded{_because(damage)}")
+        if damage is not None and present < claimed:
+            clip.notes.append(f"damaged: {present} of {claimed} frames decode before it{_because(damage)}")
         return select_frames(samplings, shown, interval)
 
     def _waveform(
@@ -257,7 +259,7 @@ class MediaFile:
 
 
 def check_reader(name: str) -> None:
-    """Raises UsageError for a reader that there is not, or that is not installed."""
+    """Raises UsageError for a reader that is unknown or not installed."""
     if name not in READERS:
         raise UsageError(f"unknown reader '{name}': choose from {', '.join(READERS)}")
     if name == "decord":
@@ -265,15 +267,15 @@ def check_reader(name: str) -> None:
 
 
 def _check_coverage(expected: ExpectedFrames, interval: TimeInterval) -> None:
-    """Raises ClipError where the file ends before the clip starts, or was cut short of most of the clip."""
-    found = len(expected.timeline.inside(interval.start, interval.end or expected.timeline.end))
+    """Raises ClipError when the file ends before the clip starts, or lacks most of the clip."""
+    present = len(expected.timeline.inside(interval.start, interval.end or expected.timeline.end))
     if interval.start >= expected.timeline.end:
-        found = 0
+        present = 0
     claimed = expected.count_claimed(interval)
     if not claimed:
         raise ClipError("decode", f"the file ends at {float(expected.timeline.end):.2f} s, before the clip starts")
-    if found < MIN_DECODED_FRACTION * claimed:
-        raise ClipError("open", f"the file is cut short: {found} of {claimed} video frames are there")
+    if present < MIN_DECODED_FRACTION * claimed:
+        raise ClipError("open", f"the file is cut short: {present} of {claimed} video frames are there")
 
 
 def _fill(

@@ -1,7 +1,7 @@
-"""Which of a clip's frames a scheme takes.
+"""Sampling schemes: which frames of a clip are taken.
 
-A scheme is a short text: `uniform:25`, `strided:8x32`, `rate:2`, the first two also over temporal windows:
-`strided:16x4@2/4` is the second of four windows, `strided:16x4@4` all four, one after the other.
+A scheme is a text: `uniform:25`, `strided:8x32`, `rate:2`, the first two also over temporal windows:
+`strided:16x4@2/4` is the second of four windows, `strided:16x4@4` all four in a row.
 """
 
 import re
@@ -17,7 +17,7 @@ from avfuse.features.errors import ClipError, UsageError
 from avfuse.features.media.timeline import TimeInterval, Timeline
 
 MAX_FRAMES_AT_RATE = 100_000
-"""A fixed rate over a clip whose file claims months would fill any memory with repeats."""
+"""Limit of a fixed rate: a file that claims months would fill any memory with repeats."""
 
 _HELP = (
     "write uniform:N (N frames evenly spread), strided:NxS (N frames, every S-th), either with @k/K for the k-th of K "
@@ -28,22 +28,34 @@ _SCHEME = re.compile(r"(?:uniform:(\d+)|strided:(\d+)x(\d+))(?:@(?:(\d+)/)?(\d+)
 
 @dataclass(frozen=True)
 class Sampling:
-    """A parsed scheme. `frames_per_clip` is None where the clip's duration decides it."""
+    """A parsed scheme."""
 
     scheme: str
+    """The text."""
+
     frames_per_window: int | None
+    """N of `uniform:N` and `strided:NxS`; None for a fixed rate."""
+
     stride: int | None
+    """S of `strided:NxS`, else None."""
+
     windows: tuple[int, ...]
+    """Indices of the windows taken."""
+
     window_count: int
+    """Number of windows that a clip is divided into."""
+
     rate: Fraction | None
+    """Frames per second of `rate:R`, else None."""
 
     @property
     def frames_per_clip(self) -> int | None:
+        """None when the clip's duration decides it."""
         return None if self.frames_per_window is None else self.frames_per_window * len(self.windows)
 
     @property
     def frames_needed(self) -> int:
-        """A clip with fewer frames than this has some of them repeated."""
+        """Number of frames below which a clip repeats some."""
         if self.frames_per_window is None:
             return 1
         if self.stride:
@@ -51,12 +63,12 @@ class Sampling:
         return self.frames_per_window * self.window_count
 
     def select(self, timeline: Timeline, start: Fraction, end: Fraction) -> NDArray[np.int64]:
-        """Ranks on the timeline of the frames this scheme takes of the clip between two times, in seconds.
+        """Select frames of a clip between two times in seconds; return their ranks on the timeline, int64 (T,).
 
-        The clip's frames are those with start <= time < end, or where there is none, the one on display at `start`.
-        Where the clip has too few frames, the nearest repeats.
+        The clip's frames are those with start <= time < end, or the one on display at `start` when there are none. A
+        clip with too few frames repeats the nearest.
 
-        Raises ClipError for a fixed rate that would give more than MAX_FRAMES_AT_RATE frames.
+        Raises ClipError for a fixed rate that gives more than MAX_FRAMES_AT_RATE frames.
         """
         inside = timeline.inside(start, end)
         if self.rate is not None:
@@ -84,18 +96,22 @@ class Sampling:
 
 @dataclass(frozen=True)
 class FrameSelection:
-    """Which frames several schemes take of one clip. inside: the clip's frames. ranks: scheme -> ranks (T,)."""
+    """Frames of one clip that several schemes select."""
 
     inside: range
+    """Ranks of the clip's frames."""
+
     ranks: Mapping[str, NDArray[np.int64]]
+    """Scheme -> ranks of the selected frames (T,)."""
 
     @property
     def wanted(self) -> set[int]:
+        """Ranks that any scheme selects."""
         return {rank for ranks in self.ranks.values() for rank in ranks.tolist()}
 
 
 def select_frames(samplings: Sequence[Sampling], timeline: Timeline, interval: TimeInterval) -> FrameSelection:
-    """Frames for every scheme; errors as in Sampling.select."""
+    """Select frames for every scheme; errors as in `Sampling.select`."""
     end = timeline.end if interval.end is None else min(interval.end, timeline.end)
     ranks = {sampling.scheme: sampling.select(timeline, interval.start, end) for sampling in samplings}
     return FrameSelection(timeline.inside(interval.start, end), ranks)
@@ -103,7 +119,7 @@ def select_frames(samplings: Sequence[Sampling], timeline: Timeline, interval: T
 
 @lru_cache
 def parse_sampling(scheme: str) -> Sampling:
-    """Read a scheme. Raises UsageError for anything that is none."""
+    """Parse a scheme. Raises UsageError for an invalid one."""
     match = _SCHEME.fullmatch(scheme)
     if match is None:
         raise UsageError(f"unknown frame sampling '{scheme}': {_HELP}")
@@ -124,9 +140,9 @@ def parse_sampling(scheme: str) -> Sampling:
 
 
 def frames_per_clip(scheme: str) -> int:
-    """How many frames a scheme gives of every clip.
+    """Number of frames that a scheme takes per clip.
 
-    Raises UsageError for a scheme that gives each clip its own number: a feature has one shape for all.
+    Raises UsageError for `rate:R`, whose number varies: a feature has one shape for all clips.
     """
     frames = parse_sampling(scheme).frames_per_clip
     if frames is None:
@@ -147,7 +163,7 @@ def segment_centres(available: int, wanted: int) -> NDArray[np.int64]:
 
 
 def _at_rate(timeline: Timeline, rate: Fraction, start: Fraction, end: Fraction) -> NDArray[np.int64]:
-    """The frames on display at start, start + 1 / rate, ... before end: one at least."""
+    """Ranks of the frames on display at start, start + 1 / rate, ... before end: at least one."""
     count = max(1, -int((start - end) * rate // 1))
     if count > MAX_FRAMES_AT_RATE:
         raise ClipError("decode", f"{float(rate):g} frames a second of {float(end - start):.0f} s are {count} frames")

@@ -1,7 +1,7 @@
-"""Clips deep in a long file: reached by seeking, so that hours before them are not read.
+"""Seeking to clips in long files, so that hours before them are not read.
 
-Only containers with an index of key frames and timestamps of their own are sought in. Where anything is not as it
-should be, no span is found and the file is read from its start instead.
+Only in containers with an index of key frames and timestamps of their own. Whenever anything is unexpected, no span is
+found and the file is read from its start instead.
 """
 
 import math
@@ -18,30 +18,37 @@ from avfuse.features.media.packets import AnyPacket, to_fraction
 from avfuse.features.media.timeline import Clock, TimeInterval, Timeline
 
 LONG_SECONDS = 60
-"""In a file that claims less, reading from the start costs little."""
+"""Files that claim a shorter duration are read from their start."""
 
 _SEEKABLE = ("mp4", "matroska")
 _STEPS_BACK = (0, 10, 60)
-"""Seconds to seek further back when the key frame found lies behind the clip's start."""
+"""Seconds to seek further back when the key frame found lies after the clip's start."""
 
 _SOUND_LEAD_SECONDS = Fraction(1)
-"""Sound is decoded from so much earlier: codecs need what came before to give the samples of a whole decode."""
+"""Sound is decoded from so much earlier: codecs need preceding packets to give the samples of a whole decode."""
 
 
 @dataclass(frozen=True)
 class PacketSpan:
-    """Packets around one clip of a long file, and the frames that they promise. reaches_end: the last is the file's."""
+    """Video packets around one clip of a long file."""
 
     packets: list[AnyPacket]
+    """From a key frame on."""
+
     timeline: Timeline
+    """The frames that the packets promise."""
+
     origin: Fraction
+    """Time 0 on the container's clock, in seconds."""
+
     reaches_end: bool
+    """Whether the last packet is the file's last."""
 
 
 def find_packet_span(source: MediaSource, interval: TimeInterval) -> PacketSpan | None:
-    """The packets that one clip's frames need; None where the file is better read from its start.
+    """Find the packets that one clip's frames need; None when the file is better read from its start.
 
-    Raises ClipError where the file ends before the clip starts.
+    Raises ClipError when the file ends before the clip starts.
     """
     video = source.video
     base = to_fraction(video.time_base) if video is not None else None
@@ -70,9 +77,9 @@ def find_packet_span(source: MediaSource, interval: TimeInterval) -> PacketSpan 
 
 
 def decode_span_audio(source: MediaSource, span: PacketSpan, interval: TimeInterval) -> DecodedAudio:
-    """The sound of one clip, and a lead before it. Raises ClipError when there is none.
+    """Decode the sound of one clip with a lead before it. Raises ClipError when there is none.
 
-    The file is opened anew: some decoders (AAC's noise substitution) carry state over that no flush resets, and the
+    The file is opened again: some decoders (AAC's noise substitution) carry state over that no flush resets, and the
     sound of a clip must not depend on the clips read before it.
     """
     assert source.audio is not None
@@ -82,8 +89,8 @@ def decode_span_audio(source: MediaSource, span: PacketSpan, interval: TimeInter
     for back in _STEPS_BACK if start > _SOUND_LEAD_SECONDS else ():
         with MediaSource(source.path, source.ref) as own:
             assert own.audio is not None
-            found = own.packets_from(own.audio, start - back - _SOUND_LEAD_SECONDS)
-            packets = list(takewhile(lambda packet: _starts_before(packet, base, end), found))
+            following = own.packets_from(own.audio, start - back - _SOUND_LEAD_SECONDS)
+            packets = list(takewhile(lambda packet: _starts_before(packet, base, end), following))
             if packets and _starts_before(packets[0], base, start - _SOUND_LEAD_SECONDS / 2):
                 return decode_audio(own.audio, packets)
     with MediaSource(source.path, source.ref) as own:
@@ -103,7 +110,7 @@ def _is_long(source: MediaSource) -> bool:
 
 
 def _collect_packets(source: MediaSource, time: Fraction, end: int | None) -> tuple[list[AnyPacket], bool]:
-    """Packets from a key frame on, until none that follows can be shown before `end`; and whether the file ended."""
+    """Packets from a key frame on, until no later one can be shown before `end`; and whether the file ended."""
     assert source.video is not None
     packets: list[AnyPacket] = []
     size = 0

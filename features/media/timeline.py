@@ -1,7 +1,7 @@
-"""When each displayed frame starts, in exact arithmetic.
+"""Start times of displayed frames, in exact arithmetic.
 
-Time 0 is the first displayed frame. Timestamps stay integer ticks and times exact fractions until they are handed out:
-no rounding of a float decides which frame is on display.
+Time 0 is the first displayed frame. Timestamps are integer ticks and times exact fractions until they are returned, so
+that no rounding of a float decides which frame is on display.
 """
 
 import math
@@ -29,16 +29,17 @@ _FALLBACK_RATE = Fraction(25)
 
 @dataclass(frozen=True)
 class TimeInterval:
-    """A stretch of a file's timeline in exact seconds; an `end` of None is the file's own."""
+    """An interval of a file's timeline in exact seconds; an `end` of None is the file's own."""
 
     start: Fraction
     end: Fraction | None
 
     @classmethod
     def of(cls, start: Seconds | None, end: Seconds | None) -> "TimeInterval":
-        """0.4 means 2/5, not the binary fraction nearest to it: else the frame that starts at 2/5 would be missed.
+        """Build an interval from seconds, of which a float 0.4 means 2/5 and not the nearest binary fraction: otherwise
+        the frame that starts at 2/5 would be missed.
 
-        Raises UsageError for an interval that makes no sense.
+        Raises UsageError for a negative start or an end before it.
         """
         first, last = _exact("start", start), _exact("end", end)
         if first is not None and first < 0:
@@ -54,39 +55,47 @@ class TimeInterval:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Consecutive displayed frames. ticks: their rising starts, in units of `base` seconds; zero: the tick of time 0.
-
-    last_duration: how long the last frame stays; origin: where time 0 lies on the container's clock; both in seconds.
-    """
+    """Consecutive displayed frames."""
 
     ticks: Sequence[int]
+    """Rising start times, in units of `base`."""
+
     base: Fraction
+    """Seconds per tick."""
+
     zero: int
+    """Tick of time 0."""
+
     last_duration: Fraction
+    """Seconds for which the last frame is shown."""
+
     origin: Fraction
+    """Time 0 on the container's clock, in seconds."""
+
     source: TimeSource
+    """Where the ticks come from."""
 
     def __len__(self) -> int:
         return len(self.ticks)
 
     @property
     def end(self) -> Fraction:
-        """When the last frame has been shown."""
+        """End of the last frame, in seconds."""
         return self.time(len(self) - 1) + self.last_duration
 
     def time(self, rank: int) -> Fraction:
         return (self.ticks[rank] - self.zero) * self.base
 
     def times(self, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Start times of some frames: float64 seconds."""
+        """Start times of frames by rank: float64 seconds, (T,)."""
         return np.array([float(self.time(rank)) for rank in ranks.tolist()])
 
     def rank_at(self, time: Fraction) -> int:
-        """The frame on display at a time: the last with start <= time. Before the first, the first."""
+        """Rank of the frame on display at a time: the last with start <= time, or the first."""
         return max(bisect_right(self.ticks, self.zero + math.floor(time / self.base)) - 1, 0)
 
     def inside(self, start: Fraction, end: Fraction) -> range:
-        """Ranks of the frames with start <= time < end; where there is none, of the one on display at `start`."""
+        """Ranks of the frames with start <= time < end, or of the one on display at `start` when there are none."""
         first = self._count_before(start)
         last = self._count_before(end)
         if first < last:
@@ -100,11 +109,16 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Clock:
-    """What turns a stream's timestamps into seconds: its time base, average rate and start."""
+    """Conversion of a stream's timestamps to seconds."""
 
     base: Fraction
+    """Seconds per tick."""
+
     frames_per_second: Fraction
+    """Average rate."""
+
     start: int
+    """First tick of the stream, as the container claims."""
 
     @classmethod
     def of(cls, stream: av.video.stream.VideoStream) -> "Clock":
@@ -112,10 +126,15 @@ class Clock:
         return cls(base=to_fraction(stream.time_base) or 1 / rate, frames_per_second=rate, start=stream.start_time or 0)
 
     def timeline(self, ticks: Sequence[int | None], last_duration: int = 0, zero: int | None = None) -> Timeline:
-        """Place frames in time from their timestamps in decoder-output order, in units of the clock's base.
+        """Place frames in time from their timestamps in decoder-output order.
 
-        Where these do not rise strictly they are not to be trusted (AVI with packed B-frames, as UCF101's), and a
-        frame's time is its index over the average rate. `zero`: the tick of time 0, unless it is the first one.
+        Timestamps that do not rise strictly are not trusted (AVI with packed B-frames, as in UCF101): then a frame's
+        time is its index over the average rate.
+
+        Args:
+            ticks: timestamps, in units of the clock's base.
+            last_duration: of the last frame, in the same units; 0 when unknown.
+            zero: tick of time 0; by default the first.
         """
         frame_duration = 1 / self.frames_per_second
         if is_increasing(ticks):
@@ -132,19 +151,25 @@ class Clock:
 
 @dataclass(frozen=True)
 class ExpectedFrames:
-    """What the packets of a video stream promise before any is decoded.
-
-    timeline: the displayed frames; frames that an edit list hides are left out. is_certain: whether every packet names
-    its frame's time. hidden: how many packets are decoded for others' sake only. lost: frames that the file's header
-    counts and the file does not hold: it was cut short.
-    """
+    """The frames that the packets of a video stream promise, before any is decoded."""
 
     timeline: Timeline
+    """The displayed frames, without those that an edit list hides."""
+
     is_certain: bool
+    """Whether every packet has its frame's timestamp."""
+
     hidden: int
+    """Number of packets that an edit list hides: decoded as references only."""
+
     lost: int
+    """Number of frames that the header counts and the file lacks, because it was cut short."""
+
     clock: Clock
+    """Conversion of the stream's timestamps."""
+
     durations: Mapping[int, int]
+    """Timestamp -> duration of the frame, both in ticks; 0 when unknown."""
 
     @classmethod
     def of(cls, packets: Sequence[AnyPacket], stream: av.video.stream.VideoStream) -> "ExpectedFrames":
@@ -167,17 +192,17 @@ class ExpectedFrames:
         )
 
     def count_claimed(self, interval: TimeInterval) -> int:
-        """How many frames the header says there are between two moments, those that were cut off included."""
+        """Number of frames in an interval by the header, including those that were cut off."""
         end = self.timeline.end
-        found = len(self.timeline.inside(interval.start, interval.end or end)) if interval.start < end else 0
+        present = len(self.timeline.inside(interval.start, interval.end or end)) if interval.start < end else 0
         beyond = self.lost
         if interval.end is not None:
             beyond = min(beyond, max(0, math.ceil((interval.end - end) * self.clock.frames_per_second)))
-        return found + beyond
+        return present + beyond
 
 
 def is_increasing(ticks: Sequence[int | None]) -> TypeGuard[Sequence[int]]:
-    """Whether timestamps are all known and each is later than the one before."""
+    """Whether all timestamps are known and rise strictly."""
     return None not in ticks and all(a < b for a, b in pairwise(ticks))  # type: ignore[operator]
 
 

@@ -1,4 +1,4 @@
-"""From the packets of a video stream to RGB frames: in decoder-output order, only the wanted ones converted."""
+"""From the packets of a video stream to RGB frames, in decoder-output order; only wanted frames are converted."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,33 +12,42 @@ from avfuse.features.media.packets import AnyPacket, ffmpeg_message
 from avfuse.features.media.timeline import is_increasing
 
 _SKIPPING_CODECS = frozenset(["h264"])
-"""Codecs whose decoder can be told to leave out pictures that no other refers to; measured to change no other pixel."""
+"""Codecs whose decoder can skip frames that no other refers to; measured to change no other pixel."""
 
 _STUB_BYTES = 19
 """MPEG-4 packets up to this size may be placeholders for a frame that shares another packet (FFmpeg's own bound)."""
 
 _DEPENDENT_FRAMES = 2
-"""Where timestamps tell nothing of the decoding order, so many frames shown before a damaged one may lean on it."""
+"""Number of frames before a damaged one that may refer to it, when timestamps do not tell the decoding order."""
 
 
 @dataclass
 class DecodedVideo:
-    """A stream decoded up to its end or its first damage. ticks: timestamps of the frames, in decoder-output order.
-    pixels: rank -> uint8 (H, W, 3) of the wanted ones. damage: what the decoder said where it ended early."""
+    """A stream decoded up to its end or its first damage."""
 
     ticks: list[int | None] = field(default_factory=list)
+    """Timestamps of the frames, in decoder-output order."""
+
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    """Rank -> uint8 (H, W, 3) of the wanted frames."""
+
     damage: str | None = None
+    """The decoder's message where it ended early."""
 
 
 def decode_expected(
     stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], expected: Sequence[int], wanted: set[int]
 ) -> dict[int, NDArray[np.uint8]] | None:
-    """The wanted ranks of the frames whose rising timestamps the packets promise, without decoding what none of them
-    needs. Frames before the first promised one are passed over.
+    """Decode wanted frames of a stream whose timestamps are known, skipping frames that none of them refers to.
 
-    Returns None where the decoder gives anything but the promised frames in the promised order, or calls one damaged:
-    then only decoding everything tells what is there.
+    Args:
+        stream, packets: from a key frame on; frames before the first expected one are passed over.
+        expected: rising timestamps of the frames.
+        wanted: ranks among them.
+
+    Returns:
+        Rank -> uint8 (H, W, 3). None when the decoder gives other frames, another order or a damaged frame: then only
+        decoding everything tells what is there.
     """
     ranks: dict[int | None, int] = {tick: rank for rank, tick in enumerate(expected)}
     pixels: dict[int, NDArray[np.uint8]] = {}
@@ -72,7 +81,7 @@ def decode_expected(
 
 
 def decode_all(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], wanted: set[int]) -> DecodedVideo:
-    """Decode up to the first damage: what comes after may lean on what is broken, whether or not it looks so."""
+    """Decode up to the first damage: later frames may refer to damaged ones even if they look whole."""
     result = DecodedVideo()
     order: list[int | None] = []  # timestamps in decoding order
     codec = stream.codec_context
@@ -111,7 +120,7 @@ def decode_all(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket]
 
 
 def first_frame(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket]) -> av.VideoFrame | None:
-    """The first frame that decodes; None where there is none before the first damage."""
+    """The first frame that decodes; None when there is none before the first damage."""
     codec = stream.codec_context
     try:
         for packet in _with_flush(packets):
@@ -126,7 +135,7 @@ def first_frame(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket
 
 
 def _frames_before_damage(damaged: int | None, order: list[int | None], shown: list[int | None]) -> int:
-    """How many of the shown frames were decoded before a damaged one: frames are not shown in decoding order."""
+    """Number of shown frames that precede a damaged one in decoding order, which is not the order of display."""
     if damaged not in order or not is_increasing(shown):
         return max(len(shown) - _DEPENDENT_FRAMES, 0)
     suspects = [tick for tick in order[order.index(damaged) :] if tick is not None]
@@ -135,7 +144,7 @@ def _frames_before_damage(damaged: int | None, order: list[int | None], shown: l
 
 
 def _with_flush(packets: Iterable[AnyPacket]) -> Iterator[AnyPacket | None]:
-    """The packets, then None: a decoder holds frames back until it is told that nothing more comes."""
+    """The packets, then None, on which a decoder returns the frames that it holds back."""
     yield from packets
     yield None
 

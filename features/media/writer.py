@@ -1,4 +1,4 @@
-"""Write RGB frames and a waveform to a video file, the same input always giving the same bytes."""
+"""Writing of video files; equal input gives equal bytes."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -34,7 +34,7 @@ def write_video(
     video_options: Mapping[str, str] | None = None,
     audio_options: Mapping[str, str] | None = None,
 ) -> Path:
-    """Mux frames and an optional waveform into one file, whole or not at all.
+    """Write frames and an optional waveform to a video file, atomically.
 
     With an ``.avi`` path the defaults give what UCF101 is made of: MPEG-4 Part 2 video and MP3 audio, interleaved frame
     by frame. Frames are taken from the iterable one at a time, so a generator of any length needs no memory. Equal
@@ -117,7 +117,7 @@ def _mux(
 def _encode_audio(
     container: OutputContainer, audio: AudioStream, samples: npt.NDArray[np.float32], start: int, end: int
 ) -> None:
-    """Encode ``samples[:, start:end]``; a stretch past the end of the waveform is nothing to do."""
+    """Encode ``samples[:, start:end]``; past the end of the waveform there is nothing to do."""
     piece = samples[:, start:end]
     if piece.shape[1] == 0:
         return
