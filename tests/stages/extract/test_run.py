@@ -265,6 +265,14 @@ def test_what_a_run_will_write_is_said_before_it_begins(media: Path, tmp_path: P
     assert len(lines) == 1
 
 
+def test_the_old_name_of_log_works_with_a_warning(media: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    clips = [clip for clip in clips_of(media) if clip.clip_id == "text"]
+    with pytest.warns(FutureWarning, match=r"extract\(log=...\) now"):
+        run(clips, tmp_path, workers=1, tell=lines.append)
+    assert lines[0].startswith("to write: up to")
+
+
 def test_numbers_that_cannot_be_stored_are_a_failure_not_infinities(
     media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
