@@ -85,7 +85,7 @@ def test_a_backbone_file_with_the_old_names_works_and_warns(tmp_path: Path, monk
         ("cache.load", "Table", "FeatureTable"),
         ("cache.streaming", "Batch", "FeatureBatch"),
         ("inputs", "NoAudio", "prepare.NoAudio"),
-        ("inputs", "input_dtype", "prepare.input_dtype"),
+        ("inputs", "dtype_of", "prepare.input_dtype"),
     ],
 )
 def test_old_names_are_the_new_classes(module: str, old: str, new: str) -> None:
