@@ -1,4 +1,4 @@
-"""Explanations as pictures: what heads look at laid over a clip's frames and sound, head below head."""
+"""Pictures of explanations: maps of heads over a clip's frames and sound, a band per head."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ _POINTS_PER_LETTER = 0.56  # of a font's size, on average
 _INK, _FAINT = "#202428", "#6b7278"
 _BAR, _SHOWN_BAR = "#9aa5b1", "#00336f"
 _METHODS: Mapping[Method, str] = {"grad-cam": "Grad-CAM", "attention": "attention rollout"}
-_NOTHING = "The map is zero everywhere: no cell speaks for this class."
+_NOTHING = "The map is zero everywhere: no token supports this class."
 
 
 class ExplainedRow(NamedTuple):
@@ -51,16 +51,19 @@ class ExplainedRow(NamedTuple):
     explanation: Explanation
 
 
-def clip_page(pictures: ClipPictures, label: str, shown: Sequence[ExplainedRow], clip: int) -> Figure:
-    """Eight frames of a clip, and row below row what heads look at: a map over each frame and the relevance of every
-    frame below them, and the sound with its map beside (AVT's Figures 2, 5 and 6). Relevance is in multiples of the
-    mean over cells.
+def clip_page(pictures: ClipPictures, label: str, rows: Sequence[ExplainedRow], clip: int) -> Figure:
+    """Draw eight frames of a clip, and a band per row: a map over each frame, the relevance of every frame below, and
+    beside them the sound with its map (AVT's Figures 2, 5 and 6). Relevance is in multiples of the mean over cells.
 
-    label: the clip's true classes, or nothing. clip: which of the explained clips it is.
+    Args:
+        pictures: of the clip.
+        label: its true classes, or nothing.
+        rows: from the top.
+        clip: its number among the explained clips.
     """
-    panels = max(1, *(_sound_panels(each.explanation) for each in shown))
-    bands = [max(1, len(each.explanation.parts.get("video", []))) for each in shown]
-    frames = _frames_shown(pictures, shown)
+    panels = max(1, *(_sound_panels(row.explanation) for row in rows))
+    bands = [max(1, len(row.explanation.parts.get("video", []))) for row in rows]
+    frames = _first_frames(pictures, rows)
     above = _TILE + 2 * _GAP if frames is not None else 0
     width = 2 * _MARGIN + _AXIS + _STRIP + panels * (_AXIS + SIDE)
     height = _HEADER + max(above, _SCALE) + sum(bands) * _BAND
@@ -69,22 +72,22 @@ def clip_page(pictures: ClipPictures, label: str, shown: Sequence[ExplainedRow],
     page.text(left, 22, ": ".join(filter(None, (pictures.clip.clip_id, label))), _STRIP, size=13, weight="bold")
     if frames is not None:
         _draw_strip(page, (left, _HEADER), [_tile(frame) for frame in frames])
-    _draw_scale(page, (right, 22), [each.explanation for each in shown])
+    _draw_scale(page, (right, 22), [row.explanation for row in rows])
     top = _HEADER + max(above, _SCALE)
-    for each, count in zip(shown, bands, strict=True):
-        _draw_title(page, (left, top + 18), each, clip, {other.explanation.method for other in shown})
-        for number, part in enumerate(each.explanation.parts.get("video", [])):
-            heat = each.explanation.heatmap("video", number, clip)
+    for row, count in zip(rows, bands, strict=True):
+        _draw_title(page, (left, top + 18), row, clip, {other.explanation.method for other in rows})
+        for number, part in enumerate(row.explanation.parts.get("video", [])):
+            heat = row.explanation.heatmap("video", number, clip)
             _draw_video(page, (left, top + number * _BAND + _TITLE), pictures.frames(part), heat, part)
-        if "video" not in each.explanation.parts:
-            page.note((left, top + _TITLE, _STRIP, SIDE), _why(each.explanation, "video"))
-        _draw_sounds(page, (right, top + _TITLE), pictures, each.explanation, clip)
+        if "video" not in row.explanation.parts:
+            page.note((left, top + _TITLE, _STRIP, SIDE), _why(row.explanation, "video"))
+        _draw_sounds(page, (right, top + _TITLE), pictures, row.explanation, clip)
         top += count * _BAND
     return page.figure
 
 
 class _Page:
-    """A figure whose places are pixels from its top left corner."""
+    """A figure with positions in pixels from its top left corner."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -95,7 +98,7 @@ class _Page:
         return self.figure.add_axes(place)
 
     def picture(self, left: float, top: float, pixels: Pixels) -> Axes:
-        """As large as it is."""
+        """Draw pixels at their own size."""
         axes = self.axes(left, top, pixels.shape[1], pixels.shape[0])
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="none", aspect="auto")
         axes.set_axis_off()
@@ -104,7 +107,7 @@ class _Page:
     def text(
         self, x: float, y: float, words: str, room: float, size: int = 9, colour: str = _INK, **options: Any
     ) -> None:
-        """One line, cut where it would take more than `room` pixels."""
+        """Write one line, cut at `room` pixels."""
         letters = int(room / (size * _POINTS_PER_LETTER * _DPI / 72))
         words = words if len(words) <= letters else f"{words[: letters - 3]}..."
         self.figure.text(
@@ -112,7 +115,7 @@ class _Page:
         )
 
     def note(self, box: tuple[float, float, float, float], words: str) -> None:
-        """In the place of a picture that there is none of."""
+        """Write words in the place of a missing picture."""
         left, top, width, height = box
         axes = self.axes(left, top, width, height)
         axes.set(xticks=[], yticks=[], facecolor="#f3f4f5")
@@ -121,17 +124,17 @@ class _Page:
         axes.text(0.5, 0.5, lines, ha="center", va="center", fontsize=9, color=_FAINT, transform=axes.transAxes)
 
 
-def _frames_shown(pictures: ClipPictures, shown: Sequence[ExplainedRow]) -> Pixels | None:
-    """Eight frames uint8 (8, H, W, 3) of the first feature that is of frames which can be shown."""
-    for each in shown:
-        for part in each.explanation.parts.get("video", []):
+def _first_frames(pictures: ClipPictures, rows: Sequence[ExplainedRow]) -> Pixels | None:
+    """Eight frames uint8 (8, H, W, 3) of the first feature computed from frames."""
+    for row in rows:
+        for part in row.explanation.parts.get("video", []):
             if not isinstance(frames := pictures.frames(part), str):
                 return frames[shown_frames(len(frames))]
     return None
 
 
 def zero_words(explanation: Explanation, modality: str, clip: int) -> str:
-    """How many of the heads find no cell that speaks for the class, where some do and others do not."""
+    """How many seeds have a map of zeros, in words, where some have and others have not."""
     zeros = explanation.zeros(modality, clip)
     return f"zero for {zeros} of {explanation.heads} seeds" if 0 < zeros < explanation.heads else ""
 
@@ -139,20 +142,20 @@ def zero_words(explanation: Explanation, modality: str, clip: int) -> str:
 def _draw_title(page: _Page, place: tuple[float, float], shown: ExplainedRow, clip: int, methods: set[Method]) -> None:
     verdict = f" ({shown.verdict})" if shown.verdict else ""
     method = f", by {_METHODS[shown.explanation.method]}" if len(methods) > 1 else ""
-    found = {each: zero_words(shown.explanation, each, clip) for each in shown.explanation.maps}
-    zeros = "".join(f"; {modality} map {words}" for modality, words in found.items() if words)
+    counts = {modality: zero_words(shown.explanation, modality, clip) for modality in shown.explanation.maps}
+    zeros = "".join(f"; {modality} map {words}" for modality, words in counts.items() if words)
     title = f"{shown.row}: {shown.guess}, {100 * shown.probability:.0f} %{verdict}{method}{zeros}"
     page.text(*place, title, _STRIP, size=11)
 
 
 def _draw_scale(page: _Page, place: tuple[float, float], explanations: Sequence[Explanation]) -> None:
-    """What numbers mean, and colours where any map has them."""
+    """Draw the legend: the methods, the unit of relevance, and the colour scale where a map has colours."""
     left, top = place
-    methods = {each.method for each in explanations}
-    named = ", ".join(words for each, words in _METHODS.items() if each in methods)
+    methods = {explanation.method for explanation in explanations}
+    named = ", ".join(words for method, words in _METHODS.items() if method in methods)
     page.text(left, top, named, SIDE, size=9, weight="bold")
     below = top + 20
-    if any(_has_colours(each) for each in explanations):
+    if any(map(_has_colours, explanations)):
         bar = page.figure.colorbar(
             ScalarMappable(cmap=COLOURS),
             cax=page.axes(left, below, SIDE, 12),
@@ -182,7 +185,7 @@ def _draw_strip(page: _Page, place: tuple[float, float], tiles: Sequence[Pixels]
 
 
 def _draw_video(page: _Page, place: tuple[float, float], frames: Pixels | str, heat: Map, part: FeatureTokens) -> None:
-    """Maps over the frames shown where frames have cells, and below the relevance of every frame."""
+    """Draw maps over the eight frames where frames have cells, and below them the relevance of every frame."""
     left, top = place
     if np.isnan(heat).any():
         page.note((left, top, _STRIP, SIDE), "The clip has no picture, or nothing of it reaches the score.")
@@ -201,7 +204,7 @@ def _draw_video(page: _Page, place: tuple[float, float], frames: Pixels | str, h
         if heat.ndim == 3:
             grey = [grey_of(_tile(frames[frame])) for frame in chosen]
             maps = [enlarged(heat[step], "frames", (_TILE, _TILE)) for step in marked]
-            _draw_strip(page, place, [overlay(*each, heat.max()) for each in zip(grey, maps, strict=True)])
+            _draw_strip(page, place, [overlay(*pair, heat.max()) for pair in zip(grey, maps, strict=True)])
             above = _TILE
     _draw_steps(page, (left, top + above), SIDE - above, heat, part, marked)
 
@@ -209,7 +212,7 @@ def _draw_video(page: _Page, place: tuple[float, float], frames: Pixels | str, h
 def _draw_steps(
     page: _Page, place: tuple[float, float], height: int, heat: Map, part: FeatureTokens, marked: Sequence[int]
 ) -> None:
-    """Bars on the time axis of the frames above; those at `marked` are dark. Cells of a frame are averaged."""
+    """Draw bars on the time axis of the frames above, those at `marked` dark. Cells of a frame are averaged."""
     left, top = place
     relevance = heat.reshape(len(heat), -1).mean(axis=1)
     axes = page.axes(left, top + 14, _STRIP, height - 14)
@@ -265,7 +268,7 @@ def _draw_sounds(
 def _draw_sound(
     page: _Page, place: tuple[float, float], pictures: ClipPictures, part: FeatureTokens, heat: Map
 ) -> None:
-    """The map over its picture, of time alone where it has no other axis; without a picture a bar for each token."""
+    """Draw the map over its picture, along time alone where it has no other axis; without a picture a bar per token."""
     left, top = place
     grey = pictures.sound(part)
     kind = part.specs[0].input.kind if part.specs else ""
@@ -275,11 +278,11 @@ def _draw_sound(
         return
     cells, end = np.atleast_2d(heat), pictures.length(part)
     heated = enlarged(cells, kind, (SIDE, round(SIDE / end)))[:, :SIDE]
-    spoken = bool(heat.any())
+    supported = bool(heat.any())
     plain = np.repeat(grey[..., None], 3, axis=2)
-    axes = page.picture(left, top, overlay(grey, heated, heat.max()) if spoken else plain)
+    axes = page.picture(left, top, overlay(grey, heated, heat.max()) if supported else plain)
     words = _largest(heat)
-    if not spoken:
+    if not supported:
         box = {"boxstyle": "round,pad=0.6", "facecolor": "white", "edgecolor": "none", "alpha": 0.9}
         lines = textwrap.fill(_NOTHING, 26)
         axes.text(SIDE / 2, SIDE / 2, lines, ha="center", va="center", fontsize=8, color=_INK, bbox=box)
@@ -287,13 +290,13 @@ def _draw_sound(
     if kind == "filter_bank":
         axes.text(-6, SIDE / 2, "frequency →", rotation=90, ha="right", va="center", fontsize=8, color=_FAINT)
         behind = cells[:, middles(cells.shape, 1, kind) > end].sum() / max(cells.sum(), 1e-12)
-        words += f", {100 * behind:.0f} % in padding" if end < 1 and spoken else ""
+        words += f", {100 * behind:.0f} % in padding" if end < 1 and supported else ""
     page.text(left, top + SIDE + 12, f"{part.name}, time →", SIDE + _AXIS, colour=_FAINT)
     page.text(left, top + SIDE + 28, words, SIDE + _AXIS, colour=_FAINT)
 
 
 def _draw_vector_bars(page: _Page, place: tuple[float, float], vectors: Mapping[str, float]) -> None:
-    """Of features that are one vector each."""
+    """Draw a bar per feature of one vector."""
     left, top = place
     axes = page.axes(left, top, SIDE, SIDE)
     places, right = np.arange(len(vectors)), max(1.25, 1.1 * max(vectors.values()))

@@ -264,7 +264,7 @@ class TestPage:
             ClipPictures(Clip("one", Path("one.mp4")), inputs), "", [ExplainedRow("a", "b", 0.5, "", found)], 0
         )
         said = [text.get_text().replace("\n", " ") for axes in page.axes for text in axes.texts]
-        assert said.count("The map is zero everywhere: no cell speaks for this class.") == 2
+        assert said.count("The map is zero everywhere: no token supports this class.") == 2
         pictures = [axes.images[0].get_array() for axes in page.axes if axes.images]
         assert len(pictures) == 8 + 1
         sound = np.asarray(pictures[-1]).astype(int)
@@ -293,7 +293,7 @@ class TestPage:
         assert not any("zero for" in text.get_text() for text in page.texts)
 
     def test_how_many_seeds_have_no_map_is_said(self) -> None:
-        """Of three heads two find no frame that speaks for the class."""
+        """Of three heads two have no frame that supports the class."""
         (spec,) = resolve(["lite:frames"])
         video = FeatureTokens(spec.name, np.arange(25), (spec,))
         maps = {"video": np.full((1, 25), 1 / 3 / 25)}
