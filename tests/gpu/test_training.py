@@ -1,4 +1,4 @@
-"""Stage two on the device: heads come out as on the CPU, and in company as alone."""
+"""Stage two on the device: heads come out as on the CPU, and in one pass as one by one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,8 +22,7 @@ from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.data.filter_banks import FilterBanks
 from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
 from avfuse.stages.fuse.heads import get_head, head_names
-from avfuse.stages.fuse.training import checkpoint, vectorized
-from avfuse.stages.fuse.training import inputs as prepared
+from avfuse.stages.fuse.training import checkpoint, streamed_batches, vectorized
 from avfuse.stages.fuse.training.auxiliary_losses import AuxiliaryLosses
 from avfuse.stages.fuse.training.checkpoint import Checkpoint
 from avfuse.stages.fuse.training.head_trainer import HeadTrainer, predict
@@ -52,7 +51,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 ON_GRID, ON_BANKS = ("mat_lite", "mmt"), ("mat",)
 HEADS = [pytest.param(name, marks=() if name in ("mlp", "crossattn") else pytest.mark.slow) for name in head_names()]
-TOGETHER = [
+IN_ONE_PASS = [
     pytest.param(name, marks=() if name == "mlp" else pytest.mark.slow)
     for name in head_names()
     if not get_head(name).fits_without_epochs and name not in ON_BANKS
@@ -128,24 +127,24 @@ def test_a_head_trained_on_the_device_is_the_one_trained_on_the_cpu(head: str, d
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("head", TOGETHER)
+@pytest.mark.parametrize("head", IN_ONE_PASS)
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_heads_side_by_side_come_out_as_alone(
     head: str, precision: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = on(device, made_up(sound_of(head)))
-    plans = [
+    jobs = [
         TrainingJob.of(head, data, seed, asked(head, dropout=0.1, precision=precision, l1=1e-5)) for seed in range(3)
     ]
-    side_by_side, alone = (company(plans, each, monkeypatch) for each in (True, False))
+    side_by_side, alone = (train_group(jobs, each, monkeypatch) for each in (True, False))
     tolerance = 2e-3 if precision == "float32" else 0.1
     for one, other in zip(side_by_side, alone, strict=True):
         assert_alike(one.logits, other.logits, tolerance)
 
 
-def company(plans: list[TrainingJob], together: bool, monkeypatch: pytest.MonkeyPatch) -> list[TrainedHead]:
+def train_group(jobs: list[TrainingJob], together: bool, monkeypatch: pytest.MonkeyPatch) -> list[TrainedHead]:
     monkeypatch.setattr(vectorized, "is_faster_vmapped", lambda head, device: together)
-    return train_jobs(plans)
+    return train_jobs(jobs)
 
 
 @pytest.mark.parametrize("head", ["mlp", pytest.param("crossattn", marks=pytest.mark.slow)])
@@ -177,9 +176,9 @@ def test_losses_beside_classification_are_followed(losses: Mapping[str, Any], de
 def test_hidden_sound_is_reconstructed(mask: str, precision: str, device: str) -> None:
     data = on(device, with_banks(made_up(GRID)))
     training = asked("bottleneck", masked=0.1, avc=0.1, mask=mask, precision=precision, epochs=2)
-    plan = TrainingJob.of("bottleneck", data, 0, training)
-    plan.check()
-    trained = train_jobs([plan])[0]
+    job = TrainingJob.of("bottleneck", data, 0, training)
+    job.check()
+    trained = train_jobs([job])[0]
     assert trained.too_short == 0
     assert np.isfinite([epoch.train_loss for epoch in trained.curve]).all()
 
@@ -191,9 +190,9 @@ def test_contrast_is_that_of_the_cpu(device: str) -> None:
         training = asked("crossattn", avc=0.5, imc=0.1)
         recipe = training.recipe("crossattn")
         inputs = HeadInputs.of("crossattn", data, data.train, training.options("crossattn"), recipe)
-        fit = HeadTrainer(inputs, data.truth, recipe, seed=0)
-        assert isinstance(fit.auxiliary, AuxiliaryLosses)
-        losses = fit.losses(inputs.evaluation_batch(data.train[:16]))
+        trainer = HeadTrainer(inputs, data.truth, recipe, seed=0)
+        assert isinstance(trainer.auxiliary, AuxiliaryLosses)
+        losses = trainer.losses(inputs.evaluation_batch(data.train[:16]))
         values.append([losses[name].item() for name in ("total", "ce", "avc", "imc")])
     np.testing.assert_allclose(values[1], values[0], rtol=1e-3)
 
@@ -216,11 +215,11 @@ def test_training_goes_on_from_a_checkpoint(device: str, tmp_path: Path, monkeyp
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     monkeypatch.setattr(vectorized, "is_faster_vmapped", lambda head, device: True)
     data = on(device, made_up())
-    plans = [TrainingJob.of("mlp", data, seed, asked("mlp", dropout=0.2, epochs=6)) for seed in range(2)]
-    whole = train_jobs(plans)
+    jobs = [TrainingJob.of("mlp", data, seed, asked("mlp", dropout=0.2, epochs=6)) for seed in range(2)]
+    whole = train_jobs(jobs)
     with pytest.raises(Killed):
-        train_jobs(plans, kill_after(7), Checkpoint(tmp_path / "kept", "key"))
-    again = train_jobs(plans, checkpoint=Checkpoint(tmp_path / "kept", "key"))
+        train_jobs(jobs, kill_after(7), Checkpoint(tmp_path / "kept", "key"))
+    again = train_jobs(jobs, checkpoint=Checkpoint(tmp_path / "kept", "key"))
     for one, other in zip(whole, again, strict=True):
         assert one.best_epoch == other.best_epoch
         assert_alike(other.logits, one.logits, 1e-4)
@@ -268,7 +267,7 @@ def test_features_that_are_streamed_train_the_same_heads(
     assert set(streamed.streamed) == {"video", "audio"}
     one, other = (train_head("mlp", each, 0, asked("mlp", batch_size=1000)) for each in (in_memory, streamed))
     assert_alike(other.logits, one.logits)
-    monkeypatch.setattr(prepared, "_EVALUATION_BATCH", 4)  # many batches on their way at once
+    monkeypatch.setattr(streamed_batches, "EVALUATION_CLIPS", 4)  # many batches on their way at once
     options, recipe = asked("mlp").options("mlp"), asked("mlp").recipe("mlp")
     inputs = [HeadInputs.of("mlp", each, each.train, options, recipe) for each in (in_memory, streamed)]
     logits = [predict(one.head, each, in_memory.test).cpu() for each in inputs]
@@ -281,9 +280,9 @@ def test_where_a_head_looks_is_what_the_cpu_says(method: Any, device: str) -> No
     data, maps = made_up(GRID), []
     for each in ("cpu", device):
         there = on(each, data)
-        plan = TrainingJob.of("crossattn", there, 0, asked("crossattn"))
-        head = train_jobs([plan])[0].head
-        maps.append(explain(plan, [head], there.test[:8], method).maps)
+        job = TrainingJob.of("crossattn", there, 0, asked("crossattn"))
+        head = train_jobs([job])[0].head
+        maps.append(explain(job, [head], there.test[:8], method).maps)
     for name, expected in maps[0].items():
         np.testing.assert_allclose(maps[1][name], expected, rtol=0.02, atol=1e-3)
 
@@ -291,7 +290,7 @@ def test_where_a_head_looks_is_what_the_cpu_says(method: Any, device: str) -> No
 @pytest.mark.slow
 def test_what_heads_withstand_is_measured(device: str) -> None:
     data = on(device, made_up())
-    plan = TrainingJob.of("mlp", data, 0, asked("mlp"))
-    table = robustness(plan, [train_jobs([plan])[0].head]).table
+    job = TrainingJob.of("mlp", data, 0, asked("mlp"))
+    table = robustness(job, [train_jobs([job])[0].head]).table
     assert {"dropped", "noise", "same class", "other class"} <= set(table["change"])
     assert table["accuracy"].between(0, 1).all()

@@ -30,8 +30,8 @@ def data(make_data: Callable[..., FusionData]) -> FusionData:
 
 
 def parents_of(data: FusionData, training: TrainingOverrides) -> dict[str, Head]:
-    plans = TrainingJob.of("mlp", data, 5, training).parents()
-    chosen = {name: train_jobs([plan], keep_chosen=True)[0].chosen for name, plan in plans.items()}
+    jobs = TrainingJob.of("mlp", data, 5, training).parents()
+    chosen = {name: train_jobs([job], keep_chosen=True)[0].chosen for name, job in jobs.items()}
     return {name: head for name, head in chosen.items() if head is not None}
 
 
@@ -104,8 +104,8 @@ def test_while_the_epoch_is_chosen_no_parent_has_seen_validation(data: FusionDat
     truth = data.truth[0].clone()
     truth[data.validation] = (truth[data.validation] + 1) % 6
     other = replace(data, truth=(truth,))
-    plan = TrainingJob.of("mlp", data, 5, training).parents()["video"]
-    (one,) = train_jobs([plan], keep_chosen=True)
+    job = TrainingJob.of("mlp", data, 5, training).parents()["video"]
+    (one,) = train_jobs([job], keep_chosen=True)
     (two,) = train_jobs([TrainingJob.of("mlp", other, 5, training).parents()["video"]], keep_chosen=True)
     if one.best_epoch == two.best_epoch:
         for name, weight in one.chosen.state_dict().items():
@@ -126,9 +126,9 @@ def test_a_parent_is_trained_once_for_all_that_start_from_it(
     trained: list[tuple[str, int, float]] = []
     original = trainer.train_jobs
 
-    def noted(plans: Sequence[TrainingJob], *rest: Any, **more: Any) -> list[TrainedHead]:
-        trained.extend((plan.head, plan.seed, plan.recipe.weight_decay) for plan in plans)
-        return original(plans, *rest, **more)
+    def noted(jobs: Sequence[TrainingJob], *rest: Any, **more: Any) -> list[TrainedHead]:
+        trained.extend((job.head, job.seed, job.recipe.weight_decay) for job in jobs)
+        return original(jobs, *rest, **more)
 
     monkeypatch.setattr(trainer, "train_jobs", noted)
     other_sound = replace(data.modalities["audio"], tokens=data.modalities["audio"].tokens + 1)

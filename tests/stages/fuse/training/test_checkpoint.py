@@ -79,7 +79,8 @@ def test_what_was_trained_before_is_not_trained_again(
     epochs = []
     original = vectorized.train_epochs
     monkeypatch.setattr(
-        "avfuse.stages.fuse.training.trainer.train_epochs", lambda fits: epochs.append(len(fits)) or original(fits)
+        "avfuse.stages.fuse.training.trainer.train_epochs",
+        lambda trainers: epochs.append(len(trainers)) or original(trainers),
     )
     with pytest.raises(Killed):
         train(data, "mlp", Checkpoint(tmp_path / "kept", "key"), kill_after=13)

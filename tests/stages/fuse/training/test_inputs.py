@@ -204,8 +204,8 @@ def test_streamed_predictions_are_those_of_features_in_memory(
 def test_every_clip_comes_once_an_epoch_in_another_order(on_disk: Callable[[int | None], FusionData]) -> None:
     data = on_disk(0)
     training = TrainingOverrides(batch_size=16)
-    fit = HeadTrainer(streamed_inputs(data), data.truth, training.recipe("crossattn"), seed=3)
-    epochs = [torch.cat([batch.index for batch in epoch(fit)]) for _ in range(2)]
+    trainer = HeadTrainer(streamed_inputs(data), data.truth, training.recipe("crossattn"), seed=3)
+    epochs = [torch.cat([batch.index for batch in epoch(trainer)]) for _ in range(2)]
     for order in epochs:
         assert sorted(order.tolist()) == sorted(data.train.tolist())
     assert epochs[0].tolist() != epochs[1].tolist()
@@ -220,8 +220,8 @@ def test_clips_that_lack_what_is_streamed_come_all_the_same(tmp_path: Path) -> N
     few[data.train[::3]] = False
     alone = replace(data, modalities={"video": StreamedModality(few, video.layout, video.stores)})
     inputs = streamed_inputs(alone, "video")
-    fit = HeadTrainer(inputs, data.truth, TrainingOverrides(batch_size=16).recipe("video"), seed=0)
-    assert sorted(torch.cat([batch.index for batch in epoch(fit)]).tolist()) == sorted(data.train.tolist())
+    trainer = HeadTrainer(inputs, data.truth, TrainingOverrides(batch_size=16).recipe("video"), seed=0)
+    assert sorted(torch.cat([batch.index for batch in epoch(trainer)]).tolist()) == sorted(data.train.tolist())
     assert predict(inputs.template, inputs, data.train).isfinite().all()
 
 
@@ -238,6 +238,8 @@ def test_training_on_streamed_features_learns_and_repeats_itself(on_disk: Callab
 
 def test_balanced_batches_need_features_in_memory(on_disk: Callable[[int | None], FusionData]) -> None:
     data = on_disk(0)
-    fit = HeadTrainer(streamed_inputs(data), data.truth, TrainingOverrides(balanced="2x4").recipe("crossattn"), seed=0)
+    trainer = HeadTrainer(
+        streamed_inputs(data), data.truth, TrainingOverrides(balanced="2x4").recipe("crossattn"), seed=0
+    )
     with pytest.raises(UsageError, match="need all features in memory: raise --memory"):
-        epoch(fit)
+        epoch(trainer)

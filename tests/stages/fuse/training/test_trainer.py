@@ -103,7 +103,7 @@ def test_a_head_among_many_equals_itself_alone(
     recipe = training.recipe(name)
     inputs = HeadInputs.of(name, data, data.train, training.options(name), recipe)
 
-    def fits() -> list[HeadTrainer]:
+    def trainers() -> list[HeadTrainer]:
         return [HeadTrainer(inputs, data.truth, recipe, seed) for seed in (4, 7, 9)]
 
     def losses(trained: list[HeadTrainer]) -> list[float]:
@@ -113,7 +113,7 @@ def test_a_head_among_many_equals_itself_alone(
         monkeypatch.setattr(vectorized, "is_faster_vmapped", lambda head, device: together)
         return [losses(trained) for _ in range(4)]
 
-    side_by_side, alone = fits(), fits()
+    side_by_side, alone = trainers(), trainers()
     np.testing.assert_allclose(after_epochs(True, side_by_side), after_epochs(False, alone), atol=1e-5)
     for one, other in zip(side_by_side, alone, strict=True):
         torch.testing.assert_close(
