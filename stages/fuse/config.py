@@ -1,4 +1,4 @@
-"""How a head is trained, and how that and a head's own options are read from what a user types."""
+"""Training recipes and options of heads, validated from text that a user types."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -9,7 +9,7 @@ from avfuse.features.errors import UsageError
 
 
 class Settings(BaseModel):
-    """Named values that decide what comes out of training. They are checked, and never change."""
+    """Base of recipes and options: validated, immutable named values that decide the outcome of training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,20 +26,25 @@ SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
 class Recipe(Settings):
-    """How a head is trained unless the user says otherwise: Adam with decoupled weight decay (with 0 it is Adam), for
-    at most `epochs`, less when validation has not improved for `patience` of them."""
+    """Default training of a head, by AdamW with early stopping."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """Decoupled weight decay; with 0 the optimiser is Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 64
+    """Clips per batch."""
     epochs: Annotated[int, Field(ge=1)] = 60
+    """At most."""
     patience: Annotated[int, Field(ge=1)] = 10
+    """Epochs without improvement on validation after which training stops."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: down to nothing at `epochs`, whatever epoch is chosen."""
+    """Of the learning rate; cosine decays to 0 at `epochs`, whichever epoch is chosen."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The share of all steps over which the learning rate rises from nothing."""
+    """Share of all steps over which the learning rate rises from 0."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the classification loss."""
     l1: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the sum of `|W|` over linear layers."""
     avc: Annotated[float, Field(ge=0)] = 0.0
@@ -47,28 +52,28 @@ class Recipe(Settings):
     imc: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the supervised contrast inside each modality (MMT)."""
     contrast_labels: bool = False
-    """Whether every pair of one class is right in audio-video contrast (MMT), not only a clip with itself."""
+    """Whether every pair of one class is positive in audio-video contrast (MMT), not only a clip with itself."""
     avm: Annotated[float, Field(ge=0)] = 0.0
     """Weight of audio-video matching (AVT's equation 5)."""
     negatives: Literal[1, 2] = 2
-    """Wrong pairs per clip in matching."""
+    """Negatives per clip in matching."""
     other_class_negatives: bool = False
-    """Whether wrong pairs are of different classes."""
+    """Whether negatives are of different classes."""
     masked: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of reconstructing what is hidden (AVT's equation 6)."""
+    """Weight of masked reconstruction (AVT's equation 6)."""
     mask: Literal["segments", "random"] = "segments"
-    """What of the sound is hidden: whole audio segments (MASegm), or single tokens (MAV)."""
+    """How sound is hidden: whole audio segments (MASegm), or single tokens (MAV)."""
 
     balanced: Annotated[str | None, Field(pattern=r"^[1-9]\d*x[1-9]\d*$", examples=["8x4"])] = None
     """PxK: batches of P classes with K clips each, in place of batch_size."""
     modality_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How often a clip with both modalities is trained on with only one of them."""
+    """Share of clips with both modalities that lose one in training."""
     without: Literal["video", "audio"] | None = None
-    """A modality that no clip has, in training and at test."""
+    """Modality that is left out, in training and at test."""
     views: bool = True
-    """Whether training draws among cached views (flips, temporal windows) of a clip."""
+    """Whether training draws cached views (flips, temporal windows) of a clip."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of products; auto is bfloat16 on a GPU that has it. Weights are float32."""
+    """Of matrix products; auto is bfloat16 on a GPU that has it. Weights are float32."""
 
     @property
     def classes_and_clips(self) -> tuple[int, int] | None:
@@ -80,7 +85,16 @@ class Recipe(Settings):
 
 
 def parse_settings(kind: type[SettingsType], given: Mapping[str, Any], whose: str, base: SettingsType) -> SettingsType:
-    """`base` with the values given, as text or as they are. Raises UsageError that names the value and what may be."""
+    """Validate settings, as text or typed, over defaults.
+
+    Args:
+        kind: class of the settings.
+        given: values by name.
+        whose: their owner, for messages.
+        base: defaults.
+
+    Raises UsageError that names the value and what is valid.
+    """
     try:
         return kind.model_validate({**base.model_dump(), **given})
     except ValidationError as error:

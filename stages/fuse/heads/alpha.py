@@ -18,17 +18,16 @@ Transform = Literal["none", "sqrt", "sqrt_relu", "scalar"]
 
 
 class AlphaOptions(MlpOptions):
-    """What is done to which side, and sizes: the paper's."""
+    """The transform and its modality, and sizes, the paper's."""
 
     hidden: Annotated[str, Field(pattern=r"^[1-9]\d*(x[1-9]\d*)*$", examples=["1024x512"])] = "1024x512"
     """Widths of hidden layers, joined by x."""
     transform: Transform = "none"
     """See `alpha.transform`."""
     alpha: Annotated[float, Field(gt=0)] = 1.5
-    """What transform=scalar multiplies with: the paper's pos_scalar is 1.5 (2 in the code it released), its neg_scalar
-    0.75."""
+    """Factor of transform=scalar: the paper's pos_scalar is 1.5 (2 in its released code), its neg_scalar 0.75."""
     side: Literal["video", "audio"] = "video"
-    """Which modality is transformed."""
+    """The transformed modality."""
 
 
 @register_head(
@@ -38,8 +37,8 @@ class AlphaTransformer(Head):
     """[video ; audio], one of them transformed -> MLP -> logits. Each modality is one vector (see
     `ModalityShape.pool`): CLS of TimeSformer, (CLS + distillation) / 2 of AST in the paper.
 
-    Features are taken as they are cached: standardised ones would undo a scalar. The learned token that stands in for a
-    missing modality is not transformed.
+    Features are taken as they are cached: standardisation would undo a scalar. The learned token of a missing modality
+    is not transformed.
     """
 
     recipe = Recipe(lr=1e-4, weight_decay=0, batch_size=8, epochs=25, patience=25)
@@ -60,10 +59,10 @@ class AlphaTransformer(Head):
 
 
 def transform(x: Tensor, name: Transform, alpha: float = 1.5) -> Tensor:
-    """Value by value, in any shape. The paper takes square roots without saying what those of negative values are.
+    """Transform x elementwise, in any shape.
 
-    name: `none`; `sqrt` sign(x) sqrt|x|; `sqrt_relu` sqrt(max(x, 0)), as in the code that the paper released; `scalar`
-    alpha x.
+    name: `none`; `sqrt`, sign(x) sqrt|x|, as the paper does not define roots of negative values; `sqrt_relu`,
+    sqrt(max(x, 0)), as in its released code; `scalar`, alpha x.
     """
     if name == "sqrt":
         return _root(x) - _root(-x)
@@ -73,6 +72,6 @@ def transform(x: Tensor, name: Transform, alpha: float = 1.5) -> Tensor:
 
 
 def _root(x: Tensor) -> Tensor:
-    """sqrt(max(x, 0)), whose gradient is 0 where x is, and not infinite."""
+    """sqrt(max(x, 0)), with gradient 0, not infinite, at x = 0."""
     flat = x <= 0
     return torch.where(flat, 1, x).sqrt().masked_fill(flat, 0)

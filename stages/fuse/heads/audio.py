@@ -12,7 +12,7 @@ from avfuse.stages.fuse.heads.blocks import MlpOptions, mlp
 
 @register_head("audio", modalities=("audio",), summary="audio images alone, side by side, MLP")
 class AudioOnly(Head):
-    """Audio images side by side -> MLP -> logits. A grid of tokens is taken as one vector, its CLS or mean."""
+    """Audio images side by side -> MLP -> logits. A grid of tokens is pooled to one vector, its CLS or mean."""
 
     class Options(MlpOptions):
         """Sizes."""

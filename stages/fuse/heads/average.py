@@ -1,4 +1,4 @@
-"""Late fusion: two classifiers, averaged."""
+"""Late fusion: the mean of two classifiers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,7 +19,7 @@ from avfuse.stages.fuse.heads.video import VideoOnly, VideoOptions
 )
 class Average(Head):
     """The `audio` and the `video` head, each trained on its own loss; their class probabilities are averaged over the
-    modalities that a clip has, target by target. Neither sees the other while training."""
+    modalities that a clip has, target by target. Their training is independent."""
 
     class Options(VideoOptions):
         """Of both classifiers."""
@@ -38,7 +38,7 @@ class Average(Head):
         absent &= ~absent.all(dim=0)  # a clip with neither modality keeps both priors
         by_target = zip(*(self.targets.split(logits) for logits in single.values()), strict=True)
         merged = [
-            _of_mean_probability(torch.stack(logits), absent, target.sigmoid)
+            _mean_probability_logits(torch.stack(logits), absent, target.sigmoid)
             for target, logits in zip(self.targets, by_target, strict=True)
         ]
         return {"logits": torch.cat(merged, dim=1), **single}
@@ -53,12 +53,12 @@ class Average(Head):
 
 
 def _absent(present: Tensor | None, logits: Tensor) -> Tensor:
-    """Which clips lack a modality. bool (B,)."""
+    """Clips without a modality, bool (B,)."""
     return torch.zeros_like(logits[:, 0], dtype=torch.bool) if present is None else ~present
 
 
-def _of_mean_probability(logits: Tensor, absent: Tensor, sigmoid: bool) -> Tensor:
-    """The logits whose probabilities are the mean over modalities. (M, B, C), bool (M, B) -> (B, C)."""
+def _mean_probability_logits(logits: Tensor, absent: Tensor, sigmoid: bool) -> Tensor:
+    """Logits of the mean probability over present modalities. (M, B, C), absent bool (M, B) -> (B, C)."""
     if sigmoid:
         return _log_mean(F.logsigmoid(logits), absent) - _log_mean(F.logsigmoid(-logits), absent)
     return _log_mean(logits.log_softmax(dim=2), absent)

@@ -1,4 +1,4 @@
-"""Parts that several heads are made of."""
+"""Building blocks of heads."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -14,20 +14,20 @@ from avfuse.stages.fuse.heads.dropout import Dropout
 
 
 class Linear(nn.Linear):
-    """As torch's, for (B, inputs), with a batched form whose gradients lie as the weights do: under vmap PyTorch makes
-    those of many layers transposed, and copies them. Under autocast torch's own is taken,
-    as no rule casts these."""
+    """torch's linear layer on (B, inputs), with a batched form whose gradients are laid out as the weights: under vmap
+    PyTorch makes those of many layers transposed, and copies them. Under autocast, which has no rule for it, torch's
+    own is used."""
 
     def forward(self, x: Tensor) -> Tensor:
         plain = x.ndim == 2 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if not plain or not torch.is_grad_enabled():
             return super().forward(x)
-        product: Tensor = _Product.apply(x, self.weight, self.bias)
+        product: Tensor = _PlainLinear.apply(x, self.weight, self.bias)
         return product
 
 
-class _Product(torch.autograd.Function):
-    """x (B, i), weight (o, i), bias (o,) -> (B, o)."""
+class _PlainLinear(torch.autograd.Function):
+    """One layer: x (B, i), weight (o, i), bias (o,) -> (B, o)."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -46,14 +46,14 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, int]:
         stacked = [
-            each.expand(info.batch_size, *each.shape) if dim is None else each.movedim(dim, 0)
-            for each, dim in zip((x, weight, bias), in_dims, strict=True)
+            tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            for tensor, dim in zip((x, weight, bias), in_dims, strict=True)
         ]
-        return _Products.apply(*stacked), 0
+        return _BatchedLinear.apply(*stacked), 0
 
 
-class _Products(torch.autograd.Function):
-    """Of many layers: x (N, B, i), weight (N, o, i), bias (N, o) -> (N, B, o)."""
+class _BatchedLinear(torch.autograd.Function):
+    """N layers: x (N, B, i), weight (N, o, i), bias (N, o) -> (N, B, o)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class _Products(torch.autograd.Function):
 
 
 class MlpOptions(Settings):
-    """Sizes of an MLP that classifies. The papers name none."""
+    """Sizes of a classifying MLP. The papers name none."""
 
     hidden: Annotated[str, Field(pattern=r"^[1-9]\d*(x[1-9]\d*)*$", examples=["512x256"])] = "512x256"
     """Widths of hidden layers, joined by x."""
@@ -84,7 +84,7 @@ def mlp(inputs: int, outputs: int, options: MlpOptions) -> nn.Sequential:
 
 
 class TransformerOptions(Settings):
-    """Sizes of attention layers: ours, light enough for a CPU. The papers' have 768 dimensions and 12 heads."""
+    """Sizes of attention layers, small enough for a CPU. The papers use 768 dimensions and 12 heads."""
 
     dim: Annotated[int, Field(ge=1)] = 128
     heads: Annotated[int, Field(ge=1)] = 4
@@ -98,8 +98,8 @@ class TransformerOptions(Settings):
 
 
 class TokenProjection(nn.Module):
-    """Each modality's tokens to one width, plus a learned embedding per position, which says which frame or which audio
-    image, and so which modality, a token is of. {name: (B, T, D)} -> {name: (B, T, d)}."""
+    """Projects each modality's tokens to one width and adds a learned embedding per position, which tells frames, audio
+    images and modalities apart. {name: (B, T, D)} -> {name: (B, T, d)}."""
 
     def __init__(self, shapes: Mapping[str, ModalityShape], dim: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class TokenProjection(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """LayerNorm, then Linear 4d, GELU, Linear d: the second half of a pre-LN transformer block, without its skip."""
+    """LayerNorm, Linear 4d, GELU, Linear d: the second half of a pre-LN transformer block, without its skip."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__(
@@ -122,7 +122,7 @@ class FeedForward(nn.Sequential):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries (B, N, d) over context (B, M, d), dropout on its output. -> (B, N, d)."""
+    """Multi-head attention of queries (B, N, d) over context (B, M, d), with dropout on its output -> (B, N, d)."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()

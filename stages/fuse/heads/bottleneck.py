@@ -15,16 +15,16 @@ from avfuse.stages.fuse.heads.blocks import Attention, FeedForward, TokenProject
 
 
 class BottleneckOptions(TransformerOptions):
-    """How wide the bottleneck is, and how it goes from block to block."""
+    """Width of the bottleneck, and its update from block to block."""
 
     shared: Annotated[int, Field(ge=1)] = 4
     """Tokens that both modalities share; L in AVT."""
     blocks: Annotated[int, Field(ge=1)] = 4
     """K in AVT."""
     update: Literal["serial_last", "serial_mean", "parallel_mean"] = "serial_last"
-    """What the shared tokens F are after a block. `serial_last`: video reads F, audio reads what video made of it, and
-    F is what audio made of that, the letter of AVT's equations. `serial_mean`: the mean of what the two made.
-    `parallel_mean`: both read the same F, and it becomes the mean, as in MBT."""
+    """Update of the shared tokens F in a block. `serial_last`: video reads F, audio reads video's output F_v, and F
+    becomes audio's output F_a, the letter of AVT's equations. `serial_mean`: it becomes the mean of F_v and F_a.
+    `parallel_mean`: both read the same F, and it becomes their mean, as in MBT."""
 
 
 class _Block(nn.Module):
@@ -43,7 +43,7 @@ class _Block(nn.Module):
 
 
 class AVBottleneck(nn.Module):
-    """Video (B, T, d) and audio (B, U, d) exchange information only through shared tokens F. -> both, as they come out.
+    """Video (B, T, d) and audio (B, U, d) exchange information only through shared tokens F -> both, in their shapes.
 
     Per block: [V, F] -> video block -> [V', F_v]; [F_v, A] -> audio block -> [F_a, A'], or with `parallel_mean` [F, A].
     """

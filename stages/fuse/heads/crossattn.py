@@ -1,4 +1,4 @@
-"""Cross-attention between picture and sound: MAiVAR-T (arXiv 2308.03741), sizes ours."""
+"""Cross-attention between video and audio: MAiVAR-T (arXiv 2308.03741), with sizes of our own."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -17,17 +17,17 @@ _OTHER = {"video": "audio", "audio": "video"}
 
 
 class CrossAttentionOptions(TransformerOptions):
-    """How often, and who reads whom."""
+    """Number of layers, and their direction."""
 
     layers: Annotated[int, Field(ge=0)] = 1
-    """0: nothing crosses, each modality is only projected and pooled."""
+    """0: no cross-attention, each modality is only projected and pooled."""
     reads: Literal["both", "video", "audio"] = "both"
-    """Which modality reads the other; the one that does not stays as it is."""
+    """Which modality attends to the other; one that does not stays as it is."""
 
 
 class _Layer(nn.Module):
-    """V' = V + MHA(LN V, LN A) and A' = A + MHA(LN A, LN V), both reading the other's old stream, with weights of their
-    own; then a feed-forward net each. {name: (B, T, d)} -> the same."""
+    """V' = V + MHA(LN V, LN A) and A' = A + MHA(LN A, LN V), both from the layer's input, with separate weights;
+    then a feed-forward net each. {name: (B, T, d)} -> the same."""
 
     def __init__(self, options: CrossAttentionOptions) -> None:
         super().__init__()

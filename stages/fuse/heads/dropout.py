@@ -1,4 +1,4 @@
-"""Random numbers of a head's own: what one head draws does not depend on which others are trained beside it."""
+"""Dropout with random numbers of a head's own, whichever heads are trained beside it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 
 class MaskSource(Protocol):
-    """Where dropout gets its masks from."""
+    """Source of dropout masks."""
 
     def keep(self, x: Tensor, p: float) -> Tensor:
-        """What to multiply x with: 0 with probability p, 1 / (1 - p) otherwise, in the shape of x."""
+        """Factors of x, in its shape: 0 with probability p, else 1 / (1 - p)."""
         ...
 
 
 class GeneratorMasks:
-    """Masks from a generator."""
+    """Masks drawn from a generator."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
@@ -29,7 +29,7 @@ class GeneratorMasks:
 
 
 class MaskRecorder:
-    """Notes which masks a head asks for, and drops nothing."""
+    """Records which masks a head requests, and drops nothing."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[torch.Size, torch.dtype, float]] = []
@@ -40,7 +40,7 @@ class MaskRecorder:
 
 
 class PrecomputedMasks:
-    """Masks that were drawn before, in the order in which a head asks for them."""
+    """Masks that were drawn before, in the order of a head's requests."""
 
     def __init__(self, masks: Sequence[Tensor]) -> None:
         self._masks = iter(masks)
@@ -58,10 +58,10 @@ def dropout_mask(shape: torch.Size, dtype: torch.dtype, p: float, generator: tor
 def stacked_dropout_masks(
     shape: torch.Size, dtype: torch.dtype, p: float, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """The masks that `dropout_mask` gives of each generator, (generators, *shape)."""
+    """The `dropout_mask` of each generator, (generators, *shape)."""
     chance = torch.empty(len(generators), *shape, device=generators[0].device)
-    for own, generator in zip(chance, generators, strict=True):
-        own.uniform_(generator=generator)
+    for of_head, generator in zip(chance, generators, strict=True):
+        of_head.uniform_(generator=generator)
     return chance.ge_(p).div_(1 - p).to(dtype)
 
 
@@ -70,7 +70,7 @@ _source: ContextVar[MaskSource | None] = ContextVar("source of dropout", default
 
 @contextmanager
 def dropout_source(source: MaskSource) -> Iterator[None]:
-    """Dropout inside, in this thread, asks this source."""
+    """Dropout in this block and thread takes its masks from `source`."""
     token = _source.set(source)
     try:
         yield
@@ -79,13 +79,13 @@ def dropout_source(source: MaskSource) -> Iterator[None]:
 
 
 def mask_from_source(x: Tensor, p: float) -> Tensor | None:
-    """What the source in use gives for x; None where none is."""
+    """A mask for x from the current source; None without one."""
     source = _source.get()
     return None if source is None else source.keep(x, p)
 
 
 class Dropout(nn.Module):
-    """As torch's, with masks from the source in use; torch's own random state where there is none."""
+    """torch's dropout with masks from the current source; without one, from torch's random state."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

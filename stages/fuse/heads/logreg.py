@@ -12,8 +12,8 @@ from avfuse.stages.fuse.heads.linear import LinearHead, LinearOptions
     "logreg", modalities=("video", "audio"), summary="scikit-learn's LogisticRegression, features side by side"
 )
 class LinearLogistic(LinearHead):
-    """scikit-learn's LogisticRegression, multinomial, with a penalty on squared coefficients: the softmax of logits,
-    or with sigmoid their sigmoid, is its predict_proba."""
+    """scikit-learn's multinomial LogisticRegression with an L2 penalty: the softmax of logits, or with sigmoid their
+    sigmoid, is its predict_proba."""
 
     class Options(LinearOptions):
         """Inputs, C, iterations."""

@@ -12,7 +12,7 @@ from avfuse.stages.fuse.heads.multiscale import MAT, RECIPE, MultiscaleOptions
 
 
 def bank_encoder(shape: ModalityShape, options: MultiscaleOptions, whose: str) -> MAT:
-    """MAT for a modality of this shape. Raises UsageError, about `whose`, unless it is the filter bank."""
+    """MAT for a modality of this shape. Raises UsageError unless it is the filter bank. whose: of the message."""
     if not shape.raw:
         raise UsageError(f"{whose} takes the filter bank: AUDIO=audio:fbank")
     return MAT(shape.dim, shape.length, options.pooling, options.drop_path)
@@ -22,8 +22,8 @@ def bank_encoder(shape: ModalityShape, options: MultiscaleOptions, whose: str) -
 class MATOnly(Head):
     """The filter bank (B, 1024, 128), normalised as it is cached -> MAT -> Linear.
 
-    50.98 M parameters, none of them pretrained: beside AST, whose features know AudioSet, a row of this head compares
-    more than two networks. Each frame of a clip without sound is the learned token.
+    50.98 M parameters, none of them pretrained, unlike AST's, which have seen AudioSet. Each frame of a clip without
+    sound is the learned token.
     """
 
     class Options(MultiscaleOptions):

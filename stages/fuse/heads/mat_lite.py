@@ -12,8 +12,8 @@ from avfuse.stages.fuse.heads.multiscale import RECIPE, MATLite, MultiscaleOptio
 
 
 def grid_encoder(shape: ModalityShape, options: MultiscaleOptions, whose: str) -> MATLite:
-    """MATLite for the cells of a modality of this shape, which come after its prefix. Raises UsageError, about `whose`,
-    unless it is a grid of frequency and time."""
+    """MATLite for the cells of a modality of this shape, without its prefix. Raises UsageError unless they are a grid
+    of frequency and time. whose: of the message."""
     if shape.grid is None or len(shape.grid) != 2:
         raise UsageError(f"{whose} takes a grid of audio tokens: AUDIO=ast:fbank:tokens or lite:fbank:tokens")
     rows, columns = shape.grid

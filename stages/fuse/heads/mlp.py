@@ -20,18 +20,17 @@ _SMALL = 0.01
 
 
 class MlpFusionOptions(VideoOptions):
-    """How the modalities meet, and what the net starts from."""
+    """Fusion of the modalities, and initialisation."""
 
     fusion: Literal["concat", "sum"] = "concat"
-    """Side by side, or as equation 3 is printed, x + z with a linear layer that brings the sound to the picture's
-    width."""
+    """Concatenation, or equation 3 as printed, x + z, with a linear layer from the audio's width to the video's."""
     init: Literal["random", "video"] = "random"
-    """video: Algorithm 1, the net starts as the trained `video` head of the same seed."""
+    """video: Algorithm 1, training starts from the trained `video` head of the same seed."""
     audio_block: Literal["zero", "small", "audio_mlp"] = "zero"
-    """What Algorithm 1 leaves open, the weights from the sound: zero, so that the net starts out equal to the video
-    net; `small`, a hundredth of a usual initialisation; or those of the first layer of the trained `audio` head."""
+    """Initial weights of the audio inputs, which Algorithm 1 leaves open: zero, so that the net starts as the video
+    net; `small`, a hundredth of the usual initialisation; or those of the first layer of the trained `audio` head."""
     init_lr: Annotated[float, Field(gt=0)] | None = None
-    """The learning rate of the nets that it starts from; None: their own."""
+    """Learning rate of the parent heads; None: their own."""
 
 
 @register_head("mlp", modalities=("video", "audio"), summary="mean video frame and all audio images, concatenated, MLP")
@@ -73,7 +72,7 @@ class MlpFusion(Head):
 
     @torch.no_grad()
     def init_from_parents(self, parents: Mapping[str, Head]) -> None:
-        """Algorithm 1: the video net's layers, and of the first one for the sound what `audio_block` says."""
+        """Algorithm 1: the video net's layers; weights of the audio inputs by `audio_block`."""
         if not parents:
             return
         video = parents["video"]
@@ -84,15 +83,15 @@ class MlpFusion(Head):
             self.bring.weight.mul_(0 if self.options.audio_block == "zero" else _SMALL)
             self.classifier.load_state_dict(learned)
             return
-        of_sound = own["0.weight"][:, learned["0.weight"].shape[1] :]
+        audio_weights = own["0.weight"][:, learned["0.weight"].shape[1] :]
         if self.options.audio_block == "audio_mlp":
             audio = parents["audio"]
             assert isinstance(audio, AudioOnly)
-            of_sound = audio.classifier.state_dict()["0.weight"]
+            audio_weights = audio.classifier.state_dict()["0.weight"]
             self.input("audio").absent.copy_(audio.input("audio").absent)
         else:
-            of_sound = of_sound * (0 if self.options.audio_block == "zero" else _SMALL)
-        self.classifier.load_state_dict({**learned, "0.weight": torch.cat([learned["0.weight"], of_sound], dim=1)})
+            audio_weights = audio_weights * (0 if self.options.audio_block == "zero" else _SMALL)
+        self.classifier.load_state_dict({**learned, "0.weight": torch.cat([learned["0.weight"], audio_weights], dim=1)})
 
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
         inputs = self.fill_missing(prepared, present)

@@ -22,7 +22,7 @@ _ENCODERS: Mapping[str, Callable[[ModalityShape, MultiscaleOptions, str], Multis
 
 
 class MMTOptions(BottleneckOptions, MultiscaleOptions):
-    """What hears, and how it meets the picture."""
+    """Audio encoder, and the bottleneck."""
 
     encoder: Literal["mat_lite", "mat"] = "mat_lite"
     """`mat_lite` on a grid of cached tokens, or `mat` on the filter bank, from scratch."""
@@ -30,12 +30,12 @@ class MMTOptions(BottleneckOptions, MultiscaleOptions):
 
 @register_head("mmt", modalities=("video", "audio"), summary="sound through MAT or MAT-lite, then the bottleneck (MMT)")
 class MMT(Head):
-    """Sound through a multiscale encoder to a few tokens, these and the video's through `AVBottleneck`; [V' ; A'] -> LN
+    """Audio through a multiscale encoder to a few tokens, these and the video's through `AVBottleneck`; [V' ; A'] -> LN
     -> Linear, of the video its CLS where it has one, else the mean, of the sound the mean.
 
     `before_audio` is the encoder's pooled output at the bottleneck's width, so contrast trains the encoder too. There
-    are no `tokens_video` and `tokens_audio`: a token of the sound is of pooled cells, from which nothing that was
-    hidden could be laid out again.
+    are no `tokens_video` and `tokens_audio`: audio tokens are of pooled cells, from which hidden ones cannot be
+    reconstructed.
     """
 
     class Options(MMTOptions):
@@ -58,13 +58,13 @@ class MMT(Head):
     def forward(self, prepared: Mapping[str, Tensor], present: Masks) -> dict[str, Tensor]:
         inputs = self.fill_missing(prepared, present)
         before = self.project({"video": inputs["video"]})["video"]
-        heard = self.encode(inputs["audio"][:, self.shapes["audio"].prefix :])
-        video, audio = self.exchange(before, self.narrow(heard.tokens))
+        encoded = self.encode(inputs["audio"][:, self.shapes["audio"].prefix :])
+        video, audio = self.exchange(before, self.narrow(encoded.tokens))
         of_video, of_audio = self.shapes["video"].pool(video), audio.mean(dim=1)
         return {
             "logits": self.classifier(torch.cat([of_video, of_audio], dim=1)),
             "before_video": self.shapes["video"].pool(before),
-            "before_audio": self.narrow(heard.pooled),
+            "before_audio": self.narrow(encoded.pooled),
             "after_video": of_video,
             "after_audio": of_audio,
         }

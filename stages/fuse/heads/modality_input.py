@@ -1,4 +1,4 @@
-"""The door of every head: standardise tokens, and stand in for a missing modality."""
+"""Input of a head: standardisation, layout, and a learned token for missing modalities."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ __getattr__ = renamed(__name__, {"Form": "avfuse.stages.fuse.data.shapes.InputLa
 
 
 class _Moments:
-    """Mean and deviation (rows, D) of tokens that come in batches, summed in double precision."""
+    """Mean and standard deviation (rows, D) of tokens, accumulated over batches in double precision."""
 
     def __init__(self, shape: ModalityShape) -> None:
         self._shape = shape
@@ -26,12 +26,12 @@ class _Moments:
         """tokens (B, T, D)."""
         values = tokens.to("cpu" if tokens.device.type == "mps" else tokens.device, torch.float64)
         self.clips += len(values)
-        for power, values_or_squares in enumerate((values, values.square())):
-            of_clips = values_or_squares.sum(dim=0)
+        for power, powers in enumerate((values, values.square())):
+            sums = powers.sum(dim=0)
             if self._shape.grid is not None:
-                own, cells = of_clips[: self._shape.prefix], of_clips[self._shape.prefix :]
-                of_clips = torch.cat([own, cells.sum(dim=0, keepdim=True)])
-            self._sums[power] = self._sums[power].to(of_clips.device) + of_clips
+                prefix, cells = sums[: self._shape.prefix], sums[self._shape.prefix :]
+                sums = torch.cat([prefix, cells.sum(dim=0, keepdim=True)])
+            self._sums[power] = self._sums[power].to(sums.device) + sums
 
     @property
     def mean(self) -> Tensor:
@@ -44,7 +44,7 @@ class _Moments:
 
     @property
     def _counts(self) -> Tensor:
-        """How many tokens each row is of."""
+        """Tokens that each row is the mean of."""
         counts = torch.full((len(self._sums[0]), 1), self.clips, dtype=torch.float64, device=self._sums[0].device)
         if self._shape.grid is not None:
             counts[-1] *= self._shape.length - self._shape.prefix
@@ -52,15 +52,15 @@ class _Moments:
 
 
 class ModalityInput(nn.Module):
-    """Standardises tokens with training statistics kept in the checkpoint, and puts a learned token where a clip lacks
-    the modality, so that absence is a value of its own and never data.
+    """Standardises tokens with training statistics that are kept in the checkpoint, and puts a learned token in the
+    place of a missing modality.
 
-    Each dimension is standardised for each token position, or where tokens form a grid for all cells together, of which
-    some are alike in nearly every clip. With `unstandardised` nothing is standardised.
+    Each dimension is standardised per token position; in a grid over all cells, as some cells hardly vary between
+    clips. With `unstandardised` nothing is standardised.
 
-    `standardise` and `to_layout` do once what does not change while a head is trained: tokens (B, T, D) -> (B, T, D),
-    (B, D) where `pooled` or (B, T D) where `flatten`, zero for clips without the modality. `forward` puts the learned
-    token in their place.
+    `standardise` and `to_layout` are the part that does not change in training: tokens (B, T, D) -> (B, T, D), (B, D)
+    where `pooled` or (B, T D) where `flatten`, 0 for clips without the modality. `forward` puts the learned token in
+    their place.
     """
 
     mean: Tensor
@@ -76,11 +76,11 @@ class ModalityInput(nn.Module):
 
     @property
     def width(self) -> int:
-        """The last dimension of what is given."""
+        """The last dimension in this layout."""
         return self.shape.length * self.shape.dim if self.layout == "flatten" else self.shape.dim
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Statistics over the clips that have the modality. batches: tokens (B, T, D), present bool (B,)."""
+        """Fit the statistics to the clips that have the modality. batches: tokens (B, T, D), present bool (B,)."""
         if self.unstandardised:
             return
         moments = _Moments(self.shape)
@@ -92,34 +92,34 @@ class ModalityInput(nn.Module):
 
     @torch.no_grad()
     def standardise(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """(B, ..., T, D) of any precision -> float32, 0 for clips without the modality."""
-        standardised = (tokens.float() - self._of_tokens(self.mean)) / self._of_tokens(self.deviation)
+        """Tokens (B, ..., T, D) of any precision -> float32, 0 for clips without the modality. present: bool (B,)."""
+        standardised = (tokens.float() - self._per_token(self.mean)) / self._per_token(self.deviation)
         standardised[~present] = 0
         return standardised
 
     def prepare(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """Standardised, in the head's layout."""
+        """`standardise`, then `to_layout`."""
         return self.to_layout(self.standardise(tokens, present))
 
     def unstandardise(self, standardised: Tensor) -> Tensor:
-        """The tokens as they are cached. (B, T, D) -> (B, T, D)."""
-        return standardised * self._of_tokens(self.deviation) + self._of_tokens(self.mean)
+        """The reverse of `standardise`. (B, T, D) -> (B, T, D)."""
+        return standardised * self._per_token(self.deviation) + self._per_token(self.mean)
 
     def to_layout(self, standardised: Tensor) -> Tensor:
-        """In the head's layout."""
+        """Standardised tokens (..., T, D) in the head's layout."""
         if self.layout == "pooled":
             return self.shape.pool(standardised)
         return standardised.flatten(-2) if self.layout == "flatten" else standardised
 
     def forward(self, prepared: Tensor, present: Tensor | None) -> Tensor:
-        """present: bool (B,), None where every clip has the modality."""
+        """Prepared tokens, the learned one where a clip lacks the modality. present: bool (B,), None: all have it."""
         if present is None:
             return prepared
         absent = self.absent.repeat(self.shape.length) if self.layout == "flatten" else self.absent
         return torch.where(present.reshape(-1, *[1] * (prepared.ndim - 1)), prepared, absent)
 
-    def _of_tokens(self, rows: Tensor) -> Tensor:
-        """A row for each token."""
+    def _per_token(self, rows: Tensor) -> Tensor:
+        """One row per token."""
         if self.shape.grid is None:
             return rows
         return torch.cat([rows[:-1], rows[-1:].expand(self.shape.length - self.shape.prefix, -1)])

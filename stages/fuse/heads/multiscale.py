@@ -24,36 +24,38 @@ Pooling = Literal["2d", "1d", "none"]
 
 KERNELS: dict[Pooling, Pair] = {"2d": (3, 3), "1d": (1, 3), "none": (1, 1)}
 FIRST_KEY_STRIDE = (4, 4)
-"""Of keys and values; in every stage divided by all strides of queries so far, so that all stages have as many keys."""
+"""Of keys and values; divided by the query strides of all stages so far, so that each stage has as many keys."""
 
 
 RECIPE = Recipe(lr=1e-4, weight_decay=5e-2, batch_size=32, schedule="cosine", warmup=0.1)
-"""Of heads with such a network: it learns at 1e-4, or with a warm-up, and not at a constant 1e-3."""
+"""Of heads with such an encoder, which does not learn at a constant 1e-3 without warm-up."""
 
 
 class MultiscaleOptions(Settings):
-    """How tokens become fewer, and how the network is kept from learning clips by heart."""
+    """Pooling and regularisation."""
 
     pooling: Pooling = "2d"
-    """`2d` over frequency and time, `1d` over time alone, `none`: all tokens are kept."""
+    """`2d` over frequency and time, `1d` over time alone, `none`: no tokens are pooled."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """The share of clips that skip the last block's additions in training; less, evenly, before it."""
+    """Stochastic depth: probability of skipping the last block's residuals in training, lower linearly before it."""
 
 
 class Embedding(NamedTuple):
-    """tokens (B, N, d), normalised, and pooled (B, d), their mean."""
+    """Output of a multiscale transformer."""
 
     tokens: Tensor
+    """(B, N, d), normalised."""
     pooled: Tensor
+    """Their mean, (B, d)."""
 
 
 def pooled_grid(grid: Pair, stride: Pair) -> Pair:
-    """The cells that are left: the first of every `stride`."""
+    """The grid after a stride: the first of every `stride` cells."""
     return (grid[0] - 1) // stride[0] + 1, (grid[1] - 1) // stride[1] + 1
 
 
 def fitting_stride(stride: Pair, grid: Pair) -> Pair:
-    """`stride`, or less on an axis that it would leave with fewer than two whole steps; never below 1."""
+    """`stride`, or less on an axis where it would leave fewer than two whole steps; at least 1."""
     return max(1, min(stride[0], grid[0] // 2)), max(1, min(stride[1], grid[1] // 2))
 
 
@@ -63,7 +65,7 @@ def _along(kernel: Pair, stride: Pair) -> Pair:
 
 
 class ConvolutionalPool(nn.Module):
-    """Depthwise convolution over the grid, the same for every head, then LayerNorm. (B, h, N, d) -> (B, h, N', d)."""
+    """Depthwise convolution over the grid, shared by all heads, then LayerNorm. (B, h, N, d) -> (B, h, N', d)."""
 
     def __init__(self, dim: int, grid: Pair, kernel: Pair, stride: Pair) -> None:
         super().__init__()
@@ -73,8 +75,8 @@ class ConvolutionalPool(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Channels last is how the numbers lie then, and half the time of planes, forwards and backwards; to ask for it
-        # by name is more than vmap can do.
+        # This layout is channels last, in half the time of planes, forwards and backwards; vmap cannot convert to it by
+        # name.
         cells = x.flatten(0, 1).contiguous().unflatten(1, self.grid).permute(0, 3, 1, 2)
         pooled = self.convolve(cells)
         return self.norm(pooled.permute(0, 2, 3, 1).flatten(1, 2)).unflatten(0, x.shape[:2])
@@ -95,12 +97,12 @@ class MaxPool(nn.Module):
 
 
 class RelativePositions(nn.Module):
-    """E_rel / sqrt(d) of MViTv2 (its equation 4): how far a key lies from a query in frequency, and how far in time.
+    """E_rel / sqrt(d) of MViTv2 (its equation 4), by the distance of a key from a query in frequency and in time.
 
-    E_rel[i, j] = Q_i . (R_frequency[f(i) - f(j)] + R_time[t(i) - t(j)]), a learned vector for each distance. Queries
-    and keys stand where their cells were before pooling, so a distance means the same everywhere on odd grids too,
-    where MViTv2's ratio of lengths rounds; on grids that the strides divide the two are equal. MViTv2's code leaves out
-    the division; the equation is followed here. (B, h, N, d) -> (B, h, N, M).
+    E_rel[i, j] = Q_i . (R_frequency[f(i) - f(j)] + R_time[t(i) - t(j)]), a learned vector per distance. Distances are
+    between cells before pooling, so that they are the same everywhere on odd grids too, where MViTv2's ratio of lengths
+    rounds; on grids that the strides divide the two are equal. MViTv2's code omits the division; the equation is
+    followed here. (B, h, N, d) -> (B, h, N, M).
     """
 
     of_frequency: Tensor
@@ -126,7 +128,7 @@ class RelativePositions(nn.Module):
 
 
 def _distances(cells: int, query_stride: int, key_stride: int) -> tuple[int, Tensor]:
-    """Along one axis: how many distances there are, and (queries, keys) which of them each pair has, from the least."""
+    """Along one axis: the number of distances, and the index (queries, keys) of each pair's, from the smallest."""
     queries, keys = np.arange(0, cells, query_stride), np.arange(0, cells, key_stride)
     distances, which = np.unique(queries[:, None] - keys, return_inverse=True)
     return len(distances), torch.tensor(which.reshape(len(queries), len(keys)))
@@ -157,23 +159,23 @@ class PoolingAttention(nn.Module):
         return self.project((queries + mixed).transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor) -> Tensor:
-        """What attends to what: (B, N, dim) -> (B, heads, N', keys), each row of keys a softmax."""
+        """Attention weights: (B, N, dim) -> (B, heads, N', keys), rows sum to 1."""
         queries, keys, _ = self._pooled(x)
         return self._weights(queries, keys)
 
     def _pooled(self, x: Tensor) -> list[Tensor]:
         """Queries, keys, values (B, heads, N', d)."""
         qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return [pool(each) for pool, each in zip(self.pools, qkv, strict=True)]
+        return [pool(tensor) for pool, tensor in zip(self.pools, qkv, strict=True)]
 
     def _weights(self, queries: Tensor, keys: Tensor) -> Tensor:
-        # Written out, and no slower for it: torch's function has no derivative by a mask under vmap.
+        # Not torch's function, which has no derivative by a mask under vmap; as fast.
         products = queries * queries.shape[3] ** -0.5 @ keys.transpose(2, 3)
         return (products + self.positions(queries)).softmax(dim=3)
 
 
 class DropPath(Dropout):
-    """Stochastic depth (arXiv 1603.09382): in training each clip is 0 with probability p, else it is multiplied with
+    """Stochastic depth (arXiv 1603.09382): in training a clip is set to 0 with probability p, else scaled by
     1 / (1 - p). (B, N, d) -> (B, N, d)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -183,10 +185,10 @@ class DropPath(Dropout):
 
 
 class MultiscaleBlock(nn.Module):
-    """MViTv2's block: pooling attention, then a feed-forward net, before each a LayerNorm and around each a skip.
+    """MViTv2's pre-LN block: pooling attention, then a feed-forward net, each with a skip.
 
-    Where queries are pooled, the skip is max-pooled; where the width grows, which it does in the attention, the skip is
-    a linear layer on the normalised input. (B, N, dim) -> (B, N', out_dim).
+    Where queries are pooled, the skip is max-pooled; where attention widens tokens, it is a linear layer on the
+    normalised input. (B, N, dim) -> (B, N', out_dim).
     """
 
     def __init__(
@@ -218,8 +220,7 @@ class MultiscaleBlock(nn.Module):
 class MultiscaleTransformer(nn.Module):
     """Stages of blocks; the first block of each pools the queries and widens the tokens. (B, N, dims[0]) -> Embedding.
 
-    pooling: `2d` as given; `1d` with strides and kernels over time alone; `none` without any, all tokens kept.
-    drop_path: the share of clips that skip the last block's additions in training; less, evenly, before it.
+    pooling, drop_path: as in `MultiscaleOptions`; `1d` keeps strides and kernels over time alone, `none` drops all.
     """
 
     def __init__(
@@ -262,7 +263,7 @@ class MultiscaleTransformer(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """As MViTv2: linear layers from a normal distribution of deviation .02, without a bias."""
+    """Linear layers as in MViTv2: weights from a truncated normal distribution of deviation .02, biases 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
@@ -280,8 +281,8 @@ class MAT(MultiscaleTransformer):
         3          16    384      4   (2, 2)  (2, 1)   8 x 64    8 x 127, 4 x 64
         4           3    768      8   (2, 2)  (1, 1)   4 x 32    8 x 64, 4 x 32
 
-    In brackets are strides over the cells that a block gets: of queries, in the first block of a stage alone, and of
-    keys and values, in all. The stem is a 16x16 convolution without padding, pools are 3x3 and padded, feed-forward
+    In brackets are strides over a block's input cells: of queries in the first block of a stage, of keys and values in
+    all. The stem is a 16x16 convolution without padding, pools are 3x3 and padded, feed-forward
     nets four times as wide; no class token, no absolute positions. 50.98 M parameters and 25.1 G multiply-adds: 41 %
     fewer and 5.2 times fewer than AST's 86.2 M and 130.5 G; published are 42 % and 5 times. Published are also the
     kernel of the stem and that pooling is over time first and over both axes later; the rest is MViTv2-B's. With the
@@ -312,11 +313,11 @@ class MAT(MultiscaleTransformer):
 
 
 class MATLite(MultiscaleTransformer):
-    """The same blocks on the tokens that a frozen backbone gives for a grid of sound: AST's 12 x 101, the same averaged
+    """The same blocks on a frozen backbone's grid of audio tokens: AST's 12 x 101, the same averaged
     to 6 x 50, `lite`'s 4 x 32. tokens (B, F * T, dim), without CLS and its like -> Embedding.
 
     A linear layer, then three stages of one block: widths 192, 384, 768, heads 2, 4, 8, and the strides of MAT's later
-    stages, less on an axis too short for them, so that no pooling leaves fewer than two cells of several.
+    stages, reduced on short axes so that pooling leaves at least two cells of several.
 
         cells in    stage 1   stage 2  stage 3   parameters  multiply-adds
         12 x 101    12 x 51   6 x 26   3 x 13        8.76 M         1.39 G

@@ -13,8 +13,8 @@ class LinearSupportVectors(LinearHead):
     """scikit-learn's LinearSVC, each class against the others, squared hinge loss. The notebooks fit it on sound alone
     (inputs=audio).
 
-    Logits are margins, not logarithms of probabilities: which is the largest is scikit-learn's prediction, but the
-    cross-entropy means little.
+    Logits are margins, not log-probabilities: the largest is scikit-learn's prediction, but their cross-entropy means
+    little.
     """
 
     class Options(LinearOptions):

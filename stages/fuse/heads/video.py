@@ -1,4 +1,4 @@
-"""Picture alone: the video MLP of MAiVAR (arXiv 2209.04780)."""
+"""Video alone: the video MLP of MAiVAR (arXiv 2209.04780)."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -12,10 +12,10 @@ from avfuse.stages.fuse.heads.blocks import MlpOptions, mlp
 
 
 class VideoOptions(MlpOptions):
-    """How frames become one vector."""
+    """Pooling of frames to one vector."""
 
     video: Literal["mean", "flatten"] = "mean"
-    """Their mean (of a grid of tokens, its CLS or mean), or all side by side, as MAiVAR has it."""
+    """Their mean (of a grid of tokens, its CLS or mean), or all side by side, as in MAiVAR."""
 
 
 @register_head("video", modalities=("video",), summary="mean video frame alone, MLP")
@@ -23,7 +23,7 @@ class VideoOnly(Head):
     """Mean over frames, or frames side by side -> MLP -> logits."""
 
     class Options(VideoOptions):
-        """Sizes, and how frames are taken."""
+        """Sizes, and pooling of frames."""
 
     def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: VideoOptions) -> None:
         super().__init__(shapes, targets, {"video": "flatten" if options.video == "flatten" else "pooled"})
