@@ -50,6 +50,9 @@ NDArray.__module__ = "numpy.typing"
 numpy.typing.NDArray = NDArray
 
 
+attribute_docs = {}
+
+
 def list_fields(app, what, name, thing, options, lines):
     """Paragraphs of docstrings that say `field: meaning. other: meaning.` become a list, for napoleon to set."""
     if what == "class":
@@ -57,7 +60,7 @@ def list_fields(app, what, name, thing, options, lines):
     elif what in ("function", "method"):
         known, title = inspect.signature(thing).parameters, "Args:"
     else:
-        lines.insert(0, "")  # without it napoleon takes what stands before a colon for the type
+        attribute_docs[name] = list(lines)
         return
     names = "|".join(sorted(known, key=len, reverse=True)) or "(?!)"
     field = re.compile(rf"(?:^|(?<=[.;] )|(?<=\n))((?:{names})(?:, (?:{names}))*): ")
@@ -71,5 +74,12 @@ def list_fields(app, what, name, thing, options, lines):
     lines[:] = "\n\n".join(paragraphs).split("\n")
 
 
+def restore_attribute(app, what, name, thing, options, lines):
+    """Undo napoleon for attributes, where it would take the words before a colon for the type."""
+    if what in ("attribute", "data", "property"):
+        lines[:] = attribute_docs.pop(name, lines)
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", list_fields, priority=100)
+    app.connect("autodoc-process-docstring", restore_attribute, priority=900)

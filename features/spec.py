@@ -27,7 +27,7 @@ class Preprocess(_Frozen):
     #: the new length of the shorter side, or (height, width) without regard to the aspect ratio; None: no resizing
     resize: int | tuple[int, int] | None
     crop: int  #: side of the centre crop
-    interpolation: Literal["bilinear", "bicubic", "lanczos"]
+    interpolation: Literal["bilinear", "bicubic", "lanczos"]  #: filter of the resizing
     antialias: bool = True  #: low-pass filter when shrinking; without it only the nearest pixels count
     #: rounding of the crop's half-pixel offsets: to even (torchvision) or down (transformers)
     centre: Literal["even", "before"] = "even"
@@ -166,7 +166,7 @@ class FeatureSpec(_Frozen):
     """One feature. Specs that differ in any field have different keys and never share rows."""
 
     name: str  #: as users type it, such as `lite:frames`
-    input: InputSpec
+    input: InputSpec  #: what is encoded, or the feature itself if there is no model
     model: ModelSpec | None  #: None for a backbone's input itself and for imported features
     #: `pooled` (D,), `frames` (T, D), `tokens` (N, D) or (T, N, D); without a model `image` (H, W, 3) or `filter_bank`
     #: (T, bands)
@@ -175,7 +175,7 @@ class FeatureSpec(_Frozen):
     shape: tuple[int, ...]  #: of one clip's row
     dtype: Dtype = "float16"  #: of the stored rows
     compute: Precision | Literal["float64"] = "float32"  #: of the computation; of the reduction for imported features
-    view: View = "id"
+    view: View = "id"  #: mirroring of the input
 
     @property
     def canonical_json(self) -> str:

@@ -19,18 +19,15 @@ from avfuse.moved_modules import renamed
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The cached rows of one feature, sorted by clip id.
+    """The cached rows of one feature, sorted by clip id."""
 
-    spec: the feature. data: (n, *shape). encoded_ids: (n,), clip ids as UTF-8 bytes.
-    """
-
-    spec: FeatureSpec
-    data: NDArray[np.generic]
-    encoded_ids: NDArray[np.bytes_]
+    spec: FeatureSpec  #: the feature
+    data: NDArray[np.generic]  #: `(n, *shape)`
+    encoded_ids: NDArray[np.bytes_]  #: (n,), clip ids as UTF-8 bytes
 
     @cached_property
     def clip_ids(self) -> list[str]:
-        """The clip ids, n of them."""
+        """The n clip ids."""
         return [clip_id.decode() for clip_id in self.encoded_ids.tolist()]
 
 

@@ -101,19 +101,14 @@ _COLUMNS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class LookupResult:
-    """The state of some clips in the cache, in their order.
+    """The state of n clips in the cache, in their order."""
 
-    shards: those that were searched. outcome: (n,), ABSENT, DONE, NO_SOUND or FAILED. shard: (n,), the index of the
-    shard of the row that counts, -1 where there is none. row: (n,), its row there. attempts: (n,), how often a failed
-    clip was tried. extra: the number of redundant rows, left by runs side by side.
-    """
-
-    shards: tuple[Shard, ...]
-    outcome: Outcomes
-    shard: NDArray[np.int32]
-    row: NDArray[np.int32]
-    attempts: NDArray[np.int64]
-    extra: int
+    shards: tuple[Shard, ...]  #: the shards that were searched
+    outcome: Outcomes  #: (n,), ABSENT, DONE, NO_SOUND or FAILED
+    shard: NDArray[np.int32]  #: (n,), index in `shards` of the row that counts, -1 if there is none
+    row: NDArray[np.int32]  #: (n,), its row in that shard
+    attempts: NDArray[np.int64]  #: (n,), how often a failed clip was tried
+    extra: int  #: the number of redundant rows, left by runs side by side
 
     def failure(self, index: int) -> Failure:
         """The failure of the clip at `index`, whose outcome is FAILED."""
@@ -130,16 +125,12 @@ class LookupResult:
 
 @dataclass(frozen=True)
 class Loaded:
-    """One feature of a list of clips.
+    """One feature of a list of clips."""
 
-    spec: the feature. data: (n, *shape), NaN where the feature is missing (0 in images, which are integers). present:
-    (n,), which clips have it. missing: the reason by clip id: `no audio stream`, `failed (...)` or `not extracted`.
-    """
-
-    spec: FeatureSpec
-    data: NDArray[np.generic]
-    present: NDArray[np.bool_]
-    missing: dict[str, str]
+    spec: FeatureSpec  #: the feature
+    data: NDArray[np.generic]  #: `(n, *shape)`, NaN where the feature is missing (0 in images, which are integers)
+    present: NDArray[np.bool_]  #: (n,), the clips that have it
+    missing: dict[str, str]  #: the reason by clip id: `no audio stream`, `failed (...)` or `not extracted`
 
 
 class FeatureStore:

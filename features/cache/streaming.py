@@ -38,15 +38,11 @@ Source = FeatureStore | tuple[Path, str, FeatureSpec]
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """A batch of B clips.
+    """A batch of B clips."""
 
-    data: by feature, (B, *shape), NaN (0 in integers) where the feature is missing. present: by feature, (B,), which
-    clips have it. index: (B,), positions in the stream's list of clips.
-    """
-
-    data: dict[str, Rows]
-    present: dict[str, NDArray[np.bool_]]
-    index: Positions
+    data: dict[str, Rows]  #: by feature, `(B, *shape)`, NaN (0 in integers) where the feature is missing
+    present: dict[str, NDArray[np.bool_]]  #: by feature, (B,), the clips that have it
+    index: Positions  #: (B,), positions in the stream's list of clips
 
 
 class FeatureStream:
