@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import ended_processes
 import numpy as np
@@ -15,12 +14,8 @@ from made_up_sets import kitchen
 from pages import read_page
 
 from avfuse.features.errors import UsageError
-from avfuse.manifests import load_manifest
 from avfuse.pipeline.cli.main import avfuse
 from avfuse.pipeline.experiments import parallel
-from avfuse.pipeline.experiments import render as show
-from avfuse.pipeline.experiments.rows import TableJob, TableOptions
-from avfuse.pipeline.experiments.schema import load_backbones, load_table
 from avfuse.stages.fuse.evaluation.statistics import interval, paired_test
 from avfuse.stages.fuse.runs import experiment
 from avfuse.stages.fuse.runs.run_folder import load_run
@@ -43,15 +38,12 @@ rows:
   - {id: theirs, label: Theirs, section: Others, published: {epic_kitchens_100: {action_top1: 14.8}}}
   - {id: far, label: Far, section: Others, head: mlp, video: [picture], audio: [nothing], baseline: video}
 """
-
 MAP = """
 name: made-up
 summary: Numbers.
 roles: {picture: "imported:picture", sound: "imported:sound"}
 marks: {sound: Sound is made up.}
 """
-
-
 OWN = """
 name: mine
 title: My table
@@ -322,49 +314,6 @@ def test_a_process_that_is_ended_from_outside_is_told_of(
         ablate(place, "--jobs", 2, "--runs", tmp_path)
 
 
-def test_rows_share_the_cores_where_there_is_enough_to_do(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never on a GPU, never more than there are rows or memory for."""
-    manifest = load_manifest(place / "cache", "kitchen")
-    rows = load_table(str(place / "own.yaml")).trained[:2]
-    inputs = {"video": ("imported:picture",), "audio": ("imported:sound",)}
-    monkeypatch.setattr(parallel, "available_cores", lambda: 16)
-
-    def count(epochs: int = 1000, **options: Any) -> int:
-        table = load_table(str(place / "own.yaml")).model_copy(update={"rows": rows})
-        job = TableJob(
-            table,
-            {row.id: inputs for row in rows},
-            {row.id: {"epochs": epochs} for row in rows},
-            manifest,
-            place / "cache",
-            place / "runs",
-            TableOptions(**options),
-            {},
-        )
-        return parallel.processes_for(job)
-
-    assert count() == 2
-    assert count(epochs=1) == 1
-    assert count(device="cuda") == count(device="cuda", jobs=4) == 1
-    assert count(memory_bytes=int(1.5 * parallel.PROCESS_BYTES)) == 1
-    assert count(memory_bytes=int(2.5 * parallel.PROCESS_BYTES)) == 2
-    assert count(epochs=1, jobs=8) == 2
-
-
-def test_a_map_may_change_another(tmp_path: Path) -> None:
-    quick, lite = load_backbones("quick"), load_backbones("lite")
-    assert quick.roles["clip.16"] == "lite:frames:windows2 uniform:4"
-    assert quick.roles["frames"] == lite.roles["frames"]
-    assert (quick.name, quick.settings, quick.substitute) == (
-        "quick",
-        {**lite.settings, "dim": 32, "heads": 2, "blocks": 2},
-        True,
-    )
-    (tmp_path / "mine.yaml").write_text("{name: mine, summary: Mine., base: quick, roles: {}}")
-    with pytest.raises(UsageError, match=r"has the base quick, which has a base itself: name lite"):
-        load_backbones(str(tmp_path / "mine.yaml"))
-
-
 def test_tables_are_listed_among_runs_and_their_rows_compared(place: Path, table: pd.DataFrame) -> None:
     def run(*arguments: object) -> str:
         command = ["runs", *map(str, arguments)]
@@ -381,12 +330,3 @@ def test_tables_are_listed_among_runs_and_their_rows_compared(place: Path, table
     assert f"{100 * table.loc['svc', 'difference']:+.1f}" in said
     with pytest.raises(UsageError, match=r"has no trained row 'theirs': name one, .*:ROW \(video, both, svc\)"):
         run("compare", f"{folder}:theirs", f"{folder}:svc")
-
-
-def test_heads_that_judge_every_clip_alike_have_no_interval_of_certainty() -> None:
-    same = np.ones((2, 6), dtype=bool)
-    groups = np.array(list("aabbcc"), dtype=object)
-    assert show._difference(paired_test(same, same, groups)) == "0.0 (none is judged otherwise)"
-    other = same.copy()
-    other[:, 0] = False
-    assert show._difference(paired_test(other, same, groups)).startswith("-16.7 (")
