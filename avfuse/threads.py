@@ -1,4 +1,4 @@
-"""How many cores this process may use, and threads that leave them to others while they wait."""
+"""Number of usable cores, and threads that sleep while they wait."""
 
 import os
 import sys
@@ -7,33 +7,33 @@ from functools import cache
 
 WAIT_POLICY = "OMP_WAIT_POLICY"
 SLEEPING = {WAIT_POLICY: "PASSIVE", "GOMP_SPINCOUNT": "30000"}
-"""How long waiting threads spin: in every OpenMP runtime; in GNU's a tenth of its default, since with no spin at all
-small networks lose a sixth of their speed on a quiet machine."""
+"""Spinning of waiting threads: none in most OpenMP runtimes; in GNU's a tenth of its default, because without any
+small networks lose a sixth of their speed on an idle machine."""
 
 _WAITING = (*SLEEPING, "KMP_BLOCKTIME")
-"""All that decides how long a waiting thread spins before it sleeps. The last is LLVM's and Intel's."""
+"""The variables that control spinning; the last is LLVM's and Intel's."""
 
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def let_waiting_threads_sleep() -> None:
-    """Set SLEEPING for this process and its children, where PyTorch has not been imported yet.
+    """Set SLEEPING for this process and its children, unless PyTorch has been imported already.
 
-    A thread that spins at a barrier keeps a core from the very thread it waits for as soon as others use the cores too.
-    The OpenMP runtimes that PyTorch comes with read these variables when they are loaded: under OMP_WAIT_POLICY=PASSIVE
-    LLVM's and Intel's set their KMP_BLOCKTIME to 0, and GNU's spins GOMP_SPINCOUNT times. Where the user has set one of
-    the three, none is set.
+    On a shared machine a thread that spins at a barrier occupies a core that the thread it waits for needs.
+    PyTorch's OpenMP runtimes read these variables when they are loaded: under OMP_WAIT_POLICY=PASSIVE
+    LLVM's and Intel's set their KMP_BLOCKTIME to 0, and GNU's spins GOMP_SPINCOUNT times. Nothing is
+    set when the user has set one of the three.
     """
     if "torch" not in sys.modules and not any(map(os.environ.get, _WAITING)):
         os.environ.update(SLEEPING)
 
 
 def available_cores() -> int:
-    """How many cores this process may use, at least 1.
+    """Number of cores that this process may use, at least 1.
 
-    The least of: the machine's cores, the process's CPU affinity, the CPU quota of the container (rounded up),
-    LOKY_MAX_CPU_COUNT (all four by `joblib.cpu_count`), and SLURM_CPUS_PER_TASK, which Slurm sets even where it binds
-    no job to cores.
+    The minimum of the machine's cores, the process's CPU affinity, the CPU quota of the container (rounded up),
+    LOKY_MAX_CPU_COUNT (all four by `joblib.cpu_count`), and SLURM_CPUS_PER_TASK, which Slurm sets even when it does
+    not bind jobs to cores.
     """
     import joblib  # imports numpy
 
@@ -43,18 +43,18 @@ def available_cores() -> int:
 
 
 def share_of_cores(processes: int) -> int:
-    """How many cores each of so many processes has to itself, at least 1."""
+    """Number of cores per process, at least 1."""
     return max(1, available_cores() // processes)
 
 
 @cache
 def limit_torch_threads() -> None:
-    """Once in a process, before networks compute on a CPU: give PyTorch no more threads than there are available cores.
+    """Limit PyTorch to the available cores, once per process.
 
-    PyTorch counts the cores of the machine, or of the affinity, and knows nothing of quotas and Slurm. A number that
-    the user chose, by OMP_NUM_THREADS, MKL_NUM_THREADS or `torch.set_num_threads`, is kept, and so is a lower one.
+    PyTorch counts the cores of the machine or of the affinity, ignoring quotas and Slurm. A number chosen by the user
+    (OMP_NUM_THREADS, MKL_NUM_THREADS, `torch.set_num_threads`) is kept, and so is a lower one.
 
-    Warns (RuntimeWarning) where threads will spin because PyTorch was imported before avfuse.
+    Warns (RuntimeWarning) when threads will spin because PyTorch was imported before avfuse.
     """
     import torch
 
@@ -72,7 +72,7 @@ def limit_torch_threads() -> None:
 
 
 def _default_thread_counts() -> set[int | None]:
-    """The numbers that PyTorch may have counted itself: with MKL it counts physical cores."""
+    """Numbers of threads that PyTorch may choose by itself: with MKL it counts physical cores."""
     import psutil
 
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None

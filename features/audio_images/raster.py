@@ -1,7 +1,7 @@
-"""Drawing arrays straight into RGB pixels: filled envelopes, anti-aliased curves, colour-mapped matrices.
+"""Rasterisation of arrays to RGB pixels: filled envelopes, anti-aliased curves, colour-mapped matrices.
 
-Images are uint8 (H, W, 3). Distances are in pixels from the image's top left corner; a line's shape is known by the
-rows that it covers in each of the columns of a `Strip`, several to a pixel, so that edges come out smooth.
+Images are uint8 (H, W, 3). Distances are in pixels from the top left corner. A line is described by the rows that it
+covers in each sub-column of a `Strip`, several per pixel, which makes its edges smooth.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ WHITE, BLUE, RED = (255, 255, 255), (31, 119, 180), (255, 0, 0)
 
 @dataclass(frozen=True)
 class Strip:
-    """The columns between two vertical lines of an image, each cut into `parts` equal ones."""
+    """Columns of an image from `left` to `right`, each divided into `parts` sub-columns."""
 
     left: int
     right: int
@@ -29,11 +29,11 @@ class Strip:
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """(columns * parts + 1,) where the parts meet."""
+        """(columns * parts + 1,), borders of the sub-columns."""
         return np.linspace(self.left, self.right, (self.right - self.left) * self.parts + 1)
 
     def extremes(self, x: Array, y: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The least and the greatest y of a polyline in each part, NaN in parts it does not reach. x: rising."""
+        """Least and greatest y of a polyline with rising x in each sub-column; NaN where it does not reach."""
         edges = self.edges
         at_edges = np.interp(edges, x, y, left=np.nan, right=np.nan)
         least, greatest = np.fmin(at_edges[:-1], at_edges[1:]), np.fmax(at_edges[:-1], at_edges[1:])
@@ -44,8 +44,10 @@ class Strip:
         return least, greatest
 
     def cover(self, size: tuple[int, int], *spans: tuple[Array, Array]) -> Opacity:
-        """How much of each pixel lies in one of the spans, which do not overlap: a top and a bottom row for each part;
-        NaN where there is nothing. `size` is the image's (H, W)."""
+        """Share of each pixel that lies in one of the spans, which do not overlap: (H, W), from 0 to 1.
+
+        size: (H, W) of the image. spans: a top and a bottom row per sub-column, NaN for none.
+        """
         height, width = size
         # Each boundary adds to the column below it: what it leaves of its own pixel, then the rest of a whole one.
         steps = np.zeros((height + 2, width), dtype=np.float32)
@@ -65,9 +67,9 @@ class Strip:
 
 
 def widen(least: Array, greatest: Array, radius: float, parts: int) -> tuple[Array, Array]:
-    """The rows that a round pen of a radius covers on its way along a line, from the line's extremes in each part.
+    """Rows that a round pen covers along a line, from the line's extremes in each sub-column.
 
-    The line is the graph of a function, so what the pen covers in a part has no holes.
+    The line is the graph of a function, so that the rows in a sub-column have no holes.
     """
     top, bottom = np.full_like(least, np.nan), np.full_like(greatest, np.nan)
     reach = int(radius * parts)
@@ -80,7 +82,7 @@ def widen(least: Array, greatest: Array, radius: float, parts: int) -> tuple[Arr
 
 
 def paint(opacity: Opacity, colour: tuple[int, int, int], page: Image | None = None) -> Image:
-    """One colour laid over a page, which is white where none is given."""
+    """Paint one colour over a page, by default a white one."""
     if page is None:
         return np.take(_shades(colour), np.rint(opacity * 255).astype(np.uint8), axis=0)
     painted = page.copy()
@@ -92,7 +94,7 @@ def paint(opacity: Opacity, colour: tuple[int, int, int], page: Image | None = N
 
 
 def colour_cells(matrix: Array, rows: NDArray[np.int64], columns: NDArray[np.int64], colour_map: str) -> Image:
-    """Pixel (r, c) in the colour of matrix[rows[r], columns[c]], colours over the matrix's own range."""
+    """Paint pixel (r, c) in the colour of matrix[rows[r], columns[c]], over the matrix's own range."""
     low, high = matrix.min(), matrix.max()
     scaled = (matrix[:, columns] - low) / (high - low) if high > low else np.zeros((len(matrix), len(columns)))
     level = np.minimum((scaled * 256).astype(np.int64), 255)

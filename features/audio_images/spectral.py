@@ -1,8 +1,8 @@
 """Spectral features behind the audio images, by librosa's definitions, from one short-time transform per clip.
 
 Parameters are those of the reference tool (`pymaivar`): 2048-sample Hann windows, hop 512, 20 MFCCs of 128 mel bands,
-12 chroma bins, roll-off at 85 % of the energy. What librosa works out anew in every function is worked out once here,
-and only where it is looked at; results are librosa's.
+12 chroma bins, roll-off at 85 % of the magnitude. What librosa computes again in every function is computed once, and
+only on access; results are librosa's.
 """
 
 import warnings
@@ -23,21 +23,21 @@ MEL_BANDS = 128
 CHROMA_BINS = 12
 ROLLOFF_FRACTION = 0.85
 ROLLOFF_OFFSET = np.float32(0.01)
-"""The reference tool adds it to the samples before the roll-off."""
+"""Added to the samples before the roll-off, as in the reference tool."""
 
 _BINS = FFT_SAMPLES // 2 + 1
 _TRANSFORM_FRAMES = 16
-"""Frames transformed at a time: with so many, the work stays in a core's cache."""
+"""Frames transformed at a time: so many fit into a core's cache."""
 
 _BLOCK_FRAMES = 256
-"""Frames looked at a time, so that passing memory does not grow with the clip."""
+"""Frames processed at a time, so that temporary memory does not grow with the clip."""
 
 _PITCH_HZ = (150.0, 4000.0)
 _PITCH_THRESHOLD = 0.1
-"""librosa's range and threshold for peaks from which the tuning is estimated."""
+"""librosa's range and threshold of the peaks that the tuning is estimated from."""
 
 _DOUBT = 3e-5
-"""Where the energy below a bin comes so close to the roll-off's threshold, rounding decides and is repeated exactly."""
+"""Relative distance from the roll-off's threshold below which rounding decides: librosa's sum is repeated then."""
 
 Array = NDArray[np.float32]
 Padding = Literal["constant", "reflect"]
@@ -45,19 +45,23 @@ Padding = Literal["constant", "reflect"]
 
 @dataclass(frozen=True)
 class SpectralFeatures:
-    """Spectral features of one mono signal, float32 (samples,), each computed on first access.
+    """Spectral features of one mono signal, each computed on first access.
 
-    Frames lie `HOP_SAMPLES` apart, the first centred on the first sample; T in all. `padding`: what stands before and
-    after the signal, zeros (librosa's present default) or the signal mirrored (its default up to 0.8).
+    The T frames lie `HOP_SAMPLES` apart, the first centred on the first sample.
     """
 
     samples: Array
+    """(samples,)."""
+
     rate_hz: int
+    """Sampling rate."""
+
     padding: Padding = "constant"
+    """Before and after the signal: zeros (librosa's default since 0.10) or the signal mirrored (up to 0.8)."""
 
     @property
     def magnitude(self) -> Array:
-        """(1025, T), modulus of the short-time Fourier transform: to the bit librosa's."""
+        """(1025, T), modulus of the short-time Fourier transform, equal to librosa's to the bit."""
         return self._transformed[0]
 
     @property
@@ -82,13 +86,13 @@ class SpectralFeatures:
         offset = np.array([FFT_SAMPLES / 2, -FFT_SAMPLES / 4]) * ROLLOFF_OFFSET  # of the window, at bins 0 and 1
         bins = np.empty(self.frame_count, dtype=np.int64)
         again = self._overhanging
-        for some in _slices(self.frame_count, _BLOCK_FRAMES):
-            shifted = np.abs(self._transformed[1][:, some] + offset[:, None])
-            bins[some], doubtful = _search_rolloff(self.magnitude[:, some], shifted)
-            again[some] |= doubtful
+        for block in _slices(self.frame_count, _BLOCK_FRAMES):
+            shifted = np.abs(self._transformed[1][:, block] + offset[:, None])
+            bins[block], doubtful = _search_rolloff(self.magnitude[:, block], shifted)
+            again[block] |= doubtful
         transform = _Transform()
-        for some in _slices(int(np.count_nonzero(again)), _TRANSFORM_FRAMES):
-            frames = np.flatnonzero(again)[some]
+        for block in _slices(int(np.count_nonzero(again)), _TRANSFORM_FRAMES):
+            frames = np.flatnonzero(again)[block]
             below = np.cumsum(np.abs(transform(self._shifted_frames(frames))), axis=1)  # as librosa adds up
             bins[frames] = np.count_nonzero(below < np.float32(ROLLOFF_FRACTION) * below[:, -1:], axis=1)
         return (bins * np.float32(self.rate_hz / FFT_SAMPLES)).astype(np.float32)
@@ -98,8 +102,8 @@ class SpectralFeatures:
         """(20, T): the cosine transform of 128 mel bands in decibels, down to 80 below the loudest."""
         mel = np.empty((MEL_BANDS, self.frame_count), dtype=np.float32)
         filters = _mel_filters(self.rate_hz)
-        for some in _slices(self.frame_count, _BLOCK_FRAMES):
-            mel[:, some] = filters @ self.magnitude[:, some] ** 2
+        for block in _slices(self.frame_count, _BLOCK_FRAMES):
+            mel[:, block] = filters @ self.magnitude[:, block] ** 2
         return librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=80), n_mfcc=MFCC_COEFFICIENTS)
 
     @cached_property
@@ -114,25 +118,24 @@ class SpectralFeatures:
         """(12, T), each frame scaled to maximum 1; 0 where a frame is silent. Tuned to the clip's own `tuning`."""
         filters = _chroma_filters(self.rate_hz, self.tuning)
         chroma = np.empty((CHROMA_BINS, self.frame_count), dtype=np.float32)
-        for some in _slices(self.frame_count, _BLOCK_FRAMES):
+        for block in _slices(self.frame_count, _BLOCK_FRAMES):
             # Not `@`: that one's sums depend on how many threads share them.
-            chroma[:, some] = np.einsum("cf,ft->ct", filters, self.magnitude[:, some] ** 2)
+            chroma[:, block] = np.einsum("cf,ft->ct", filters, self.magnitude[:, block] ** 2)
         return librosa.util.normalize(chroma, norm=np.inf, axis=0)
 
     @cached_property
     def tuning(self) -> float:
-        """How far the sound is from A = 440 Hz, in semitones from -0.5 to 0.5: librosa.estimate_tuning, to the bit;
-        0 for a sound without any pitch."""
-        found = [self._pitches(some) for some in _slices(self.frame_count, _BLOCK_FRAMES)]
-        pitches, strengths = (np.concatenate(column) for column in zip(*found, strict=True))
+        """Deviation from A = 440 Hz in semitones, -0.5 to 0.5: librosa.estimate_tuning to the bit; 0 without pitch."""
+        peaks = [self._pitches(block) for block in _slices(self.frame_count, _BLOCK_FRAMES)]
+        pitches, strengths = (np.concatenate(column) for column in zip(*peaks, strict=True))
         if not len(pitches):
             return 0.0
         strong = strengths >= np.median(strengths)
         return float(librosa.pitch_tuning(pitches[strong], resolution=0.01, bins_per_octave=CHROMA_BINS))
 
-    def _pitches(self, some: slice) -> tuple[Array, Array]:
-        """Frequencies (Hz) and strengths of the spectral peaks of some frames, as librosa.piptrack finds them."""
-        magnitude = self.magnitude[:, some]
+    def _pitches(self, block: slice) -> tuple[Array, Array]:
+        """Frequencies (Hz) and strengths of the spectral peaks of a block of frames, by librosa.piptrack's rule."""
+        magnitude = self.magnitude[:, block]
         frequencies = librosa.fft_frequencies(sr=self.rate_hz, n_fft=FFT_SAMPLES)
         low, high = _PITCH_HZ
         (inside,) = np.nonzero((frequencies >= low) & (frequencies < min(high, self.rate_hz / 2)))
@@ -159,15 +162,15 @@ class SpectralFeatures:
         magnitude = np.empty((_BINS, self.frame_count), dtype=np.float32)
         first_bins = np.empty((2, self.frame_count), dtype=np.complex64)
         transform = _Transform()
-        for some in _slices(self.frame_count, _TRANSFORM_FRAMES):
-            spectrum = transform(self._frames[some])
-            np.abs(spectrum.T, out=magnitude[:, some])
-            first_bins[:, some] = spectrum[:, :2].T
+        for block in _slices(self.frame_count, _TRANSFORM_FRAMES):
+            spectrum = transform(self._frames[block])
+            np.abs(spectrum.T, out=magnitude[:, block])
+            first_bins[:, block] = spectrum[:, :2].T
         return magnitude, first_bins
 
     @cached_property
     def _frames(self) -> Array:
-        """(T, 2048) view: the stretches of signal under each window."""
+        """(T, 2048) view: the signal under each window."""
         return _framed(self._padded)
 
     @cached_property
@@ -176,14 +179,14 @@ class SpectralFeatures:
 
     @property
     def _overhanging(self) -> NDArray[np.bool_]:
-        """(T,): the frames whose window reaches beyond the signal to where zeros stand."""
+        """(T,): whether a frame's window reaches into the padding of zeros."""
         if self.padding != "constant":
             return np.zeros(self.frame_count, dtype=bool)
         centres = np.arange(self.frame_count) * HOP_SAMPLES
         return (centres < FFT_SAMPLES // 2) | (centres + FFT_SAMPLES // 2 > len(self.samples))
 
     def _shifted_frames(self, frames: NDArray[np.int64]) -> Array:
-        """(frames, 2048) of the signal + 0.01, padded after it was added."""
+        """(frames, 2048) of the signal + 0.01, which is added before padding."""
         shifted = self._frames[frames] + ROLLOFF_OFFSET
         if self.padding == "constant":
             place = frames[:, None] * HOP_SAMPLES + np.arange(FFT_SAMPLES) - FFT_SAMPLES // 2
@@ -202,8 +205,8 @@ def _framed(padded: Array) -> Array:
 class _Transform:
     """The windowed Fourier transform of up to `_TRANSFORM_FRAMES` frames (frames, 2048) -> (frames, 1025).
 
-    In double precision and rounded once, as librosa's: quiet bins beside loud ones are right. Its memory is used again
-    by the next call, and holds what it returned until then.
+    In double precision and rounded once, as librosa's: quiet bins beside loud ones are right. The result is valid until
+    the next call, which reuses its memory.
     """
 
     def __init__(self) -> None:
@@ -219,10 +222,10 @@ class _Transform:
 
 
 def _search_rolloff(magnitude: Array, first_bins: Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The first bin up to which 85 % of each frame's magnitude lies, and whether rounding decided it: both (frames,).
+    """Find the first bin up to which 85 % of each frame's magnitude lies, and whether rounding decided: both (frames,).
 
-    magnitude: (1025, frames), with `first_bins` (2, frames) in place of its first two. Found in two steps, first in
-    sums of so many bins, then among the bins of one of them.
+    magnitude: (1025, frames), with `first_bins` (2, frames) in place of its first two. The search has two steps: among
+    sums of 32 bins, then within one of these groups.
     """
     group = 32
     frame = np.arange(magnitude.shape[1])
@@ -230,17 +233,17 @@ def _search_rolloff(magnitude: Array, first_bins: Array) -> tuple[NDArray[np.int
     below[0] += first_bins.sum(axis=0) - magnitude[:2].sum(axis=0)
     np.cumsum(below, axis=0, out=below)
     threshold = np.float32(ROLLOFF_FRACTION) * below[-1]
-    found = np.count_nonzero(below < threshold, axis=0)
-    before = np.where(found > 0, below[found - 1, frame], 0)
-    inside = np.minimum(found * group + np.arange(group)[:, None], _BINS - 1)
+    number = np.count_nonzero(below < threshold, axis=0)  # of the group
+    before = np.where(number > 0, below[number - 1, frame], 0)
+    inside = np.minimum(number * group + np.arange(group)[:, None], _BINS - 1)
     values = magnitude[inside, frame]
-    values[:2] = np.where(found == 0, first_bins, values[:2])
+    values[:2] = np.where(number == 0, first_bins, values[:2])
     np.cumsum(values, axis=0, out=values)
     values += before
     step = np.minimum(np.count_nonzero(values < threshold, axis=0), group - 1)
     left = np.where(step > 0, values[step - 1, frame], before)
     margin = np.minimum(np.abs(values[step, frame] - threshold), np.abs(threshold - left))
-    return found * group + step, margin <= _DOUBT * threshold
+    return number * group + step, margin <= _DOUBT * threshold
 
 
 @cache
@@ -259,7 +262,7 @@ def _mel_filters(rate_hz: int) -> scipy.sparse.csr_array:
 
 @lru_cache(maxsize=256)
 def _chroma_filters(rate_hz: int, tuning: float) -> Array:
-    """(12, 1025). Of one rate there are a hundred, for a hundred tunings."""
+    """(12, 1025), one for each of a hundred tunings per rate."""
     return librosa.filters.chroma(  # type: ignore[no-any-return]
         sr=rate_hz, n_fft=FFT_SAMPLES, tuning=tuning, n_chroma=CHROMA_BINS
     )

@@ -1,4 +1,4 @@
-"""Where things stand in a picture, in our style and in the papers'."""
+"""Layout of audio images in the two styles."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -32,11 +32,11 @@ _FAINT = 0.4
 
 
 class Aligned:
-    """Pictures that fill their page, in which a column of pixels is the same stretch of the clip whatever is drawn.
+    """Full-bleed images, in which a column of pixels is the same interval of the clip in all images.
 
-    Envelope: the largest sample of each column's stretch, scaled to the clip's largest peak. Curve: through the frames'
-    own times, its minimum at the bottom, its maximum at the top; a constant one lies at the bottom. Matrix: each
-    pixel shows the frame nearest in time.
+    Envelope: the largest sample of each column's interval, scaled to the clip's peak. Curve: at the frames' own times,
+    from its minimum at the bottom to its maximum at the top; a constant one lies at the bottom. Matrix: each pixel
+    shows the frame nearest in time.
     """
 
     padding: Padding = "constant"
@@ -84,7 +84,7 @@ class Aligned:
 
 
 class Paper:
-    """The published pictures: what matplotlib makes of the reference tool's calls, on a figure five inches high.
+    """The published images: the reference tool's matplotlib calls on a figure five inches high.
 
     The plot lies inside matplotlib's default margins. Envelope: the largest sample of every millisecond (of a clip up
     to 50 000 samples, every sample), outlined. Curve: at frame times that assume 22 050 Hz whatever the rate, cut off
@@ -129,7 +129,7 @@ class Paper:
 
     @property
     def _curve_range(self) -> tuple[float, float]:
-        """The plot's least and greatest values: the envelope's, and the curve's 0 to 1."""
+        """Least and greatest value of the plot: of the envelope, and of the curve from 0 to 1."""
         peak = float(self._peaks.max())
         return -peak, max(peak, 1.0)
 
@@ -138,7 +138,7 @@ class Paper:
         return paint(self._envelope(*self._curve_range, opacity=_FAINT), BLUE)
 
     def _envelope(self, low: float, high: float, opacity: float) -> Opacity:
-        """Filled and then outlined in one colour: where both fall, a half transparent one shows twice."""
+        """Filled and then outlined in one colour, which shows twice where a transparent fill and outline overlap."""
         x = self._x(np.arange(len(self._peaks)) * (self._hop / self._features.rate_hz)) + self._FILL_SHIFT
         zero = float(self._y(np.zeros(1), low, high)[0]) + self._FILL_SHIFT
         upper = self._y(self._peaks, low, high) + self._FILL_SHIFT
@@ -152,7 +152,7 @@ class Paper:
 
     @cached_property
     def _hop(self) -> int:
-        """Samples that share one point of the envelope."""
+        """Samples per point of the envelope."""
         few = len(self._features.samples) <= self._MAX_SAMPLES
         return 1 if few else max(1, self._features.rate_hz // self._BINS_PER_SECOND)
 
@@ -167,7 +167,7 @@ class Paper:
         return Strip(round(self._LEFT * self._size[1]), round(self._RIGHT * self._size[1]), self._PARTS)
 
     def _x(self, seconds: Array) -> Array:
-        """From time to pixels; the plot ends with the envelope's last point."""
+        """Convert seconds to pixels; the plot ends with the envelope's last point."""
         left, right = self._LEFT * self._size[1], self._RIGHT * self._size[1]
         end = (len(self._peaks) - 1) * self._hop / self._features.rate_hz
         if end == 0:  # a single sample: a dot in the middle
@@ -190,15 +190,15 @@ PADDINGS: dict[Style, Padding] = {"aligned": Aligned.padding, "paper": Paper.pad
 
 
 def _unit_range(values: Array) -> Array:
-    """Minimum to 0, maximum to 1; a constant to 0."""
+    """Scale the minimum to 0 and the maximum to 1; a constant to 0."""
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else np.zeros(len(values))
 
 
 def _cells(first: float, last: float, pixels: int, cells: int) -> NDArray[np.int64]:
-    """(pixels,) which of `cells` equal stretches between two positions each pixel's centre lies in; -1 outside.
+    """(pixels,), index of the cell around each pixel's centre, of `cells` equal ones between two positions; -1 outside.
 
-    A centre right between two belongs to the former, as in Agg.
+    A centre on a border belongs to the cell before it, as in Agg.
     """
     centres = np.arange(pixels) + 0.5
     cell = np.ceil((centres - first) * cells / (last - first)).astype(np.int64) - 1
@@ -206,6 +206,6 @@ def _cells(first: float, last: float, pixels: int, cells: int) -> NDArray[np.int
 
 
 def _ends(cells: NDArray[np.int64]) -> tuple[int, int]:
-    """Where the pixels begin and end that lie in some cell."""
+    """Start and end of the pixels that lie in a cell."""
     (inside,) = np.nonzero(cells >= 0)
     return int(inside[0]), int(inside[-1]) + 1
