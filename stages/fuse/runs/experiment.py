@@ -33,28 +33,28 @@ from avfuse.stages.fuse.training.trainer import ParentHeads, TrainedHead, choose
 from avfuse.stages.fuse.training.vectorized import group_key, job_groups
 
 FEATURES = ("video", "audio")
-"""What can be swept besides settings: the features of a modality."""
+"""Modalities whose features can be swept like settings."""
 
 TRIAL_SEEDS = 3
-"""So many seeds of each row validation picks rows by."""
+"""Seeds of each row by which validation selects rows."""
 
 Pick = Callable[[Mapping[str, float]], Collection[str]]
-"""From the mean validation score of each row to the rows that are tested."""
+"""Mean validation score per row -> the rows to test."""
 
 OnEpoch = Callable[[], Any]
 
 
 class Bar(Protocol):
-    """What is used of a tqdm bar that counts epochs."""
+    """The part of tqdm that counting epochs uses."""
 
     total: float | None
     n: float
 
     def update(self, n: float | None = 1) -> Any:
-        """So many more."""
+        """Add epochs."""
 
     def set_postfix(self, **said: Any) -> None:
-        """What is at work."""
+        """Show the head in training."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,9 @@ def run_experiment(
         UsageError: the folder holds a run with other settings and `replace` is not given, or no head has a setting.
     """
     sweep = sweep or {}
-    for given in [training, *(training.updated({n: v[0]}) for n, v in sweep.items() if v and n not in FEATURES)]:
-        given.check(heads)
+    swept = {name: values[0] for name, values in sweep.items() if values and name not in FEATURES}
+    for overrides in [training, *(training.updated({name: value}) for name, value in swept.items())]:
+        overrides.check(heads)
     row_jobs = [row_job for head in heads for row_job in _jobs(head, data, seeds, training, sweep)]
     for row_job in row_jobs:
         if row_job.job.seed == 0:
@@ -248,7 +249,7 @@ def _label(group: Sequence[RowJob]) -> str:
 def _train(
     group: Sequence[RowJob], choices: Sequence[_Choice], parents: ParentHeads, on_epoch: OnEpoch, checkpoint: Checkpoint
 ) -> list[tuple[TrainedHead, Cost]]:
-    """Side by side, each with what it cost. choices: of each, where they were made before."""
+    """Train a group, with the cost of each head. choices: of each, where the epoch was chosen before."""
     jobs = [row_job.job for row_job in group]
     in_training = training_macs(jobs[0])
     with measure_resources(jobs[0].data.train.device, len(jobs)) as usage:
@@ -258,11 +259,11 @@ def _train(
             on_epoch()
 
         if choices:
-            every = refit_jobs(jobs, [choice.curve for choice in choices], count, checkpoint, parents=parents)
+            heads = refit_jobs(jobs, [choice.curve for choice in choices], count, checkpoint, parents=parents)
         else:
-            every = train_jobs(jobs, count, checkpoint, parents=parents)
+            heads = train_jobs(jobs, count, checkpoint, parents=parents)
     usage.seconds += sum(choice.seconds for choice in choices)
-    return [(trained, Cost.of(job, trained, usage, in_training)) for job, trained in zip(jobs, every, strict=True)]
+    return [(trained, Cost.of(job, trained, usage, in_training)) for job, trained in zip(jobs, heads, strict=True)]
 
 
 def describe_data(data: FusionData) -> dict[str, Any]:
