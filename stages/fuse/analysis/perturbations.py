@@ -10,8 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avfuse.features.cache import ClipQuery
-from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.data.modality import Modality, StreamedModality
 from avfuse.stages.fuse.data.token_layout import time_axis
 from avfuse.stages.fuse.heads.modality_input import ModalityInput
@@ -50,16 +48,12 @@ class ModalityTokens:
         scale = ModalityInput(modality_input.shape).to(present.device)
         if modality_input.unstandardised:
             fitted = torch.cat([data.train, data.validation])
-            scale.fit(
-                (_cached_tokens(data, modality, part, Views())[:, 0], modality.present[part])
-                for part in fitted.split(_CLIPS)
-            )
+            scale.fit((modality.read(part, data.clips)[:, 0], modality.present[part]) for part in fitted.split(_CLIPS))
             scale.mean.zero_()
         if job.recipe.without == name:
             present = torch.zeros_like(present)
-        return cls(
-            name, modality, modality_input, views, _cached_tokens(data, modality, data.test, views), present, scale
-        )
+        cached = modality.read(data.test, data.clips, all_views=views.count > 1)
+        return cls(name, modality, modality_input, views, cached, present, scale)
 
     def standardised(self, clips: Tensor) -> Tensor:
         """(B,) -> (B, V, T, D)."""
@@ -185,14 +179,3 @@ def _partners_of_other_class(
         others = np.roll(members, np.bincount(labels[members]).max())
         partner[members] = np.where(labels[others] != labels[members], others, -1)
     return partner
-
-
-def _cached_tokens(data: FusionData, modality: Modality | StreamedModality, clips: Tensor, views: Views) -> Tensor:
-    """Tokens of the clips at indices (n,) as cached: float32 (n, V, T, D), all views or the first."""
-    if isinstance(modality, Modality):
-        return modality.tokens[clips][:, None] if views.count == 1 or modality.views is None else modality.views[clips]
-    query = ClipQuery([data.clips[index] for index in clips.tolist()])
-    stacked = modality.layout.stack_views(
-        {key: torch.from_numpy(store.load(query).data.astype(np.float32)) for key, store in modality.stores.items()}
-    ).to(clips.device)
-    return stacked[:, :1] if views.count == 1 else stacked

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avfuse.features.cache import FeatureStore
+from avfuse.features.cache import ClipQuery, FeatureStore
+from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError
 from avfuse.features.spec import VIEWS, FeatureSpec, View
 from avfuse.stages.fuse.data.shapes import ModalityShape
@@ -161,6 +162,10 @@ class Modality:
         """The number of tokens of each feature."""
         return (self.tokens.shape[1],) if self.layout is None else self.layout.tokens_per_feature
 
+    def read(self, indices: Tensor, clips: Sequence[Clip] = (), all_views: bool = False) -> Tensor:
+        """Tokens as they are cached, (B, V, T, D), of the first view alone unless `all_views`. indices: (B,)."""
+        return self.tokens[indices][:, None] if self.views is None or not all_views else self.views[indices]
+
     def only(self, features: Sequence[str]) -> Self:
         """Fewer features, under the names that they were loaded by. Raises UsageError for one that is not loaded."""
         if self.layout is None:
@@ -195,6 +200,13 @@ class StreamedModality:
     @property
     def bytes_on_disk(self) -> int:
         return len(self.present) * sum(spec.bytes_per_clip for spec in self.specs)
+
+    def read(self, indices: Tensor, clips: Sequence[Clip], all_views: bool = False) -> Tensor:
+        """`Modality.read` from the cache. clips: of the whole data set."""
+        query = ClipQuery([clips[index] for index in indices.tolist()])
+        rows = {key: torch.from_numpy(store.load(query).data.astype(np.float32)) for key, store in self.stores.items()}
+        views = self.layout.stack_views(rows).to(indices.device)
+        return views if all_views else views[:, :1]
 
     def only(self, features: Sequence[str]) -> Self:
         """Fewer features, as of `Modality`."""
