@@ -26,10 +26,10 @@ from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_jobs
 
 _ONLY = "video"
-"""What all columns are where no modalities are named: this head is an MLP on features as they are."""
+"""The modality of all columns where none are named; the head of this name is an MLP on them."""
 
-_ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 2**28
-"""Predicted in one pass at most."""
+_BATCH_ROWS, _BATCH_BYTES = 1024, 2**28
+"""A batch has at most so many rows and bytes in prediction."""
 
 Columns = Mapping[str, NDArray[np.int64]]
 """The columns (T, D) of X that hold each modality."""
@@ -39,12 +39,12 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Any fusion head on one array of features, in pipelines, cross-validation and grid searches.
 
     A row of X is a clip, and `modalities` says which columns are of which modality. With several modalities a clip may
-    lack one: all its columns are NaN. Heads and training are those of the command line, and so are the number of
-    epochs, chosen on a part of the training clips, and the refit on all of them. With fewer clips in that part than
-    there are classes the best epoch would be luck: the head is then trained for all epochs.
+    lack one: all its columns are NaN. Heads and training are those of the command line: the number of epochs is chosen
+    on a part of the training clips, and the head is refitted on all of them. Where that part has fewer clips than there
+    are classes the best epoch would be chance, and the head trains for all epochs.
 
-    Columns know nothing of grids or filter banks: heads that take these are for the command line. Neither numpy's nor
-    torch's global random state is used or changed.
+    Columns have no grids or filter banks: use the command line for heads that need these. Neither numpy's nor torch's
+    global random state is used or changed.
 
     Parameters
     ----------
@@ -55,15 +55,15 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         The columns of "video", of "audio" or of both, such as {"video": slice(0, 1024), "audio": slice(1024, 2560)}.
         By default all columns are one modality, "video".
     tokens : mapping of str to int, optional
-        How many tokens (frames, audio images) the columns of a modality are, one after the other; by default 1.
+        The number of tokens (frames, audio images) in the columns of a modality, one after the other; by default 1.
     settings : mapping, optional
-        What differs from the head's own recipe and options, such as {"lr": 1e-4, "epochs": 20, "hidden": "64"}.
+        Changes to the head's own recipe and options, such as {"lr": 1e-4, "epochs": 20, "hidden": "64"}.
     validation_fraction : float, default=0.2
-        Share of the training clips that the number of epochs is chosen on; 0: none, all epochs are trained.
+        Share of the training clips that the number of epochs is chosen on; with 0 the head trains for all epochs.
     random_state : int, RandomState or None, default=None
-        Seed of weights, order of clips, dropout and the validation part; None is another one each time.
+        Seed of weights, order of clips, dropout and the validation part; None draws a new one each time.
     device : str, default="cpu"
-        Where it is trained and predicts: "cpu", "cuda", "cuda:1" or "auto".
+        Where to train and predict: "cpu", "cuda", "cuda:1" or "auto".
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     validation_ : ndarray of bool, shape (n_samples,)
         The training clips that the number of epochs was chosen on.
     n_iter_ : int
-        Epochs that the head was trained for; 1 where it is fitted at once.
+        Epochs that the head was trained for; 1 for heads that are fitted without epochs.
     recipe_ : Recipe
         How it was trained: the head's own recipe with `settings`.
     head_ : Head
@@ -118,26 +118,30 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = self._may_lack_one
+        tags.input_tags.allow_nan = self._may_miss_one
         return tags
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Train the head.
 
-        X (n, features), y (n,) labels of any kind. groups (n,): clips of one group, such as one video or one speaker,
-        are all trained on or all validated on.
+        Args:
+            X: (n, features).
+            y: (n,), labels of any kind.
+            groups: (n,); clips of one group, such as one video or one speaker, are all trained on or all validated on.
 
-        Raises ValueError for X, y and groups that cannot be, and UsageError for parameters that cannot be.
+        Raises:
+            ValueError: X, y or groups are invalid.
+            UsageError: a parameter is invalid.
         """
         clips: NDArray[np.float32]
         labels: NDArray[Any]
-        clips, labels = validate_data(self, X, y, dtype=np.float32, ensure_all_finite=self._finite)
+        clips, labels = validate_data(self, X, y, dtype=np.float32, ensure_all_finite=self._finiteness)
         check_classification_targets(labels)
         groups = np.arange(len(clips)) if groups is None else column_or_1d(groups)
         check_consistent_length(clips, groups)
         head, training = self._head(), self._training()
         columns = _columns(self.modalities or {_ONLY: slice(None)}, self.tokens or {}, clips.shape[1])
-        _check_sees(head, training, columns)
+        _check_head(head, training, columns)
         seed = _seed(self.random_state)
         validation = _validation(labels, groups, self.validation_fraction, seed)
         data = _data(_modalities(clips, columns), labels, groups, validation, choose_device(self.device))
@@ -149,7 +153,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Logits (n, n_classes); of two classes (n,), by how much the second one's is larger."""
+        """Logits (n, n_classes); with two classes (n,), the second one's minus the first one's."""
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
@@ -158,24 +162,24 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return mean_probabilities(self.head_.targets, [self._logits(X)])[0]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The likeliest label (n,) of each row."""
+        """The most probable label (n,) of each row."""
         likeliest = self._logits(X).argmax(axis=1)
         return self.classes_[likeliest]
 
     @property
-    def _may_lack_one(self) -> bool:
+    def _may_miss_one(self) -> bool:
         return self.modalities is not None and len(self.modalities) > 1
 
     @property
-    def _finite(self) -> bool | str:
-        """What validate_data is to allow."""
-        return "allow-nan" if self._may_lack_one else True
+    def _finiteness(self) -> bool | str:
+        """The `ensure_all_finite` of validate_data."""
+        return "allow-nan" if self._may_miss_one else True
 
     def _head(self) -> str:
         if self.head is not None:
             get_head(self.head)
             return self.head
-        return "mlp" if self._may_lack_one else next(iter(self.modalities or (_ONLY,)))
+        return "mlp" if self._may_miss_one else next(iter(self.modalities or (_ONLY,)))
 
     def _training(self) -> TrainingOverrides:
         given = dict(self.settings or {})
@@ -184,24 +188,33 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return TrainingOverrides(**given)
 
     def _logits(self, X: ArrayLike) -> NDArray[np.float64]:
-        """In double precision: what is said of a clip then does not depend, not even in the last digit of a float32,
-        on the rows beside it."""
+        """Logits (n, n_classes), in double precision: a row's then do not depend on the rows beside it, not even in the
+        last digit of a float32."""
         check_is_fitted(self)
         clips: NDArray[np.float32] = validate_data(
-            self, X, dtype=np.float32, ensure_all_finite=self._finite, reset=False
+            self, X, dtype=np.float32, ensure_all_finite=self._finiteness, reset=False
         )
         modalities = _modalities(clips, self.modalities_)
         device = choose_device(self.device)
         head = copy.deepcopy(self.head_).to("cpu" if device == "mps" else device, torch.float64)  # mps has no doubles
-        rows_at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // (8 * clips.shape[1])))
+        batch_size = max(1, min(_BATCH_ROWS, _BATCH_BYTES // (8 * clips.shape[1])))
         with torch.inference_mode():
-            parts = torch.arange(len(clips)).split(rows_at_once)
-            logits = [_predicted(head, modalities, part, self.recipe_.without) for part in parts]
+            batches = torch.arange(len(clips)).split(batch_size)
+            logits = [_predict(head, modalities, rows, self.recipe_.without) for rows in batches]
         return torch.cat(logits).numpy()
 
 
 def _columns(modalities: Mapping[str, Any], tokens: Mapping[str, int], width: int) -> dict[str, NDArray[np.int64]]:
-    """Raises UsageError for names that no head knows, and for columns that X does not have or that make no tokens."""
+    """The columns (T, D) of each modality.
+
+    Args:
+        modalities: a slice or column numbers, by name.
+        tokens: T, by name.
+        width: the number of columns of X.
+
+    Raises:
+        UsageError: for names that no head knows, and for columns that X lacks or that make no tokens.
+    """
     known = sorted({name for head in head_names() for name in get_head(head).modalities}, reverse=True)
     for name in (*modalities, *tokens):
         if name not in known:
@@ -210,41 +223,42 @@ def _columns(modalities: Mapping[str, Any], tokens: Mapping[str, int], width: in
         raise UsageError(f"tokens are given of '{stray}', which is not among modalities: name its columns there")
     columns = {}
     for name, selection in modalities.items():
-        own = _numbers(name, selection, width)
+        numbers = _column_numbers(name, selection, width)
         count = tokens.get(name, 1)
-        if count < 1 or len(own) % count:
-            raise UsageError(f"tokens of {name}: its {len(own)} columns do not make {count} tokens of equal width")
-        columns[name] = own.reshape(count, -1)
+        if count < 1 or len(numbers) % count:
+            raise UsageError(f"tokens of {name}: its {len(numbers)} columns do not make {count} tokens of equal width")
+        columns[name] = numbers.reshape(count, -1)
     return columns
 
 
-def _numbers(name: str, selection: Any, width: int) -> NDArray[np.int64]:
+def _column_numbers(name: str, selection: Any, width: int) -> NDArray[np.int64]:
     """Column numbers (k,)."""
-    asked = f"modality '{name}' is columns {selection}, and X has {width}"
+    selected = f"modality '{name}' is columns {selection}, and X has {width}"
     if isinstance(selection, slice) and (selection.stop or 0) > width:
-        raise UsageError(f"{asked}: end it at {width} or earlier")
+        raise UsageError(f"{selected}: end it at {width} or earlier")
     try:
-        own = np.arange(width)[selection]
+        numbers = np.arange(width)[selection]
     except (IndexError, TypeError) as error:
-        raise UsageError(f"{asked}: give a slice or column numbers below {width}") from error
-    if own.ndim != 1 or len(own) == 0:
-        raise UsageError(f"{asked}: give one column or more, as a slice or a list")
-    return own
+        raise UsageError(f"{selected}: give a slice or column numbers below {width}") from error
+    if numbers.ndim != 1 or len(numbers) == 0:
+        raise UsageError(f"{selected}: give one column or more, as a slice or a list")
+    return numbers
 
 
-def _check_sees(head: str, training: TrainingOverrides, columns: Columns) -> None:
-    """Raises UsageError for settings that mean nothing to the head, and where it takes a modality that is not there."""
+def _check_head(head: str, training: TrainingOverrides, columns: Columns) -> None:
+    """Raises UsageError for settings that the head does not have, and where a modality that it uses is missing."""
     training.check([head])
-    sees = get_head(head).used_modalities(training.options(head))
-    lacking = [name for name in sees if name not in columns]
-    if lacking:
+    used = get_head(head).used_modalities(training.options(head))
+    missing = [name for name in used if name not in columns]
+    if missing:
         raise UsageError(
-            f"head '{head}' takes {' and '.join(sees)}: name the columns of {' and '.join(lacking)} in modalities"
+            f"head '{head}' takes {' and '.join(used)}: name the columns of {' and '.join(missing)} in modalities"
         )
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:
-    """None leaves numpy's global state alone, unlike scikit-learn's. Raises ValueError for what is no random state."""
+    """The seed of a random state; for None a new one, without numpy's global state, which scikit-learn would use. Raises
+    ValueError for anything else."""
     if random_state is None:
         return secrets.randbits(31)
     if isinstance(random_state, int | np.integer):
@@ -254,26 +268,26 @@ def _seed(random_state: int | np.random.RandomState | None) -> int:
 
 
 def _validation(labels: NDArray[Any], groups: NDArray[Any], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Which clips (n,) choose the number of epochs, as the command line does; none where they would be fewer than
-    classes."""
+    """The clips that the number of epochs is chosen on, bool (n,), drawn as on the command line; none where they would
+    be fewer than the classes."""
     if not 0 <= fraction < 1:
         raise UsageError(f"validation_fraction={fraction}: give a share from 0, none, to less than 1")
-    marked = group_holdout(labels, groups, fraction, seed) if fraction else np.zeros(len(labels), dtype=bool)
-    enough = len(np.unique(labels)) <= marked.sum() < len(marked)
-    return marked if enough else np.zeros_like(marked)
+    held_out = group_holdout(labels, groups, fraction, seed) if fraction else np.zeros(len(labels), dtype=bool)
+    enough = len(np.unique(labels)) <= held_out.sum() < len(held_out)
+    return held_out if enough else np.zeros_like(held_out)
 
 
 def _modalities(X: NDArray[np.float32], columns: Columns) -> dict[str, Modality]:
-    """Raises ValueError for a row of which a modality is partly NaN, or that has none."""
-    modalities = {name: _modality(name, X[:, own]) for name, own in columns.items()}
-    lacking_all = ~torch.stack([each.present for each in modalities.values()]).any(dim=0)
-    if lacking_all.any():
-        raise ValueError(f"row {int(lacking_all.int().argmax())} of X is NaN in every modality: leave it out")
+    """The modalities of the rows. Raises ValueError for a row in which one is NaN in part, or all are NaN."""
+    modalities = {name: _modality(name, X[:, numbers]) for name, numbers in columns.items()}
+    empty = ~torch.stack([modality.present for modality in modalities.values()]).any(dim=0)
+    if empty.any():
+        raise ValueError(f"row {int(empty.int().argmax())} of X is NaN in every modality: leave it out")
     return modalities
 
 
 def _modality(name: str, tokens: NDArray[np.float32]) -> Modality:
-    """tokens (n, T, D), which is kept."""
+    """A modality of tokens (n, T, D), NaN where a clip lacks it; they are not copied."""
     missing = np.isnan(tokens)
     absent = missing.all(axis=(1, 2))
     partly = missing.any(axis=(1, 2)) & ~absent
@@ -298,13 +312,14 @@ def _data(
     return FusionData.from_arrays(modalities, truth, list(map(str, classes)), splits, groups, device)
 
 
-def _predicted(head: Head, modalities: Mapping[str, Modality], rows: Tensor, without: str | None) -> Tensor:
+def _predict(head: Head, modalities: Mapping[str, Modality], rows: Tensor, without: str | None) -> Tensor:
     """Logits float64 (len(rows), n_classes) on the CPU. without: the modality that the head was trained without."""
     device = next(head.parameters()).device
     prepared, present = {}, {}
-    for name, door in head.modality_inputs().items():
+    for name, modality_input in head.modality_inputs().items():
         modality = modalities[name]
         present[name] = modality.present[rows].to(device) & (name != without)
-        prepared[name] = door.prepare(modality.tokens[rows].to(device), modality.present[rows].to(device)).double()
+        tokens, has = modality.tokens[rows].to(device), modality.present[rows].to(device)
+        prepared[name] = modality_input.prepare(tokens, has).double()
     logits: Tensor = head(prepared, present)["logits"]
     return logits.double().cpu()

@@ -14,37 +14,39 @@ from avfuse.features.errors import UsageError
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """Some clips' features, as heads take them. By feature: tokens `(B, *shape)` as they are stored, NaN where
-    `present` (B,) is False. index (B,) int64: where the clips stand in the stream's list."""
+    """The features of some clips."""
 
     tokens: dict[str, Tensor]
+    """By feature, `(B, *shape)` as stored; NaN where `present` is False."""
     present: dict[str, Tensor]
+    """By feature, bool (B,)."""
     index: Tensor
+    """int64 (B,), positions in the stream's list of clips."""
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> "TensorBatch":
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "TensorBatch":
-        """What the DataLoader calls with pin_memory=True."""
-        return self._each(Tensor.pin_memory)
+        """A copy in pinned memory; called by the DataLoader with pin_memory=True."""
+        return self._map(Tensor.pin_memory)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "TensorBatch":
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "TensorBatch":
         tokens = {name: change(tensor) for name, tensor in self.tokens.items()}
         present = {name: change(tensor) for name, tensor in self.present.items()}
         return TensorBatch(tokens, present, change(self.index))
 
 
 class StreamDataset(IterableDataset[TensorBatch]):
-    """A FeatureStream's batches, shared among the workers of a DataLoader: shuffled, each reads its own shards. In the
-    clips' order one worker reads everything, as neighbouring batches lie in one shard."""
+    """The batches of a FeatureStream, shared among the workers of a DataLoader: shuffled, each worker reads its own
+    shards; in the clips' order one worker reads everything, as neighbouring batches lie in one shard."""
 
     def __init__(self, stream: FeatureStream) -> None:
         self.stream = stream
-        # In shared memory, so that it reaches workers that outlive an epoch.
+        # In shared memory, so that it reaches persistent workers.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Which order the next iteration has. Without it every epoch has the same."""
+        """Choose the order of the next iteration. Without a call every epoch has the same."""
         self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[TensorBatch]:
@@ -58,21 +60,21 @@ class StreamDataset(IterableDataset[TensorBatch]):
         try:
             yield from _tensors(self.stream, epoch, part, parts)
         except UsageError as error:
-            # Thrown, it would arrive as a page of traceback; StreamLoader throws it on the other side.
+            # Raised here it would arrive as a page of traceback; StreamLoader raises it in the main process.
             yield UsageError(str(error))  # type: ignore[misc]
 
 
 class StreamLoader(DataLoader[TensorBatch]):
-    """A DataLoader that says what is wrong with a shard in one line, whichever process has found it."""
+    """A DataLoader that raises UsageError for a damaged shard, whichever process reads it."""
 
     dataset: StreamDataset
 
     def set_epoch(self, epoch: int) -> None:
-        """Which order the next iteration has. Without it every epoch has the same."""
+        """Choose the order of the next iteration. Without a call every epoch has the same."""
         self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[TensorBatch]:  # type: ignore[override]
-        return _raising(super().__iter__())
+        return _raise_errors(super().__iter__())
 
 
 def stream_loader(
@@ -88,16 +90,16 @@ def stream_loader(
 
     Args:
         stream: with the size of batches, the seed and whether to shuffle.
-        num_workers: reading processes, each of which holds up to `stream.memory_bytes`; 0 for a thread of this process,
-            the quicker way where files are warm, as batches of workers come through shared memory. Shuffled, each
-            worker reads its own shards and ends with a batch that may be smaller. Unshuffled, one reads and no more are
-            started: neighbouring batches lie in one shard, and several workers would each have to read them all.
-        start_method: how workers start, None for the system's way.
+        num_workers: reading processes, each of which holds up to `stream.memory_bytes`; 0 reads in a thread of this
+            process, which is faster where files are in the page cache, as workers copy batches through shared memory.
+            Shuffled, each worker reads its own shards, and its last batch may be smaller. Unshuffled, one worker is
+            started at most: neighbouring batches lie in one shard, which several workers would each have to read.
+        start_method: of workers; None for the system's default.
         pin_memory: whether batches come in pinned memory, for quicker copies to a GPU.
-        prefetch_batches: how many batches each worker makes beforehand.
-        persistent_workers: whether workers go on to the next epoch.
+        prefetch_batches: batches that each worker reads ahead.
+        persistent_workers: whether workers stay alive between epochs.
 
-    Its iterator raises UsageError for a shard that is damaged or gone, and leaves torch's random numbers as they are.
+    Its iterator raises UsageError for a damaged or missing shard, and leaves torch's global random state as it is.
     """
     workers = num_workers if stream.shuffle else min(num_workers, 1)
     return StreamLoader(
@@ -119,13 +121,13 @@ def _tensors(stream: FeatureStream, epoch: int, part: int, parts: int) -> Iterat
         yield TensorBatch(tokens, present, torch.from_numpy(batch.index))
 
 
-def _raising(batches: Iterator[Any]) -> Iterator[TensorBatch]:
-    trouble = None
+def _raise_errors(batches: Iterator[Any]) -> Iterator[TensorBatch]:
+    message = None
     for batch in batches:
         if isinstance(batch, UsageError):
-            trouble = str(batch)
+            message = str(batch)
             break
         yield batch
     del batches  # ends the workers now: as long as the error is held, its traceback would keep them
-    if trouble is not None:
-        raise UsageError(trouble)
+    if message is not None:
+        raise UsageError(message)

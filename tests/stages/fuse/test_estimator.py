@@ -134,7 +134,7 @@ def test_many_rows_are_predicted_some_at_a_time(
     rows: Rows, fitted: FusionClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = fitted.predict_proba(rows[0])
-    monkeypatch.setattr(estimator, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(estimator, "_BATCH_ROWS", 7)
     np.testing.assert_allclose(fitted.predict_proba(rows[0]), expected, rtol=1e-9)
 
 
