@@ -35,19 +35,19 @@ _TOLERANCE = 0.01
 """Largest difference of probabilities between devices."""
 
 
-def choose_clips(run: Run, asked: Sequence[str], count: int) -> list[int]:
-    """Numbers among the run's test clips: of those asked for, or of the `count` on which its rows disagree most. Raises
-    UsageError for an id that is no test clip's."""
-    if not asked:
+def choose_clips(run: Run, clip_ids: Sequence[str], count: int) -> list[int]:
+    """Positions among the run's test clips of those named, or of the `count` on which its rows disagree most. Raises
+    UsageError for an unknown id."""
+    if not clip_ids:
         return most_disputed(run, count)
     place = {clip_id: number for number, clip_id in enumerate(_first(run).clip_ids)}
-    if unknown := [clip_id for clip_id in asked if clip_id not in place]:
+    if unknown := [clip_id for clip_id in clip_ids if clip_id not in place]:
         raise UsageError(f"'{unknown[0]}' is no test clip of {run.folder}: see clip_id in its data set's manifest")
-    return [place[clip_id] for clip_id in dict.fromkeys(asked)]
+    return [place[clip_id] for clip_id in dict.fromkeys(clip_ids)]
 
 
 def load_test_clips(run: Run, chosen: Sequence[int], manifest: Manifest) -> list[Clip]:
-    """The test clips of these numbers. Raises UsageError for one that the manifest has no more."""
+    """The test clips at these positions. Raises UsageError for one that is no longer in the manifest."""
     known = {clip.clip_id: clip for clip in manifest.clips()}
     ids = [_first(run).clip_ids[number] for number in chosen]
     if gone := [clip_id for clip_id in ids if clip_id not in known]:
@@ -102,7 +102,7 @@ def write_pages(
     of: ExplainedClass,
     folder: Path,
 ) -> list[Path]:
-    """Write a PNG per clip. chosen: the clips' numbers among the run's test clips."""
+    """Write a PNG per clip. chosen: the clips' positions among the run's test clips."""
     files = []
     first = _first(run)
     for at, (number, clip) in enumerate(zip(chosen, clips, strict=True)):
@@ -117,20 +117,20 @@ def write_pages(
 
 
 def file_name(number: int, name: str) -> str:
-    """Of a clip's picture, without its ending: unlike all others by its number, and safe in any file system."""
+    """The name of a clip's picture without its ending: unique by its number, and valid on any file system."""
     return f"{number}-{_UNFIT.sub('_', name)[:_LONGEST_NAME]}"
 
 
 def write_segments(clips: Sequence[Clip], folder: Path, seed: int) -> list[Path]:
-    """A PNG for each clip that has sound: its filter bank, and what MASegm hides of it."""
+    """Write a PNG per clip with sound: its filter bank, and the segments that MASegm hides."""
     (spec,) = resolve([FILTER_BANK])
-    written = []
+    files = []
     for at, clip in enumerate(clips):
         (bank,) = prepare(clip.path, clip.start, clip.end, [spec.input]).outcomes
         if isinstance(bank, np.ndarray):
-            written.append(folder / f"{file_name(at + 1, clip.clip_id)}-segments.png")
-            segments_page(bank, clip.clip_id, seed).savefig(written[-1])
-    return written
+            files.append(folder / f"{file_name(at + 1, clip.clip_id)}-segments.png")
+            segments_page(bank, clip.clip_id, seed).savefig(files[-1])
+    return files
 
 
 def numbers(run: Run, explained: Sequence[RowExplanation], chosen: Sequence[int]) -> pd.DataFrame:
