@@ -102,7 +102,8 @@ def ablate(
     folder = runs / dataset / check_name(name or f"{chosen.name}-{role_map.name}", "table")
     given = assignments("--set", settings)
     if epochs is not None:
-        given = {"patience": str(epochs), **given, "epochs": str(epochs)}
+        given["epochs"] = str(epochs)
+        given.setdefault("patience", str(epochs))
     machine = choose_device(device)
     options = TableOptions(
         seeds=seeds,
