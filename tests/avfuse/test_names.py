@@ -1,4 +1,4 @@
-"""`import avfuse` is the door, and the names that the packages had before lead to the same modules."""
+"""`import avfuse` gives the public names, and the packages' old names lead to the same modules."""
 
 import os
 import subprocess
@@ -13,6 +13,7 @@ import avfuse
 
 def run(code: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONSAFEPATH", None)  # set by a command that another test ran in this process
     return subprocess.run(
         [sys.executable, *flags, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -95,6 +96,7 @@ def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
 
 def test_the_command_line_runs_as_a_module(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONSAFEPATH", None)  # set by a command that another test ran in this process
     command = [sys.executable, "-m", "avfuse", "--help"]
     shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert shown.returncode == 0
