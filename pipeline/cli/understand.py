@@ -258,7 +258,7 @@ def explain(
     device: str,
     cache: Path,
 ) -> None:
-    """Draw heatmaps of RUN, a folder under runs/: one picture per clip, with maps over its frames and sound for each row.
+    """Draw heatmaps of RUN, a folder under runs/: one picture per clip, with maps over frames and sound for each row.
     Nothing is trained; the media are decoded again.
 
     \b

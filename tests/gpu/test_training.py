@@ -24,7 +24,7 @@ from avfuse.stages.fuse.data.modality import FeatureLayout, Modality
 from avfuse.stages.fuse.heads import get_head, head_names
 from avfuse.stages.fuse.training import checkpoint, streamed_batches, vectorized
 from avfuse.stages.fuse.training.auxiliary_losses import AuxiliaryLosses
-from avfuse.stages.fuse.training.checkpoint import Checkpoint
+from avfuse.stages.fuse.training.checkpoint import TrainingCheckpoint
 from avfuse.stages.fuse.training.head_trainer import HeadTrainer, predict
 from avfuse.stages.fuse.training.inputs import HeadInputs
 from avfuse.stages.fuse.training.job import TrainingJob
@@ -218,8 +218,8 @@ def test_training_goes_on_from_a_checkpoint(device: str, tmp_path: Path, monkeyp
     jobs = [TrainingJob.of("mlp", data, seed, asked("mlp", dropout=0.2, epochs=6)) for seed in range(2)]
     whole = train_jobs(jobs)
     with pytest.raises(Killed):
-        train_jobs(jobs, kill_after(7), Checkpoint(tmp_path / "kept", "key"))
-    again = train_jobs(jobs, checkpoint=Checkpoint(tmp_path / "kept", "key"))
+        train_jobs(jobs, kill_after(7), TrainingCheckpoint(tmp_path / "kept", "key"))
+    again = train_jobs(jobs, checkpoint=TrainingCheckpoint(tmp_path / "kept", "key"))
     for one, other in zip(whole, again, strict=True):
         assert one.best_epoch == other.best_epoch
         assert_alike(other.logits, one.logits, 1e-4)

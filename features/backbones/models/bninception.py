@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class _Block:
+class _InceptionBlock:
     """Channels of an inception block's branches. With stride 2 there is no 1x1 branch and no projection: the pooled
     input is passed on as it is."""
 
@@ -32,16 +32,16 @@ class _Block:
 
 
 _BLOCKS = (
-    _Block("3a", 192, 64, (64, 64), (64, 96), "avg", 32),
-    _Block("3b", 256, 64, (64, 96), (64, 96), "avg", 64),
-    _Block("3c", 320, None, (128, 160), (64, 96), "max", None),
-    _Block("4a", 576, 224, (64, 96), (96, 128), "avg", 128),
-    _Block("4b", 576, 192, (96, 128), (96, 128), "avg", 128),
-    _Block("4c", 576, 160, (128, 160), (128, 160), "avg", 128),
-    _Block("4d", 608, 96, (128, 192), (160, 192), "avg", 128),
-    _Block("4e", 608, None, (128, 192), (192, 256), "max", None),
-    _Block("5a", 1056, 352, (192, 320), (160, 224), "avg", 128),
-    _Block("5b", 1024, 352, (192, 320), (192, 224), "max", 128),
+    _InceptionBlock("3a", 192, 64, (64, 64), (64, 96), "avg", 32),
+    _InceptionBlock("3b", 256, 64, (64, 96), (64, 96), "avg", 64),
+    _InceptionBlock("3c", 320, None, (128, 160), (64, 96), "max", None),
+    _InceptionBlock("4a", 576, 224, (64, 96), (96, 128), "avg", 128),
+    _InceptionBlock("4b", 576, 192, (96, 128), (96, 128), "avg", 128),
+    _InceptionBlock("4c", 576, 160, (128, 160), (128, 160), "avg", 128),
+    _InceptionBlock("4d", 608, 96, (128, 192), (160, 192), "avg", 128),
+    _InceptionBlock("4e", 608, None, (128, 192), (192, 256), "max", None),
+    _InceptionBlock("5a", 1056, 352, (192, 320), (160, 224), "avg", 128),
+    _InceptionBlock("5b", 1024, 352, (192, 320), (192, 224), "max", 128),
 )
 
 
@@ -79,7 +79,7 @@ class BNInception(nn.Module):
         convolved: Tensor = getattr(self, f"{name}_bn")(getattr(self, name)(x))
         return F.relu(convolved, inplace=True)
 
-    def _inception(self, block: _Block, x: Tensor) -> Tensor:
+    def _inception(self, block: _InceptionBlock, x: Tensor) -> Tensor:
         prefix = f"inception_{block.name}"
         triple = self._step(f"{prefix}_3x3", self._step(f"{prefix}_3x3_reduce", x))
         double = self._step(f"{prefix}_double_3x3_1", self._step(f"{prefix}_double_3x3_reduce", x))

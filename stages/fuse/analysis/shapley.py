@@ -24,7 +24,7 @@ from avfuse.stages.fuse.data.modality import Modality, split_view
 from avfuse.stages.fuse.evaluation.metrics import all_correct
 from avfuse.stages.fuse.evaluation.statistics import difference_interval
 from avfuse.stages.fuse.heads import get_head
-from avfuse.stages.fuse.training.checkpoint import Checkpoint
+from avfuse.stages.fuse.training.checkpoint import TrainingCheckpoint
 from avfuse.stages.fuse.training.job import TrainingJob
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import train_jobs
@@ -244,13 +244,13 @@ class _GroupResults:
     """The files of one group of heads: a checkpoint in training, then which test clips are right (heads, n_test)."""
 
     file: Path
-    checkpoint: Checkpoint
+    checkpoint: TrainingCheckpoint
 
     @classmethod
     def of(cls, folder: Path, group: Sequence[tuple[Coalition, int]]) -> Self:
         members = json.dumps([[sorted(coalition), seed] for coalition, seed in group])
         key = sha256(members.encode()).hexdigest()[:16]
-        return cls(folder / f"{key}.npz", Checkpoint(folder / f"{key}.safetensors", key))
+        return cls(folder / f"{key}.npz", TrainingCheckpoint(folder / f"{key}.safetensors", key))
 
     def load(self) -> NDArray[np.bool_] | None:
         """None where the group is unfinished."""

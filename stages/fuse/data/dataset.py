@@ -36,7 +36,7 @@ _VALIDATION_SEED = 0
 
 
 @dataclass(frozen=True)
-class _CachedFeature:
+class _LookedUpFeature:
     """Where the cache has a feature of the manifest's clips; nothing is read yet."""
 
     spec: FeatureSpec
@@ -276,14 +276,14 @@ def _require_cached(manifest: Manifest, cache: Path, inputs: Mapping[str, Sequen
 
 def _look_up(
     manifest: Manifest, query: ClipQuery, cache: Path, inputs: Mapping[str, Sequence[str]]
-) -> dict[str, list[_CachedFeature]]:
+) -> dict[str, list[_LookedUpFeature]]:
     return {
         name: [_look_up_feature(manifest, query, cache, feature) for feature in features]
         for name, features in inputs.items()
     }
 
 
-def _look_up_feature(manifest: Manifest, query: ClipQuery, cache: Path, feature: str) -> _CachedFeature:
+def _look_up_feature(manifest: Manifest, query: ClipQuery, cache: Path, feature: str) -> _LookedUpFeature:
     """Raises UsageError for a feature that none of the clips has."""
     store = FeatureStore(cache, manifest.collection, find_spec(cache, manifest.collection, feature))
     rows = store.lookup(query)
@@ -294,10 +294,10 @@ def _look_up_feature(manifest: Manifest, query: ClipQuery, cache: Path, feature:
             f"feature '{feature}' is cached for other clips than those of '{manifest.name}': "
             f"{extract_hint(manifest.name, feature)}"
         )
-    return _CachedFeature(store.spec, store, present, missing)
+    return _LookedUpFeature(store.spec, store, present, missing)
 
 
-def _check_same_clips(manifest: Manifest, features: Sequence[_CachedFeature]) -> None:
+def _check_same_clips(manifest: Manifest, features: Sequence[_LookedUpFeature]) -> None:
     """Raises UsageError for clips that some features were never extracted for: they are not clips without sound."""
     unextracted = [
         {clip_id for clip_id, why in feature.missing.items() if why == NOT_EXTRACTED} for feature in features
@@ -311,7 +311,9 @@ def _check_same_clips(manifest: Manifest, features: Sequence[_CachedFeature]) ->
             )
 
 
-def _usable(manifest: Manifest, cached: Mapping[str, list[_CachedFeature]]) -> tuple[NDArray[np.bool_], dict[str, str]]:
+def _usable(
+    manifest: Manifest, cached: Mapping[str, list[_LookedUpFeature]]
+) -> tuple[NDArray[np.bool_], dict[str, str]]:
     """Clips with at least one modality, all its features cached, and a class of every target unless they are to be
     predicted: bool (n,), and why the others are excluded, by clip id."""
     any_present = np.zeros(len(manifest), dtype=bool)
@@ -355,7 +357,7 @@ def _learned(target: Target, fitted: NDArray[Any]) -> LearnedTarget:
 
 def _modality(
     name: str,
-    features: Sequence[_CachedFeature],
+    features: Sequence[_LookedUpFeature],
     query: ClipQuery,
     kept: NDArray[np.bool_],
     device: str,

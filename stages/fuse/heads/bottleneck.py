@@ -27,7 +27,7 @@ class BottleneckOptions(TransformerOptions):
     `parallel_mean`: both read the same F, and it becomes their mean, as in MBT."""
 
 
-class _Block(nn.Module):
+class _BottleneckBlock(nn.Module):
     """Pre-LN self-attention and feed-forward. (B, N, d) -> (B, N, d)."""
 
     def __init__(self, options: TransformerOptions) -> None:
@@ -52,8 +52,8 @@ class AVBottleneck(nn.Module):
         super().__init__()
         self.update = options.update
         self.shared = nn.Parameter(torch.randn(options.shared, options.dim) * 0.02)
-        self.video_blocks = nn.ModuleList(_Block(options) for _ in range(options.blocks))
-        self.audio_blocks = nn.ModuleList(_Block(options) for _ in range(options.blocks))
+        self.video_blocks = nn.ModuleList(_BottleneckBlock(options) for _ in range(options.blocks))
+        self.audio_blocks = nn.ModuleList(_BottleneckBlock(options) for _ in range(options.blocks))
 
     def forward(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         shared = self.shared.expand(len(video), -1, -1)

@@ -22,7 +22,7 @@ from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.evaluation.metrics import evaluate
 from avfuse.stages.fuse.heads import get_head
 from avfuse.stages.fuse.runs.run_folder import FORMAT_VERSION, Run, RunFolder, head_of, read_if_current, write_json
-from avfuse.stages.fuse.training.checkpoint import Checkpoint
+from avfuse.stages.fuse.training.checkpoint import TrainingCheckpoint
 from avfuse.stages.fuse.training.cost import Cost
 from avfuse.stages.fuse.training.job import TrainingJob
 from avfuse.stages.fuse.training.learning_curve import Epoch, best_epoch
@@ -127,7 +127,7 @@ def run_experiment(
     def has_no_choice(row_job: RowJob) -> bool:
         return _read_choice(run_folder, row_job) is None
 
-    def train(group: Sequence[RowJob], on_epoch: OnEpoch, checkpoint: Checkpoint) -> None:
+    def train(group: Sequence[RowJob], on_epoch: OnEpoch, checkpoint: TrainingCheckpoint) -> None:
         choices = [_read_choice(run_folder, row_job) for row_job in group] if pick is not None else []
         missing = [is_missing(row_job) for row_job in group]
         trained = _train(group, [choice for choice in choices if choice is not None], parents, on_epoch, checkpoint)
@@ -161,7 +161,7 @@ def _run_groups(
     folder: RunFolder,
     row_jobs: Sequence[RowJob],
     is_missing: Callable[[RowJob], bool],
-    work: Callable[[Sequence[RowJob], OnEpoch, Checkpoint], None],
+    work: Callable[[Sequence[RowJob], OnEpoch, TrainingCheckpoint], None],
     bar: Bar,
     stage: Literal["choose", "refit", "train"],
 ) -> None:
@@ -177,7 +177,7 @@ def _run_groups(
         bar.set_postfix(head=_label(group), refresh=False)
         before = bar.n
         key = sha256(",".join([stage, *(row_job.job.key for row_job in group)]).encode()).hexdigest()[:16]
-        checkpoint = Checkpoint(folder.checkpoints / f"{head_of(group[0].row)}-{key}.safetensors", key)
+        checkpoint = TrainingCheckpoint(folder.checkpoints / f"{head_of(group[0].row)}-{key}.safetensors", key)
         work(group, bar.update, checkpoint)
         checkpoint.remove()
         bar.update(before + passes * group[0].job.recipe.epochs * len(group) - bar.n)  # some stop early
@@ -192,7 +192,7 @@ class _Choice:
 
 
 def _choose(
-    folder: RunFolder, parents: ParentHeads, group: Sequence[RowJob], on_epoch: OnEpoch, checkpoint: Checkpoint
+    folder: RunFolder, parents: ParentHeads, group: Sequence[RowJob], on_epoch: OnEpoch, checkpoint: TrainingCheckpoint
 ) -> None:
     started = time.perf_counter()
     curves = choose_epochs([row_job.job for row_job in group], on_epoch, checkpoint, parents=parents)
@@ -247,7 +247,11 @@ def _label(group: Sequence[RowJob]) -> str:
 
 
 def _train(
-    group: Sequence[RowJob], choices: Sequence[_Choice], parents: ParentHeads, on_epoch: OnEpoch, checkpoint: Checkpoint
+    group: Sequence[RowJob],
+    choices: Sequence[_Choice],
+    parents: ParentHeads,
+    on_epoch: OnEpoch,
+    checkpoint: TrainingCheckpoint,
 ) -> list[tuple[TrainedHead, Cost]]:
     """Train a group, with the cost of each head. choices: of each, where the epoch was chosen before."""
     jobs = [row_job.job for row_job in group]

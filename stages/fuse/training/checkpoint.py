@@ -24,7 +24,7 @@ def tensors_under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
 
 
 @dataclass
-class Checkpoint:
+class TrainingCheckpoint:
     """A safetensors file with metadata as JSON in its header. A checkpoint with another key is ignored."""
 
     file: Path

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
-from avfuse.stages.fuse.training.checkpoint import Checkpoint, tensors_under
+from avfuse.stages.fuse.training.checkpoint import TrainingCheckpoint, tensors_under
 from avfuse.stages.fuse.training.head_trainer import HeadTrainer
 from avfuse.stages.fuse.training.learning_curve import Epoch
 
@@ -14,7 +14,7 @@ from avfuse.stages.fuse.training.learning_curve import Epoch
 class TrainingProgress:
     """The state of training, between its two phases and after each epoch. Lists are in the order of the jobs."""
 
-    checkpoint: Checkpoint | None
+    checkpoint: TrainingCheckpoint | None
     phase: str
     """choose (the number of epochs) or refit."""
     epoch: int
@@ -27,7 +27,7 @@ class TrainingProgress:
     """What a checkpoint had of the trainers, until they have resumed."""
 
     @classmethod
-    def of(cls, jobs: int, checkpoint: Checkpoint | None) -> "TrainingProgress":
+    def of(cls, jobs: int, checkpoint: TrainingCheckpoint | None) -> "TrainingProgress":
         """The progress that a checkpoint holds, or none yet."""
         saved = checkpoint.load() if checkpoint is not None else None
         if saved is None:

@@ -14,7 +14,7 @@ from avfuse.moved_modules import renamed
 from avfuse.stages.fuse.data.dataset import FusionData
 from avfuse.stages.fuse.heads import Head
 from avfuse.stages.fuse.losses.contrastive import JointEmbedding
-from avfuse.stages.fuse.training.checkpoint import Checkpoint
+from avfuse.stages.fuse.training.checkpoint import TrainingCheckpoint
 from avfuse.stages.fuse.training.head_trainer import EpochLosses, HeadTrainer, predict
 from avfuse.stages.fuse.training.inputs import HeadInputs
 from avfuse.stages.fuse.training.job import TrainingJob
@@ -74,7 +74,7 @@ def train_head(
 def train_jobs(
     jobs: Sequence[TrainingJob],
     on_epoch: Callable[[], Any] = lambda: None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
     *,
     parents: "ParentHeads | None" = None,
     keep_chosen: bool = False,
@@ -105,7 +105,7 @@ def train_jobs(
 def choose_epochs(
     jobs: Sequence[TrainingJob],
     on_epoch: Callable[[], Any] = lambda: None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
     *,
     parents: "ParentHeads | None" = None,
 ) -> list[list[Epoch]]:
@@ -120,7 +120,7 @@ def refit_jobs(
     jobs: Sequence[TrainingJob],
     curves: Sequence[Sequence[Epoch]],
     on_epoch: Callable[[], Any] = lambda: None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
     *,
     parents: "ParentHeads | None" = None,
 ) -> list[TrainedHead]:

@@ -25,7 +25,7 @@ from avfuse.stages.fuse.heads import ModalityShape, head_names
 from avfuse.stages.fuse.losses.masked_reconstruction import MaskedReconstruction
 from avfuse.stages.fuse.runs.experiment import needs_filter_banks, run_experiment
 from avfuse.stages.fuse.training import auxiliary_losses as module
-from avfuse.stages.fuse.training.checkpoint import Checkpoint
+from avfuse.stages.fuse.training.checkpoint import TrainingCheckpoint
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.vectorized import train_epochs, trains_vmapped
 
@@ -92,8 +92,8 @@ def test_what_was_broken_off_goes_on_with_the_same_bytes(
     for _ in range(3):
         train_epochs([whole])
     train_epochs([broken])
-    Checkpoint(tmp_path / "state", "key").save(broken.state(), {})
-    saved = Checkpoint(tmp_path / "state", "key").load()
+    TrainingCheckpoint(tmp_path / "state", "key").save(broken.state(), {})
+    saved = TrainingCheckpoint(tmp_path / "state", "key").load()
     assert saved is not None
     resumed = make_trainer(lacking, seed=5, head="bottleneck", blocks=1, **settings)
     resumed.load(saved[0])

@@ -17,7 +17,7 @@ from avfuse.features.errors import UsageError
 from avfuse.stages.fuse.data.dataset import FusionData, load_data
 from avfuse.stages.fuse.runs.experiment import run_experiment
 from avfuse.stages.fuse.training import checkpoint, vectorized
-from avfuse.stages.fuse.training.checkpoint import Checkpoint
+from avfuse.stages.fuse.training.checkpoint import TrainingCheckpoint
 from avfuse.stages.fuse.training.job import TrainingJob
 from avfuse.stages.fuse.training.overrides import TrainingOverrides
 from avfuse.stages.fuse.training.trainer import TrainedHead, train_jobs
@@ -37,7 +37,7 @@ def data(make_data: Callable[..., FusionData]) -> FusionData:
     return make_data(clips_per_class=20)
 
 
-def train(data: FusionData, head: str, kept: Checkpoint | None, kill_after: int = -1) -> list[TrainedHead]:
+def train(data: FusionData, head: str, kept: TrainingCheckpoint | None, kill_after: int = -1) -> list[TrainedHead]:
     left = kill_after
 
     def on_epoch() -> None:
@@ -62,9 +62,9 @@ def test_training_goes_on_from_any_moment(
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     whole = train(data, head, None)
     with pytest.raises(Killed):
-        train(data, head, Checkpoint(tmp_path / "kept", "key"), kill_after)
+        train(data, head, TrainingCheckpoint(tmp_path / "kept", "key"), kill_after)
     torch.rand(5)
-    again = train(data, head, Checkpoint(tmp_path / "kept", "key"))
+    again = train(data, head, TrainingCheckpoint(tmp_path / "kept", "key"))
     for one, other in zip(whole, again, strict=True):
         assert (one.curve, one.best_epoch) == (other.curve, other.best_epoch)
         np.testing.assert_array_equal(one.logits, other.logits)
@@ -83,9 +83,9 @@ def test_what_was_trained_before_is_not_trained_again(
         lambda trainers: epochs.append(len(trainers)) or original(trainers),
     )
     with pytest.raises(Killed):
-        train(data, "mlp", Checkpoint(tmp_path / "kept", "key"), kill_after=13)
+        train(data, "mlp", TrainingCheckpoint(tmp_path / "kept", "key"), kill_after=13)
     before = len(epochs)
-    train(data, "mlp", Checkpoint(tmp_path / "kept", "key"))
+    train(data, "mlp", TrainingCheckpoint(tmp_path / "kept", "key"))
     resumed = len(epochs) - before
     epochs.clear()
     train(data, "mlp", None)
@@ -93,15 +93,15 @@ def test_what_was_trained_before_is_not_trained_again(
 
 
 def test_other_settings_start_anew(tmp_path: Path) -> None:
-    Checkpoint(tmp_path / "kept", "one").save({"weight": torch.ones(2)}, {"epoch": 3})
-    assert Checkpoint(tmp_path / "kept", "other").load() is None
-    tensors, described = Checkpoint(tmp_path / "kept", "one").load() or ({}, {})
+    TrainingCheckpoint(tmp_path / "kept", "one").save({"weight": torch.ones(2)}, {"epoch": 3})
+    assert TrainingCheckpoint(tmp_path / "kept", "other").load() is None
+    tensors, described = TrainingCheckpoint(tmp_path / "kept", "one").load() or ({}, {})
     assert tensors["weight"].tolist() == [1, 1]
     assert described == {"epoch": 3}
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    kept = Checkpoint(tmp_path / "kept", "key")
+    kept = TrainingCheckpoint(tmp_path / "kept", "key")
     kept.save({"weight": torch.ones(2)}, {})
     kept.file.write_bytes(kept.file.read_bytes()[:20])
     with pytest.raises(UsageError, match=r"kept is damaged \(.*\): remove it, and training starts again"):
