@@ -257,7 +257,7 @@ def _check_head(head: str, training: TrainingOverrides, columns: Columns) -> Non
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:
-    """The seed of a random state; for None a new one, without numpy's global state, which scikit-learn would use. Raises
+    """The seed of a random state; for None a new one, not from numpy's global state as scikit-learn has it. Raises
     ValueError for anything else."""
     if random_state is None:
         return secrets.randbits(31)
