@@ -135,7 +135,7 @@ def explain(
         UsageError: no modality has a map: for want of cells or of attention, or because no cell reaches the logits.
     """
     of_clips = replace(job, data=replace(job.data, test=clips))
-    modalities = [ModalityTokens.of(of_clips, name, door) for name, door in heads[0].modality_inputs().items()]
+    modalities = [ModalityTokens.of(of_clips, *named_input) for named_input in heads[0].modality_inputs().items()]
     # Which tokens are cells of a map, and which modalities have none.
     features = {modality.name: feature_tokens(modality.modality, modality.views.test_views) for modality in modalities}
     cells = {

@@ -60,7 +60,7 @@ def robustness(job: TrainingJob, heads: Sequence[Head], seed: int = 0) -> Robust
         seed: of noise and partners.
     """
     data = job.data
-    modalities = [ModalityTokens.of(job, name, door) for name, door in heads[0].modality_inputs().items()]
+    modalities = [ModalityTokens.of(job, *named_input) for named_input in heads[0].modality_inputs().items()]
     labels = _class_numbers(data)
     all_clips = np.ones(len(labels), dtype=bool)
     lines = [Perturbation("", "unchanged", math.nan, all_clips, ~all_clips, None)]

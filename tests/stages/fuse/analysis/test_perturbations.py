@@ -123,13 +123,15 @@ class TestPerturbations:
         audio = scales * generator.standard_normal((1600, 1, DIM)) + 7
         data = fusion_data(np.arange(1600) % 2, noise(1600, 1, 0), audio)
         for unstandardised in (False, True):
-            door = ModalityInput(data.shapes["audio"], unstandardised=unstandardised)
+            modality_input = ModalityInput(data.shapes["audio"], unstandardised=unstandardised)
             fitted = torch.cat([data.train, data.validation])
             tokens = data.modalities["audio"].tokens[fitted]
-            door.fit([(tokens, torch.ones(len(tokens), dtype=torch.bool))])
-            seen = ModalityTokens.of(TrainingJob("audio", data, 0, Recipe(), Recipe()), "audio", door)
+            modality_input.fit([(tokens, torch.ones(len(tokens), dtype=torch.bool))])
+            seen = ModalityTokens.of(TrainingJob("audio", data, 0, Recipe(), Recipe()), "audio", modality_input)
             clips = torch.arange(len(data.test))
-            variance = door.standardise(tokens, torch.ones(len(tokens), dtype=torch.bool)).var(dim=0)[0].numpy()
+            variance = (
+                modality_input.standardise(tokens, torch.ones(len(tokens), dtype=torch.bool)).var(dim=0)[0].numpy()
+            )
             noises = self.named(seen, "noise", [0] * len(clips))
             for change in noises:
                 added = (change.apply(clips) - seen.standardised(clips)).flatten(0, 2).double()  # type: ignore[misc]

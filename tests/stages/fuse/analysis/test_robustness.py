@@ -116,8 +116,8 @@ class TestRobustness:
             row = line(result, "video", "shift", share)
             assert row["drop"] == 0
             assert result.clips[row.name].equals(result.clips[0])
-        door = trained_heads[0].head.modality_inputs()["video"]
-        seen = ModalityTokens.of(job, "video", door)
+        modality_input = trained_heads[0].head.modality_inputs()["video"]
+        seen = ModalityTokens.of(job, "video", modality_input)
         clips = torch.arange(len(job.data.test))
         (shift, _) = (each for each in perturbations(seen, np.zeros(len(clips), int), 0) if each.name == "shift")
         moved = shift.apply(clips)  # type: ignore[misc]

@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from avfuse.features.cache.store import NO_AUDIO, NOT_EXTRACTED, Loaded
 from avfuse.features.errors import UsageError
 from avfuse.features.feature_names import resolve
-from avfuse.stages.fuse.data.dataset import _check_same_clips
+from avfuse.stages.fuse.data.dataset import FusionData, _check_same_clips
 
 FRAMES, MFCC = resolve(["lite:frames", "lite:mfcc"])
 MANIFEST = SimpleNamespace(name="clips")
@@ -33,3 +34,22 @@ def test_clips_without_sound_or_that_failed_are_not_refused() -> None:
         loaded(MFCC, {"a": NOT_EXTRACTED, "c": NO_AUDIO}),
     ]
     _check_same_clips(MANIFEST, parts)  # type: ignore[arg-type]
+
+
+def test_arrays_make_a_data_set() -> None:
+    video = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    audio = video[:, :1].copy()
+    audio[1] = np.nan
+    splits = np.array(["train", "val", "test", "train"])
+    data = FusionData.from_arrays({"video": video, "audio": audio}, np.array([1, 0, 1, 0]), ["clap", "jump"], splits)
+    assert [indices.tolist() for indices in (data.train, data.validation, data.test, data.unlabelled)] == [
+        [0, 3],
+        [1],
+        [2],
+        [],
+    ]
+    assert data.modalities["audio"].present.tolist() == [True, False, True, True]
+    assert data.table["label"].tolist() == ["jump", "clap", "jump", "clap"]
+    assert data.table["group"].is_unique
+    assert torch.equal(data.truth[0], torch.tensor([1, 0, 1, 0]))
+    assert data.shapes["video"][:2] == (3, 2)

@@ -123,6 +123,6 @@ def test_training_learns_from_both_and_feels_the_scalar(make_data: Callable[...,
     reached = correct(plain.logits, data.truth[0][data.test].numpy()).mean()
     assert reached > 0.75  # the picture alone tells a third of the classes, the sound alone half
     assert np.abs(plain.logits - scaled.logits).max() > 0.5
-    door = plain.head.input("video")
-    assert not door.mean.any()
-    assert (door.deviation == 1).all()
+    modality_input = plain.head.input("video")
+    assert not modality_input.mean.any()
+    assert (modality_input.deviation == 1).all()

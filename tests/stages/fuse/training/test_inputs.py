@@ -35,14 +35,14 @@ def numbered(specs: Sequence[str], data: FusionData) -> FusionData:
 def inputs_of(data: FusionData, head: str = "audio", **settings: object) -> HeadInputs:
     training = TrainingOverrides(**settings)
     inputs = HeadInputs.of(head, data, data.train, training.options(head), training.recipe(head))
-    for door in inputs.template.modality_inputs().values():  # values stay what they are
-        door.mean.zero_(), door.deviation.fill_(1)
+    for modality_input in inputs.template.modality_inputs().values():  # values stay what they are
+        modality_input.mean.zero_(), modality_input.deviation.fill_(1)
     again = {name: modality for name, modality in data.modalities.items() if name in inputs.views}
     for name, modality in again.items():
-        door = inputs.template.modality_inputs()[name]
+        modality_input = inputs.template.modality_inputs()[name]
         whole = modality.tokens[:, None] if modality.views is None else modality.views
-        stored = door.standardise(whole, modality.present)
-        inputs.stored[name] = stored if inputs.views[name].count > 1 else door.to_layout(stored[:, 0])  # type: ignore[index]
+        stored = modality_input.standardise(whole, modality.present)
+        inputs.stored[name] = stored if inputs.views[name].count > 1 else modality_input.to_layout(stored[:, 0])  # type: ignore[index]
     return inputs
 
 
@@ -192,9 +192,9 @@ def test_streamed_predictions_are_those_of_features_in_memory(
     whole = on_disk(None)
     streamed = on_disk(0 if budget == "nothing" else 2 * whole.modalities["audio"].tokens.numel() * 4)
     inputs = [streamed_inputs(each) for each in (whole, streamed)]
-    for name, door in inputs[0].template.modality_inputs().items():
-        torch.testing.assert_close(inputs[1].template.modality_inputs()[name].mean, door.mean)
-        torch.testing.assert_close(inputs[1].template.modality_inputs()[name].deviation, door.deviation)
+    for name, modality_input in inputs[0].template.modality_inputs().items():
+        torch.testing.assert_close(inputs[1].template.modality_inputs()[name].mean, modality_input.mean)
+        torch.testing.assert_close(inputs[1].template.modality_inputs()[name].deviation, modality_input.deviation)
     torch.manual_seed(0)
     head = inputs[0].new_head()
     shuffled = torch.randperm(len(whole.table))[:100]
