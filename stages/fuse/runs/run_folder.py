@@ -38,35 +38,17 @@ from avfuse.stages.fuse.heads import head_names
 FORMAT_VERSION = 4
 
 
-@dataclass(frozen=True)
 class SeedFiles:
     """The files of one trained head, `<row>/seed-<n>` with different endings."""
 
-    stem: Path
-
-    @property
-    def seed(self) -> int:
-        return int(self.stem.name.split("-")[1])
-
-    @property
-    def metadata(self) -> Path:
-        return self.stem.with_suffix(".json")
-
-    @property
-    def predictions(self) -> Path:
-        return self.stem.with_suffix(".npz")
-
-    @property
-    def curve(self) -> Path:
-        return self.stem.with_suffix(".curve.csv")
-
-    @property
-    def weights(self) -> Path:
-        return self.stem.with_suffix(".safetensors")
-
-    @property
-    def joint_embedding(self) -> Path:
-        return self.stem.with_suffix(".space.safetensors")
+    def __init__(self, stem: Path) -> None:
+        self.stem = stem
+        self.seed = int(stem.name.split("-")[1])
+        self.metadata = stem.with_suffix(".json")
+        self.predictions = stem.with_suffix(".npz")
+        self.curve = stem.with_suffix(".curve.csv")
+        self.weights = stem.with_suffix(".safetensors")
+        self.joint_embedding = stem.with_suffix(".space.safetensors")
 
     def write(
         self,
@@ -162,23 +144,14 @@ def head_of(row: str) -> str:
     return row.partition(",")[0]
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Reads and writes the folder of one run."""
 
-    path: Path
-
-    @property
-    def metadata_file(self) -> Path:
-        return self.path / "run.json"
-
-    @property
-    def results_file(self) -> Path:
-        return self.path / "results.csv"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / ".training"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata_file = path / "run.json"
+        self.results_file = path / "results.csv"
+        self.checkpoints = path / ".training"
 
     @property
     def exists(self) -> bool:
