@@ -161,9 +161,9 @@ def robustness(
     folder = require_folder(output or run, "-o")
     tables = {}
     for row, heads in loaded.heads.items():
-        found = measure(job_from_result(heads[0], data), [load_head(one, data) for one in heads], seed)
-        tables[row] = found.table
-        click.echo(f"{print_robustness(loaded, row, found)}\n")
+        result = measure(job_from_result(heads[0], data), [load_head(head, data) for head in heads], seed)
+        tables[row] = result.table
+        click.echo(f"{print_robustness(loaded, row, result)}\n")
     for note in robustness_notes(loaded):
         click.echo(note)
     pd.concat(tables, names=["row"]).droplevel(1).to_csv(folder / "robustness.csv")
@@ -196,13 +196,13 @@ def gains(run: Path, before: str, after: str, run_before: Path | None, output: P
     first, second = load_rows(other, [before]), load_rows(run, [after])
     match_test_clips(first, second)
     folder = require_folder(output or run, "-o")
-    found = measure(second.targets, first.heads[before], second.heads[after])
+    result = measure(second.targets, first.heads[before], second.heads[after])
     was, now = (before, after) if run_before is None else (f"{other}:{before}", f"{run}:{after}")
-    click.echo(print_gains(found, second.targets, was, now))
+    click.echo(print_gains(result, second.targets, was, now))
     for name, loaded in ((was, first), (now, second)):
         for warning in warnings_of(loaded.described):
             click.echo(f"{name}: {warning}")
-    for file, table in (("gains.csv", found.classes), ("confusions.csv", found.confusions)):
+    for file, table in (("gains.csv", result.classes), ("confusions.csv", result.confusions)):
         table.assign(row_before=was, row_after=now).to_csv(folder / file, index=False)
     click.echo(f"tables in {folder}: gains.csv, confusions.csv")
 

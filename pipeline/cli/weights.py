@@ -56,14 +56,18 @@ def verify(names: tuple[str, ...]) -> None:
     from avfuse.features import backbones
     from avfuse.features.backbones.weights import find_weights
 
-    known = [each for backbone in backbones.list_backbones() for each in backbones.get_backbone(backbone).checkpoints]
-    chosen = [_checkpoint(name) for name in names] or [each for each in known if each.is_available]
+    known = [
+        checkpoint
+        for backbone in backbones.list_backbones()
+        for checkpoint in backbones.get_backbone(backbone).checkpoints
+    ]
+    chosen = [_checkpoint(name) for name in names] or [checkpoint for checkpoint in known if checkpoint.is_available]
     for checkpoint in chosen:
-        found = find_weights(checkpoint)
+        file = find_weights(checkpoint)
         proof = (
             f"begins {checkpoint.sha256[:12]}, as published" if checkpoint.sha256 else "no published hash to compare"
         )
-        click.echo(f"{checkpoint.name:<28} {found.sha256}  ({proof})")
+        click.echo(f"{checkpoint.name:<28} {file.sha256}  ({proof})")
 
 
 def _checkpoint(name: str) -> "Checkpoint":

@@ -1,4 +1,4 @@
-"""A result as text, as files and as a page."""
+"""Results of a table as text, files and a page."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,18 @@ from avfuse.stages.fuse.evaluation.statistics import PairedTest
 from avfuse.stages.fuse.runs.summary import chance
 
 _PLAIN = {"nll": 2, "gmacs": 1, "peak_memory_mib": 0, "seconds_per_epoch": 2}
-"""Measures that are no shares, with their digits."""
+"""Decimals of measures that are not shares."""
 
 _HEADINGS = {"gmacs": "GMACs", "peak_memory_mib": "peak MiB", "macro_f1": "macro F1", "nll": "nll", "ece": "ECE"}
 
 
 def print_result(result: TableResult) -> str:
-    """The table with its notes, ready to print."""
+    """The table with its notes as text."""
     header, rows = headings(result), [(line, cells(line, result)) for line in result.lines]
-    widths = [max(len(row[column]) for row in [header, *(each for _, each in rows)]) for column in range(len(header))]
+    widths = [
+        max(len(row[column]) for row in [header, *(cells_of_line for _, cells_of_line in rows)])
+        for column in range(len(header))
+    ]
 
     def laid_out(row: tuple[str, ...]) -> str:
         middle = (text.rjust(width) for text, width in zip(row[1:-1], widths[1:-1], strict=True))
@@ -41,7 +44,7 @@ def print_result(result: TableResult) -> str:
 
 
 def headings(result: TableResult) -> tuple[str, ...]:
-    """The first line of the table."""
+    """Headings of the table's columns."""
     names = " / ".join(_heading(name) for name in _published_measures(result))
     published = [f"published {names} ({result.published_on})"] if names else []
     score, whose = _heading(result.measures[0]), "paper" if result.table.data else "table"
@@ -53,7 +56,7 @@ def headings(result: TableResult) -> tuple[str, ...]:
 
 
 def cells(line: ResultLine, result: TableResult) -> tuple[str, ...]:
-    """A row as strings, in the order of the headings."""
+    """A row's cells as text, in the order of `headings`."""
     names = _published_measures(result)
     published = [" / ".join(_number(line.published.get(name)) for name in names) if line.published else "-"]
     if line.own is None or line.tuned is None:
@@ -76,8 +79,8 @@ def cells(line: ResultLine, result: TableResult) -> tuple[str, ...]:
 
 
 def write_files(result: TableResult, folder: Path) -> list[Path]:
-    """The table as CSV, as Markdown, as JSON with all that it was made from, and as a page; learning curves where it
-    wants them. Returns the files."""
+    """Write the table as CSV, Markdown, JSON with its provenance, and a page, with learning curves where it asks for
+    them. Returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     frame = as_frame(result)
     written = {TABLE_CSV: frame.to_csv(index=False), "table.md": _markdown(result), TABLE_JSON: _json(result)}
@@ -89,13 +92,13 @@ def write_files(result: TableResult, folder: Path) -> list[Path]:
 
 
 def _published_measures(result: TableResult) -> list[str]:
-    """Of whole rows, in the table's order."""
-    there = {name for line in result.lines for name in line.published if not name.startswith("class:")}
-    return [*(name for name in result.table.measures if name in there), *sorted(there - set(result.table.measures))]
+    """Published measures of whole rows, in the table's order."""
+    names = {name for line in result.lines for name in line.published if not name.startswith("class:")}
+    return [*(name for name in result.table.measures if name in names), *sorted(names - set(result.table.measures))]
 
 
 def _more_tables(result: TableResult) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """Accuracy class by class, where the table asks for some of them."""
+    """A table of accuracy by class, where the table asks for some classes."""
     shown = result.table.classes
     if not any(line.classes or any(f"class:{name}" in line.published for name in shown) for line in result.lines):
         return []
@@ -160,16 +163,16 @@ def _markdown(result: TableResult) -> str:
 
 
 def _json(result: TableResult) -> str:
-    return json.dumps(_provenance(result) | {"page": _shown(result)}, indent=2, default=str) + "\n"
+    return json.dumps(_provenance(result) | {"page": _page_content(result)}, indent=2, default=str) + "\n"
 
 
-def _shown(result: TableResult) -> dict[str, Any]:
-    """What the page says beside the provenance."""
+def _page_content(result: TableResult) -> dict[str, Any]:
+    """Content of the page other than the provenance."""
     run = result.trained[0].run
     specs = {
         spec["key"]: spec
-        for each in result.trained
-        for of_modality in each.run.described["features"].values()
+        for row in result.trained
+        for of_modality in row.run.described["features"].values()
         for spec in of_modality
     }
     return {
@@ -180,7 +183,7 @@ def _shown(result: TableResult) -> dict[str, Any]:
         "chance": chance(run),
         "measure": measure_words(run.targets.measure),
         "seeds": len(result.trained[0].tuned),
-        "untrained": sorted({name for each in result.trained for name in each.untrained}),
+        "untrained": sorted({name for row in result.trained for name in row.untrained}),
         "headings": headings(result),
         "lines": [{"section": line.row.section, "cells": cells(line, result)} for line in result.lines],
         "more": [
@@ -196,28 +199,28 @@ def _provenance(result: TableResult) -> dict[str, Any]:
         "backbones": result.backbones.name,
         **result.described,
         "rows": {
-            each.row.id: {
-                "head": each.row.head,
-                "settings": dict(each.settings),
-                "features": {name: list(features) for name, features in each.features.items()},
-                "chosen": each.chosen,
-                "folder": str(each.run.folder),
-                "tuned": each.tuned[0].row,
-                "seeds": len(each.tuned),
+            row.row.id: {
+                "head": row.row.head,
+                "settings": dict(row.settings),
+                "features": {name: list(features) for name, features in row.features.items()},
+                "chosen": row.chosen,
+                "folder": str(row.run.folder),
+                "tuned": row.tuned[0].row,
+                "seeds": len(row.tuned),
             }
-            for each in result.trained
+            for row in result.trained
         },
         "notes": list(result.notes),
     }
 
 
 def _curves(result: TableResult) -> pd.DataFrame:
-    """A line an epoch, of each row and seed, with the paper's settings."""
-    every = [
-        one.curve.assign(row=each.row.id, label=each.row.label, seed=one.seed)
-        for each in result.trained
-        for one in each.own
+    """Learning curves with the paper's settings: one line per row, seed and epoch."""
+    curves = [
+        seed.curve.assign(row=row.row.id, label=row.row.label, seed=seed.seed)
+        for row in result.trained
+        for seed in row.own
     ]
     first = ["row", "label", "seed"]
-    joined = pd.concat(every, ignore_index=True)
+    joined = pd.concat(curves, ignore_index=True)
     return joined[[*first, *(name for name in joined.columns if name not in first)]]

@@ -87,15 +87,15 @@ def collect_results(
     """
     run = trained[0].run
     published_on = data_set if data_set in table.data else next(iter(table.data), "")
-    by_id = {each.row.id: each for each in trained}
+    by_id = {result.row.id: result for result in trained}
     tests = {
-        each.row.id: paired_test(
-            correct_matrix(run.targets, each.tuned),
-            correct_matrix(run.targets, by_id[each.row.baseline].tuned),
+        result.row.id: paired_test(
+            correct_matrix(run.targets, result.tuned),
+            correct_matrix(run.targets, by_id[result.row.baseline].tuned),
             run.groups,
         )
-        for each in trained
-        if each.row.baseline in by_id
+        for result in trained
+        if result.row.baseline in by_id
     }
     adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
     parts = _subsets(run, manifest)
@@ -106,23 +106,23 @@ def collect_results(
         if row.id not in by_id:
             lines.append(ResultLine(row, published, missing=not_run.get(row.id, "published only")))
             continue
-        each = by_id[row.id]
-        flags = _flags(table, each, backbones, changed)
+        result = by_id[row.id]
+        flags = _flags(table, result, backbones, changed)
         lines.append(
             ResultLine(
                 row=row,
                 published=published,
-                own=_score(run, each.own),
-                tuned=_score(run, each.tuned),
-                chosen=each.chosen,
+                own=_score(run, result.own),
+                tuned=_score(run, result.tuned),
+                chosen=result.chosen,
                 baseline=labels[row.baseline] if row.baseline in by_id else "",  # type: ignore[index]
                 difference=tests.get(row.id),
                 p=adjusted.get(row.id),
-                measures=_measures(run.targets, each.tuned, parts),
-                classes=_classes(run, each.tuned, table.classes),
-                parameters=each.tuned[0].described["cost"]["parameters"],
+                measures=_measures(run.targets, result.tuned, parts),
+                classes=_classes(run, result.tuned, table.classes),
+                parameters=result.tuned[0].described["cost"]["parameters"],
                 flags=flags,
-                verdict="" if flags else _verdict(run, each.own, published),
+                verdict="" if flags else _verdict(run, result.own, published),
             )
         )
     return TableResult(
@@ -162,24 +162,24 @@ def _score(run: Run, runs: list[SeedResult]) -> Score:
 
 def _measures(targets: Targets, runs: list[SeedResult], parts: Mapping[str, NDArray[np.bool_]]) -> dict[str, float]:
     """Means over seeds of the measures that all seeds have."""
-    every = [
+    seeds = [
         {
-            **one.described["metrics"],
-            **subset_accuracies(targets, one.logits, one.truth, parts),
-            **_costs(one.described["cost"]),
+            **result.described["metrics"],
+            **subset_accuracies(targets, result.logits, result.truth, parts),
+            **_costs(result.described["cost"]),
         }
-        for one in runs
+        for result in runs
     ]
     return {
-        name: float(np.mean([each[name] for each in every])) for name in every[0] if all(name in each for each in every)
+        name: float(np.mean([seed[name] for seed in seeds])) for name in seeds[0] if all(name in seed for seed in seeds)
     }
 
 
 def _costs(cost: Mapping[str, Any]) -> dict[str, float]:
-    found = {"seconds_per_epoch": cost["seconds_per_epoch"], "peak_memory_mib": cost["peak_memory_mib"]}
+    known = {"seconds_per_epoch": cost["seconds_per_epoch"], "peak_memory_mib": cost["peak_memory_mib"]}
     if cost["macs"] is not None and cost["backbone_macs"] is not None:
-        found["gmacs"] = (cost["macs"] + cost["backbone_macs"]) / 1e9
-    return {name: value for name, value in found.items() if value is not None}
+        known["gmacs"] = (cost["macs"] + cost["backbone_macs"]) / 1e9
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _subsets(run: Run, manifest: Manifest) -> dict[str, NDArray[np.bool_]]:
@@ -197,7 +197,7 @@ def _classes(run: Run, runs: list[SeedResult], wanted: Sequence[str]) -> dict[st
     if not wanted or len(run.targets) > 1:
         return {}
     (target,) = run.targets
-    tables = [per_class(one.logits, one.truth[0], target.classes)["accuracy"] for one in runs]
+    tables = [per_class(result.logits, result.truth[0], target.classes)["accuracy"] for result in runs]
     means = pd.concat(tables, axis=1).mean(axis=1)
     return {name: float(means[name]) for name in wanted if name in means.index}
 
@@ -240,46 +240,47 @@ def _notes(
     """Notes on the numbers, the table's own last."""
     run = trained[0].run
     seeds = len(trained[0].tuned)
-    found = [_resolution(run, lines), f"Chance is {100 * chance(run):.1f} %."]
-    found.append(
+    notes = [_resolution(run, lines), f"Chance is {100 * chance(run):.1f} %."]
+    notes.append(
         "Intervals: 95 %, over new seeds and new groups of test clips."
         if seeds > 1
         else "With one seed, how much seeds vary is unknown: intervals are over groups of test clips alone."
     )
     if (few := few_groups_warning(run.groups)) is not None:
-        found.append(few)
+        notes.append(few)
     who = "the paper" if table.data else "the table"
-    found.append(
+    notes.append(
         f"Difference: tuned heads, from the row that {who} compares with; paired t test over seeds and groups, p "
         "adjusted by Holm for all tests of the table."
     )
     if any(line.chosen for line in lines):
-        found.append("Tuned: learning rate and weight decay from the same grid for every row, chosen on validation.")
-    if untrained := sorted({name for each in trained for name in each.untrained}):
-        found.append(f"U: UNTRAINED weights in {', '.join(untrained)}; these numbers mean nothing.")
+        notes.append("Tuned: learning rate and weight decay from the same grid for every row, chosen on validation.")
+    if untrained := sorted({name for row in trained for name in row.untrained}):
+        notes.append(f"U: UNTRAINED weights in {', '.join(untrained)}; these numbers mean nothing.")
     if table.data:
-        found += _notes_of_paper(backbones, trained, changed)
+        notes += _notes_of_paper(backbones, trained, changed)
     elif changed:
-        found.append(f"Not as the table has it: {'; '.join(changed)}.")
-    found += [mark for each in trained for mark in feature_marks(backbones, each.row)]
-    return list(dict.fromkeys([*found, *table.notes, *(line.row.note for line in lines if line.row.note)]))
+        notes.append(f"Changed from the table: {'; '.join(changed)}.")
+    notes += [mark for row in trained for mark in feature_marks(backbones, row.row)]
+    return list(dict.fromkeys([*notes, *table.notes, *(line.row.note for line in lines if line.row.note)]))
 
 
 def _notes_of_paper(backbones: Backbones, trained: Sequence[TrainedRow], changed: Sequence[str]) -> list[str]:
     """Differences from the paper: substitute networks, and changes of the protocol."""
-    found = []
-    substitutes = [each for each in trained if is_substitute(backbones, each.row)]
+    notes = []
+    substitutes = [row for row in trained if is_substitute(backbones, row.row)]
     if substitutes:
-        found.append(f"S: other networks than the paper's ({backbones.name}: {backbones.summary.strip()})")
+        notes.append(f"S: other networks than the paper's ({backbones.name}: {backbones.summary.strip()})")
     if changed:
-        found.append(f"P: another protocol than the paper's ({'; '.join(changed)}).")
+        notes.append(f"P: another protocol than the paper's ({'; '.join(changed)}).")
     if changed or len(substitutes) == len(trained):
-        found.append("Published numbers are for orientation: nothing here speaks for or against them.")
+        notes.append("Published numbers are for orientation: they are neither confirmed nor contradicted here.")
     elif substitutes:
-        found.append(
-            "Beside rows marked S published numbers are for orientation: nothing here speaks for or against them."
+        notes.append(
+            "Beside rows marked S published numbers are for orientation: "
+            "they are neither confirmed nor contradicted here."
         )
-    return found
+    return notes
 
 
 def _resolution(run: Run, lines: Sequence[ResultLine]) -> str:

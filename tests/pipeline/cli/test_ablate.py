@@ -140,7 +140,7 @@ def test_what_is_not_as_the_paper_has_it_is_marked_and_gets_no_verdict(said: str
     assert table["verdict"].isna().all()
     assert "S: other networks than the paper's (made-up: Numbers.)" in said
     assert "P: another protocol than the paper's (data set kitchen, the paper has epic_kitchens_100)." in said
-    assert "nothing here speaks for or against them" in said
+    assert "they are neither confirmed nor contradicted here" in said
 
 
 def test_files_tell_all_that_a_row_was_made_from(place: Path, said: str) -> None:
