@@ -119,7 +119,7 @@ def test_the_page_has_every_section_in_order(page: ReadPage) -> None:
     places = [
         page.text.rindex(f"\n{title}\n")  # the first is in the list of sections
         for title in (
-            "Summary", "Results", "Scores with their intervals", "Learning curves",
+            "Summary", "Results", "Scores with 95 % intervals", "Learning curves",
             "Confusion matrix", "Gains by class", "Test clips", "Provenance",
         )
     ]  # fmt: skip
