@@ -3,6 +3,7 @@
 import os
 import stat
 import tarfile
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -57,6 +58,11 @@ class ArchiveIndex:
         self.mtime_ns = mtime_ns
         self.unsaved_reason = unsaved_reason
         self._contents = contents
+
+    @property
+    def unkept(self) -> str | None:
+        warnings.warn("'unkept' is 'unsaved_reason' now; the old name goes with the next release", FutureWarning, 2)
+        return self.unsaved_reason
 
     @property
     def problem(self) -> str | None:

@@ -75,8 +75,8 @@ def imported():
 def show_help(command, *names):
     avfuse.main([*names, "--help"], standalone_mode=False)
     if isinstance(command, click.Group):
-        for name, each in command.commands.items():
-            show_help(each, *names, name)
+        for name, subcommand in command.commands.items():
+            show_help(subcommand, *names, name)
 
 manifest = avfuse.commands.pop("manifest")
 show_help(avfuse)

@@ -92,8 +92,8 @@ def test_benchmarks_wait_as_avfuse_does() -> None:
 @on_linux
 def test_the_openmp_runtime_of_torch_reads_it(tmp_path: Path) -> None:
     shown = run("import avfuse, torch", tmp_path, OMP_DISPLAY_ENV="VERBOSE").stderr
-    found = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT)\s*=\s*'(\w+)'", shown))
-    assert found == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
+    settings = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT)\s*=\s*'(\w+)'", shown))
+    assert settings == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,8 @@ def test_without_a_place_for_the_index_it_stays_in_memory(
     for member, content in FILES.items():
         assert content_of(archive, member) == content
     assert "AVFUSE_ARCHIVES" in (archives.index(archive).unsaved_reason or "")
+    with pytest.warns(FutureWarning, match="'unkept' is 'unsaved_reason' now"):
+        assert archives.index(archive).unkept == archives.index(archive).unsaved_reason
     assert len(builds) == 1
 
 

@@ -22,7 +22,7 @@ def frame(height: int, width: int) -> np.ndarray:
 
 def normalised(backbone: Backbone, pixels: np.ndarray) -> np.ndarray:
     assert backbone.preprocess is not None
-    mean, std = (np.array(each, dtype=np.float32) for each in (backbone.preprocess.mean, backbone.preprocess.std))
+    mean, std = (np.array(values, dtype=np.float32) for values in (backbone.preprocess.mean, backbone.preprocess.std))
     return ((resize_and_crop(pixels, backbone.preprocess) - mean) / std).transpose(2, 0, 1)
 
 
@@ -83,7 +83,7 @@ def test_torchvisions_clips_are_prepared_as_it_does(name: str, weights: str, hei
     clip = np.stack([frame(height, width), frame(height, width)[::-1]])
     transform = torchvision.models.get_weight(weights).transforms()
     expected = transform(torch.from_numpy(clip).permute(0, 3, 1, 2)).transpose(0, 1).numpy()
-    ours = np.stack([normalised(backbones.get_backbone(name), each) for each in clip])
+    ours = np.stack([normalised(backbones.get_backbone(name), frame) for frame in clip])
     std = np.array(transform.std).reshape(1, 3, 1, 1)
     same_but_for_halves(255 * std * ours, 255 * std * expected)
 

@@ -44,22 +44,22 @@ def _member_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(seek_points, "SPACING", 100_000)
 
 
-def assert_equal(found: Media, expected: Media) -> None:
-    assert found.sound == expected.sound
-    assert found.notes == expected.notes
-    assert (found.reader, found.start) == (expected.reader, expected.start)
-    assert str(found.frames_error) == str(expected.frames_error)
-    assert str(found.waveform_error) == str(expected.waveform_error)
-    assert found.by_scheme.keys() == expected.by_scheme.keys()
-    for scheme, frames in found.by_scheme.items():
-        wanted = expected.by_scheme[scheme]
-        np.testing.assert_array_equal(frames.times, wanted.times)
-        for index, pixels in wanted.distinct.items():
+def assert_equal(actual: Media, expected: Media) -> None:
+    assert actual.sound == expected.sound
+    assert actual.notes == expected.notes
+    assert (actual.reader, actual.start) == (expected.reader, expected.start)
+    assert str(actual.frames_error) == str(expected.frames_error)
+    assert str(actual.waveform_error) == str(expected.waveform_error)
+    assert actual.by_scheme.keys() == expected.by_scheme.keys()
+    for scheme, frames in actual.by_scheme.items():
+        reference = expected.by_scheme[scheme]
+        np.testing.assert_array_equal(frames.times, reference.times)
+        for index, pixels in reference.distinct.items():
             np.testing.assert_array_equal(frames.distinct[index], pixels)
     if expected.waveform is not None:
-        assert found.waveform is not None
-        assert found.waveform.rate_hz == expected.waveform.rate_hz
-        np.testing.assert_array_equal(found.waveform.samples, expected.waveform.samples)
+        assert actual.waveform is not None
+        assert actual.waveform.rate_hz == expected.waveform.rate_hz
+        np.testing.assert_array_equal(actual.waveform.samples, expected.waveform.samples)
 
 
 def outcome(path: Path) -> Media | str:
@@ -82,12 +82,12 @@ def test_frames_and_sound_are_those_of_the_file(zoo: Path, packed: Path, archive
 @pytest.mark.parametrize("archive", BOTH)
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_wrong_with_a_file_is_wrong_with_the_member(zoo: Path, packed: Path, archive: str, name: str) -> None:
-    expected, found = outcome(zoo / name), outcome(packed / archive / "video" / name)
+    expected, actual = outcome(zoo / name), outcome(packed / archive / "video" / name)
     if isinstance(expected, Media):
-        assert isinstance(found, Media)
-        assert_equal(found, expected)
+        assert isinstance(actual, Media)
+        assert_equal(actual, expected)
     else:
-        assert found == expected
+        assert actual == expected
 
 
 @pytest.mark.parametrize("archive", BOTH)
@@ -118,9 +118,9 @@ def test_clips_deep_in_a_member_are_reached_by_seeking(
 def test_a_member_that_is_not_there_is_named(packed: Path, zoo: Path) -> None:
     for archive in BOTH:
         for attempt in (decode, probe):
-            with pytest.raises(ClipError, match=f"'video/none.mp4' is not there in .*{archive}") as told:
+            with pytest.raises(ClipError, match=f"'video/none.mp4' is not there in .*{archive}") as caught:
                 attempt(packed / archive / "video" / "none.mp4")
-            assert told.value.stage == "open"
+            assert caught.value.stage == "open"
         with pytest.raises(ClipError, match="'video' is not there"):
             decode(packed / archive / "video")
     with pytest.raises(ClipError, match="open: file not found"):
@@ -145,23 +145,23 @@ def test_a_member_that_cannot_be_read_costs_the_clip(
         return read(self, start, size)
 
     monkeypatch.setattr(archives.ArchiveIndex, "read", failing)
-    found = outcome(member)
-    if isinstance(found, Media):
+    actual = outcome(member)
+    if isinstance(actual, Media):
         assert count[0] <= good_reads
-        assert_equal(found, decode(zoo / "plain.mp4"))
+        assert_equal(actual, decode(zoo / "plain.mp4"))
     else:
-        assert "'a.mp4' in " in found
-        assert "cannot be read (Input/output error)" in found
+        assert "'a.mp4' in " in actual
+        assert "cannot be read (Input/output error)" in actual
 
 
 @pytest.fixture
 def server() -> Iterator[tuple[int, list[str]]]:
-    """A port that answers, and what it was asked for."""
-    asked: list[str] = []
+    """A port that answers, and what it was requests for."""
+    requests: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_error(404)
 
         def log_message(self, *arguments: object) -> None:
@@ -169,14 +169,14 @@ def server() -> Iterator[tuple[int, list[str]]]:
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield running.server_port, asked
+        yield running.server_port, requests
         running.shutdown()
 
 
 @pytest.mark.usefixtures("_member_size")
 @pytest.mark.parametrize("archive", BOTH)
 def test_a_member_leads_nowhere_else(tmp_path: Path, zoo: Path, archive: str, server: tuple[int, list[str]]) -> None:
-    port, asked = server
+    port, requests = server
     play = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9.0,\n{}\n#EXT-X-ENDLIST\n"
     files = {
         "web.m3u8": play.format(f"http://127.0.0.1:{port}/a.ts").encode(),
@@ -187,7 +187,7 @@ def test_a_member_leads_nowhere_else(tmp_path: Path, zoo: Path, archive: str, se
     for name in files:
         with pytest.raises(ClipError, match="not a readable media file"):
             decode(path / name)
-    assert asked == []
+    assert requests == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc")

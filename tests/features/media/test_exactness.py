@@ -26,9 +26,9 @@ def assert_is_a_plain_decode(
     with MediaFile(path) as file:
         media = file.read(schemes, audio=False, start=first if start else None, end=last if end else None)
     assert media.frames_error is None
-    wanted = {scheme: expected(plain, scheme, first, last) for scheme in schemes}
-    pixels = plain.pixels({rank for ranks in wanted.values() for rank in ranks})
-    for scheme, ranks in wanted.items():
+    ranks_by_scheme = {scheme: expected(plain, scheme, first, last) for scheme in schemes}
+    pixels = plain.pixels({rank for ranks in ranks_by_scheme.values() for rank in ranks})
+    for scheme, ranks in ranks_by_scheme.items():
         frames = media.by_scheme[scheme]
         assert frames.available == len(plain.inside(first, last))
         assert (frames.indices + plain.inside(first, last)[0]).tolist() == ranks, scheme
@@ -63,14 +63,14 @@ def test_one_open_file_gives_its_clips_in_any_order(zoo: Path) -> None:
     clips_ = [(Fraction(a) if a else None, Fraction(b) if b else None) for a, b in clips]
     with MediaFile(zoo / "packed.avi") as file:
         shared = [file.read(["uniform:5"], start=start, end=end) for start, end in clips_]
-    for (start, end), one in zip(clips_, shared, strict=True):
+    for (start, end), media in zip(clips_, shared, strict=True):
         alone = decode(zoo / "packed.avi", "uniform:5", start=start, end=end)
         assert alone.frames is not None
-        assert one.frames is not None
+        assert media.frames is not None
         assert alone.waveform is not None
-        assert one.waveform is not None
-        np.testing.assert_array_equal(one.frames.pixels, alone.frames.pixels)
-        np.testing.assert_array_equal(one.waveform.samples, alone.waveform.samples)
+        assert media.waveform is not None
+        np.testing.assert_array_equal(media.frames.pixels, alone.frames.pixels)
+        np.testing.assert_array_equal(media.waveform.samples, alone.waveform.samples)
 
 
 @pytest.mark.parametrize("name", READABLE)

@@ -67,9 +67,9 @@ def test_frames_are_those_of_a_plain_decode(long_files: Path, name: str) -> None
                 assert (frames.indices + inside[0]).tolist() == ranks
                 assert frames.times.tolist() == [float(plain.times[rank]) for rank in ranks]
                 chosen.append((frames.pixels, ranks))
-    wanted = plain.pixels({rank for _, ranks in chosen for rank in ranks})
+    pixels_by_rank = plain.pixels({rank for _, ranks in chosen for rank in ranks})
     for pixels, ranks in chosen:
-        np.testing.assert_array_equal(pixels, [wanted[rank] for rank in ranks])
+        np.testing.assert_array_equal(pixels, [pixels_by_rank[rank] for rank in ranks])
 
 
 @pytest.mark.parametrize("name", FILES)
