@@ -184,7 +184,7 @@ def _chunk_range(text: str | None) -> tuple[int, int]:
 
 
 def _check_engine(name: str, scheduler: str | None, resources: str | None) -> dict[str, float] | None:
-    """What a cluster's workers must have declared. Raises UsageError for options that do not go together."""
+    """Resources that workers of a cluster must declare. Raises UsageError for options that exclude each other."""
     from avfuse.features.errors import UsageError
     from avfuse.pipeline.cli.cluster import require_distributed
 

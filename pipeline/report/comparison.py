@@ -44,7 +44,7 @@ class Comparison:
     """One line per pair of rows and measure of `metrics.evaluate_metrics` (nll in nats): `row`, `measure`, `a`, `b`,
     `difference`."""
     notes: list[str]
-    """What is not compared, and caveats."""
+    """Caveats, and rows or seeds that are not compared."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def feature_json(status: FeatureStatus, dataset: str | None) -> dict[str, Any]:
 
 
 def removal_line(removal: Removal) -> str:
-    """What a removal takes from one feature, and why."""
+    """The rows, shards and bytes that a removal takes from one feature, with its reason."""
     rows = "all of it" if removal.whole else count_text(removal.clips, "clip")
     why = f" ({removal.reason})" if removal.reason else ""
     shards = count_text(len(removal.shards), "shard")
