@@ -61,6 +61,7 @@ MOVED = {
     "avfuse.manifests.listing": "avfuse.manifests.description",
     "avfuse.manifests.parts": "avfuse.manifests.subsets",
     "avfuse.manifests.probing": "avfuse.manifests.media_probes",
+    "avfuse.pipeline.cluster.engine": "avfuse.pipeline.cluster.dask_engine",
     "avfuse.pipeline.experiments.processes": "avfuse.pipeline.experiments.parallel",
     "avfuse.pipeline.experiments.running": "avfuse.pipeline.experiments.run_table",
     "avfuse.pipeline.experiments.show": "avfuse.pipeline.experiments.render",

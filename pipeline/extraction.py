@@ -95,7 +95,7 @@ def _engine(
     if scheduler is None:
         yield None
         return
-    from avfuse.pipeline.cluster.engine import DaskEngine  # needs an extra
+    from avfuse.pipeline.cluster.dask_engine import DaskEngine  # needs an extra
 
     with DaskEngine(scheduler, device, workers, resources, log) as engine:
         yield engine
@@ -141,7 +141,8 @@ def summary_lines(summary: "ExtractSummary", clips: int) -> Iterator[str]:
         for clip_id, notes in summary.notes.items():
             clips_by_warning.setdefault("; ".join(notes), []).append(clip_id)
         for warning, clip_ids in clips_by_warning.items():
-            others = f" and {len(clip_ids) - 1} others" if len(clip_ids) > 1 else ""
+            more = len(clip_ids) - 1
+            others = f" and {more} other{'s' * (more > 1)}" if more else ""
             yield f"  {clip_ids[0]}{others}: {warning}"
     if summary.problems:
         yield f"could not be used ({len(summary.problems)}):"

@@ -8,7 +8,7 @@ import dask
 from distributed import Nanny, Scheduler, SpecCluster
 
 from avfuse.features.errors import UsageError
-from avfuse.pipeline.cluster.engine import GPU
+from avfuse.pipeline.cluster.dask_engine import GPU
 
 _SETTINGS = {
     "distributed.worker.daemon": False,

@@ -19,7 +19,7 @@ def test_clips_with_the_same_warning_share_a_line() -> None:
     repeats = ("uniform:2 needs 2 frames, the clip has 1 frame: they repeat",)
     lines = list(summary_lines(summary(notes={"a": repeats, "b": ("cut short",), "c": repeats}), 3))
     start = lines.index("used with warnings (3):")
-    assert lines[start + 1 :] == [f"  a and 1 others: {repeats[0]}", "  b: cut short"]
+    assert lines[start + 1 :] == [f"  a and 1 other: {repeats[0]}", "  b: cut short"]
 
 
 def test_failed_clips_are_listed_with_their_reasons() -> None:

@@ -19,7 +19,7 @@ def main(media: str, cache: str, scheduler: str | None = None) -> None:
     with ExitStack() as stack:
         engine = None
         if scheduler is not None:
-            from avfuse.pipeline.cluster.engine import DaskEngine
+            from avfuse.pipeline.cluster.dask_engine import DaskEngine
 
             engine = stack.enter_context(DaskEngine(scheduler, "cpu", 1))
         summary = extract(

@@ -18,7 +18,7 @@ from avfuse import features
 from avfuse.features.errors import UsageError
 from avfuse.features.media import write_video
 from avfuse.pipeline.cli.main import avfuse
-from avfuse.pipeline.cluster.engine import DaskEngine
+from avfuse.pipeline.cluster.dask_engine import DaskEngine
 from avfuse.pipeline.cluster.identity import WorkerIdentity, cores_per_worker, incompatibility
 from avfuse.pipeline.cluster.local import local_cluster
 
@@ -122,7 +122,7 @@ def test_workers_with_a_gpu_are_given_the_work_where_there_are_any() -> None:
 
 
 def test_no_scheduler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avfuse.pipeline.cluster.engine.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("avfuse.pipeline.cluster.dask_engine.CONNECT_SECONDS", 1)
     with pytest.raises(UsageError, match="no Dask scheduler answers at"):
         DaskEngine("tcp://127.0.0.1:9")
 

@@ -20,7 +20,6 @@ from avfuse.features.media import write_video
 from avfuse.features.spec import FeatureSpec
 from avfuse.stages.extract import plan as planning
 from avfuse.stages.extract import run as running
-from avfuse.stages.extract.engine import MAX_CONSECUTIVE_FAILURES, ChunkAttempt, CrashBisector
 from avfuse.stages.extract.extractor import ExtractionJob
 from avfuse.stages.extract.plan import (
     ClipJob,
@@ -30,6 +29,7 @@ from avfuse.stages.extract.plan import (
     remaining_jobs,
     split_into_chunks,
 )
+from avfuse.stages.extract.retry import MAX_CONSECUTIVE_FAILURES, ChunkAttempt, CrashBisector
 from avfuse.stages.extract.run import ExtractSummary, extract
 
 (FRAMES,) = resolve(["lite:frames"], sampling="uniform:2")

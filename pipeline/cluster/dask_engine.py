@@ -14,9 +14,9 @@ from distributed.scheduler import KilledWorker
 from avfuse.features.errors import UsageError
 from avfuse.pipeline.cluster.identity import cores_per_worker, identity, incompatibility
 from avfuse.stages.extract import dask_worker
-from avfuse.stages.extract.engine import ATTEMPTS_BEFORE_BISECTION, ChunkAttempt, CrashBisector
 from avfuse.stages.extract.extractor import ExtractionJob, Progress
 from avfuse.stages.extract.plan import Chunk
+from avfuse.stages.extract.retry import ATTEMPTS_BEFORE_BISECTION, ChunkAttempt, CrashBisector
 
 CHUNKS_PER_WORKER = 2
 """One in work, one waiting there."""
