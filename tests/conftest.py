@@ -66,7 +66,7 @@ def real_data() -> Path:
     return REAL_DATA
 
 
-LONGEST = ("test_pages.py", "test_all_backbones.py", "test_page_in_browser.py", "test_cli.py", "test_understand_cli.py")
+LONGEST = ("test_pages.py", "test_all_backbones.py", "test_page_in_browser.py", "test_main.py", "test_ablate.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

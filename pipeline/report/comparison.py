@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,8 @@ _ABSENT = "-"
 _Difference = tuple[str, str, str]
 
 _NEW_PLACE = "avfuse.pipeline.report.run_reference"
-__getattr__ = renamed(__name__, {"Side": f"{_NEW_PLACE}.RunRef", "read_side": f"{_NEW_PLACE}.read_run_ref"})
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Side": f"{_NEW_PLACE}.RunRef", "read_side": f"{_NEW_PLACE}.read_run_ref"})
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """A data set's features, truth and masks as tensors. Knows nothing of heads."""
 
+from typing import TYPE_CHECKING
+
 from avfuse.moved_modules import renamed
 
 _DATASET = (
@@ -12,4 +14,5 @@ _DATASET = (
     "usable_clips",
 )
 
-__getattr__ = renamed(__name__, {name: f"{__name__}.dataset.{name}" for name in _DATASET})
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {name: f"{__name__}.dataset.{name}" for name in _DATASET})

@@ -1,6 +1,7 @@
 """Input of a head: standardisation, layout, and a learned token for missing modalities."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from avfuse.stages.fuse.data.shapes import InputLayout, ModalityShape
 
 _SMALLEST_DEVIATION = 1e-3
 
-__getattr__ = renamed(__name__, {"Form": "avfuse.stages.fuse.data.shapes.InputLayout"})
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Form": "avfuse.stages.fuse.data.shapes.InputLayout"})
 
 
 class _Moments:
