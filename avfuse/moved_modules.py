@@ -40,7 +40,7 @@ MOVED = {
     "avfuse.features.cache.removal": "avfuse.features.cache.maintenance.remove",
     "avfuse.features.cache.rewriting": "avfuse.features.cache.maintenance.rewrite",
     "avfuse.features.cache.shard": "avfuse.features.cache.shard_writer",
-    "avfuse.features.cache.verify": "avfuse.features.cache.maintenance.verify",
+    "avfuse.features.cache.verify": "avfuse.features.cache.maintenance.verify_repair",
     "avfuse.features.edges": "avfuse.features.digest",
     "avfuse.features.extracted_sound": "avfuse.features.inputs.hf_audio",
     "avfuse.features.filter_bank": "avfuse.features.inputs.filter_bank",

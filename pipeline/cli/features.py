@@ -78,7 +78,7 @@ def verify(names: tuple[str, ...], dataset: str | None, repair: bool, cache: Pat
     from tqdm import tqdm
 
     from avfuse.features.cache.catalog import cached_features
-    from avfuse.features.cache.maintenance import verify as maintenance
+    from avfuse.features.cache.maintenance import verify_repair
     from avfuse.pipeline.cached_features import find_features
     from avfuse.pipeline.report.feature_list import count_text, size_text
 
@@ -93,7 +93,7 @@ def verify(names: tuple[str, ...], dataset: str | None, repair: bool, cache: Pat
     problems = repaired = 0
     with tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="verify", disable=None) as bar:
         for collection, features in chosen.items():
-            for finding in maintenance.verify(cache, collection, features, repair, bar.update):
+            for finding in verify_repair.verify(cache, collection, features, repair, bar.update):
                 problems += 1
                 repaired += bool(finding.repaired)
                 repair_note = f" ({finding.repaired})" if finding.repaired else ""

@@ -24,7 +24,7 @@ from avfuse import features
 from avfuse.features.cache import ChunkResult, ClipQuery, FeatureStore, fingerprint
 from avfuse.features.cache.catalog import cached_features
 from avfuse.features.cache.maintenance.summary import feature_status
-from avfuse.features.cache.maintenance.verify import verify
+from avfuse.features.cache.maintenance.verify_repair import verify
 from avfuse.features.clips import Clip
 from avfuse.features.feature_names import resolve
 from avfuse.features.spec import FeatureSpec

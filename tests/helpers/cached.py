@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from avfuse.features.cache import ChunkResult, Failure, FeatureStore, fingerprint
-from avfuse.features.cache.maintenance.verify import Finding, verify
+from avfuse.features.cache.maintenance.verify_repair import Finding, verify
 from avfuse.features.clips import Clip
 from avfuse.features.spec import FeatureSpec
 from avfuse.stages.extract.plan import plan_extraction

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from avfuse.features.cache import FeatureStore
 from avfuse.features.cache.maintenance import export as exporting
 from avfuse.features.cache.maintenance.export import export
-from avfuse.features.cache.maintenance.verify import verify
+from avfuse.features.cache.maintenance.verify_repair import verify
 from avfuse.features.cache.shard_reader import DamagedShard
 from avfuse.features.clips import Clip
 from avfuse.features.errors import UsageError

@@ -12,7 +12,7 @@ import xxhash
 from cached import findings, planned_ids, result_of
 
 from avfuse.features.cache import DamagedShard, FeatureStore
-from avfuse.features.cache.maintenance.verify import verify_shard
+from avfuse.features.cache.maintenance.verify_repair import verify_shard
 from avfuse.features.cache.shard_writer import shard_content
 from avfuse.features.clips import Clip
 from avfuse.features.spec import FeatureSpec

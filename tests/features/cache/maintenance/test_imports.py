@@ -10,7 +10,7 @@ from cached import make_clips
 from avfuse.features.cache import FeatureStore
 from avfuse.features.cache.claims import Claims, claim_id
 from avfuse.features.cache.maintenance.imports import ImportDescription, ImportSummary, find_files, import_files
-from avfuse.features.cache.maintenance.verify import verify
+from avfuse.features.cache.maintenance.verify_repair import verify
 from avfuse.features.cache.shard_reader import read_software
 from avfuse.features.cache.store import ABSENT, DONE
 from avfuse.features.clips import Clip

@@ -10,7 +10,7 @@ from cached import findings, planned_ids, result_of
 
 from avfuse.features.cache import DamagedShard, FeatureStore
 from avfuse.features.cache.catalog import cached_features
-from avfuse.features.cache.maintenance.verify import verify, verify_shard
+from avfuse.features.cache.maintenance.verify_repair import verify, verify_shard
 from avfuse.features.cache.store import ABSENT, DONE, FAILED, NO_SOUND
 from avfuse.features.clips import Clip
 from avfuse.features.feature_names import resolve
