@@ -103,7 +103,6 @@ def test_files_in_an_archive_are_probed_again_when_the_archive_changes(
 
 
 ASK = """
-import signal
 import sys
 from pathlib import Path
 
@@ -111,7 +110,6 @@ if __name__ == "__main__":
     import avfuse_probe_trouble
     from avfuse.manifests import media_probes
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
     media_probes.probe, media_probes.SAVE_SECONDS = avfuse_probe_trouble.probe, float(sys.argv[1])
     media_probes.probe_media(sorted(Path(sys.argv[2]).iterdir()), Path(sys.argv[3]), jobs=2, progress=False)
 """
