@@ -73,7 +73,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Columns of X.
     feature_names_in_ : ndarray of shape (n_features,)
         Their names, where X is a data frame with names that are strings.
-    modalities_ : dict of str to ndarray of shape (tokens, dimensions)
+    modalities_ : dict of str to ndarray of shape (n_tokens, n_dimensions)
         The columns of each modality.
     validation_ : ndarray of bool, shape (n_samples,)
         The training clips that the number of epochs was chosen on.
