@@ -159,7 +159,8 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probabilities (n, n_classes) in the order of `classes_`; rows sum to 1."""
-        return mean_probabilities(self.head_.targets, [self._logits(X)])[0]
+        logits = self._logits(X)  # checks that it is fitted
+        return mean_probabilities(self.head_.targets, [logits])[0]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The most probable label (n,) of each row."""

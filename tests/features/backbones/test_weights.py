@@ -246,7 +246,7 @@ def test_a_file_of_the_hub_is_fetched_at_its_commit(hub: str, folder: Path) -> N
 def test_what_the_hub_does_not_hold_or_holds_otherwise_is_refused_in_a_line(hub: str, folder: Path) -> None:
     for source, said in (
         (f"Hub('us/net', '{'f' * 40}')", "cannot fetch"),
-        (f"Hub('us/damaged', '{COMMIT}')", "not what the hub says"),
+        (f"Hub('us/damaged', '{COMMIT}')", "not have the hash that the hub states"),
     ):
         output = fetched_from_hub(hub, source, folder).stdout
         assert said in output

@@ -238,7 +238,7 @@ def test_fewer_clips_are_shown_where_they_would_be_too_large(workplace: Path, tm
     shown = len(page.islands["explorer"]["media"])
     assert 0 < shown < len(whole.islands["explorer"]["media"]) == 12
     assert f"{shown} of 12 test clips with pictures" in said
-    assert f"here of {shown} of 12 clips, to keep the page below" in " ".join(page.text.split())
+    assert f"of {shown} of 12 clips, to keep the page below" in " ".join(page.text.split())
     assert len(page.islands["explorer"]["clips"]) == 12
 
 
