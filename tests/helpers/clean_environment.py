@@ -1,6 +1,6 @@
 """An environment that nothing a user has set reaches: what `make test ARGS=...` hands down, a cache or weights of the
-user's own, more threads than a test is meant to have, or the SIGINT that a shell lets its background jobs ignore. Importing this
-cleans the environment of the process, which every process that a test starts inherits."""
+user's own, more threads than a test is meant to have, or the SIGINT that a shell lets its background jobs ignore.
+Importing this cleans the environment of the process, which every process that a test starts inherits."""
 
 import os
 import re
