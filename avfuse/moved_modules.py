@@ -156,7 +156,7 @@ def renamed(module: str, names: dict[str, str]) -> Any:
 
 
 def find_moved_modules() -> None:
-    """From now on an import of an old path gives the module of the new one."""
+    """Make imports of old paths give the modules of the new ones, from now on."""
     if not any(isinstance(finder, _MovedModuleFinder) for finder in sys.meta_path):
         sys.meta_path.append(_MovedModuleFinder())
 

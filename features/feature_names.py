@@ -1,4 +1,4 @@
-"""From feature names as users type them (`lite`, `lite:frames`, `ast:fbank:tokens6x50`, `image:mfcc`) to FeatureSpecs.
+"""Parsing of feature names (`lite`, `lite:frames`, `ast:fbank:tokens6x50`, `image:mfcc`) to FeatureSpecs.
 
 A name is SOURCE:INPUT[-STYLE][:OUTPUT][:WINDOW][:VIEW]. SOURCE is a backbone, or `image` or `audio` for a backbone's
 input itself; alone it means all its inputs. INPUT is `frames` (one by one), `clip` (frames together), an audio

@@ -22,7 +22,7 @@ class _Frozen(BaseModel):
 
 
 class Preprocess(_Frozen):
-    """From pixels to a backbone's input: resize, centre crop, (pixel - mean) / std with pixel values 0-255."""
+    """Preprocessing of pixels for a backbone: resize, centre crop, (pixel - mean) / std with pixel values 0-255."""
 
     #: the new length of the shorter side, or (height, width) without regard to the aspect ratio; None: no resizing
     resize: int | tuple[int, int] | None

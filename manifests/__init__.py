@@ -1,4 +1,4 @@
-"""Which clips: the table of a data set, and the builders that write it."""
+"""Manifests: the table of a data set's clips, and the builders that write it."""
 
 from typing import TYPE_CHECKING
 

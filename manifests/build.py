@@ -1,4 +1,4 @@
-"""From a data set's description to a manifest of the clips that are there, and counts of the others."""
+"""Building of manifests from data sets' descriptions: the clips whose files exist, and counts of the others."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -16,11 +16,11 @@ class DatasetDescription:
 
     name: str
     collection: str | None = None
-    """Of the media, which several data sets may share; None: what the user calls the data set, or else `name`."""
+    """Name of the media, which several data sets may share; None: the user's name of the data set, or else `name`."""
     table: pd.DataFrame
     """The columns of a manifest, a row per listed clip; `path` is None where no file was found."""
     targets: tuple[Target, ...] = (Target("label"),)
-    """What heads learn."""
+    """Targets that heads learn."""
     provenance: dict[str, Any]
     """Builder, revision and options, as JSON keeps them."""
     sizes: Mapping[str, int] = field(default_factory=dict)

@@ -48,7 +48,7 @@ class Target:
     name: str
     """The column."""
     classes: tuple[str, ...] = ()
-    """In the order of a head's outputs; if empty, a manifest fills in those that occur, sorted."""
+    """Classes in the order of a head's outputs; if empty, a manifest fills in those that occur, sorted."""
     several: bool = False
     """Whether a clip may have any number of classes (multi-label), joined by "|" in a cell."""
 
@@ -74,7 +74,7 @@ class Manifest:
     outside_root: bool = False
     """Whether paths may leave the root; a table from elsewhere could use them to have any file read."""
     targets: tuple[Target, ...] = (Target("label"),)
-    """What heads learn; a target of which no clip has a class is dropped."""
+    """Targets that heads learn; one without a class on any clip is dropped."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "data set")

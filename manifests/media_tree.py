@@ -26,7 +26,7 @@ class MediaEntry:
     path: str
     """Relative to the root, through its archive where it lies in one."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
 
     @property
     def stem(self) -> str:

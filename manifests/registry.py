@@ -22,18 +22,18 @@ _OWN_COLUMNS = ("label_column", "group_column", "split_column", "targets", "seve
 
 @dataclass(frozen=True, kw_only=True)
 class Builder:
-    """How to describe one data set."""
+    """Builder of a data set's description."""
 
     summary: str
     """One line for the list of data sets."""
     describe: Callable[..., DatasetDescription]
     """Called as `describe(root, annotations, **options)`."""
     guide: str
-    """Where the data come from, under which terms, and what goes where."""
+    """Source of the data, their terms, and the layout of the files."""
     options: tuple[str, ...] = ()
     """Names of the options that `describe` takes."""
     default_root: Callable[[Path], Path] | None = None
-    """Where the media are looked for without a root, given the cache folder; None: the user must name it."""
+    """Root of the media unless the user names one, given the cache folder; None: the user must name it."""
     lists: tuple[str, ...] = ()
     """Folders of the root in which official files may lie, besides the root and the folders directly in it."""
 

@@ -13,7 +13,7 @@ from avfuse.manifests.splits import group_folds, group_holdout, sample_clips
 
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """Which clips of a data set to take, and how to split them; all of them, as they are, by default."""
+    """Selection of a data set's clips, and their splits; by default all clips, with the splits they have."""
 
     fraction: float | None = None
     """Share of each split."""

@@ -24,10 +24,10 @@ _OTHER_INPUTS = frozenset(["frames", "clip", "images", "fbank", "sound"])
 
 @dataclass(frozen=True, kw_only=True)
 class AudioImage:
-    """One way to draw a sound. Both styles draw it without axes or labels: all of it is content."""
+    """A way to draw a sound. Both styles draw it without axes or labels: all of it is content."""
 
     name: str
-    """One plain word, as in the features `image:NAME` and `lite:NAME` and in the file `NAME.png`."""
+    """A plain word, as in the features `image:NAME` and `lite:NAME` and in the file `NAME.png`."""
 
     shows: str
     """The content in one line, for people; the table in docs/audio-images.md holds the built-in ones'."""

@@ -1,4 +1,4 @@
-"""From samples to audio images."""
+"""Rendering of audio images from samples."""
 
 from collections.abc import Sequence
 

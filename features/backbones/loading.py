@@ -1,4 +1,4 @@
-"""From a backbone's record and a weights file to a network that encodes batches."""
+"""Loading of a backbone's record and weights file into a network that encodes batches."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 InputKind = Literal["frames", "image", "clip", "fbank", "sound"]
-"""What a network takes: single frames, an audio image, several frames at once, AST's filter bank, or the output of its
+"""Input of a network: single frames, an audio image, several frames at once, AST's filter bank, or the output of its
 own audio feature extractor."""
 
 StateDict = Mapping[str, Any]

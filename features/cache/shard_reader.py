@@ -60,7 +60,7 @@ class DatasetLayout:
 
     @property
     def size(self) -> int:
-        """In bytes, uncompressed."""
+        """Size in bytes, uncompressed."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 

@@ -23,7 +23,7 @@ ABSENT, DONE, NO_SOUND, FAILED = range(4)
 """The outcome of a clip: no row, a feature, no audio stream, a failure."""
 
 READ_ATTEMPTS = 10
-"""How often a read is tried while other processes rewrite shards."""
+"""Number of times that a read is tried while other processes rewrite shards."""
 
 NO_AUDIO, NOT_EXTRACTED = "no audio stream", "not extracted"
 Outcomes = NDArray[np.uint8]
@@ -333,7 +333,7 @@ def _clip_positions(rows: Rows, query: ClipQuery) -> NDArray[np.int64]:
 
 
 def equal_or_nan(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where both are equal, or both NaN."""
+    """Mask of the elements that are equal, or both NaN."""
     return (left == right) | (np.isnan(left) & np.isnan(right))
 
 

@@ -97,7 +97,7 @@ class FeatureStream:
 
     @property
     def present(self) -> dict[str, NDArray[np.bool_]]:
-        """By feature, a mask (n,) of the clips that have it."""
+        """Mask (n,) of the clips that have a feature, by feature."""
         return {name: feature.present for name, feature in self._features.items()}
 
     @cached_property

@@ -1,4 +1,4 @@
-"""From decoded clips to the arrays that backbones take. Imports no torch."""
+"""Conversion of decoded clips to the arrays that backbones take. Imports no torch."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""From one clip to the arrays that backbones take. Runs in decode workers: nothing here imports torch."""
+"""Preparation of a clip as the arrays that backbones take. Runs in decode workers: nothing here imports torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

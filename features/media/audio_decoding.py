@@ -1,4 +1,4 @@
-"""From the packets of an audio stream to a mono signal on the clip's timeline."""
+"""Decoding of an audio stream's packets to a mono signal on the clip's timeline."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -36,7 +36,7 @@ class Frames:
     """Number of frames in the clip."""
 
     time_source: TimeSource
-    """Where `times` come from."""
+    """Source of `times`."""
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
@@ -100,10 +100,10 @@ class Media:
     """Whether the file has an audio stream."""
 
     frames_error: ClipError | None = None
-    """Why the frames could not be decoded."""
+    """Reason why the frames could not be decoded."""
 
     waveform_error: ClipError | None = None
-    """Why the sound could not be decoded."""
+    """Reason why the sound could not be decoded."""
 
     notes: tuple[str, ...] = ()
     """Warnings about a clip that is used nevertheless, a line each."""

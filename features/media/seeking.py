@@ -33,7 +33,7 @@ class PacketSpan:
     """Video packets around one clip of a long file."""
 
     packets: list[AnyPacket]
-    """From a key frame on."""
+    """Packets from a key frame on."""
 
     timeline: Timeline
     """The frames that the packets promise."""

@@ -21,7 +21,7 @@ from avfuse.features.errors import UsageError
 from avfuse.features.media.packets import AnyPacket, to_fraction
 
 TimeSource = Literal["timestamps", "index"]
-"""Where frames' times come from: the decoder's timestamps, or a frame's index over the average rate."""
+"""Source of frames' times: the decoder's timestamps, or a frame's index over the average rate."""
 
 Seconds = float | Fraction | Decimal
 _FALLBACK_RATE = Fraction(25)
@@ -73,7 +73,7 @@ class Timeline:
     """Time 0 on the container's clock, in seconds."""
 
     source: TimeSource
-    """Where the ticks come from."""
+    """Source of the ticks."""
 
     def __len__(self) -> int:
         return len(self.ticks)

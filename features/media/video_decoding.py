@@ -1,4 +1,4 @@
-"""From the packets of a video stream to RGB frames, in decoder-output order; only wanted frames are converted."""
+"""Decoding of a video stream's packets to RGB frames, in decoder-output order; only requested frames are converted."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -56,7 +56,7 @@ CLASSES_31 = (
     "tapping pen",
     "tickling",
 )
-"""By the number that the 31-class lists give: they hold no names. 27 follow from videos that the 27-class lists name,
+"""Names by the numbers of the 31-class lists, which hold no names. 27 follow from videos that the 27-class lists name,
 the other four (1, 4, 6, 26) from the alphabet and the 34 classes of the first publication."""
 
 _LISTS = {"31": ("my_train.txt", "my_test.txt"), "27": ("ksounds27-train.txt", "ksounds27-val.txt")}

@@ -27,7 +27,7 @@ _PUBLISHED_AUDIO51 = {1: (4893, 1944)}
 """MAiVAR, section 4."""
 
 _VALIDATION_GROUPS = (24, 25)
-"""In train of all three splits."""
+"""Groups that are in train in all three splits."""
 
 # fmt: off
 AUDIO51 = (

@@ -20,7 +20,7 @@ SHAPES = tuple(_REACH)
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a shape is in one frame; ``pivot`` is where its string hangs from, if it has one."""
+    """Position of a shape in one frame; ``pivot``: the point that its string hangs from, if it has one."""
 
     x: float
     y: float

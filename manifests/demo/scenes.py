@@ -47,7 +47,7 @@ _WAVE_LAYERS = 5
 
 @dataclass(frozen=True)
 class Subject:
-    """What a seen class shows: one shape, one motion, over plain ground or over the sea."""
+    """Picture of a seen class: one shape, one motion, over plain ground or over the sea."""
 
     shape: Shape
     motion: Motion
@@ -56,7 +56,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Look:
-    """What the pictures of one group share.
+    """Appearance that the pictures of one group share.
 
     Attributes:
         plate: the still background, (H + 2 margins, W + 2 margins, 3).

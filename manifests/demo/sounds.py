@@ -29,7 +29,7 @@ _HIGHEST_PITCH_HZ = 8000.0
 
 @dataclass(frozen=True)
 class Tune:
-    """What a heard class sounds like."""
+    """Sound of a heard class."""
 
     timbre: Timbre
     rhythm: Rhythm
@@ -38,7 +38,7 @@ class Tune:
 
 @dataclass(frozen=True)
 class Room:
-    """What the sounds of one group share.
+    """Properties that the sounds of one group share.
 
     Attributes:
         pitch_hz: the pitch the tunes are built on.

@@ -71,7 +71,7 @@ COMMON = (
         ["--format"], type=click.Choice(["parquet", "csv"]), help="How the manifest is kept (default: parquet)."
     ),
 )
-"""Of every data set."""
+"""Options of every data set."""
 
 OWN = (
     click.Option(["--split"], type=int, help="The official split: 1 (default), 2 or 3."),
@@ -97,7 +97,7 @@ OWN = (
     ),
     click.Option(["--outside-root"], is_flag=True, default=None, help="The table may name files outside the root."),
 )
-"""Of those data sets whose builders take them."""
+"""Options of those data sets whose builders take them."""
 
 _SHOWN = ("root", "annotations", "name")
 

@@ -19,7 +19,7 @@ from avfuse.stages.extract.plan import Chunk
 from avfuse.stages.extract.retry import ATTEMPTS_BEFORE_BISECTION, ChunkAttempt, CrashBisector
 
 CHUNKS_PER_WORKER = 2
-"""One in work, one waiting there."""
+"""One being processed, one queued on the worker."""
 
 CONNECT_SECONDS = 20
 _POLL_SECONDS = 30.0
@@ -86,7 +86,7 @@ class DaskEngine:
 
     @property
     def devices(self) -> int:
-        """How many workers have the required resources."""
+        """Number of workers that have the required resources."""
         return sum(
             all(declared.get(name, 0) >= count for name, count in self._resources.items())
             for declared in self._declared_resources()
@@ -141,7 +141,7 @@ class DaskEngine:
                     self._log(f"no worker is left at {self._address}: waiting for one")
 
     def _death_reason(self, future: Future[Any]) -> str | None:
-        """Why the workers of a chunk died; None if it is finished. Raises any other error."""
+        """Reason why the workers of a chunk died; None if it is finished. Raises any other error."""
         if future.status == "finished":
             return None
         if future.status in ("cancelled", "lost"):

@@ -19,7 +19,7 @@ class WorkerIdentity:
     """A process: the versions of what features depend on, this code included, and where it runs."""
 
     versions: dict[str, str]
-    """By library."""
+    """Versions by library."""
     sees_cache: bool
     host: str
     cores: int
@@ -48,7 +48,7 @@ def identity(token: Path) -> WorkerIdentity:
 
 
 def incompatibility(client: WorkerIdentity, worker: WorkerIdentity) -> str | None:
-    """Why a worker would not compute the client's features; None where it would."""
+    """Reason why a worker would not compute the client's features; None if it would."""
     for name, version in client.versions.items():
         if worker.versions.get(name) != version:
             return f"has {name} {worker.versions.get(name)}, and the client {version}"

@@ -113,7 +113,7 @@ def _of_one_target(target: LearnedTarget) -> list[tuple[str, str]]:
 
 
 def _giga(count: float | None) -> str:
-    """In units of 10^9, with three significant digits."""
+    """Format in units of 10^9, with three significant digits."""
     return "-" if count is None else np.format_float_positional(count / 1e9, precision=3, fractional=False, trim="-")
 
 

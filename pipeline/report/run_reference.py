@@ -1,4 +1,4 @@
-"""From `RUN`, `RUN:ROW` or a table's `FOLDER:ROW`, as users write them, to the run and its row."""
+"""Resolving `RUN`, `RUN:ROW` or a table's `FOLDER:ROW`, as users write them, to the run and its row."""
 
 import json
 from dataclasses import dataclass

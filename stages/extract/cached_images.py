@@ -31,7 +31,7 @@ class CachedImages:
         return sum(store.spec.bytes_per_clip for store in self._stores.values())
 
     def known(self, clips: Sequence[Clip]) -> dict[ImageInput, NDArray[np.bool_]]:
-        """For every image, bool (n,): which clips have it in the cache, or are known to have no sound."""
+        """Mask per image, bool (n,): the clips that have it in the cache, or are known to have no sound."""
         query = ClipQuery(clips)
         return {image: np.isin(store.lookup(query).outcome, (DONE, NO_SOUND)) for image, store in self._stores.items()}
 

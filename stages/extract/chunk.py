@@ -47,7 +47,7 @@ class Network(NamedTuple):
 
 
 class _BatchKey(NamedTuple):
-    """What the items of one batch share. Frames and audio images of one size share batches."""
+    """Key that the items of one batch share. Frames and audio images of one size share batches."""
 
     network: Network
     normalisation: Preprocess | None

@@ -24,7 +24,7 @@ class Engine(Protocol):
 
     @property
     def devices(self) -> int:
-        """How many chunks are processed at once."""
+        """Number of chunks processed at once."""
 
     def run(self, extraction: ExtractionJob, chunks: Sequence[Chunk]) -> Iterator[Progress]:
         """Process every chunk once, however many processes die meanwhile. Raises UsageError, OSError."""

@@ -54,7 +54,7 @@ class ProcessedClip:
 
 @dataclass(frozen=True)
 class Progress:
-    """What happened to a chunk, or to a part of it."""
+    """Outcome of a chunk, or of a part of it."""
 
     clips: tuple[ProcessedClip, ...] = ()
     done_elsewhere: int = 0
@@ -74,7 +74,7 @@ class ClaimedChunk:
     done_elsewhere: int
     postponed: tuple[ClipJob, ...]
     fingerprints: list[Fingerprint] = field(default_factory=list)
-    """Of the clips' files, added before each is decoded."""
+    """Fingerprints of the clips' files, each added before its clip is decoded."""
 
     def release(self) -> None:
         if self.claim is not None:

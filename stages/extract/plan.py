@@ -14,7 +14,7 @@ CHUNK_CLIPS = 1024
 CHUNK_BYTES = 128 * 2**20
 MIN_CHUNK_CLIPS = 64
 CHUNKS_PER_DEVICE = 8
-"""At least so many: the last device to finish then keeps the others waiting less, and a second run finds work."""
+"""Minimum number: the last device to finish then keeps the others waiting less, and a second run finds work."""
 
 MAX_ATTEMPTS = 2
 """A failed clip is retried once, by the next run; after that only with `retry_failed`."""
@@ -40,7 +40,7 @@ class ExtractionPlan:
 
     jobs: tuple[ClipJob, ...]
     retries: int
-    """How many of these clips failed before."""
+    """Number of these clips that failed before."""
     shards: tuple[frozenset[str], ...]
     """Names of the shards that each feature had when the plan was made."""
 
@@ -82,7 +82,7 @@ def _retry_mask(result: LookupResult, retry_failed: bool) -> NDArray[np.bool_]:
 def remaining_jobs(
     stores: Sequence[FeatureStore], jobs: Iterable[ClipJob], known_shards: Sequence[frozenset[str]]
 ) -> tuple[ClipJob, ...]:
-    """What is left of some jobs after other runs have committed.
+    """Part of the jobs that remains after other runs have committed.
 
     Args:
         stores: one per feature.

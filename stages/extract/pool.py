@@ -34,9 +34,9 @@ class Limits:
     """The time and memory that one clip may take; a clip beyond them fails."""
 
     seconds: float = 300.0
-    """To decode and render."""
+    """Time limit of decoding and rendering."""
     memory_bytes: int = 4 * 2**30
-    """That its decode process allocates."""
+    """Limit of the memory that its decode process allocates."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -39,11 +39,11 @@ POLL_SECONDS = 2.0
 
 @dataclass
 class FeatureSummary:
-    """How one feature of the clips stands in the cache after a run."""
+    """State of one feature of the clips in the cache after a run."""
 
     spec: FeatureSpec
     folder: Path
-    """Of its shards."""
+    """Folder of its shards."""
     done: int = 0
     """Clips with this feature."""
     no_audio: int = 0
@@ -56,12 +56,12 @@ class FeatureSummary:
 
 @dataclass
 class ExtractSummary:
-    """What a run did, and how the features of its clips stand."""
+    """Work of a run, and the state of its clips' features."""
 
     new: int
     """Clips that this run processed."""
     features: list[FeatureSummary]
-    """In the order of the specs."""
+    """Summaries in the order of the specs."""
     retried: int = 0
     """Clips among these that had failed before."""
     elsewhere: int = 0
@@ -179,7 +179,7 @@ def _wait_for_other_runs(jobs: tuple[ClipJob, ...], extraction: ExtractionJob) -
 
 
 def _disk_estimate(plan: ExtractionPlan, specs: Sequence[FeatureSpec], cache: Path) -> str:
-    """How much the run writes at most, as clips without sound write less, and how much room there is."""
+    """Upper bound of the bytes that the run writes (clips without sound write less), and the free space."""
     size = sum(specs[position].bytes_per_clip for job in plan.jobs for position in job.missing)
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free

@@ -39,7 +39,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _namespace() -> int:
-    """Of process ids: containers may share this memory and not their process ids."""
+    """Namespace of process ids: containers may share this memory and not their process ids."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:

@@ -1,4 +1,4 @@
-"""What a decode process does with one clip. It imports no torch, and its only state is the shared memory it attached
+"""Work of a decode process on one clip. It imports no torch, and its only state is the shared memory it attached
 and the media file it keeps open."""
 
 import gc

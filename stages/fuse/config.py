@@ -35,16 +35,16 @@ class Recipe(Settings):
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Clips per batch."""
     epochs: Annotated[int, Field(ge=1)] = 60
-    """At most."""
+    """Maximum number of epochs."""
     patience: Annotated[int, Field(ge=1)] = 10
     """Epochs without improvement on validation after which training stops."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Of the learning rate; cosine decays to 0 at `epochs`, whichever epoch is chosen."""
+    """Schedule of the learning rate; cosine decays to 0 at `epochs`, whichever epoch is chosen."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of all steps over which the learning rate rises from 0."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of the classification loss."""
+    """Label smoothing of the classification loss."""
     l1: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the sum of `|W|` over linear layers."""
     avc: Annotated[float, Field(ge=0)] = 0.0
@@ -62,7 +62,7 @@ class Recipe(Settings):
     masked: Annotated[float, Field(ge=0)] = 0.0
     """Weight of masked reconstruction (AVT's equation 6)."""
     mask: Literal["segments", "random"] = "segments"
-    """How sound is hidden: whole audio segments (MASegm), or single tokens (MAV)."""
+    """Masking of sound: whole audio segments (MASegm), or single tokens (MAV)."""
 
     balanced: Annotated[str | None, Field(pattern=r"^[1-9]\d*x[1-9]\d*$", examples=["8x4"])] = None
     """PxK: batches of P classes with K clips each, in place of batch_size."""
@@ -73,7 +73,7 @@ class Recipe(Settings):
     views: bool = True
     """Whether training draws cached views (flips, temporal windows) of a clip."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; auto is bfloat16 on a GPU that has it. Weights are float32."""
+    """Precision of matrix products; auto is bfloat16 on a GPU that has it. Weights are float32."""
 
     @property
     def classes_and_clips(self) -> tuple[int, int] | None:

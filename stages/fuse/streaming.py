@@ -17,9 +17,9 @@ class TensorBatch:
     """The features of some clips."""
 
     tokens: dict[str, Tensor]
-    """By feature, `(B, *shape)` as stored; NaN where `present` is False."""
+    """Tokens by feature, `(B, *shape)` as stored; NaN where `present` is False."""
     present: dict[str, Tensor]
-    """By feature, bool (B,)."""
+    """Mask of the clips that have the feature, bool (B,), by feature."""
     index: Tensor
     """int64 (B,), positions in the stream's list of clips."""
 

@@ -94,7 +94,7 @@ def _encode_clips(network: Any, clips: Tensor) -> Encoded:
 
 
 def _preprocess(transform: Any, is_video: bool) -> Preprocess:
-    """From torchvision's ImageClassification or VideoClassification."""
+    """The Preprocess of torchvision's ImageClassification or VideoClassification."""
     resize = transform.resize_size
     return Preprocess(
         resize=resize[0] if len(resize) == 1 else (resize[0], resize[1]),

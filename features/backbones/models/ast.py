@@ -25,7 +25,7 @@ _RULES = {r"dist_token": "embeddings.distillation_token", **VISION_RULES}
 
 
 def _translate(state: StateDict) -> StateDict:
-    """From the authors' layout: timm's names after `v.`, classifiers to drop, and queries, keys and values in one
+    """Translate the authors' layout: timm's names after `v.`, classifiers to drop, and queries, keys and values in one
     tensor."""
     if "v.cls_token" not in state:
         return state

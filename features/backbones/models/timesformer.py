@@ -34,7 +34,7 @@ _RULES = {
 
 
 def _translate(state: StateDict) -> StateDict:
-    """From the authors' layout: timm's names after `model.`."""
+    """Translate the authors' layout: timm's names after `model.`."""
     if "model.cls_token" not in state:
         return state
     bare = {name.removeprefix("model."): tensor for name, tensor in state.items()}

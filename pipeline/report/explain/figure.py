@@ -47,7 +47,7 @@ class ExplainedRow(NamedTuple):
     """The explained class."""
     probability: float
     verdict: str
-    """How the class relates to the clip, such as `right`; or nothing."""
+    """Relation of the class to the clip, such as `right`; or empty."""
     explanation: Explanation
 
 
@@ -134,7 +134,7 @@ def _first_frames(pictures: ClipPictures, rows: Sequence[ExplainedRow]) -> Pixel
 
 
 def zero_words(explanation: Explanation, modality: str, clip: int) -> str:
-    """How many seeds have a map of zeros, in words, where some have and others have not."""
+    """Number of seeds with a map of zeros, in words, if some have one and others do not."""
     zeros = explanation.zeros(modality, clip)
     return f"zero for {zeros} of {explanation.heads} seeds" if 0 < zeros < explanation.heads else ""
 

@@ -141,7 +141,7 @@ def enlarged(cells: Map, kind: str, size: tuple[int, int] = (SIDE, SIDE)) -> Map
 
 
 def middles(shape: tuple[int, ...], axis: int, kind: str) -> NDArray[np.float64]:
-    """Of cells along an axis, as shares of its length."""
+    """Middles of cells along an axis, as shares of its length."""
     count = shape[axis]
     if kind == "filter_bank":
         for grid in AUDIO_GRIDS:

@@ -24,7 +24,7 @@ NUMBERS = "explanations.csv"
 
 @dataclass(frozen=True)
 class ExplanationSource:
-    """Where clips' features are cached, and the pictures that maps are laid over."""
+    """Source of clips' cached features, and of the pictures that maps are laid over."""
 
     features: FeatureSource
     inputs: Sequence[FeatureSpec] = ()
@@ -45,7 +45,7 @@ class RowExplanation:
     targets: Targets
     explanation: Explanation
     fallback: str | None = None
-    """Why it is by Grad-CAM where attention was requested."""
+    """Reason for Grad-CAM where attention was requested."""
 
     def on_page(self, clip: int, verdict: str) -> ExplainedRow:
         """The row for `clip_page`. verdict: how the explained class relates to the clip."""

@@ -1,1 +1,1 @@
-"""What trained heads rest on: Shapley values, robustness, class gains, attribution, retrieval."""
+"""Analysis of trained heads: Shapley values, robustness, class gains, attribution, retrieval."""

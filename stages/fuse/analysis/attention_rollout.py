@@ -63,7 +63,7 @@ def _record(
 
 
 def why_without_attention(head: Head) -> str | None:
-    """Why `attention_rollout` does not apply to a head; None where it does."""
+    """Reason why `attention_rollout` does not apply to a head; None if it does."""
     if isinstance(head, CrossAttention) and not len(head.layers):
         return "crossattn with layers=0 attends to nothing"
     if isinstance(head, CrossAttention | Bottleneck | MMT | MATOnly | MATLiteOnly):
@@ -159,7 +159,7 @@ def _of_bottleneck(exchange: AVBottleneck, weights: Mapping[str, Tensor], frames
 def _through_encoder(
     head: Head, encoder: MultiscaleTransformer, weights: Mapping[str, Tensor], shares: Tensor
 ) -> Tensor:
-    """From shares of an encoder's output tokens, (B, N), to shares of the audio tokens, (B, T)."""
+    """Convert shares of an encoder's output tokens, (B, N), to shares of the audio tokens, (B, T)."""
     for number in reversed(range(len(encoder.blocks))):
         block = encoder.blocks[number]
         assert isinstance(block, MultiscaleBlock)

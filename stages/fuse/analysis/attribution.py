@@ -59,7 +59,7 @@ class Explanation:
     without_map: Mapping[str, str]
     """The modalities without a map, and why."""
     heads: int = 1
-    """How many heads were averaged."""
+    """Number of heads averaged."""
 
     def heatmap(self, modality: str, part: int, clip: int) -> NDArray[np.float64]:
         """The map of one feature of a modality, in the shape of its cells, in multiples of the uniform share."""
@@ -75,7 +75,7 @@ class Explanation:
         return self.heatmap(modality, part, clip)
 
     def zeros(self, modality: str, clip: int) -> int:
-        """How many heads have a modality's map that is zero everywhere; 0 where there is no map."""
+        """Number of heads whose map of a modality is zero everywhere; 0 if there is no map."""
         total = float(self.maps[modality][clip].sum())
         return 0 if np.isnan(total) else round(self.heads * (1 - total))
 
@@ -85,7 +85,7 @@ class _Clips:
     """A batch of clips."""
 
     tokens: Mapping[str, Tensor]
-    """By modality (B, W, T, D), standardised; W are the windows averaged at test."""
+    """Tokens by modality (B, W, T, D), standardised; W are the windows averaged at test."""
     present: Masks
 
     @classmethod

@@ -102,7 +102,7 @@ def perturbations(modality: ModalityTokens, labels: NDArray[np.int64], seed: int
 
 
 def _noise(modality: ModalityTokens, snr_db: float, seed: int) -> Callable[[Tensor], Tensor]:
-    """All ratios add the same noise, scaled."""
+    """Noise, scaled to a ratio; all ratios share the same noise."""
     draws = torch.Generator().manual_seed(seed)
 
     def apply(clips: Tensor) -> Tensor:

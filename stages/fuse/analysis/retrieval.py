@@ -19,7 +19,7 @@ if not TYPE_CHECKING:
     __getattr__ = renamed(__name__, {"retrieval": "evaluate_retrieval", "nearest": "nearest_clips"})
 
 OTHER_MODALITY: Mapping[str, str] = {"audio": "video", "video": "audio"}
-"""By the modality of a query, that of the candidates."""
+"""Modality of the candidates, by that of a query."""
 
 CUTOFFS = (1, 5, 10)
 """k of recall@k and precision@k."""

@@ -176,7 +176,7 @@ def _players(data: FusionData, head: str, training: TrainingOverrides, split: Se
 
 @dataclass(frozen=True)
 class CoalitionJobs:
-    """One head to train for each coalition of players and seed."""
+    """Jobs of the study: a head for each coalition of players and each seed."""
 
     data: FusionData
     head: str
@@ -186,7 +186,7 @@ class CoalitionJobs:
 
     @cached_property
     def coalitions(self) -> list[Coalition]:
-        """All but the empty one, the smallest first."""
+        """All coalitions but the empty one, the smallest first."""
         names = list(self.players)
         return [frozenset(members) for size in range(1, len(names) + 1) for members in combinations(names, size)]
 
@@ -217,7 +217,7 @@ class CoalitionJobs:
 
     @property
     def _max_group_size(self) -> int:
-        """Each coalition copies the features of split modalities twice, as loaded and as prepared."""
+        """Limit of coalitions per group: each copies the features of split modalities twice, loaded and prepared."""
         split = {player.modality for player in self.players.values() if player.feature is not None}
         modalities = [self.data.modalities[name] for name in split]
         copied = sum(

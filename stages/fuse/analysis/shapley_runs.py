@@ -87,7 +87,7 @@ def run_contribution(
 def _settings(
     data: FusionData, head: str, training: TrainingOverrides, seeds: int, split: Sequence[str]
 ) -> dict[str, Any]:
-    """All that the numbers depend on, and its hash under `key`."""
+    """Settings that the numbers depend on, and their hash under `key`."""
     return {
         "format_version": FORMAT_VERSION,
         "key": contribution_key(data, head, training, seeds, split),

@@ -37,14 +37,14 @@ _VALIDATION_SEED = 0
 
 @dataclass(frozen=True)
 class _LookedUpFeature:
-    """Where the cache has a feature of the manifest's clips; nothing is read yet."""
+    """Cached rows of a feature of the manifest's clips; nothing is read yet."""
 
     spec: FeatureSpec
     store: FeatureStore
     present: NDArray[np.bool_]
     """Per clip of the manifest."""
     missing: dict[str, str]
-    """Why a clip has no row, by clip id."""
+    """Reason why a clip has no row, by clip id."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class FusionData:
     """The clips that the heads of one experiment train and are tested on."""
 
     modalities: Mapping[str, Modality | StreamedModality]
-    """By name, `video` or `audio`."""
+    """Modalities by name, `video` or `audio`."""
     targets: Targets
     truth: tuple[Tensor, ...]
     """One tensor per target, as in `Targets`."""
@@ -67,7 +67,7 @@ class FusionData:
     unlabelled: Tensor
     """int64 indices of clips to predict."""
     excluded: Mapping[str, str]
-    """Why the other rows of the manifest are not used, by clip id."""
+    """Reason why a row of the manifest is not used, by clip id."""
     unpredicted: tuple[str, ...] = ()
     """Ids of excluded clips that were to be predicted."""
     clips: tuple[Clip, ...] = ()

@@ -30,7 +30,7 @@ class FilterBanks:
     """The normalised filter bank of every clip."""
 
     key: str
-    """Of the feature."""
+    """Key of the feature."""
     rows: Tensor
     """float16 (n, 1024, 128), time first; meaningless where `present` is False."""
     present: Tensor

@@ -28,7 +28,7 @@ class FeatureLayout:
     """The features of a modality in the order of their tokens, and their alternatives, windows times views."""
 
     alternatives: tuple[tuple[FeatureSpec, ...], ...]
-    """For each alternative one spec per feature. Index 0 is the unaugmented clip."""
+    """Specs, one per feature, of each alternative. Index 0 is the unaugmented clip."""
     test_views: tuple[int, ...] = (0,)
     """The alternatives that are averaged at test: all windows, without flips."""
 
@@ -55,7 +55,7 @@ class FeatureLayout:
 
     @property
     def specs(self) -> tuple[FeatureSpec, ...]:
-        """All of them."""
+        """Specs of all alternatives."""
         return tuple(spec for features in self.alternatives for spec in features)
 
     @property
@@ -117,11 +117,11 @@ class Modality:
     present: Tensor
     """Whether a clip has the modality, bool (n,)."""
     specs: tuple[FeatureSpec, ...] = ()
-    """Of the features."""
+    """Specs of the features."""
     views: Tensor | None = None
     """Cached views (n, V, T, D), of which training draws; `tokens` are the first."""
     layout: FeatureLayout | None = None
-    """Which feature a token is of; None for numbers without features."""
+    """Layout of the features among the tokens; None for numbers without features."""
 
     @classmethod
     def of(
@@ -187,7 +187,7 @@ class StreamedModality:
     layout: FeatureLayout
     """The features."""
     stores: Mapping[str, FeatureStore]
-    """By feature key."""
+    """Stores by feature key."""
 
     @property
     def specs(self) -> tuple[FeatureSpec, ...]:

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 InputLayout = Literal["tokens", "pooled", "flatten"]
-"""How a head takes a modality: token by token, as one vector (see `ModalityShape.pool`), or all side by side."""
+"""Layout of a modality in a head: token by token, one vector (see `ModalityShape.pool`), or all tokens side by side."""
 
 
 class ModalityShape(NamedTuple):

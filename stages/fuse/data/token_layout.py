@@ -17,7 +17,7 @@ class FeatureTokens:
     """One feature's cells: its tokens without CLS and distillation, which have no place."""
 
     name: str
-    """Of the feature, empty for numbers without features."""
+    """Name of the feature, empty for numbers without features."""
     tokens: NDArray[np.int64]
     """Positions of the cells among the modality's tokens, those of all windows concatenated, in the shape of the
     cells: () for a pooled vector, (T,) for frames, (T, rows, columns) for frames of cells, (rows, columns) for an audio

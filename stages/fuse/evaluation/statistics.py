@@ -19,7 +19,7 @@ from scipy.special import expit, logit
 from avfuse.features.errors import UsageError
 
 FEW_GROUPS = 30
-"""With fewer groups of test clips intervals and tests are rough, and tables say so."""
+"""Number of groups of test clips below which intervals and tests are rough, and tables say so."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Average(Head):
     modalities that a clip has, target by target. Their training is independent."""
 
     class Options(VideoOptions):
-        """Of both classifiers."""
+        """Options of both classifiers."""
 
     def __init__(self, shapes: Mapping[str, ModalityShape], targets: Targets, options: VideoOptions) -> None:
         super().__init__({}, targets)

@@ -22,7 +22,7 @@ class CrossAttentionOptions(TransformerOptions):
     layers: Annotated[int, Field(ge=0)] = 1
     """0: no cross-attention, each modality is only projected and pooled."""
     reads: Literal["both", "video", "audio"] = "both"
-    """Which modality attends to the other; one that does not stays as it is."""
+    """Modality that attends to the other; one that does not stays as it is."""
 
 
 class _Layer(nn.Module):

@@ -24,11 +24,11 @@ Pooling = Literal["2d", "1d", "none"]
 
 KERNELS: dict[Pooling, Pair] = {"2d": (3, 3), "1d": (1, 3), "none": (1, 1)}
 FIRST_KEY_STRIDE = (4, 4)
-"""Of keys and values; divided by the query strides of all stages so far, so that each stage has as many keys."""
+"""Stride of keys and values; divided by the query strides of all stages so far, so that each stage has as many keys."""
 
 
 RECIPE = Recipe(lr=1e-4, weight_decay=5e-2, batch_size=32, schedule="cosine", warmup=0.1)
-"""Of heads with such an encoder, which does not learn at a constant 1e-3 without warm-up."""
+"""Recipe of heads with such an encoder, which does not learn at a constant 1e-3 without warm-up."""
 
 
 class MultiscaleOptions(Settings):

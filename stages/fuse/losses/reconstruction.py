@@ -8,7 +8,7 @@ from avfuse.features.inputs.filter_bank import FRAMES, MEL_BANDS
 from avfuse.stages.fuse.data.audio_masking import AudioGrid, audio_grid
 
 _CONVOLUTIONS = {(12, 101): ((16, 16), (2, 8)), (6, 50): ((28, 32), (0, 12)), (4, 32): ((32, 32), (0, 0))}
-"""By grid: the kernel, and the bins and frames at the end that it does not reach."""
+"""Kernel by grid, and the bins and frames at the end that it does not reach."""
 
 
 class AudioDecoder(nn.Module):

@@ -30,7 +30,7 @@ _CLIPS, _BYTES = 1024, 2**28
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Where features of clips are cached."""
+    """Source of clips' cached features."""
 
     cache: Path
     collection: str
@@ -48,7 +48,7 @@ class ClassProbabilities:
     present: Mapping[str, NDArray[np.bool_]]
     """The modalities that the heads use, by name, (n,)."""
     missing: list[dict[str, str]]
-    """For each clip, why it lacks a modality, by name."""
+    """Per clip, the reason why it lacks a modality, by name."""
 
 
 @dataclass(frozen=True)

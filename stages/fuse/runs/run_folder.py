@@ -184,7 +184,7 @@ class RunFolder:
         return {row: len(seeds) for row in self.read_metadata()["rows"] if (seeds := self.seeds(row))}
 
     def load(self, row: str | None = None) -> Run:
-        """All rows or one. Raises UsageError as `read_metadata`."""
+        """Load all rows or one. Raises UsageError as `read_metadata`."""
         metadata = self.read_metadata()
         rows = [name for name in metadata["rows"] if row in (None, name)]
         heads = {name: [seed.read(name, metadata["targets"]) for seed in self.seeds(name)] for name in rows}

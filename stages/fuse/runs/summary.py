@@ -98,7 +98,7 @@ def _measures(targets: Targets) -> list[str]:
 
 
 def _several_classes_note(target: LearnedTarget, selection: str) -> str:
-    """How a target of several classes was trained, and which classes count as predicted."""
+    """Note on the training of a target of several classes, and on the classes that count as predicted."""
     counted = "F1 (micro) and subset (no class too many or too few) are of"
     if not target.sigmoid:
         return (
@@ -146,7 +146,7 @@ class SelectedRow:
     head: str
     row: str
     rows: int
-    """How many rows the head has."""
+    """Number of rows of the head."""
     validation: float
     """Targets.selection on validation clips, a share of 1."""
     test: float

@@ -30,7 +30,7 @@ _NEEDS = {
     "avm": ("after", "vector of each modality after fusion"),
     "masked": ("tokens", "fused token for each one that it takes"),
 }
-"""By the name of a loss' weight in a recipe: the prefix of the head outputs that it needs, and their description."""
+"""Prefix of the head outputs that a loss needs, and their description, by the name of its weight in a recipe."""
 
 _PLAIN_SHAPES = {"video": ModalityShape(2, 16), "audio": ModalityShape(128, 16, 0, (4, 32))}
 """Frames, and audio tokens in the smallest known grid."""
@@ -256,7 +256,7 @@ def _supported_losses(name: str) -> frozenset[str]:
 
 
 def _has(batch: HeadBatch) -> dict[str, Tensor]:
-    """Which clips have a modality: bool (B,) by name."""
+    """Mask of the clips that have a modality: bool (B,) by name."""
     present: Masks = batch.present
     all_present = torch.ones_like(batch.index, dtype=torch.bool)
     return {name: all_present if mask is None else mask for name, mask in present.items()}

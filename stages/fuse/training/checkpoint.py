@@ -31,7 +31,7 @@ class TrainingCheckpoint:
     key: str
     """A hash of all that training depends on."""
     written: float = 0.0
-    """When it was written last, by time.monotonic; 0: not yet."""
+    """Time of the last write, by time.monotonic; 0: not yet."""
 
     def is_due(self) -> bool:
         """Whether the last one was written `SECONDS` ago or longer."""

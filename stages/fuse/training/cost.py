@@ -12,16 +12,16 @@ _MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class Cost:
-    """What one trained head costs. None: not known, and never a guess."""
+    """Cost of one trained head. None: not known, and never a guess."""
 
     parameters: int
-    """Of the head."""
+    """Parameters of the head."""
     macs: int | None
-    """Of the head per clip at test, all averaged windows together."""
+    """Multiply-adds of the head per clip at test, all averaged windows together."""
     backbone_macs: int | None
-    """Of the frozen backbones behind the features of such a clip."""
+    """Multiply-adds of the frozen backbones behind the features of such a clip."""
     training_macs: float | None
-    """Of the forward passes of one training step, per clip; the gradients, about twice as much again, are left out."""
+    """Multiply-adds of a training step's forward passes, per clip, without gradients (about twice as much again)."""
     seconds: float
     """A head's share of the time that its group took, from loading to the last prediction."""
     seconds_per_epoch: float | None

@@ -116,7 +116,7 @@ class HeadTrainer:
         self.steps += 1
 
     def state(self) -> dict[str, Tensor]:
-        """All that further training depends on, for a checkpoint."""
+        """State that further training depends on, for a checkpoint."""
         optimiser = {
             f"optimiser.{number}.{name}": value
             for number, values in self.optimiser.state_dict()["state"].items()
@@ -220,7 +220,7 @@ def balanced_labels(truth: Sequence[Tensor]) -> Tensor:
 
 
 def _schedule_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """What the learning rate is multiplied by at a step of so many: linear warm-up, then constant or cosine."""
+    """Factor of the learning rate at a step of so many: linear warm-up, then constant or cosine."""
     warm = recipe.warmup * steps
     if step + 1 < warm:
         return (step + 1) / warm

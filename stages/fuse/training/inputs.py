@@ -28,7 +28,7 @@ class HeadBatch:
     prepared: dict[str, Tensor]
     """Features by modality, float32 (B, ...), standardised and in the head's layout."""
     present: dict[str, Tensor | None]
-    """Which clips have a modality, bool (B,) by modality; None: all."""
+    """Mask of the clips that have a modality, bool (B,) by modality; None: all."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class HeadInputs:
     stored: Mapping[str, Tensor]
     """The modalities in memory, float32 (n, ...) in the head's layout, or (n, V, T, D) where there are views."""
     views: Mapping[str, Views]
-    """By modality."""
+    """Views by modality."""
     present: Masks
-    """Which clips have a modality, bool (n,) by modality; None: all."""
+    """Mask of the clips that have a modality, bool (n,) by modality; None: all."""
     indices: Tensor
     """int64, the clips that are fitted."""
     streamed: StreamedBatches | None = None
@@ -131,7 +131,7 @@ class HeadInputs:
 
     @property
     def shapes(self) -> Mapping[str, ModalityShape]:
-        """Of the modalities that the head uses."""
+        """Shapes of the modalities that the head uses."""
         return {name: modality_input.shape for name, modality_input in self.template.modality_inputs().items()}
 
     def new_head(self) -> Head:
@@ -257,7 +257,7 @@ class HeadInputs:
 
 
 def _mask(modality: Modality | StreamedModality, left_out: bool) -> Tensor | None:
-    """Which clips have a modality, bool (n,); None: all. left_out: the recipe leaves it out of all clips."""
+    """Mask of the clips that have a modality, bool (n,); None: all. left_out: the recipe leaves it out of all clips."""
     mask = torch.zeros_like(modality.present) if left_out else modality.present
     return None if mask.all() else mask
 

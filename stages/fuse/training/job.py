@@ -1,4 +1,4 @@
-"""One head to train: which, on what, from which seed, how."""
+"""Training job of one head: its class, data, seed and recipe."""
 
 import json
 from dataclasses import dataclass, replace

@@ -15,16 +15,16 @@ from avfuse.stages.fuse.training.head_trainer import EpochLosses
 
 @dataclass(frozen=True)
 class Epoch:
-    """One point of the learning curve."""
+    """Point of the learning curve."""
 
     epoch: int
-    """From 1."""
+    """Number of the epoch, from 1."""
     train_loss: float
     """Mean cross-entropy; with auxiliary losses the weighted sum of `parts`."""
     validation_loss: float
     """Mean cross-entropy."""
     validation_score: float
-    """By the measure Targets.selection."""
+    """Score on validation clips, by the measure Targets.selection."""
     parts: dict[str, float] = field(default_factory=dict)
     """The unweighted terms of the training loss, with auxiliary losses."""
 

@@ -1,4 +1,4 @@
-"""How far the training of a group of jobs is, in memory and in its checkpoint."""
+"""Training progress of a group of jobs, in memory and in its checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ class TrainingProgress:
     best: list[dict[str, Tensor]]
     """Weights at the best epoch so far, where they are kept."""
     states: list[dict[str, Tensor]] | None
-    """What a checkpoint had of the trainers, until they have resumed."""
+    """States of the trainers in a checkpoint, until they have resumed."""
 
     @classmethod
     def of(cls, jobs: int, checkpoint: TrainingCheckpoint | None) -> "TrainingProgress":

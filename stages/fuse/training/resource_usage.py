@@ -14,14 +14,14 @@ from avfuse.features.malloc import release_buffers
 
 @dataclass
 class ResourceUsage:
-    """What training a group of heads took."""
+    """Resources that training a group of heads took."""
 
     heads: int
     """The number of heads that train beside each other."""
     seconds: float = 0.0
-    """In all."""
+    """Total time."""
     peak_bytes: int | None = None
-    """On a GPU of tensors; on a CPU of the whole process with PyTorch and the loaded data; None: not known."""
+    """Peak memory: of tensors on a GPU, of the whole process on a CPU (PyTorch and data included); None: not known."""
     _ends: list[float] = field(default_factory=list)
 
     def epoch(self) -> None:

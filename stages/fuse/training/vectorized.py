@@ -61,7 +61,7 @@ def is_faster_vmapped(head: Head, device: torch.device) -> bool:
 
 
 def group_key(job: TrainingJob) -> str | None:
-    """What jobs that train in one pass have in common, as text; None for a job that trains alone."""
+    """Key that jobs trained in one pass share, as text; None for a job that trains alone."""
     if not trains_vmapped(job.head, job.data, job.options, job.recipe):
         return None
     recipe = job.recipe.model_dump(exclude=set(PER_HEAD))
@@ -252,7 +252,7 @@ class StackedParameters:
 
 
 _STACKS: "weakref.WeakKeyDictionary[HeadTrainer, StackedParameters]" = weakref.WeakKeyDictionary()
-"""Where the weights of a head are stacked."""
+"""Stacked weights of a head, by its trainer."""
 
 
 def _stack_of(trainers: Sequence[HeadTrainer]) -> StackedParameters | None:
