@@ -57,42 +57,43 @@ def find_members(
         tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
     except _ERRORS:
         return None
-    found = Members()
+    members = Members()
     position = -1
     while True:
         try:
             info = tar.next()
         except _ERRORS:
-            found.problem = _cut_short(end) if tar.offset >= end else _damaged(tar.offset)
-            return found
+            members.problem = _cut_short(end) if tar.offset >= end else _damaged(tar.offset)
+            return members
         if info is None:
-            found.problem = _end_of(file, tar.offset, end)
-            return found
+            members.problem = _end_of(file, tar.offset, end)
+            return members
         if info.offset < position or info.size < 0:
-            found.problem = _damaged(info.offset)
-            return found
+            members.problem = _damaged(info.offset)
+            return members
         if info.isreg() and not info.issparse() and info.offset_data + info.size > end:
-            found.problem = _cut_short(end)
-            return found
+            members.problem = _cut_short(end)
+            return members
         position = info.offset + 1
         passed(info.offset)
-        _add_member(info, found, read_at if digests else None)
+        _add_member(info, members, read_at if digests else None)
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
 
 
-def _add_member(info: tarfile.TarInfo, found: Members, read_at: ReadAt | None) -> None:
+def _add_member(info: tarfile.TarInfo, members: Members, read_at: ReadAt | None) -> None:
     name = normalise_name(info.name)
     if name is None or info.isdir():
         return
-    found.entries.pop(name, None)
-    found.others.pop(name, None)
+    members.entries.pop(name, None)
+    members.others.pop(name, None)
     if info.isreg() and not info.issparse():
         offset, size = info.offset_data, info.size
-        found.entries[name] = TarEntry(offset, size, digest_at(read_at, offset, size) if read_at is not None else None)
+        digest = digest_at(read_at, offset, size) if read_at is not None else None
+        members.entries[name] = TarEntry(offset, size, digest)
     elif info.issym() or info.islnk():
-        found.others[name] = "a link"
+        members.others[name] = "a link"
     else:
-        found.others[name] = "a sparse file" if info.issparse() else "a device or a pipe"
+        members.others[name] = "a sparse file" if info.issparse() else "a device or a pipe"
 
 
 def digest_at(read_at: ReadAt, offset: int, size: int) -> bytes:

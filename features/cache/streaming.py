@@ -141,9 +141,9 @@ class FeatureStream:
             for window, rows in loaded:
                 used = 0
                 while used < len(window.order):
-                    some = window.order[used : used + len(batch.index) - filled]
-                    self._fill(batch, slice(filled, filled + len(some)), window, rows, some)
-                    filled, used = filled + len(some), used + len(some)
+                    order = window.order[used : used + len(batch.index) - filled]
+                    self._fill(batch, slice(filled, filled + len(order)), window, rows, order)
+                    filled, used = filled + len(order), used + len(order)
                     if filled == len(batch.index):
                         yield batch
                         left -= filled
@@ -209,14 +209,14 @@ class FeatureStream:
         return FeatureBatch(data, present, np.empty(size, np.int64))
 
     def _fill(
-        self, batch: FeatureBatch, place: slice, window: "_Window", rows: Mapping[str, Rows], some: Positions
+        self, batch: FeatureBatch, place: slice, window: "_Window", rows: Mapping[str, Rows], order: Positions
     ) -> None:
-        index = window.positions[some]
+        index = window.positions[order]
         batch.index[place] = index
         for name, feature in self._features.items():
             batch.present[name][place] = feature.present[index]
             # mode="raise" would make numpy buffer the output.
-            np.take(rows[name], some, axis=0, out=batch.data[name][place], mode="clip")
+            np.take(rows[name], order, axis=0, out=batch.data[name][place], mode="clip")
 
 
 class _Window(NamedTuple):

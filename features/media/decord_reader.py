@@ -54,13 +54,13 @@ def import_decord() -> Any:
     return decord
 
 
-def read(ref: MediaRef, expected: ExpectedFrames, wanted: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
+def read(ref: MediaRef, expected: ExpectedFrames, requested: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
     """Decode frames of a trusted file: rank -> uint8 (H, W, 3).
 
     Raises ClipError when decord fails or counts another number of frames than expected.
     """
     decord = import_decord()
-    ranks = sorted(wanted)
+    ranks = sorted(requested)
     try:
         # Without a path decord takes a file object, which it reads into memory.
         file = io.BytesIO(ref.read()) if isinstance(ref, Member) else str(ref)

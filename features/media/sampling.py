@@ -152,14 +152,14 @@ def frames_per_clip(scheme: str) -> int:
     return frames
 
 
-def segment_centres(available: int, wanted: int) -> NDArray[np.int64]:
-    """Centres of `wanted` equal segments of `available` places: int(n / (2 N) + i n / N).
+def segment_centres(available: int, segments: int) -> NDArray[np.int64]:
+    """Centres of `segments` equal segments of `available` places: int(n / (2 N) + i n / N).
 
     TSN's test-time sampling (Wang et al., "Temporal Segment Networks", 2016), in integers so that no rounding of a
     float decides a frame. With fewer places than segments, places repeat.
     """
-    segment = np.arange(wanted, dtype=np.int64)
-    return (available * (2 * segment + 1)) // (2 * wanted)
+    segment = np.arange(segments, dtype=np.int64)
+    return (available * (2 * segment + 1)) // (2 * segments)
 
 
 def _at_rate(timeline: Timeline, rate: Fraction, start: Fraction, end: Fraction) -> NDArray[np.int64]:

@@ -29,21 +29,21 @@ class DecodedVideo:
     """Timestamps of the frames, in decoder-output order."""
 
     pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    """Rank -> uint8 (H, W, 3) of the wanted frames."""
+    """Rank -> uint8 (H, W, 3) of the requested frames."""
 
     damage: str | None = None
     """The decoder's message where it ended early."""
 
 
 def decode_expected(
-    stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], expected: Sequence[int], wanted: set[int]
+    stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], expected: Sequence[int], requested: set[int]
 ) -> dict[int, NDArray[np.uint8]] | None:
-    """Decode wanted frames of a stream whose timestamps are known, skipping frames that none of them refers to.
+    """Decode requested frames of a stream whose timestamps are known, skipping frames that none of them refers to.
 
     Args:
         stream, packets: from a key frame on; frames before the first expected one are passed over.
         expected: rising timestamps of the frames.
-        wanted: ranks among them.
+        requested: ranks among them.
 
     Returns:
         Rank -> uint8 (H, W, 3). None when the decoder gives other frames, another order or a damaged frame: then only
@@ -58,7 +58,7 @@ def decode_expected(
     try:
         for packet in _with_flush(packets):
             may_skip = last >= 0 and codec.name in _SKIPPING_CODECS
-            needless = may_skip and packet is not None and ranks.get(packet.pts, -1) not in wanted
+            needless = may_skip and packet is not None and ranks.get(packet.pts, -1) not in requested
             if needless != skipping:
                 skipping = needless
                 codec.skip_frame = "NONREF" if needless else "DEFAULT"
@@ -69,7 +69,7 @@ def decode_expected(
                 if frame.is_corrupt or rank is None or rank <= last or (last < 0 and rank > 0):
                     return None
                 last = rank
-                if rank in wanted:
+                if rank in requested:
                     pixels[rank] = to_rgb(frame)
     except FFmpegError as error:
         ffmpeg_message(error)
@@ -77,10 +77,10 @@ def decode_expected(
     finally:
         codec.skip_frame = "DEFAULT"
         codec.flush_buffers()
-    return pixels if pixels.keys() == wanted else None
+    return pixels if pixels.keys() == requested else None
 
 
-def decode_all(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], wanted: set[int]) -> DecodedVideo:
+def decode_all(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket], requested: set[int]) -> DecodedVideo:
     """Decode up to the first damage: later frames may refer to damaged ones even if they look whole."""
     result = DecodedVideo()
     order: list[int | None] = []  # timestamps in decoding order
@@ -97,7 +97,7 @@ def decode_all(stream: av.video.stream.VideoStream, packets: Iterable[AnyPacket]
                     result.damage = "a damaged picture"
                     whole = _frames_before_damage(frame.pts, order, result.ticks)
                     break
-                if len(result.ticks) in wanted:
+                if len(result.ticks) in requested:
                     result.pixels[len(result.ticks)] = to_rgb(frame)
                 result.ticks.append(frame.pts)
             if packet is not None and codec.name == "mpeg4" and result.damage is None:

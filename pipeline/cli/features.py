@@ -225,11 +225,11 @@ def import_them(
     from avfuse.manifests import load_manifest
     from avfuse.pipeline.report.feature_list import shape_text
 
-    described = ImportDescription(name, modality, description, reduce, DTYPES[dtype])
+    import_description = ImportDescription(name, modality, description, reduce, DTYPES[dtype])
     manifest = load_manifest(cache, dataset)
     files, missing = find_files(folder, manifest.clips(), pattern)
     with tqdm(total=2 * len(files), unit="file", desc="import", disable=None) as bar:
-        done = import_files(cache, manifest.collection, files, described, bar.update)
+        done = import_files(cache, manifest.collection, files, import_description, bar.update)
     there = f", {done.unchanged} were there already" if done.unchanged else ""
     click.echo(
         f"{done.spec.name}@{done.spec.key}: {done.new} clips new{there}, {shape_text(done.spec)} in {done.folder}"

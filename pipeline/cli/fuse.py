@@ -121,8 +121,8 @@ def fuse(
     for modality, streamed in data.streamed.items():
         click.echo(f"{modality}: {streamed.bytes_on_disk / 2**30:.1f} GiB do not fit in memory and are streamed")
     folder = require_folder(runs / dataset / check_name(name or fusion.replace(",", "+"), "run"), "--runs")
-    described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
-    run = run_experiment(data, folder, heads, seeds, training, described, sweep=swept, replace=replace)
+    metadata = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
+    run = run_experiment(data, folder, heads, seeds, training, metadata, sweep=swept, replace=replace)
     rows = summarise(run)
     click.echo(print_table(run, rows))
     written = write_results(run, rows, manifest, cache)

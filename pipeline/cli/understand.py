@@ -109,8 +109,8 @@ def contribution(
     memory = memory_bytes(chosen, memory_gib)
     data = load_data(manifest, cache, inputs, chosen, memory, banks=needs_filter_banks([fusion], training, {}))
     folder = require_folder(runs / dataset / check_name(name or f"contribution-{fusion}", "run"), "--runs")
-    described = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
-    run = run_contribution(data, folder, fusion, training, seeds, described, split=parts, replace=replace)
+    metadata = describe_run(manifest, shlex.join(["avfuse", *sys.argv[1:]]), cache)
+    run = run_contribution(data, folder, fusion, training, seeds, metadata, split=parts, replace=replace)
     click.echo(print_contribution(run))
     click.echo(f"tables in {folder}: contribution.csv, coalitions.csv, clips.csv")
 

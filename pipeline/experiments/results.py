@@ -192,14 +192,14 @@ def _subsets(run: Run, manifest: Manifest) -> dict[str, NDArray[np.bool_]]:
     return subsets(run.targets, fitted, test)
 
 
-def _classes(run: Run, runs: list[SeedResult], wanted: Sequence[str]) -> dict[str, float]:
+def _classes(run: Run, runs: list[SeedResult], names: Sequence[str]) -> dict[str, float]:
     """Mean accuracy over seeds of the classes that a table names; empty for several targets."""
-    if not wanted or len(run.targets) > 1:
+    if not names or len(run.targets) > 1:
         return {}
     (target,) = run.targets
     tables = [per_class(result.logits, result.truth[0], target.classes)["accuracy"] for result in runs]
     means = pd.concat(tables, axis=1).mean(axis=1)
-    return {name: float(means[name]) for name in wanted if name in means.index}
+    return {name: float(means[name]) for name in names if name in means.index}
 
 
 def _flags(table: ExperimentTable, trained: TrainedRow, backbones: Backbones, changed: Sequence[str]) -> str:
@@ -223,11 +223,11 @@ def _verdict(run: Run, own: list[SeedResult], published: Mapping[str, float]) ->
 def _shown(targets: Targets, lines: Sequence[ResultLine], table: ExperimentTable) -> tuple[str, ...]:
     """Measures that rows have, the score first; peak memory only where the table asks for it."""
     several = [f"{target.name}_top1" for target in targets] if len(targets) > 1 else []
-    wanted = [targets.measure, "top5", f"{targets.joint}_top5", *several, "macro", "macro_f1", "map", "nll", "ece"]
+    candidates = [targets.measure, "top5", f"{targets.joint}_top5", *several, "macro", "macro_f1", "map", "nll", "ece"]
     subset = [f"{part}_{name}" for part in ("unseen", "tail") for name in (targets.measure, *several)]
     there = {name for line in lines for name in line.measures}
     costs = ["gmacs", *(name for name in ("peak_memory_mib",) if name in table.measures)]
-    return tuple(name for name in dict.fromkeys([*wanted, *subset, *costs]) if name in there)
+    return tuple(name for name in dict.fromkeys([*candidates, *subset, *costs]) if name in there)
 
 
 def _notes(
@@ -287,9 +287,11 @@ def _resolution(run: Run, lines: Sequence[ResultLine]) -> str:
     """The uncertainty of scores, and the smallest difference that these clips can show."""
     clips, groups = len(run.groups), len(set(run.groups))
     halves = [(line.tuned.high - line.tuned.low) / 2 for line in lines if line.tuned is not None]
-    said = f"{clips} test clips in {groups} groups: a score is uncertain by about {100 * np.median(halves):.0f} points"
+    sentence = (
+        f"{clips} test clips in {groups} groups: a score is uncertain by about {100 * np.median(halves):.0f} points"
+    )
     tests = [line.difference for line in lines if line.difference is not None]
     if spans := [(test.high - test.low) / 2 for test in tests if test.high > test.low]:
         least = np.median(spans) / 1.96 * _POWER_80
-        said += f", and a difference below about {100 * least:.0f} points cannot be told from chance here"
-    return f"{said}."
+        sentence += f", and a difference below about {100 * least:.0f} points cannot be told from chance here"
+    return f"{sentence}."

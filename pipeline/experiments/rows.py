@@ -118,7 +118,7 @@ def _train(
     settings: Mapping[str, Any],
     folder: Path,
     options: TableOptions,
-    described: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     parents: ParentHeads,
     bar: Bar,
 ) -> TrainedRow:
@@ -133,7 +133,7 @@ def _train(
             [head],
             options.seeds,
             TrainingOverrides(**given),
-            described,
+            metadata,
             sweep=sweep,
             pick=pick,
             parents=parents,

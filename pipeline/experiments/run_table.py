@@ -56,13 +56,13 @@ def run_table(
     data_set = builder if builder in DATA_SETS else None
     features, not_run = _cached_features(table, backbones, manifest, cache, data_set, extract, skip_missing)
     folder = require_folder(runs / dataset, "--runs")
-    described = describe_run(manifest, command, cache)
-    trained = train_rows(table, backbones, features, manifest, cache, folder, options, described, data_set)
+    metadata = describe_run(manifest, command, cache)
+    trained = train_rows(table, backbones, features, manifest, cache, folder, options, metadata, data_set)
     # deviations from the paper's protocol, apart from its networks
     changed = [f"{name}={value}" for name, value in options.settings.items() if name != "patience"]
     if table.data and data_set not in table.data:
         changed.insert(0, f"data set {dataset}, the paper has {' and '.join(table.data)}")
-    return collect_results(table, backbones, trained, not_run, manifest, described, data_set, changed)
+    return collect_results(table, backbones, trained, not_run, manifest, metadata, data_set, changed)
 
 
 def _cached_features(
@@ -108,7 +108,7 @@ def train_rows(
     cache: Path,
     folder: Path,
     options: TableOptions,
-    described: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     data_set: str | None,
     *,
     progress: bool = True,
@@ -120,7 +120,7 @@ def train_rows(
     Args:
         features: cached features by the row's id.
         folder: of the data set's runs.
-        described: of `describe_run`.
+        metadata: of `describe_run`.
         data_set: the papers' data set that this is, if any.
 
     Raises UsageError as `load_data` and `run_experiment` do, and for a setting that no head of the table has.
@@ -129,7 +129,7 @@ def train_rows(
     settings = {row.id: settings_of(table, row, backbones, options, data_set) for row in rows}
     _check_known(table, options)
     manifest = _shared_clips(manifest, cache, list(features.values()))
-    job = TableJob(table, features, settings, manifest, cache, folder, options, described)
+    job = TableJob(table, features, settings, manifest, cache, folder, options, metadata)
     with tqdm(total=0, unit="epoch", desc=table.name, disable=not progress) as bar:
         if (processes := processes_for(job)) > 1:
             trained = train_in_processes(job, processes, bar)

@@ -22,29 +22,29 @@ LARGEST = 10
 ONE_SEED = "With one seed, how much seeds vary is unknown: the interval is over groups of test clips alone."
 
 
-def caveats(described: Mapping[str, Any]) -> list[str]:
-    """Caveats that hold for every number of a run. described: its run.json or contribution.json."""
+def caveats(metadata: Mapping[str, Any]) -> list[str]:
+    """Caveats that hold for every number of a run. metadata: its run.json or contribution.json."""
     notes = []
-    if (few := few_groups_warning(np.array(described["test_groups"], dtype=object))) is not None:
+    if (few := few_groups_warning(np.array(metadata["test_groups"], dtype=object))) is not None:
         notes.append(few)
-    return notes + warnings_of(described)
+    return notes + warnings_of(metadata)
 
 
-def warnings_of(described: Mapping[str, Any]) -> list[str]:
+def warnings_of(metadata: Mapping[str, Any]) -> list[str]:
     """Warnings about untrained weights and control runs."""
     warnings = []
-    if described["training"]["shuffle_labels"]:
+    if metadata["training"]["shuffle_labels"]:
         warnings.append("Control run: the training labels were shuffled, so chance is the right result.")
-    if described["untrained"]:
-        warnings.append(f"UNTRAINED weights in {', '.join(described['untrained'])}: these numbers mean nothing.")
+    if metadata["untrained"]:
+        warnings.append(f"UNTRAINED weights in {', '.join(metadata['untrained'])}: these numbers mean nothing.")
     return warnings
 
 
 def print_contribution(run: ContributionRun) -> str:
     """Players with their Shapley values, then the coalitions, or the best `COALITIONS_SHOWN` of them."""
-    described, players, coalitions = run.described, run.players, run.coalitions
-    clips = described["clips"]
-    score = f"{measure_words(Targets.from_dicts(described['targets']).measure)} %"
+    metadata, players, coalitions = run.described, run.players, run.coalitions
+    clips = metadata["clips"]
+    score = f"{measure_words(Targets.from_dicts(metadata['targets']).measure)} %"
     values = pd.DataFrame(
         {
             "player": players["player"],
@@ -67,7 +67,7 @@ def print_contribution(run: ContributionRun) -> str:
     nothing, everything = coalitions["accuracy"].iloc[[0, -1]]
     return "\n".join(
         [
-            f"{described['dataset']}: {described['head']} from {_seeds(described['seeds'])}, {clips['train']} train, "
+            f"{metadata['dataset']}: {metadata['head']} from {_seeds(metadata['seeds'])}, {clips['train']} train, "
             f"{clips['validation']} validation, {clips['test']} test clips",
             "",
             aligned(values, ("player", "modality")),
@@ -78,8 +78,8 @@ def print_contribution(run: ContributionRun) -> str:
             f"Values are Shapley values in percentage points; they add up to {points(players['value'].sum())}, from "
             f"{percent(nothing)} % of guessing the most frequent class to {percent(everything)} % of all together.",
             "Alone: what a player adds to guessing. Last: what it adds to all the others.",
-            *_intervals(described["seeds"]),
-            *caveats(described),
+            *_intervals(metadata["seeds"]),
+            *caveats(metadata),
         ]
     )
 

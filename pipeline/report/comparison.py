@@ -112,7 +112,7 @@ def _rows(a: RunRef, b: RunRef) -> list[tuple[str, str]]:
 
 def _pair(a: Run, b: Run, row_a: str, row_b: str) -> _RowPair:
     """Heads of the common seeds of two rows."""
-    of_a, of_b = ({one.seed: one for one in run.heads[row]} for run, row in ((a, row_a), (b, row_b)))
+    of_a, of_b = ({result.seed: result for result in run.heads[row]} for run, row in ((a, row_a), (b, row_b)))
     common = sorted(of_a.keys() & of_b.keys())
     if not common:
         raise UsageError(f"{a.folder}:{row_a} and {b.folder}:{row_b} have no seed in common: train both with the same")
@@ -145,8 +145,10 @@ def _measures(pair: _RowPair) -> Iterator[dict[str, Any]]:
     """Lines of `Comparison.measures`, for measures that both rows have."""
     known = [name for name in pair.a[0].described["metrics"] if name != "n_test"]
     for name in known:
-        if all(name in one.described["metrics"] for one in (*pair.a, *pair.b)):
-            mean_a, mean_b = (float(np.mean([one.described["metrics"][name] for one in of])) for of in (pair.a, pair.b))
+        if all(name in result.described["metrics"] for result in (*pair.a, *pair.b)):
+            mean_a, mean_b = (
+                float(np.mean([result.described["metrics"][name] for result in of])) for of in (pair.a, pair.b)
+            )
             yield {"row": pair.name, "measure": name, "a": mean_a, "b": mean_b, "difference": mean_b - mean_a}
 
 
@@ -159,38 +161,38 @@ def _differing(a: Run, b: Run, pairs: Sequence[_RowPair]) -> list[_Difference]:
         for line in _unequal(*facts):
             of_rows.setdefault(line, []).append(pair.name)
     named = [
-        (what if len(rows) == len(pairs) else f"{what} ({'; '.join(rows)})", one, other)
-        for (what, one, other), rows in of_rows.items()
+        (what if len(rows) == len(pairs) else f"{what} ({'; '.join(rows)})", in_a, in_b)
+        for (what, in_a, in_b), rows in of_rows.items()
     ]
     return [*_unequal(_facts(a), _facts(b)), *_features(a, b), *named]
 
 
 def _facts(run: Run) -> dict[str, str]:
     """Facts of a whole run."""
-    described = run.described
+    metadata = run.described
     return {
-        "data set": described["dataset"],
-        "command": described["command"],
-        **{f"{part} clips": str(described["clips"][part]) for part in ("train", "validation", "test", "unlabelled")},
-        "left out": str(len(described["clips"]["excluded"])),
-        "clips and features (hash)": described["data"],
-        "groups of test clips": str(len(set(described["test_groups"]))),
-        "shuffled labels": str(described["training"]["shuffle_labels"]),
-        **{f"{name} (version)": version for name, version in described["software"].items()},
+        "data set": metadata["dataset"],
+        "command": metadata["command"],
+        **{f"{part} clips": str(metadata["clips"][part]) for part in ("train", "validation", "test", "unlabelled")},
+        "left out": str(len(metadata["clips"]["excluded"])),
+        "clips and features (hash)": metadata["data"],
+        "groups of test clips": str(len(set(metadata["test_groups"]))),
+        "shuffled labels": str(metadata["training"]["shuffle_labels"]),
+        **{f"{name} (version)": version for name, version in metadata["software"].items()},
     }
 
 
-def _row_facts(one: SeedResult, seeds: Sequence[int], one_by_one: bool) -> dict[str, str]:
+def _row_facts(result: SeedResult, seeds: Sequence[int], one_by_one: bool) -> dict[str, str]:
     """Facts of a row. seeds: all its seeds. one_by_one: list options one by one, not in one line."""
-    described = one.described
-    swept = {f"{name} features of the row": value for name, value in described["swept"].items() if name in FEATURES}
-    options = described["options"]
+    metadata = result.described
+    swept = {f"{name} features of the row": value for name, value in metadata["swept"].items() if name in FEATURES}
+    options = metadata["options"]
     together = {"options": ", ".join(f"{name}={value}" for name, value in options.items())}
     return {
-        "head": one.head,
+        "head": result.head,
         "seeds": ", ".join(map(str, seeds)),
         **swept,
-        **{name: str(value) for name, value in described["recipe"].items()},
+        **{name: str(value) for name, value in metadata["recipe"].items()},
         **({name: str(value) for name, value in options.items()} if one_by_one else together),
     }
 
@@ -209,8 +211,8 @@ def _features(a: Run, b: Run) -> Iterator[_Difference]:
         for name in of_a.keys() & of_b.keys():
             for line in _unequal(_flat(of_a[name]), _flat(of_b[name])):
                 inside.setdefault(line, []).append(name)
-        for (what, one, other), names in inside.items():
-            yield (f"{what} of {', '.join(sorted(names))}", one, other)
+        for (what, in_a, in_b), names in inside.items():
+            yield (f"{what} of {', '.join(sorted(names))}", in_a, in_b)
 
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, str]:
@@ -229,9 +231,9 @@ def _notes(a: RunRef, b: RunRef, pairs: Sequence[_RowPair], order: NDArray[np.in
     notes = ["Intervals: 95 %, over new seeds and new groups of test clips. p: of no difference, over the same."]
     if len(pairs) > 1:
         notes.append(f"Holm: p adjusted for {len(pairs)} rows.")
-    for one, other in ((a, b), (b, a)):
-        if one.row is None and (alone := [row for row in one.run.heads if row not in other.run.heads]):
-            notes.append(f"Only in {one.run.folder}: {', '.join(alone)}.")
+    for side, other in ((a, b), (b, a)):
+        if side.row is None and (alone := [row for row in side.run.heads if row not in other.run.heads]):
+            notes.append(f"Only in {side.run.folder}: {', '.join(alone)}.")
     for pair in pairs:
         if pair.seeds[0] != pair.seeds[1]:
             notes.append(f"{pair.name}: compared by the {len(pair.a)} common seeds.")
@@ -249,7 +251,7 @@ def _notes(a: RunRef, b: RunRef, pairs: Sequence[_RowPair], order: NDArray[np.in
 def _differing_table(differing: pd.DataFrame) -> str:
     """Two lines per fact, as commands and lists of features are long."""
     lines = [
-        line for what, one, other in differing.itertuples(index=False) for line in ((what, "A", one), ("", "B", other))
+        line for what, in_a, in_b in differing.itertuples(index=False) for line in ((what, "A", in_a), ("", "B", in_b))
     ]
     return aligned(pd.DataFrame(lines, columns=["differs", "", " "]), ("differs", "", " "))
 

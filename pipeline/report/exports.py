@@ -49,9 +49,9 @@ def write_epic(predictions: Predictions, target: Path, levels: Mapping[str, int]
     Raises UsageError for a run with other targets, or classes without official numbers.
     """
     verbs, nouns = (_OfficialScores.of(predictions, name) for name in ("verb", "noun"))
-    described = {"version": "0.2", "challenge": "action_recognition", **levels}
+    header = {"version": "0.2", "challenge": "action_recognition", **levels}
     with _written(target) as file:
-        file.write(json.dumps(described)[:-1] + ', "results": {')
+        file.write(json.dumps(header)[:-1] + ', "results": {')
         for number, clip_id in enumerate(predictions.clip_ids):
             entry = {
                 "verb": verbs.by_number(number),

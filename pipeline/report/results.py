@@ -126,21 +126,21 @@ def _line(folder: Path) -> str:
     try:
         if is_table(folder):
             return f"{folder}: {_table_line(folder)}"
-        described, seeds = RunFolder(folder).read_metadata(), RunFolder(folder).count_seeds()
+        metadata, seeds = RunFolder(folder).read_metadata(), RunFolder(folder).count_seeds()
     except UsageError as error:
         return str(error)
     counts = sorted(set(seeds.values()))
     trained = f"{'-'.join(str(count) for count in counts[:1] + counts[1:][-1:])} seeds" if counts else "nothing trained"
-    parts = [described["dataset"], ", ".join(seeds), trained, _best(folder, described), described["created"]]
+    parts = [metadata["dataset"], ", ".join(seeds), trained, _best(folder, metadata), metadata["created"]]
     return f"{folder}: {' | '.join(part for part in parts if part)}"
 
 
-def _best(folder: Path, described: dict[str, Any]) -> str:
+def _best(folder: Path, metadata: dict[str, Any]) -> str:
     """The best row by its mean over seeds; empty before the first training has finished."""
     results = RunFolder(folder).results_file
     if not results.is_file():
         return ""
-    measure = Targets.from_dicts(described["targets"]).measure
+    measure = Targets.from_dicts(metadata["targets"]).measure
     means = pd.read_csv(results).groupby("head")[measure].mean()
     return f"best: {means.idxmax()} {100 * means.max():.1f} % {measure_words(measure)}"
 

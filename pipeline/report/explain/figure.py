@@ -163,9 +163,9 @@ def _draw_scale(page: _Page, place: tuple[float, float], explanations: Sequence[
             orientation="horizontal",
         )
         bar.ax.set_xticklabels(["0", "each map's largest"], fontsize=8)
-        none, most = bar.ax.get_xticklabels()
-        none.set_horizontalalignment("left")
-        most.set_horizontalalignment("right")
+        zero, largest = bar.ax.get_xticklabels()
+        zero.set_horizontalalignment("left")
+        largest.set_horizontalalignment("right")
         bar.outline.set_visible(False)  # type: ignore[operator]
         below += 46
     page.text(left, below, "relevance: 1 is the mean over", SIDE, colour=_FAINT)

@@ -43,14 +43,14 @@ def explain_predictions(
         probabilities = [list(predictions[at].probabilities.values()) for at in batch]
         likeliest = np.array([[values.argmax() for values in of_clip] for of_clip in probabilities])
         try:
-            (found,) = explain(run, [row], [clips[at] for at in batch], source, classes=likeliest)
+            (row_explanation,) = explain(run, [row], [clips[at] for at in batch], source, classes=likeliest)
         except UsageError as error:
             for at in batch:
                 explained[at] = replace(explained[at], unexplained=str(error))
             continue
         highest = np.array([[values.max() for values in of_clip] for of_clip in probabilities])
-        explanation = replace(found.explanation, probabilities=highest)
-        found = replace(found, explanation=explanation)
+        explanation = replace(row_explanation.explanation, probabilities=highest)
+        row_explanation = replace(row_explanation, explanation=explanation)
         for number, at in enumerate(batch):
             prediction = predictions[at]
             if all(np.isnan(maps[number]).any() for maps in explanation.maps.values()):
@@ -59,7 +59,7 @@ def explain_predictions(
             file = folder / f"{file_name(first + number + 1, prediction.path.stem)}{_window(prediction)}.png"
             pictures = source.pictures(clips[at], [explanation])
             title = f"{prediction.path.name}{_window(prediction)}"
-            write_page(file, pictures, title, "", [found.on_page(number, "")], number)
+            write_page(file, pictures, title, "", [row_explanation.on_page(number, "")], number)
             explained[at] = replace(prediction, picture=file)
         names = [
             {"path": str(explained[at].path), "start": explained[at].start, "end": explained[at].end} for at in batch

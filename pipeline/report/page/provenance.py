@@ -29,30 +29,30 @@ def feature_table(specs: Iterable[Mapping[str, Any]], file: str) -> PageTable:
     return PageTable("features", "Features of the heads", _HEADINGS, rows, file, _MEANINGS, frozenset(range(1, 8)))
 
 
-def facts(described: Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Facts of a run or table as pairs of name and text."""
-    pairs = [("made", described["created"]), ("command", described["command"]), ("media", described["media_root"])]
-    manifest = described["manifest"]
+    pairs = [("made", metadata["created"]), ("command", metadata["command"]), ("media", metadata["media_root"])]
+    manifest = metadata["manifest"]
     pairs.append(
         ("manifest", ", ".join(f"{name} {_short(value)}" for name, value in manifest.items() if name != "class_ids"))
     )
     pairs = [(name, value) for name, value in pairs if value]
-    pairs.append(("versions", ", ".join(f"{name} {version}" for name, version in described["software"].items())))
+    pairs.append(("versions", ", ".join(f"{name} {version}" for name, version in metadata["software"].items())))
     return pairs
 
 
 def run_facts(run: Run) -> list[tuple[str, str]]:
     """Facts of a run, with the time that training took."""
-    described = run.described
+    metadata = run.described
     seconds = sum(result.described["cost"]["seconds"] for results in run.heads.values() for result in results)
-    clips = described["clips"]
+    clips = metadata["clips"]
     return [
         ("folder", str(run.folder)),
-        *facts(described),
+        *facts(metadata),
         ("clips", ", ".join(f"{clips[name]} {name}" for name in ("train", "validation", "test", "unlabelled"))),
-        ("clips and features (hash)", described["data"]),
+        ("clips and features (hash)", metadata["data"]),
         ("training took", f"{_duration(seconds)} for {sum(map(len, run.heads.values()))} heads"),
-        *[("training", ", ".join(f"{name} {value}" for name, value in described["training"].items()))],
+        *[("training", ", ".join(f"{name} {value}" for name, value in metadata["training"].items()))],
     ]
 
 

@@ -131,8 +131,8 @@ def mean_probabilities(targets: Targets, logits: Sequence[Logits]) -> list[NDArr
     """Class probabilities of each target, averaged over heads: logits (n, width) per head -> float64 (n, C) per target,
     softmax over its classes, or with sigmoid one per class."""
     per_head = [
-        [_probabilities(part, target.sigmoid) for target, part in zip(targets, targets.split(one), strict=True)]
-        for one in logits
+        [_probabilities(part, target.sigmoid) for target, part in zip(targets, targets.split(outputs), strict=True)]
+        for outputs in logits
     ]
     return [np.mean(parts, axis=0) for parts in zip(*per_head, strict=True)]
 

@@ -161,12 +161,12 @@ def _estimate(values: NDArray[Any], groups: NDArray[Any]) -> _Estimate:
     return _Estimate(mean, float(np.sqrt(variance)), variance**2 / squares if squares else np.inf, effective)
 
 
-def _differences(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
-    one, other = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if one.shape != other.shape:
-        shapes = " and ".join(f"{' seeds x '.join(map(str, hits.shape))} clips" for hits in (one, other))
+def _differences(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape != b.shape:
+        shapes = " and ".join(f"{' seeds x '.join(map(str, hits.shape))} clips" for hits in (a, b))
         raise UsageError(f"rows of {shapes} cannot be compared: they need the same seeds and the same test clips")
-    return one - other  # type: ignore[no-any-return]
+    return a - b  # type: ignore[no-any-return]
 
 
 def _group_sums(values: NDArray[Any], groups: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

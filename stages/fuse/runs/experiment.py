@@ -53,7 +53,7 @@ class Bar(Protocol):
     def update(self, n: float | None = 1) -> Any:
         """Add epochs."""
 
-    def set_postfix(self, **said: Any) -> None:
+    def set_postfix(self, **values: Any) -> None:
         """Show the head in training."""
 
 

@@ -140,12 +140,12 @@ def _modality(
     present = np.ones(len(query), dtype=bool)
     for spec in layout.specs:
         store = source.store(spec)
-        loaded, found = store.load(query), store.lookup(query)
+        loaded, lookup = store.load(query), store.lookup(query)
         rows[spec.key] = loaded.data
         present &= loaded.present
         for index in np.flatnonzero(~loaded.present).tolist():
-            is_failure = found.outcome[index] == FAILED
-            why = found.failure(index).message if is_failure else found.why_missing(index)
+            is_failure = lookup.outcome[index] == FAILED
+            why = lookup.failure(index).message if is_failure else lookup.why_missing(index)
             missing[index].setdefault(name, why)
     return Modality.of(layout, rows, present, device)
 

@@ -126,16 +126,16 @@ def load_auxiliary_losses(result: SeedResult, head: Head) -> AuxiliaryLosses:
     return objective
 
 
-def _read_spec(run: Run, described: Mapping[str, Any]) -> FeatureSpec:
-    own = {name: value for name, value in described.items() if name != "key"}
+def _read_spec(run: Run, facts: Mapping[str, Any]) -> FeatureSpec:
+    own = {name: value for name, value in facts.items() if name != "key"}
     try:
         spec = FeatureSpec.model_validate(own)
     except ValidationError:
         spec = None
-    if spec is None or spec.key != described["key"]:
+    if spec is None or spec.key != facts["key"]:
         raise UsageError(
-            f"{RunFolder(run.folder).metadata_file} does not describe feature '{described['name']}' as its key "
-            f"{described['key']} has it: it was changed, or is of another version of avfuse; train again (--replace)"
+            f"{RunFolder(run.folder).metadata_file} does not describe feature '{facts['name']}' as its key "
+            f"{facts['key']} has it: it was changed, or is of another version of avfuse; train again (--replace)"
         )
     return spec
 
@@ -177,9 +177,9 @@ def load_audio_video_rows(folder: Path) -> Run:
     run = load_rows(folder)
     heads = {}
     for row, seeds in run.heads.items():
-        kind, described = get_head(seeds[0].head), seeds[0].described
-        seen = kind.used_modalities(kind.Options.model_validate(described["options"]))
-        if len(seen) > 1 and described["recipe"]["without"] is None:
+        kind, metadata = get_head(seeds[0].head), seeds[0].described
+        seen = kind.used_modalities(kind.Options.model_validate(metadata["options"]))
+        if len(seen) > 1 and metadata["recipe"]["without"] is None:
             heads[row] = seeds
     if not heads:
         raise UsageError(f"no row of {folder} takes both modalities: name rows with --head ({', '.join(run.heads)})")
@@ -193,14 +193,12 @@ def load_run_data(
 
     Raises UsageError where a feature is no longer cached, and where clips, splits or features have changed since.
     """
-    described = run.described
-    inputs = {
-        name: [f"{spec['name']}@{spec['key']}" for spec in specs] for name, specs in described["features"].items()
-    }
-    heads = [head_of(row) for row in described["rows"]]
-    banks = needs_filter_banks(heads, TrainingOverrides(**described["training"]), described["sweep"])
+    metadata = run.described
+    inputs = {name: [f"{spec['name']}@{spec['key']}" for spec in specs] for name, specs in metadata["features"].items()}
+    heads = [head_of(row) for row in metadata["rows"]]
+    banks = needs_filter_banks(heads, TrainingOverrides(**metadata["training"]), metadata["sweep"])
     data = load_data(manifest, cache, inputs, device, memory_bytes, banks=banks)
-    if data.fingerprint != described["data"]:
+    if data.fingerprint != metadata["data"]:
         raise UsageError(
             f"the clips of '{manifest.name}' or their features have changed since {run.folder} was trained: train it "
             "again (avfuse fuse ... --replace); of a run that streamed features, name its --memory"

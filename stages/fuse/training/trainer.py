@@ -215,7 +215,7 @@ def _refit(
     ]
     refitted_parents = [{name: parent.head for name, parent in parents.of(job).items()} for job in jobs]
     trainers = _trainers(jobs, "all", refitted_parents)
-    chosen = [_chosen_head(*each) for each in zip(trainers, progress.best, strict=True)]
+    chosen = [_chosen_head(trainer, best) for trainer, best in zip(trainers, progress.best, strict=True)]
     if trainers[0].head.fits_without_epochs:
         for trainer in trainers:
             _fit_without_epochs(trainer)
@@ -225,7 +225,7 @@ def _refit(
         for _ in train_epochs([trainer for trainer, last in zip(trainers, epochs, strict=True) if epoch <= last]):
             on_epoch()
         progress.save_if_due(trainers, epoch)
-    return [_trained_head(*each) for each in zip(jobs, trainers, progress.curves, epochs, chosen, strict=True)]
+    return list(map(_trained_head, jobs, trainers, progress.curves, epochs, chosen))
 
 
 def _trainers(
