@@ -81,7 +81,7 @@ class Folder(NamedTuple):
     prefix: str
 
     def state(self, name: str) -> tuple[int, int] | None:
-        """Size and modification time of a file in it, the latter the archive's; None where it is not there."""
+        """Size of a member and modification time of the archive; None for a missing member."""
         entry = self.archive.entries.get(self.prefix + name)
         return None if entry is None else (entry.size, self.archive.mtime_ns)
 

@@ -26,9 +26,9 @@ MAX_PICTURE_PIXELS = 2**27
 class MediaSource:
     """One open media file: its first video stream and its first audio stream, None without one.
 
-    ref: the file that `path` leads to, if known already; what it holds in memory is not read again.
+    ref: the file that `path` leads to, if known already; its content in memory is not read again.
 
-    Raises ClipError when the file cannot be opened, or claims a picture beyond all measure.
+    Raises ClipError when the file cannot be opened, or declares an absurdly large picture.
     """
 
     def __init__(self, path: Path, ref: MediaRef | None = None) -> None:

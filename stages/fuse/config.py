@@ -58,7 +58,7 @@ class Recipe(Settings):
     negatives: Literal[1, 2] = 2
     """Negatives per clip in matching."""
     other_class_negatives: bool = False
-    """Whether negatives are of different classes."""
+    """Whether negatives have another class."""
     masked: Annotated[float, Field(ge=0)] = 0.0
     """Weight of masked reconstruction (AVT's equation 6)."""
     mask: Literal["segments", "random"] = "segments"
@@ -69,7 +69,7 @@ class Recipe(Settings):
     modality_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of clips with both modalities that lose one in training."""
     without: Literal["video", "audio"] | None = None
-    """Modality that is left out, in training and at test."""
+    """Modality that is dropped, in training and at test."""
     views: bool = True
     """Whether training draws cached views (flips, temporal windows) of a clip."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

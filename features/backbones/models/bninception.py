@@ -1,7 +1,7 @@
 """BN-Inception, the network of Temporal Segment Networks, in plain PyTorch.
 
-Ioffe and Szegedy, "Batch Normalization" (2015), figure 5, as the Caffe model that TSN's checkpoints are of has it:
-biased convolutions, pooling that rounds up, and module names of one level (`inception_3a_double_3x3_1_bn`), kept here
+Ioffe and Szegedy, "Batch Normalization" (2015), figure 5, in the version of the Caffe model behind TSN's
+checkpoints: biased convolutions, pooling that rounds up, and flat module names (`inception_3a_double_3x3_1_bn`), kept
 so that these checkpoints load strictly.
 """
 

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0, as Google published it, in plain PyTorch.
 
 The network is the TPU/mobile variant of EfficientNet-B0: no squeeze-and-excitation, ReLU6 for swish, stem and head of
-fixed width. Module names follow the state dict of the PyTorch port the checkpoint is of (`_blocks.0._bn1`, ...),
+fixed width. Module names follow the state dict of the checkpoint's PyTorch port (`_blocks.0._bn1`, ...),
 so that it loads strictly, without a renaming table.
 
 Source: M. Tan, "Higher accuracy on vision models with EfficientNet-Lite" (2020) and the TensorFlow definition,

@@ -129,8 +129,8 @@ def _reader(network_input: AnyInput) -> str:
 def enlarged(cells: Map, kind: str, size: tuple[int, int] = (SIDE, SIDE)) -> Map:
     """A map (rows, columns) at (height, width), linear between the middles of its cells and flat outside them.
 
-    kind: of the feature's input. Rows of a `filter_bank` begin at the lowest frequency, which comes to the bottom, and
-    cells of a known grid lie where its patches do (`AudioGrid`); all others are of equal size and begin at the top.
+    kind: of the feature's input. Rows of a `filter_bank` begin at the lowest frequency, drawn at the bottom, and
+    cells of a known grid are placed like its patches (`AudioGrid`); all others have equal size and begin at the top.
     """
     rows, columns = (middles(cells.shape, axis, kind) for axis in (0, 1))
     height, width = size

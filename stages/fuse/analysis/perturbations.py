@@ -168,9 +168,9 @@ def _partners_of_same_class(
 def _partners_of_other_class(
     labels: NDArray[np.int64], has: NDArray[np.bool_], generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """A clip of another class for each: in a cycle sorted by class, classes and clips in random order, the one as many
-    places on as the largest class has clips. -1 where that is of the same class, as where one class has more than half
-    of the clips, and for clips that lack the modality."""
+    """Partner of another class per clip: in a cycle sorted by class, with classes and clips in random order, the clip
+    as many places ahead as the largest class has clips. -1 if that has the same class, which happens where one class
+    has more than half of the clips, and for clips that lack the modality."""
     partner = np.full(len(labels), -1)
     members = generator.permutation(np.flatnonzero(has))
     if len(members):

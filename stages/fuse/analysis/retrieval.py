@@ -65,18 +65,18 @@ def evaluate_retrieval(
 ) -> Retrieval:
     """Measure how well clips retrieve their own partners, and others of their class.
 
-    Ties count as random order would on average, so that embeddings which tell nothing come out at chance. With `a`
+    Ties count as random order would on average, so that uninformative embeddings score at chance. With `a`
     candidates nearer than the partner and `t` as near, the partner included:
 
     * `recall@k`: (k - a) / t, from 0 to 1, is the share of orders in which the partner is among the k nearest.
     * `mean reciprocal rank`: the mean of 1 / (a + 1), ..., 1 / (a + t).
     * `median rank`: of a + (t + 1) / 2. Its interval has all ranks m for which the interval of the share of ranks up to
       m contains one half.
-    * `precision@k`: the share of the k nearest that are of the query's class, its own partner included; of those tied
-      at the end, as many as there is room for. Clips are of one class if they agree in every target, or where a target
-      has several classes share one.
+    * `precision@k`: the share of the k nearest that have the query's class, its own partner included; of those tied at
+      rank k, as many as fit. Clips have the same class if they agree in every target; in a target of several classes,
+      if they share one.
 
-    Measures with k above the number of candidates are left out. Intervals are those of `statistics.interval` for these
+    Measures with k above the number of candidates are omitted. Intervals are those of `statistics.interval` for these
     very heads, on new groups of clips.
 
     Args:

@@ -27,28 +27,28 @@ class Robustness:
     """Shares of 1, averaged over heads; accuracy is Targets.measure."""
 
     table: pd.DataFrame
-    """A line per perturbation, the first of none: `modality`, `change`, `strength` (NaN where there is none); `clips`
-    that are measured, `left_out` for want of a partner, and `changed`, how many have the modality: the others are as
-    they were; `accuracy`, `unchanged`, that of the same clips unperturbed, and `drop`, the difference, with `low` and
+    """A line per perturbation, the first unperturbed: `modality`, `change`, `strength` (NaN if it has none); the
+    numbers of `clips` measured, of those `left_out` without a partner, and of those `changed`, which have the modality;
+    `accuracy`, `unchanged`, the accuracy of the same clips unperturbed, and `drop`, the difference, with `low` and
     `high`, its 95 % interval over seeds and groups of test clips."""
     clips: pd.DataFrame
     """A line per test clip by `clip_id`, a column per `line` of `table` and `head`: 1 where that head gets the clip
-    right, else 0, and NaN where it is left out."""
+    right, else 0, and NaN if it is left out."""
 
 
 def robustness(job: TrainingJob, heads: Sequence[Head], seed: int = 0) -> Robustness:
     """Measure the accuracy of heads trained by one job, from several seeds, with one modality of test clips perturbed.
 
-    * `dropped`: the modality is masked, as of clips that lack it.
+    * `dropped`: the modality is masked, as for clips that lack it.
     * `noise`: Gaussian noise is added to standardised tokens, with 10^(-strength / 10) of each dimension's variance on
       the clips that heads were fitted on, which is 1 where a head standardises. strength: the signal-to-noise ratio in
-      dB. Every dimension of every token has noise of its own, so that a head that averages tokens averages it out.
+      dB. Noise is independent per dimension and token, so a head that averages tokens averages it out.
     * `shift`: standardised tokens are rolled forward along time. strength: the share of the length, rounded to whole
       tokens and at least one. Several temporal windows are rolled as wholes, else frames, columns of an audio image's
       or a filter bank's grid, or the steps of a video network. CLS and similar tokens stay. Features without a time
       axis, such as pooled vectors of audio images, and tokens of unknown layout (`sound`) stay; no line where all do.
-    * `same class`, `other class`: replaced by another test clip's that has it, no clip's twice. Clips are of one class
-      if the classes of all their targets agree. Clips without such a partner are left out and counted.
+    * `same class`, `other class`: replaced by that of another test clip, each used at most once. Clips have the same
+      class if the classes of all their targets agree. Clips without such a partner are left out and counted.
 
     A perturbation that affects no clip has no line. Perturbed clips take the path of test clips, through
     `head_trainer.predict`: the heads' standardisation, masks, windows. Test clips of streamed modalities are read into

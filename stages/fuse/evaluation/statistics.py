@@ -51,7 +51,7 @@ class _Estimate:
 
     mean: float
     error: float
-    """Standard error; infinite where all clips are of one group."""
+    """Standard error; infinite if all clips are in one group."""
     degrees: float
     """Degrees of freedom of the error."""
     groups: float

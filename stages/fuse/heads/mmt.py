@@ -34,7 +34,7 @@ class MMT(Head):
     -> Linear, of the video its CLS where it has one, else the mean, of the sound the mean.
 
     `before_audio` is the encoder's pooled output at the bottleneck's width, so contrast trains the encoder too. There
-    are no `tokens_video` and `tokens_audio`: audio tokens are of pooled cells, from which hidden ones cannot be
+    are no `tokens_video` and `tokens_audio`: audio tokens are pooled cells, from which masked cells cannot be
     reconstructed.
     """
 

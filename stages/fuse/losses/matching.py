@@ -1,4 +1,4 @@
-"""AVT's audio-video matching, AVM (equation 5): whether a picture and a sound are of one clip."""
+"""AVT's audio-video matching, AVM (equation 5): whether a picture and a sound come from one clip."""
 
 from typing import Literal, NamedTuple
 

@@ -1,6 +1,6 @@
 """One head in training: its batches, losses, optimiser and random numbers, and one epoch of it, step by step.
 
-Features lie on the device as the head takes them, so that a batch is an index into them.
+Features are on the device in the layout of the head, so that a batch is an index into them.
 """
 
 import math

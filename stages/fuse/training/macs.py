@@ -1,8 +1,8 @@
 """Multiply-adds of heads, of training steps and of the backbones behind them.
 
 Multiply-adds (MACs) are those of matrix products, convolutions and attention: half the operations that PyTorch's
-counter gives. Elementwise operations are left out, as in published figures. A pass costs the same whatever the weights,
-so backbones are counted without any, on the meta device.
+counter gives. Elementwise operations are not counted, as in published figures. A pass costs the same with any weights, so
+backbones are counted without them, on the meta device.
 """
 
 import math

@@ -95,7 +95,7 @@ def job_groups(items: Sequence[_Item], keys: Iterable[str | None], max_size: int
 def train_epochs(trainers: Sequence[HeadTrainer]) -> list[EpochLosses]:
     """Train each head for one epoch, in one pass where that is faster.
 
-    Heads are of one kind, with inputs of the same shapes, and recipes that differ in `PER_HEAD` only.
+    Heads have the same class and input shapes, and recipes that differ in `PER_HEAD` only.
     """
     if len(trainers) > 1 and _can_vmap(trainers[0]):
         return train_epoch_vmapped(trainers)
