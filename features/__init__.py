@@ -18,7 +18,7 @@ __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load` when it is asked for: decode workers import this package and need neither h5py nor pandas."""
+    """Import `load` on first use: decode workers import this package and need neither h5py nor pandas."""
     if name == "load":
         from avfuse.features.cache.load import load
 

@@ -1,4 +1,4 @@
-"""Cached features over the data sets of a cache: which there are, which names mean, which nobody can ask for."""
+"""Cached features across the data sets of a cache: listing, resolving names, and finding unreachable ones."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -114,7 +114,7 @@ def licence_notices(specs: Sequence[FeatureSpec], weights: WeightsChoice) -> lis
 
 
 def summary_lines(summary: "ExtractSummary", clips: int) -> Iterator[str]:
-    """The lines at the end of an extraction of so many clips: counts per feature, warnings and failures."""
+    """Lines at the end of an extraction: counts per feature, warnings and failures."""
     if summary.new:
         cached = ", the others were in the cache" if summary.new < clips else ""
         retried = f" ({summary.retried} had failed before)" if summary.retried else ""

@@ -270,7 +270,7 @@ def _is_intact(root: Path, clip: DemoClip, listing: dict[str, Any]) -> bool:
 
 
 def _remove_listed(root: Path, listing: dict[str, Any]) -> None:
-    """Remove an earlier data set's files, its listing first so that what is left never passes for whole."""
+    """Remove an earlier data set's files, its listing first so that a partial removal never looks complete."""
     (root / _LISTING_NAME).unlink()
     for entry in listing["files"]:
         path = root / entry["path"]

@@ -128,7 +128,7 @@ def extract(
     """Compute the features of a data set and keep them; what is in the cache already is not computed again.
 
     --dataset names one that was listed before, or a kind of data set to list first, with the options that describe it
-    (`avfuse manifest DATASET --help`). A clip that cannot be used is recorded with its reason and the run goes on.
+    (`avfuse manifest DATASET --help`). A clip that cannot be used is recorded with its reason, and the run continues.
 
     \b
     Examples:

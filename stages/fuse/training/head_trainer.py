@@ -220,7 +220,7 @@ def balanced_labels(truth: Sequence[Tensor]) -> Tensor:
 
 
 def _schedule_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """Factor of the learning rate at a step of so many: linear warm-up, then constant or cosine."""
+    """Factor of the learning rate at a step: linear warm-up, then constant or cosine."""
     warm = recipe.warmup * steps
     if step + 1 < warm:
         return (step + 1) / warm

@@ -1,8 +1,8 @@
 """Multiply-adds of heads, of training steps and of the backbones behind them.
 
 Multiply-adds (MACs) are those of matrix products, convolutions and attention: half the operations that PyTorch's
-counter gives. Elementwise operations are not counted, as in published figures. A pass costs the same with any weights, so
-backbones are counted without them, on the meta device.
+counter gives. Elementwise operations are not counted, as in published figures. The cost of a pass does not depend on
+the weights, so backbones are counted without them, on the meta device.
 """
 
 import math
@@ -189,7 +189,7 @@ def _batch(job: TrainingJob) -> Tensor:
 
 
 def _dummy_data(data: FusionData, clips: int) -> FusionData:
-    """The data set with random numbers for features, of so many clips."""
+    """Data set of a number of clips with random features."""
     generator = torch.Generator().manual_seed(0)
     device = data.train.device
     modalities = {}
