@@ -78,6 +78,9 @@ def main() -> None:
     except click.exceptions.Abort:
         click.echo("\navfuse: interrupted; committed work is kept, run the same command to resume", err=True)
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(USAGE_EXIT_CODE)
     except click.ClickException as error:
         hint = f" (try {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
         _stop(error.format_message().replace("\n", " ") + hint)

@@ -161,6 +161,15 @@ def test_help_teaches(tmp_path: Path) -> None:
         assert "Example" in shown.stdout or "tour" in shown.stdout
 
 
+@pytest.mark.parametrize("group", [(), ("runs",)])
+def test_a_group_without_a_command_lists_its_commands(tmp_path: Path, group: tuple[str, ...]) -> None:
+    result = avfuse(*group, cwd=tmp_path)
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("Usage: ")
+    assert any(line.startswith("  export " if group else "  extract ") for line in lines)
+    assert "Traceback" not in result.stderr
+
+
 def test_weights_that_are_not_for_every_use_say_so(
     workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
