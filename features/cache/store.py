@@ -303,11 +303,23 @@ def find_spec(cache: Path, collection: str, name: str) -> FeatureSpec:
     plain, _, key = name.partition("@")
     specs = [spec for spec in find_specs(cache, collection, plain) if spec.key.startswith(key)]
     if not specs:
-        raise UsageError(f"feature '{name}' is not cached for '{collection}': {extract_hint(collection, plain)}")
+        there = _cached_names(cache, collection)
+        raise UsageError(
+            f"feature '{name}' is not cached for '{collection}' in {cache.resolve()}, {there}: "
+            f"{extract_hint(collection, plain)}, or name another cache"
+        )
     if len(specs) > 1:
         choices = ", ".join(f"{plain}@{spec.key}" for spec in specs)
         raise UsageError(f"feature '{name}' is cached in {len(specs)} variants: pick one of {choices}")
     return specs[0]
+
+
+def _cached_names(cache: Path, collection: str) -> str:
+    """The features that a collection has, or else the collections that the cache has, in words."""
+    if features := sorted({spec.name for spec in find_specs(cache, collection)}):
+        return f"which has {', '.join(features)}"
+    collections = sorted({folder.parent.name for folder in cache.glob("*/*-*") if shard_names(folder)})
+    return f"which has features of {', '.join(collections)}" if collections else "which has no features"
 
 
 def extract_hint(dataset: str, name: str) -> str:

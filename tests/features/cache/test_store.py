@@ -196,3 +196,15 @@ def test_reading_while_another_run_writes_gives_whole_rows(tmp_path: Path, spec:
 def test_what_is_not_cached_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="make extract DATASET=set FEATURES=lite:mfcc"):
         features.load("set", "lite:mfcc", cache=tmp_path)
+
+
+def test_what_is_not_cached_names_what_is(tmp_path: Path, spec: FeatureSpec, clips: list[Clip]) -> None:
+    with pytest.raises(UsageError, match=f"in {tmp_path}, which has no features: "):
+        features.load("set", "lite:mfcc", cache=tmp_path)
+    FeatureStore(tmp_path, "set", spec).commit(rows_for(spec, clips))
+    with pytest.raises(
+        UsageError, match=f"'lite:images' is not cached for 'set' in {tmp_path}, which has {spec.name}: "
+    ):
+        features.load("set", "lite:images", cache=tmp_path)
+    with pytest.raises(UsageError, match=f"for 'sat' in {tmp_path}, which has features of set: "):
+        features.load("sat", spec.name, cache=tmp_path)
