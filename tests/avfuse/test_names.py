@@ -9,6 +9,7 @@ import pytest
 from checkout import ROOT
 
 import avfuse
+from avfuse.moved_modules import MOVED
 
 
 def run(code: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +55,25 @@ def test_old_names_are_the_same_modules_and_say_so(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     for name in ("features", "stages", "manifests", "pipeline"):
         assert f"'{name}' is 'avfuse.{name}' now" in result.stderr
+
+
+def test_every_old_module_path_leads_to_a_module_that_is_there() -> None:
+    def exists(module: str) -> bool:
+        path = ROOT / module.removeprefix("avfuse.").replace(".", "/")
+        return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+    assert not [new for new in MOVED.values() if not exists(new)]
+    assert not [old for old in MOVED if exists(old)]
+
+
+def test_an_old_module_path_is_the_new_module_and_says_so(tmp_path: Path) -> None:
+    code = (
+        "import avfuse.stages.fuse.heads.inputs as old, avfuse.stages.fuse.heads.modality_input as new\n"
+        "assert old is new and new.__spec__.name == new.__name__\n"
+    )
+    result = run(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "is 'avfuse.stages.fuse.heads.modality_input' now" in result.stderr
 
 
 def test_a_folder_called_features_in_the_working_directory_is_left_alone(tmp_path: Path) -> None:
